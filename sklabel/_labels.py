@@ -1,0 +1,318 @@
+"""Partly labeled y: which rows have a label, labels to codes and back."""
+
+import numbers
+import warnings
+
+import numpy as np
+from sklearn.exceptions import DataConversionWarning
+
+# pandas writes a missing value with these types; looked up by name, so that pandas
+# need not be installed
+_MISSING_TYPES = frozenset({"NAType", "NaTType"})
+
+
+def _as_column(y):
+    """Return y as a 1-D array of bool, number, text or object entries."""
+    if y is None:
+        raise ValueError(
+            "This needs labels: it requires y to be passed, but the target y is None."
+        )
+    if hasattr(y, "to_numpy"):  # Series, Categorical columns, one-column DataFrame
+        column = y.to_numpy()
+    else:
+        column = np.asarray(y)
+        if column.dtype.kind in "US" and not hasattr(y, "dtype"):
+            # A list such as ["cat", -1]: numpy alone would write -1 as text.
+            column = np.array(y, dtype=object)
+    if column.ndim == 2 and column.shape[1] == 1:
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected. Please change "
+            "the shape of y to (n_samples,), for example using ravel().",
+            DataConversionWarning,
+            stacklevel=4,
+        )
+        column = column[:, 0]
+    if column.ndim != 1:
+        raise ValueError(
+            f"y should be a 1d array, got an array of shape {column.shape} instead."
+        )
+    if column.dtype.kind == "T":  # numpy's variable-width text
+        column = column.astype(object)
+    if column.dtype.kind not in "biufUO":
+        raise _unknown_type(column.dtype)
+    return column
+
+
+def _unknown_type(kind):
+    return ValueError(
+        f"Unknown label type: {kind}. Maybe you are trying to fit a classifier, which "
+        "expects discrete classes on a regression target with continuous values."
+    )
+
+
+def _is_missing(value):
+    """Tell whether one entry of an object array is None, NaN or pandas' NA."""
+    if value is None or type(value).__name__ in _MISSING_TYPES:
+        return True
+    return isinstance(value, (float, np.floating)) and value != value
+
+
+def _is_marker(value, unlabeled):
+    if isinstance(value, str) or isinstance(unlabeled, str):
+        return (
+            isinstance(value, str) and isinstance(unlabeled, str) and value == unlabeled
+        )
+    return (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, (bool, np.bool_))
+        and value == unlabeled
+    )
+
+
+def _labeled_mask(column, unlabeled):
+    """Return the mask of the labeled rows of a 1-D array."""
+    kind = column.dtype.kind
+    if kind == "O":
+        return np.array(
+            [not _is_missing(v) and not _is_marker(v, unlabeled) for v in column],
+            dtype=bool,
+        )
+    if kind == "b" or unlabeled is None or (kind == "U") != isinstance(unlabeled, str):
+        labeled = np.ones(len(column), dtype=bool)
+    else:
+        labeled = column != unlabeled
+    if kind == "f":
+        labeled &= ~np.isnan(column)
+    return labeled
+
+
+def _labeled_values(column, labeled):
+    """Return the labels of the labeled rows in their natural dtype, checked."""
+    values = column[labeled]
+    if values.dtype == object:
+        texts = [isinstance(v, str) for v in values]
+        is_bool = [isinstance(v, (bool, np.bool_)) for v in values]
+        if not any(texts):
+            for v in values:
+                if not isinstance(v, (numbers.Real, np.bool_)):
+                    raise _unknown_type(type(v).__name__)
+            if all(is_bool):
+                values = values.astype(bool)
+            else:
+                values = np.array(values.tolist())
+        elif not all(texts):
+            names = sorted({type(v).__name__ for v in values})
+            raise TypeError(
+                "y must hold either texts or numbers as labels, not both: got "
+                f"{names}. Write every label as text and mark unlabeled rows with "
+                "the number -1 in an object array."
+            )
+    if values.dtype.kind == "f":
+        if np.isinf(values).any():
+            raise ValueError("Input y contains infinity.")
+        if np.any(values != np.floor(values)):
+            raise _unknown_type("continuous")
+    return values
+
+
+def _read(y, unlabeled):
+    """Return the column, the mask of labeled rows and their checked labels."""
+    column = _as_column(y)
+    if unlabeled == -1 and column.dtype.kind in "UO":
+        if any(isinstance(v, str) and v == "-1" for v in column):
+            raise ValueError(
+                "y holds the text '-1': arrays of fixed-width text cannot hold the "
+                "number -1 that marks an unlabeled row. Use an object array: "
+                "y = np.array(names, dtype=object); y[unlabeled_rows] = -1."
+            )
+    labeled = _labeled_mask(column, unlabeled)
+    return column, labeled, _labeled_values(column, labeled)
+
+
+def is_labeled(y, unlabeled=-1):
+    """Return which rows of a partly labeled y have a label.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels. ``-1``, ``None`` and NaN (pandas' NA too) mark unlabeled rows.
+    unlabeled : int, str or None, default=-1
+        What marks an unlabeled row beside ``None`` and NaN; ``None``: nothing else.
+
+    Returns
+    -------
+    labeled : ndarray of shape (n_samples,), dtype bool
+        True where the row has a label.
+
+    Raises
+    ------
+    ValueError
+        If y is None, has more than one column, holds continuous numbers or the text
+        ``'-1'``.
+    TypeError
+        If y mixes texts and numbers as labels.
+
+    Examples
+    --------
+    >>> from sklabel._labels import is_labeled
+    >>> is_labeled([0, -1, 2]).tolist()
+    [True, False, True]
+    """
+    return _read(y, unlabeled)[1]
+
+
+def check_labels(y, *, n_samples=None, min_classes=2):
+    """Check a partly labeled y and return it as a 1-D array.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels: bool, integers, whole floats or texts. ``-1``, ``None`` and NaN mark
+        unlabeled rows; texts with -1 need an object array (or a list).
+    n_samples : int, default=None
+        Number of rows of X; ``None``: not compared.
+    min_classes : int, default=2
+        Smallest number of classes among the labeled rows. 0 allows that no row is
+        labeled.
+
+    Returns
+    -------
+    y : ndarray of shape (n_samples,)
+        The labels with their unlabeled rows as they were.
+
+    Raises
+    ------
+    ValueError
+        If y is None, has more than one column or another length than X, holds
+        infinity, continuous numbers or the text ``'-1'``, has no labeled row or too
+        few classes. The message says what to do.
+    TypeError
+        If y mixes texts and numbers as labels.
+    """
+    column, labeled, values = _read(y, -1)
+    if n_samples is not None and len(column) != n_samples:
+        raise ValueError(
+            "Found input variables with inconsistent numbers of samples: "
+            f"X has {n_samples} rows, y has {len(column)}."
+        )
+    if min_classes > 0 and not labeled.any():
+        raise ValueError(
+            f"y has no labeled row: all {len(column)} rows are -1, None or NaN. "
+            "Write the class of some rows into y."
+        )
+    classes = np.unique(values)
+    if len(classes) < min_classes:
+        raise ValueError(
+            f"y has {len(classes)} class ({', '.join(map(repr, classes.tolist()))}) "
+            f"among its {len(values)} labeled rows, but at least {min_classes} classes "
+            "are needed. Label rows of another class too."
+        )
+    return column
+
+
+def encode_labels(y, *, classes=None, unlabeled=-1):
+    """Return the classes of y and every row's class as a number.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels. ``-1``, ``None`` and NaN mark unlabeled rows.
+    classes : array-like of shape (n_classes,), default=None
+        Known classes, as ``classes_`` of a fitted classifier. ``None``: the sorted
+        labels that occur in y.
+    unlabeled : int, str or None, default=-1
+        What marks an unlabeled row beside ``None`` and NaN; ``None``: nothing else.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        Sorted classes (or the given ones), in the dtype of the labels.
+    codes : ndarray of shape (n_samples,), dtype int64
+        Position of each row's label in ``classes``; -1 for unlabeled rows.
+
+    Raises
+    ------
+    ValueError
+        If y is not a column of labels (see :func:`check_labels`) or has a label that
+        is not in the given ``classes``.
+    TypeError
+        If y mixes texts and numbers as labels.
+
+    Examples
+    --------
+    >>> from sklabel._labels import encode_labels
+    >>> classes, codes = encode_labels(["dog", -1, "cat"])
+    >>> classes.tolist(), codes.tolist()
+    (['cat', 'dog'], [1, -1, 0])
+    """
+    column, labeled, values = _read(y, unlabeled)
+    found, positions = np.unique(values, return_inverse=True)
+    if classes is None:
+        classes = found
+    else:
+        classes = np.asarray(classes)
+        known = {c: i for i, c in enumerate(classes.tolist())}
+        unknown = [c for c in found.tolist() if c not in known]
+        if unknown:
+            raise ValueError(
+                f"y contains labels that are not among the classes: {unknown}. The "
+                f"classes are {classes.tolist()}."
+            )
+        positions = np.array([known[c] for c in found.tolist()], dtype=np.int64)[
+            positions
+        ]
+    codes = np.full(len(column), -1, dtype=np.int64)
+    codes[labeled] = positions
+    return classes, codes
+
+
+def decode_labels(codes, classes, like=None):
+    """Return labels from codes; unlabeled rows come back as they were marked.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,), dtype int
+        Positions in ``classes``; -1 for unlabeled rows.
+    classes : ndarray of shape (n_classes,)
+        The classes.
+    like : array-like of shape (n_rows,), default=None
+        The y whose mark is used: that of its first unlabeled row (``-1``, ``None`` or
+        NaN). ``-1`` where it has none.
+
+    Returns
+    -------
+    y : ndarray of shape (n_samples,)
+        In the dtype of ``classes`` where that can hold the mark. Otherwise a signed
+        integer array for unsigned classes with -1, a float array for integer classes
+        with NaN, and an object array for everything else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklabel._labels import decode_labels
+    >>> decode_labels(np.array([1, -1]), np.array([3, 7])).tolist()
+    [7, -1]
+    >>> decode_labels(np.array([1, -1]), np.array([3, 7]), like=[3, None]).tolist()
+    [7, None]
+    """
+    codes, classes = np.asarray(codes), np.asarray(classes)
+    unlabeled = codes < 0
+    if not unlabeled.any():
+        return classes[codes]
+    mark = -1
+    if like is not None:
+        column = _as_column(like)
+        marked = ~_labeled_mask(column, -1)
+        if marked.any():
+            mark = column[marked.argmax()]
+    kind = classes.dtype.kind
+    if isinstance(mark, (float, np.floating)) and kind in "iuf":
+        dtype = np.promote_types(classes.dtype, np.float64)
+    elif isinstance(mark, (int, np.integer)) and kind in "iuf":
+        dtype = np.promote_types(classes.dtype, np.int8)
+    else:
+        dtype = object
+    y = np.empty(len(codes), dtype=dtype)
+    y[~unlabeled] = classes[codes[~unlabeled]]
+    y[unlabeled] = mark
+    return y

@@ -1,0 +1,171 @@
+"""Partly labeled y in every form people write it, and what is refused."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.exceptions import DataConversionWarning
+
+from sklabel._labels import check_labels, decode_labels, encode_labels, is_labeled
+
+NAN = float("nan")
+
+FORMS = {
+    "int": (np.array([3, -1, 7, 3]), [3, 7], -1),
+    "int8": (np.array([3, -1, 7, 3], dtype=np.int8), [3, 7], -1),
+    "list": ([3, -1, 7, 3], [3, 7], -1),
+    "list of text": (["b", -1, "c", "b"], ["b", "c"], -1),
+    "float": (np.array([3.0, -1.0, 7.0, 3.0]), [3.0, 7.0], -1),
+    "float NaN": (np.array([3.0, np.nan, 7.0, 3.0]), [3.0, 7.0], NAN),
+    "object text": (np.array(["b", -1, "c", "b"], dtype=object), ["b", "c"], -1),
+    "object None": (np.array(["b", None, "c", "b"], dtype=object), ["b", "c"], None),
+    "object NaN": (np.array(["b", np.nan, "c", "b"], dtype=object), ["b", "c"], NAN),
+    "object int": (np.array([3, None, 7, 3], dtype=object), [3, 7], None),
+    "object bool": (np.array([False, None, True, False], object), [False, True], None),
+    "Series": (pd.Series([3, -1, 7, 3], index=[9, 8, 7, 6]), [3, 7], -1),
+    "Series of text": (pd.Series(["b", None, "c", "b"]), ["b", "c"], None),
+    "nullable": (pd.Series([3, pd.NA, 7, 3], dtype="Int64"), [3, 7], pd.NA),
+    "object NA": (np.array([3, pd.NA, 7, 3], dtype=object), [3, 7], pd.NA),
+    "categorical": (pd.Series(["b", None, "c", "b"], dtype="category"), ["b", "c"], 0),
+    "categorical int": (pd.Series([3, -1, 7, 3], dtype="category"), [3, 7], -1),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_the_same(form):
+    y, classes, _ = FORMS[form]
+    assert is_labeled(y).tolist() == [True, False, True, True]
+    found, codes = encode_labels(y)
+    assert found.tolist() == classes
+    assert codes.tolist() == [0, -1, 1, 0]
+    assert codes.dtype == np.int64
+    assert len(check_labels(y, n_samples=4)) == 4
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if not f.startswith("categorical")])
+def test_the_mark_comes_back_in_kind(form):
+    y, classes, mark = FORMS[form]
+    if form == "Series of text":  # pandas itself turns None into its own missing value
+        mark = y.to_numpy()[1]
+    back = decode_labels(encode_labels(y)[1], np.array(classes), like=y)
+    assert back[[0, 2, 3]].tolist() == [classes[0], classes[1], classes[0]]
+    if mark is None:
+        assert back[1] is None
+    elif isinstance(mark, int):
+        assert back[1] == -1
+    else:
+        assert pd.isna(back[1])
+
+
+def test_decode_keeps_the_dtype_where_it_can():
+    classes = np.array([3, 7])
+    assert decode_labels(np.array([1, 0]), classes).dtype == classes.dtype
+    assert decode_labels(np.array([1, -1]), classes).dtype == classes.dtype
+    assert decode_labels(np.array([1, -1]), classes.astype(np.uint8)).dtype == np.int16
+    assert decode_labels(np.array([1, -1]), np.array(["a", "b"])).dtype == object
+    assert decode_labels(np.array([1, -1]), np.array([False, True])).tolist() == [
+        True,
+        -1,
+    ]
+
+
+def test_bool_and_unsigned_have_no_unlabeled_row():
+    assert is_labeled(np.array([True, False])).all()
+    assert is_labeled(np.array([0, 255], dtype=np.uint8)).all()
+    assert encode_labels(np.array([True, False]))[0].tolist() == [False, True]
+
+
+def test_classes_are_sorted_not_in_the_order_of_categories():
+    y = pd.Series(pd.Categorical(["b", "a"], categories=["b", "a"], ordered=True))
+    classes, codes = encode_labels(y)
+    assert classes.tolist() == ["a", "b"] and codes.tolist() == [1, 0]
+
+
+def test_known_classes():
+    classes, codes = encode_labels([7, -1, 7], classes=[3, 7, 9])
+    assert classes.tolist() == [3, 7, 9] and codes.tolist() == [1, -1, 1]
+    with pytest.raises(ValueError, match=r"not among the classes: \[8\]"):
+        encode_labels([7, 8], classes=[3, 7])
+    assert encode_labels([-1, -1], classes=[3, 7])[1].tolist() == [-1, -1]
+
+
+def test_another_mark():
+    assert is_labeled([0, 9, -1], unlabeled=9).tolist() == [True, False, True]
+    assert is_labeled([0, -1, 1], unlabeled=None).all()
+    assert is_labeled(["", "a"], unlabeled="").tolist() == [False, True]
+    assert is_labeled(np.array(["", "a"]), unlabeled="").tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array(["cat", -1]),  # numpy writes the number as text
+        np.array(["cat", "-1"], dtype=object),
+        pd.Series(["cat", "-1"]),
+        ["cat", "-1"],
+    ],
+)
+def test_minus_one_as_text_is_refused(y):
+    with pytest.raises(ValueError, match="object array"):
+        is_labeled(y)
+
+
+@pytest.mark.parametrize(
+    "y, error, message",
+    [
+        (None, ValueError, "requires y to be passed, but the target y is None"),
+        (3, ValueError, r"y should be a 1d array, got an array of shape \(\)"),
+        (np.zeros((4, 2)), ValueError, r"y should be a 1d array.*\(4, 2\)"),
+        ([0.5, 1.0, -1], ValueError, "Unknown label type: continuous"),
+        (np.array([0.5, None], object), ValueError, "Unknown label type: continuous"),
+        ([np.inf, 1.0], ValueError, "Input y contains infinity"),
+        ([1j, 2j], ValueError, "Unknown label type: complex"),
+        ([b"a", b"b"], ValueError, "Unknown label type"),
+        (np.array([(1,), None, (2,)], object), ValueError, "Unknown label type: tuple"),
+        (["a", 1, -1], TypeError, r"not both: got \['int', 'str'\]"),
+        ([-1, -1], ValueError, "no labeled row: all 2 rows"),
+        ([NAN, None], ValueError, "no labeled row"),
+        ([], ValueError, "no labeled row"),
+        ([4, -1, 4], ValueError, r"1 class \(4\) among its 2 labeled rows"),
+    ],
+)
+def test_what_is_refused(y, error, message):
+    with pytest.raises(error, match=message):
+        check_labels(y)
+
+
+def test_counts_asked_for():
+    assert check_labels([-1, -1], min_classes=0).tolist() == [-1, -1]
+    assert check_labels([4, -1], min_classes=1).tolist() == [4, -1]
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        check_labels([0, 1], n_samples=3)
+
+
+def test_a_column_is_taken_with_a_warning():
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        assert check_labels(np.array([[0], [1], [-1]])).tolist() == [0, 1, -1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_labels(np.array([0, 1, -1]))
+
+
+def test_the_input_is_not_changed():
+    y = np.array(["b", None, "a"], dtype=object)
+    before = y.copy()
+    encode_labels(y)
+    check_labels(y)
+    assert (y == before).all()
+
+
+@given(st.lists(st.one_of(st.integers(-1, 5), st.none()), min_size=1))
+def test_encode_and_decode_are_inverse(labels):
+    y = np.array(labels, dtype=object)
+    classes, codes = encode_labels(y)
+    labeled = is_labeled(y)
+    back = decode_labels(codes, classes, like=y)
+    assert back[labeled].tolist() == y[labeled].tolist()
+    assert ((codes >= 0) == labeled).all()
+    assert (np.diff(classes) > 0).all()
