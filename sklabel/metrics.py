@@ -63,7 +63,7 @@ def _count_table(labels_true, labels_pred):
         )
     labeled = y >= 0
     if not labeled.any():
-        raise ValueError("labels_true has no labeled row, so there is nothing to score")
+        raise ValueError("labels_true has no labeled row, so nothing can be scored.")
     # a cluster without a labeled row stays in the table, as a column of zeros
     both = labeled & (c >= 0)
     cells = np.bincount(
@@ -192,7 +192,8 @@ def knn_scores(
 ):
     """Return each class's score from the nearest training rows.
 
-    ``score[i, c] = sum over the k nearest j of class c of exp(cos(i, j) / temperature)``
+    ``score[i, c] = sum of exp(cos(i, j) / temperature)`` over those of the ``k``
+    nearest rows ``j`` that are of class ``c``.
 
     Parameters
     ----------
@@ -264,7 +265,7 @@ def _unit_rows(Z):
     Z = torch.as_tensor(Z)
     if Z.ndim != 2:
         raise ValueError(
-            f"Embeddings must have shape (n, D), got an array of shape {tuple(Z.shape)}"
+            f"Embeddings must have shape (n, D), got shape {tuple(Z.shape)}."
         )
     return F.normalize(Z.detach() if Z.dtype == torch.float64 else Z.detach().float())
 
