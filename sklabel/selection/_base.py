@@ -1,0 +1,130 @@
+"""What every selector shares: which rows may be chosen, and how a choice is kept."""
+
+import math
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _num_samples, check_consistent_length, validate_data
+
+from .._data import _as_paths
+from .._labels import is_labeled
+from ..neighbors import kneighbors
+
+N_SAMPLES_CONSTRAINT = [
+    Interval(Integral, 1, None, closed="left"),
+    Interval(Real, 0, 1, closed="neither"),
+    None,
+]
+
+
+class SelectionMixin:
+    """Verb of the selectors: choose rows for a person to label.
+
+    ``fit(X, y)`` of a selector checks with `_check_vectors` and `_candidates`,
+    computes, and ends in `_set_selection`.
+    """
+
+    def fit_select(self, X, y=None, **fit_params):
+        """Fit and return the rows to label.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+            Vectors.
+        y : array-like of shape (n_rows,), default=None
+            Labels known so far, -1 (None, NaN) where there is none. None: no row is
+            labeled yet.
+        **fit_params : dict
+            Further arguments of ``fit``.
+
+        Returns
+        -------
+        sample_indices : ndarray of shape (n_samples,)
+            ``sample_indices_``: row numbers in the order of asking.
+        """
+        return self.fit(X, y, **fit_params).sample_indices_
+
+    def _check_vectors(self, X):
+        """Return X as float32 vectors, C-contiguous; a memory map is not copied."""
+        shape = getattr(X, "shape", ())
+        paths = len(shape) < 3 and _as_paths(X) is not None
+        if paths or len(shape) > 2:
+            given = "paths of images" if paths else f"an array of shape {shape}"
+            raise ValueError(
+                f"{type(self).__name__} selects among vectors (found array with dim "
+                f"{len(shape)}; expected <= 2), but X is {given}: embed the images "
+                "first, e.g. make_pipeline(SimCLRTransformer(), "
+                f"{type(self).__name__}()).fit(X)."
+            )
+        return validate_data(self, X, reset=True, dtype=np.float32, order="C")
+
+    def _candidates(self, X, y, n_samples):
+        """Resolve how many rows to choose, and which rows are labeled already.
+
+        Parameters
+        ----------
+        X : sequence of length n_rows
+        y : array-like of shape (n_rows,) or None
+        n_samples : int, float in (0, 1) or None
+            Number of rows, share of the candidates (at least 1 row), or None: 40 or a
+            tenth of the candidates, rounded up, whichever is less.
+
+        Returns
+        -------
+        n_samples : int
+        labeled : ndarray of shape (n_rows,), dtype bool
+            Rows with a label; the others are the candidates.
+
+        Raises
+        ------
+        ValueError
+            If y has another length than X or more rows are asked than there are
+            candidates.
+        """
+        n_rows = _num_samples(X)
+        labeled = np.zeros(n_rows, dtype=bool)
+        if y is not None:
+            check_consistent_length(X, y)
+            labeled = is_labeled(y)
+        n_candidates = n_rows - int(labeled.sum())
+        if n_samples is None:
+            return min(40, math.ceil(n_candidates / 10)), labeled
+        if not isinstance(n_samples, Integral):
+            n_samples = max(1, int(n_samples * n_candidates))
+        if n_samples > n_candidates:
+            raise ValueError(
+                f"n_samples={n_samples} rows are asked, but only {n_candidates} of the "
+                f"{n_rows} rows have no label yet: ask for fewer, or pass a y with -1 "
+                "where a label may be asked."
+            )
+        return int(n_samples), labeled
+
+    def _set_selection(self, X, sample_indices, scores):
+        """Set the fitted attributes of a choice and return the selector.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_rows, n_features) or None
+            Vectors in which the nearest chosen row is looked up; None (images, paths):
+            there is no ``assignments_``.
+        sample_indices : array-like of int
+            Chosen rows, in the order of asking.
+        scores : ndarray of shape (n_rows,)
+            Higher is more wanted.
+        """
+        chosen = np.asarray(sample_indices, dtype=np.int64)
+        self.sample_indices_ = chosen
+        self.scores_ = scores
+        self.support_ = np.zeros(len(scores), dtype=bool)
+        self.support_[chosen] = True
+        if X is None:
+            vars(self).pop("assignments_", None)
+            return self
+        self.assignments_ = np.full(len(scores), -1, dtype=np.int64)
+        if len(chosen):
+            _, nearest = kneighbors(X[chosen], 1, queries=X, method="exact")
+            self.assignments_[:] = nearest[:, 0]
+            # Among copies of one row the nearest is ambiguous, but not for these.
+            self.assignments_[chosen] = np.arange(len(chosen))
+        return self

@@ -1,0 +1,270 @@
+"""Random and stratified choice: the baselines of every selector."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import StrOptions
+
+from .._data import _as_paths, check_samples
+from .._labels import is_labeled
+from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+
+
+def class_sequence(class_counts, n_samples, rule="proportional"):
+    """Decide which class each of ``n_samples`` labels goes to.
+
+    "proportional" is FixMatch's rule: each time the class of largest
+    ``share / max(share) - taken / max(taken)``, the first among equals, where share is
+    the size of the class. "equal" takes the class with fewest labels so far. A class
+    without rows left is passed over.
+
+    Parameters
+    ----------
+    class_counts : ndarray of shape (n_classes,)
+        Rows of each class.
+    n_samples : int
+        Labels to give, at most the number of rows.
+    rule : {"proportional", "equal"}, default="proportional"
+
+    Returns
+    -------
+    sequence : ndarray of shape (n_samples,)
+        Class numbers in the order of giving.
+
+    References
+    ----------
+    .. [1] K. Sohn et al., "FixMatch: Simplifying semi-supervised learning with
+       consistency and confidence", NeurIPS 2020; its ``create_split`` script.
+    """
+    counts = np.asarray(class_counts, dtype=np.float64)
+    share = counts / counts.max() if rule == "proportional" else np.ones(len(counts))
+    taken = np.zeros(len(counts))
+    sequence = np.empty(n_samples, dtype=np.int64)
+    for i in range(n_samples):
+        want = share - taken / max(taken.max(), 1)
+        sequence[i] = np.where(taken < counts, want, -np.inf).argmax()
+        taken[sequence[i]] += 1
+    return sequence
+
+
+class RandomSelector(SelectionMixin, BaseEstimator):
+    """Select rows at random, each unlabeled row with the same probability.
+
+    The baseline that every other selector must beat.
+
+    Parameters
+    ----------
+    n_samples : int, float or None, default=None
+        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
+        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
+        whichever is less; 0 where every row is labeled.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draw.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_samples,)
+        Chosen rows in the order of the draw.
+    scores_ : ndarray of shape (n_rows,)
+        0 for every row, ``-inf`` for rows labeled already.
+    support_ : ndarray of shape (n_rows,), dtype bool
+        True for the chosen rows.
+    assignments_ : ndarray of shape (n_rows,)
+        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
+        vectors: images and paths are merely counted.
+    n_features_in_ : int
+        Number of features seen in ``fit``. Not for paths.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has any that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If more rows are asked than have no label.
+
+    See Also
+    --------
+    StratifiedSelector : The same number of rows of each class, which needs all labels.
+    USLSelector : Typical rows that are far from one another.
+
+    Notes
+    -----
+    numpy's legacy generator draws without replacement: with a seed these are the rows
+    ``numpy.random.RandomState(seed).choice(n_rows, n_samples, replace=False)`` that
+    published comparisons used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklabel.selection import RandomSelector
+    >>> X = np.zeros((50000, 1))
+    >>> RandomSelector(n_samples=3, random_state=1).fit_select(X).tolist()
+    [26247, 35067, 34590]
+    """
+
+    _parameter_constraints = {
+        "n_samples": N_SAMPLES_CONSTRAINT,
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, n_samples=None, *, random_state=None):
+        self.n_samples = n_samples
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Choose rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, ...)
+            Vectors, images or paths.
+        y : array-like of shape (n_rows,), default=None
+            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
+            never chosen. None: no row is labeled yet.
+
+        Returns
+        -------
+        self : RandomSelector
+        """
+        rows, vectors = _check_rows(self, X)
+        n_samples, labeled = self._candidates(rows, y, self.n_samples)
+        candidates = np.flatnonzero(~labeled)
+        drawn = check_random_state(self.random_state).permutation(len(candidates))
+        scores = np.where(labeled, -np.inf, 0.0)
+        return self._set_selection(vectors, candidates[drawn[:n_samples]], scores)
+
+
+class StratifiedSelector(SelectionMixin, BaseEstimator):
+    """Select rows at random within each class: an oracle that knows every label.
+
+    This is a yardstick, not a method: it reads the true labels of all rows from y, which
+    nobody has before asking. Published comparisons call it "stratified".
+
+    Parameters
+    ----------
+    n_samples : int, float or None, default=None
+        Number of rows to choose, >= 1; a float in (0, 1) is a share of the rows (at
+        least one row). None: 40 or a tenth of the rows, rounded up, whichever is less.
+    rule : {"proportional", "equal"}, default="proportional"
+        How many rows each class gives: as its share of the data, by FixMatch's rule;
+        or the same number (up to one) as far as classes have rows.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draw within the classes.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_samples,)
+        Chosen rows; the classes take turns, so any beginning is stratified too.
+    scores_ : ndarray of shape (n_rows,)
+        0 for every row.
+    support_ : ndarray of shape (n_rows,), dtype bool
+        True for the chosen rows.
+    assignments_ : ndarray of shape (n_rows,)
+        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
+        vectors: images and paths are merely counted.
+    classes_ : ndarray of shape (n_classes,)
+        The classes in y.
+    n_features_in_ : int
+        Number of features seen in ``fit``. Not for paths.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has any that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If y is missing or has an unlabeled row, or if more rows are asked than there
+        are.
+
+    See Also
+    --------
+    RandomSelector : The same without labels.
+
+    Notes
+    -----
+    Unlike other selectors it takes a label in y not as "asked already" but as the
+    answer it may look at: every row may be chosen.
+
+    References
+    ----------
+    .. [1] K. Sohn et al., "FixMatch: Simplifying semi-supervised learning with
+       consistency and confidence", NeurIPS 2020; its ``create_split`` script.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.selection import StratifiedSelector
+    >>> X, y = load_digits(return_X_y=True)
+    >>> rows = StratifiedSelector(10, random_state=0).fit_select(X, y)
+    >>> sorted(y[rows].tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
+
+    _parameter_constraints = {
+        "n_samples": N_SAMPLES_CONSTRAINT,
+        "rule": [StrOptions({"proportional", "equal"})],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, n_samples=None, *, rule="proportional", random_state=None):
+        self.n_samples = n_samples
+        self.rule = rule
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Choose rows of X by their true labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, ...)
+            Vectors, images or paths.
+        y : array-like of shape (n_rows,)
+            True labels of all rows.
+
+        Returns
+        -------
+        self : StratifiedSelector
+        """
+        rows, vectors = _check_rows(self, X)
+        if y is None:
+            raise ValueError(
+                "StratifiedSelector requires y to be passed, but the target y is None: "
+                "it reads the true label of every row. Without labels take "
+                "RandomSelector."
+            )
+        labeled = is_labeled(y)
+        if not labeled.all():
+            raise ValueError(
+                f"StratifiedSelector reads the true label of every row, but "
+                f"{(~labeled).sum()} of {len(labeled)} rows of y are unlabeled. "
+                "Without labels take RandomSelector."
+            )
+        n_samples, _ = self._candidates(rows, np.full(len(labeled), -1), self.n_samples)
+        self.classes_, codes, counts = np.unique(
+            np.asarray(y).reshape(-1), return_inverse=True, return_counts=True
+        )
+        shuffled = check_random_state(self.random_state).permutation(len(codes))
+        # Rows by class, in shuffled order within each.
+        queue = shuffled[np.argsort(codes[shuffled], kind="stable")]
+        first = np.cumsum(counts) - counts
+        sequence = class_sequence(counts, n_samples, self.rule)
+        turn = np.array([(sequence[:i] == c).sum() for i, c in enumerate(sequence)])
+        chosen = queue[first[sequence] + turn.astype(np.int64)]
+        return self._set_selection(vectors, chosen, np.zeros(len(codes)))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+def _check_rows(selector, X):
+    """Return something of X's length, and its vectors where X holds vectors."""
+    paths = _as_paths(X)
+    if paths is not None:
+        return paths, None
+    shape = np.shape(X) if not hasattr(X, "shape") else X.shape
+    if len(shape) > 2:
+        return check_samples(selector, X, True), None
+    return (selector._check_vectors(X),) * 2

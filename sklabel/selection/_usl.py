@@ -1,0 +1,607 @@
+"""USL: unsupervised selective labeling, training-free (Wang, Lian, Yu, 2022)."""
+
+import time
+from contextlib import contextmanager
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import check_consistent_length
+
+from ..neighbors import kmeans, kneighbors, squared_distances
+from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+
+# A masked pair counts as this far away, as in the released code: it adds
+# _FAR ** -alpha, which is little but not 0.
+_FAR = 1e10
+# A copy of a row chosen in another cluster counts as this near, instead of 0.
+_NEAR = 1e-10
+_BLOCK_DISTANCES = 2**23
+
+
+def mean_distances(distances, power=2):
+    """Average the neighbor distances of each row, raised to a power.
+
+    ``Dbar_i = mean over k of d_ik ** power``; the density of USL is its inverse.
+
+    Parameters
+    ----------
+    distances : ndarray of shape (n, k)
+        Euclidean distances to the neighbors; the released code counts the row itself
+        among them, at distance 0.
+    power : {1, 2}, default=2
+        2: squared distances, as in the released code; 1: plain ones, as in equation 2
+        of the paper.
+
+    Returns
+    -------
+    means : ndarray of shape (n,), float64
+        0 where all neighbors are copies of the row: its utility 1 / 0 is infinite.
+    """
+    if power == 2:
+        return np.einsum("ij,ij->i", distances, distances, dtype=np.float64) / (
+            distances.shape[1]
+        )
+    return distances.mean(axis=1, dtype=np.float64)
+
+
+def select_densest(means, clusters, n_samples, order=None):
+    """Choose the row of smallest mean neighbor distance in each cluster.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n,)
+        Mean neighbor distances; a row with ``np.inf`` is never chosen.
+    clusters : ndarray of shape (n,)
+        Cluster of each row, integers >= 0.
+    n_samples : int
+        Number of rows wanted.
+    order : array-like of int, default=None
+        Cluster numbers in the order of visiting; None: ascending. Clusters without
+        rows are skipped.
+
+    Returns
+    -------
+    selected : ndarray of shape (at most n_samples,)
+        One row per visited cluster, the lowest number among equals.
+    """
+    best = _best_of_clusters(-np.asarray(means), clusters, np.isfinite(means))
+    by_cluster = dict(zip(clusters[best].tolist(), best.tolist(), strict=True))
+    visited = sorted(by_cluster) if order is None else np.asarray(order).tolist()
+    rows = [by_cluster[cluster] for cluster in visited if cluster in by_cluster]
+    return np.array(rows[:n_samples], dtype=np.int64)
+
+
+def select_regularized(
+    Z,
+    utility,
+    clusters,
+    *,
+    n_rounds=10,
+    reg_weight=0.5,
+    alpha=0.5,
+    momentum=0.9,
+    power=2,
+    horizon="distance",
+    horizon_distance=4.0,
+    horizon_neighbors=128,
+    exclude_same_cluster=True,
+    candidates=None,
+    chosen_before=(),
+    history=None,
+):
+    """Choose one row per cluster: useful, and far from the choices of the others.
+
+    Each round takes in every cluster the row of largest
+    ``utility - reg_weight * average``, then moves the average towards the penalty::
+
+        penalty_i = sum over chosen rows j of (d_ij ** power) ** -alpha
+        average   = momentum * average + (1 - momentum) * penalty
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n, D), float32 or float64
+        Vectors; computed in their own precision.
+    utility : ndarray of shape (n,)
+        Density of each row, larger is better; ``inf`` is allowed.
+    clusters : ndarray of shape (n,)
+        Cluster of each row, integers >= 0.
+    n_rounds : int, default=10
+        Rounds, >= 1.
+    reg_weight : float, default=0.5
+        Weight of the penalty, >= 0. Paper: lambda.
+    alpha : float, default=0.5
+        Exponent on ``d ** power``, > 0. The paper's alpha is 2 * 0.5 = 1.
+    momentum : float, default=0.9
+        Share of the old average, in [0, 1).
+    power : {1, 2}, default=2
+        Power of the Euclidean distance.
+    horizon : {"distance", "nearest"} or None, default="distance"
+        Which chosen rows count for a row: those with ``d ** power`` below
+        ``horizon_distance``; the ``horizon_neighbors`` nearest; all.
+    horizon_distance : float, default=4.0
+    horizon_neighbors : int, default=128
+    exclude_same_cluster : bool, default=True
+        Leave out the row chosen in a row's own cluster; False leaves out only rows at
+        distance 0 in it.
+    candidates : ndarray of shape (n,), dtype bool, default=None
+        Rows that may be chosen; clusters without any are skipped. None: all.
+    chosen_before : array-like of int, default=()
+        Rows chosen earlier (labeled already): they add to the penalty of every round,
+        also to the average that the first one uses.
+    history : dict, default=None
+        Receives lists with one entry per round: "selected" (m,), "average_used" (n,),
+        "penalty" (n,) and "average" (n,) after the round.
+
+    Returns
+    -------
+    selected : ndarray of shape (m,)
+        Row chosen last in each cluster that has candidates, by cluster number; the
+        lowest row number among equals.
+    score : ndarray of shape (n,)
+        ``utility - reg_weight * average`` of the last round.
+    """
+    n = len(Z)
+    allowed = np.ones(n, dtype=bool) if candidates is None else candidates
+    before = np.asarray(chosen_before, dtype=np.int64)
+    rows = _centered(Z)
+    clusters = np.asarray(clusters)
+    codes = torch.from_numpy(clusters.astype(np.int64))
+
+    def penalty(chosen):
+        return _penalty(
+            rows,
+            codes,
+            torch.from_numpy(chosen),
+            alpha,
+            power,
+            horizon,
+            horizon_distance,
+            horizon_neighbors,
+            exclude_same_cluster,
+        )
+
+    average = penalty(before) if len(before) else np.zeros(n, dtype=rows.numpy().dtype)
+    for t in range(n_rounds):
+        score = utility - reg_weight * average
+        selected = _best_of_clusters(score, clusters, allowed)
+        used = average
+        if t < n_rounds - 1 or history is not None:
+            raw = penalty(np.concatenate([selected, before]))
+            average = momentum * average + (1 - momentum) * raw
+        if history is not None:
+            for key, value in (
+                ("selected", selected),
+                ("average_used", used),
+                ("penalty", raw),
+                ("average", average),
+            ):
+                history.setdefault(key, []).append(value)
+    return selected, score
+
+
+def _centered(Z):
+    """Rows minus their mean as a tensor: distances stay, products lose fewer digits."""
+    return torch.from_numpy(Z - Z.mean(axis=0, dtype=np.float64).astype(Z.dtype))
+
+
+def _best_of_clusters(score, clusters, allowed):
+    """Row of the best score in each cluster, by cluster number; first among equals."""
+    rows = np.flatnonzero(allowed)
+    order = rows[np.lexsort((-score[rows], clusters[rows]))]  # stable
+    return order[np.r_[True, np.diff(clusters[order]) != 0]] if len(order) else order
+
+
+def _penalty(
+    rows,
+    clusters,
+    chosen,
+    alpha,
+    power,
+    horizon,
+    horizon_distance,
+    horizon_neighbors,
+    exclude_same_cluster,
+):
+    """Sum (d ** power) ** -alpha from each row to the chosen rows, block by block."""
+    targets, target_clusters = rows[chosen], clusters[chosen]
+    sums = rows.new_empty(len(rows))
+    step = max(1, _BLOCK_DISTANCES // len(chosen))
+    for start in range(0, len(rows), step):
+        stop = min(start + step, len(rows))
+        d = squared_distances(rows[start:stop], targets)  # (b, m)
+        if power == 1:
+            d.sqrt_()
+        cluster = clusters[start:stop, None]
+        if horizon == "nearest" and horizon_neighbors < len(chosen):
+            d, index = d.topk(horizon_neighbors, dim=1, largest=False)
+            own = target_clusters[index] == cluster
+        else:
+            own = target_clusters == cluster
+        masked = own if exclude_same_cluster else own & (d == 0)
+        if horizon == "distance":
+            masked |= d >= horizon_distance
+        d.clamp_(min=_NEAR)[masked] = _FAR
+        terms = d.rsqrt_() if alpha == 0.5 else d.pow_(-alpha)
+        sums[start:stop] = terms.sum(1)
+    return sums.numpy()
+
+
+def _add_to_clusters(
+    Z, score, clusters, selected, labeled, n_more, *, reg_weight, alpha, power
+):
+    """Choose further rows where clusters stand for more rows than they have labels.
+
+    One row at a time: in the cluster of most rows per label (chosen or known) plus
+    one, the row of best score minus the penalty for the labels of its own cluster.
+    Copies of a labeled or chosen row come last.
+    """
+    sizes = np.bincount(clusters)
+    given = np.bincount(clusters[labeled], minlength=len(sizes))
+    given += np.bincount(clusters[selected], minlength=len(sizes))
+    free = ~labeled
+    free[selected] = False
+    left = np.bincount(clusters[free], minlength=len(sizes))
+    penalty, copied = np.zeros(len(Z)), np.zeros(len(Z), dtype=bool)
+    by_cluster = np.argsort(clusters, kind="stable")
+    members = np.split(by_cluster, np.cumsum(sizes)[:-1])
+
+    def repel(row, rows):
+        d = np.linalg.norm(Z[rows] - Z[row], axis=1).astype(np.float64) ** power
+        copied[rows] |= d == 0
+        penalty[rows] += np.maximum(d, _NEAR) ** -alpha
+
+    opened = np.zeros(len(sizes), dtype=bool)
+    chosen = []
+    while len(chosen) < n_more:
+        need = np.where(left > 0, sizes / (1 + given), -1)
+        cluster = int(need.argmax())
+        rows = members[cluster]
+        if not opened[cluster]:
+            opened[cluster] = True
+            for row in rows[~free[rows]]:
+                repel(row, rows)
+        rows = rows[free[rows]]
+        value = score[rows] - reg_weight * penalty[rows]
+        row = rows[np.lexsort((-value, copied[rows]))[0]]
+        chosen.append(row)
+        free[row] = False
+        given[cluster] += 1
+        left[cluster] -= 1
+        repel(row, rows)
+    return np.array(chosen, dtype=np.int64)
+
+
+class USLSelector(SelectionMixin, BaseEstimator):
+    """Select rows that are typical of many others and far from one another.
+
+    Unsupervised selective labeling without training: the density of each row comes
+    from its nearest neighbors, k-means splits the rows into as many clusters as labels
+    may be asked, and a few rounds choose in each cluster a dense row that is not close
+    to the rows chosen elsewhere. Read more in the :ref:`User Guide <usl>`.
+
+    It works on vectors: embed images first, with a self-supervised transformer.
+
+    Parameters
+    ----------
+    n_samples : int, float or None, default=None
+        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
+        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
+        whichever is less; 0 where every row is labeled.
+    n_neighbors : int or "auto", default="auto"
+        Neighbors that make up the density, cut to the number of rows. "auto": 0.8 % of
+        the rows, but at least 20 and at most 400: what was released for the 50,000
+        images of CIFAR (400, which is 0.8 %) and for ImageNet (20). As many neighbors
+        as a small set has rows would measure the distance to its middle, not density.
+    include_self : bool, default=True
+        Count the row itself, at distance 0, among its neighbors, as the released code
+        does.
+    metric_power : {1, 2}, default=2
+        Power of the Euclidean distance in density and penalty. 2: released code; 1:
+        equations of the paper.
+    n_clusters : int or None, default=None
+        Number of clusters of k-means. None: one for each row to choose and each row
+        labeled already.
+    kmeans_init : {"random", "k-means++"} or array-like, default="random"
+        Start of k-means, see :func:`sklabel.neighbors.kmeans`.
+    kmeans_max_iter : int, default=200
+        Largest number of iterations of k-means.
+    n_rounds : int, default=10
+        Rounds of the regularized choice.
+    reg_weight : float, default=0.5
+        Weight of the penalty for being close to rows chosen elsewhere, >= 0. Paper:
+        lambda. 0: the densest row of each cluster.
+    alpha : float, default=0.5
+        Exponent of the distance (to the power ``metric_power``) in the penalty, > 0.
+        The paper's alpha of 1 is 0.5 with squared distances.
+    momentum : float, default=0.9
+        Share of the old average when the penalties of the rounds are averaged, in
+        [0, 1).
+    horizon : {"distance", "nearest"} or None, default="distance"
+        Which chosen rows penalize a row: those nearer than ``horizon_distance``, the
+        ``horizon_neighbors`` nearest, or all.
+    horizon_distance : float, default=4.0
+        Limit of the distance (to the power ``metric_power``), > 0. On unit vectors a
+        squared distance of 4 is the largest there is.
+    horizon_neighbors : int, default=128
+        Number of nearest chosen rows.
+    exclude_same_cluster : bool, default=True
+        Spare a row the penalty for the row chosen in its own cluster. With False it is
+        spared only at distance 0.
+    normalize : bool, default=True
+        Divide each row by its length first, as the released code does.
+    neighbor_method : {"auto", "exact", "approximate"}, default="auto"
+        How neighbors are searched, see :func:`sklabel.neighbors.kneighbors`.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the start of k-means and of the approximate search.
+    verbose : int, default=0
+        1 prints the seconds of each step.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_samples,)
+        Chosen rows in the order of asking: rows of larger clusters, which stand for
+        more of the data, come first, the higher score among equals. A person who stops
+        early has labeled the most common kinds.
+    scores_ : ndarray of shape (n_rows,)
+        Density minus weighted penalty in the last round; ``-inf`` for rows labeled
+        already.
+    support_ : ndarray of shape (n_rows,), dtype bool
+        True for the chosen rows.
+    assignments_ : ndarray of shape (n_rows,)
+        Position in ``sample_indices_`` of the nearest chosen row.
+    labels_ : ndarray of shape (n_rows,)
+        Cluster of each row; all 0 where there was nothing to choose.
+    utility_ : ndarray of shape (n_rows,)
+        Density: one over the mean distance to the neighbors.
+    n_neighbors_ : int
+        Neighbors used.
+    n_features_in_ : int
+        Number of features seen in ``fit``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has any that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If more rows are asked than have no label, if X is not 2-D (images, paths), or
+        if ``clusters`` or ``n_clusters`` do not fit X.
+
+    See Also
+    --------
+    RandomSelector : The baseline.
+    StratifiedSelector : The same number of rows of each class, which needs all labels.
+
+    Notes
+    -----
+    The defaults are those released for CIFAR-10 with 40 labels. For ImageNet the
+    authors used ``n_neighbors=20, kmeans_max_iter=100, n_rounds=2, momentum=0,
+    horizon="nearest"`` and ``reg_weight=1.5, exclude_same_cluster=False`` on MoCo
+    features, ``reg_weight=0.05, alpha=1, horizon_neighbors=32`` on CLIP features.
+
+    Departures from the released code:
+
+    - Rows with a label count as chosen before: they add to every penalty (from the
+      first round), and a cluster that holds one is covered, nothing is asked in it.
+      Their number is added to the number of clusters, so enough clusters stay open.
+    - With more open clusters than ``n_samples`` the smallest are left out (there: the
+      last ones). With fewer, e.g. by a smaller ``n_clusters`` or among copies, the
+      clusters with most rows per label give another row, copies of chosen rows last.
+    - An empty cluster of k-means is filled with the row farthest from its center. Mean
+      distances are at least 1e-9 of their average, so densities are finite. A copy of
+      a row chosen in another cluster counts as 1e-10 away.
+    - k-means stops when no row changes its cluster, with the same result.
+
+    Time: the neighbors take n_rows ** 2 * n_features (nearly n_rows with the
+    approximate search), k-means and each round n_rows * n_clusters * n_features.
+    Memory: X, its normalized copy, the neighbors and blocks; never n_rows ** 2.
+
+    References
+    ----------
+    .. [1] X. Wang, L. Lian, S. X. Yu, "Unsupervised selective labeling for more
+       effective semi-supervised learning", ECCV 2022, section 3.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.selection import USLSelector
+    >>> X, y = load_digits(return_X_y=True)
+    >>> rows = USLSelector(n_samples=20, random_state=0).fit_select(X)
+    >>> len(set(y[rows]))
+    10
+    """
+
+    _parameter_constraints = {
+        "n_samples": N_SAMPLES_CONSTRAINT,
+        "n_neighbors": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "include_self": ["boolean"],
+        "metric_power": [Options(Integral, {1, 2})],
+        "n_clusters": [Interval(Integral, 1, None, closed="left"), None],
+        "kmeans_init": [StrOptions({"random", "k-means++"}), "array-like"],
+        "kmeans_max_iter": [Interval(Integral, 1, None, closed="left")],
+        "n_rounds": [Interval(Integral, 1, None, closed="left")],
+        "reg_weight": [Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "horizon": [StrOptions({"distance", "nearest"}), None],
+        "horizon_distance": [Interval(Real, 0, None, closed="neither")],
+        "horizon_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "exclude_same_cluster": ["boolean"],
+        "normalize": ["boolean"],
+        "neighbor_method": [StrOptions({"auto", "exact", "approximate"})],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_samples=None,
+        n_neighbors="auto",
+        *,
+        include_self=True,
+        metric_power=2,
+        n_clusters=None,
+        kmeans_init="random",
+        kmeans_max_iter=200,
+        n_rounds=10,
+        reg_weight=0.5,
+        alpha=0.5,
+        momentum=0.9,
+        horizon="distance",
+        horizon_distance=4.0,
+        horizon_neighbors=128,
+        exclude_same_cluster=True,
+        normalize=True,
+        neighbor_method="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_samples = n_samples
+        self.n_neighbors = n_neighbors
+        self.include_self = include_self
+        self.metric_power = metric_power
+        self.n_clusters = n_clusters
+        self.kmeans_init = kmeans_init
+        self.kmeans_max_iter = kmeans_max_iter
+        self.n_rounds = n_rounds
+        self.reg_weight = reg_weight
+        self.alpha = alpha
+        self.momentum = momentum
+        self.horizon = horizon
+        self.horizon_distance = horizon_distance
+        self.horizon_neighbors = horizon_neighbors
+        self.exclude_same_cluster = exclude_same_cluster
+        self.normalize = normalize
+        self.neighbor_method = neighbor_method
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, clusters=None):
+        """Choose rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+            Vectors.
+        y : array-like of shape (n_rows,), default=None
+            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
+            never chosen. None: no row is labeled yet.
+        clusters : array-like of shape (n_rows,), default=None
+            Cluster of each row, in place of k-means.
+
+        Returns
+        -------
+        self : USLSelector
+        """
+        X = self._check_vectors(X)
+        n_samples, labeled = self._candidates(X, y, self.n_samples)
+        Z = _unit_rows(X) if self.normalize else X
+        with self._step("neighbors"):
+            means = self._mean_distances(Z)
+            self.utility_ = 1 / means
+        with self._step("clusters"):
+            self.labels_ = self._cluster(Z, n_samples, labeled, clusters)
+        with self._step("selection"):
+            selected, scores = self._select(Z, means, n_samples, labeled)
+            scores = np.where(labeled, -np.inf, scores)
+        with self._step("assignments"):
+            return self._set_selection(Z, selected, scores)
+
+    def _mean_distances(self, Z):
+        """Return mean neighbor distances, kept off 0."""
+        n = len(Z)
+        k = self.n_neighbors
+        if k == "auto":
+            k = min(400, max(20, round(0.008 * n)))
+        self.n_neighbors_ = min(k, n if self.include_self else n - 1)
+        means = np.zeros(n)
+        if self.n_neighbors_ > 0:
+            distances, _ = kneighbors(
+                Z,
+                self.n_neighbors_,
+                include_self=self.include_self,
+                method=self.neighbor_method,
+                random_state=self.random_state,
+            )
+            means = mean_distances(distances, self.metric_power)
+        return np.maximum(means, 1e-9 * means.mean() if means.any() else 1.0)
+
+    def _cluster(self, Z, n_samples, labeled, clusters):
+        """Return the cluster of each row: as given, or by k-means."""
+        if clusters is not None:
+            check_consistent_length(Z, clusters)
+            return np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
+        if n_samples == 0:
+            return np.zeros(len(Z), dtype=np.int64)
+        n_clusters = self.n_clusters or min(len(Z), n_samples + int(labeled.sum()))
+        return kmeans(
+            Z,
+            n_clusters,
+            init=self.kmeans_init,
+            max_iter=self.kmeans_max_iter,
+            random_state=self.random_state,
+        )[0]
+
+    def _select(self, Z, means, n_samples, labeled):
+        """Return rows in the order of asking, and the score of every row."""
+        clusters, utility = self.labels_, 1 / means
+        sizes = np.bincount(clusters)
+        is_open = np.ones(len(sizes), dtype=bool)
+        is_open[clusters[labeled]] = False
+        candidates = is_open[clusters]
+        if self.reg_weight == 0:
+            scores = utility
+            order = np.argsort(-sizes, kind="stable")
+            selected = select_densest(
+                np.where(candidates, means, np.inf), clusters, len(sizes), order
+            )
+        else:
+            selected, scores = select_regularized(
+                Z,
+                utility,
+                clusters,
+                n_rounds=self.n_rounds,
+                reg_weight=self.reg_weight,
+                alpha=self.alpha,
+                momentum=self.momentum,
+                power=self.metric_power,
+                horizon=self.horizon,
+                horizon_distance=self.horizon_distance,
+                horizon_neighbors=self.horizon_neighbors,
+                exclude_same_cluster=self.exclude_same_cluster,
+                candidates=candidates,
+                chosen_before=np.flatnonzero(labeled),
+            )
+        order = np.lexsort((selected, -scores[selected], -sizes[clusters[selected]]))
+        selected = selected[order][:n_samples]
+        if len(selected) < n_samples:
+            more = _add_to_clusters(
+                Z,
+                scores,
+                clusters,
+                selected,
+                labeled,
+                n_samples - len(selected),
+                reg_weight=self.reg_weight,
+                alpha=self.alpha,
+                power=self.metric_power,
+            )
+            selected = np.concatenate([selected, more])
+        return selected, scores
+
+    @contextmanager
+    def _step(self, name):
+        """Print the seconds that a step of the fit takes, where verbose asks for it."""
+        start = time.perf_counter()
+        yield
+        if self.verbose:
+            print(f"[USLSelector] {name}: {time.perf_counter() - start:.2f} s")
+
+
+def _unit_rows(X):
+    """Return rows divided by their length; rows of zeros stay zeros."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", X, X))
+    return X / np.where(lengths > 0, lengths, 1)[:, None]
