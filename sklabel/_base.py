@@ -1,0 +1,451 @@
+"""What every estimator shares: one base, and one mixin per role."""
+
+import threading
+import warnings
+from contextlib import contextmanager
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from . import _persistence
+from ._data import check_samples
+from ._labels import check_labels, decode_labels, encode_labels, is_labeled
+from ._net import OPTIMIZERS, SCHEDULES, Net, resolve_device
+from .augment import build_augment
+from .backbones import build_backbone
+from .metrics import effective_rank, feature_std
+
+# torch's generator belongs to the process: fits in threads take turns
+_GENERATOR_LOCK = threading.RLock()
+
+SHARED_CONSTRAINTS = {
+    "backbone": [str, torch.nn.Module, BaseEstimator],
+    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "max_steps": [Interval(Integral, 1, None, closed="left"), None],
+    "batch_size": [Interval(Integral, 2, None, closed="left")],
+    "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
+    "lr": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "schedule": [StrOptions(set(SCHEDULES)), callable],
+    "warmup_epochs": [Interval(Real, 0, None, closed="left")],
+    "image_shape": ["array-like", None],
+    "image_size": [Interval(Integral, 1, None, closed="left"), "array-like", None],
+    "on_error": [StrOptions({"raise", "skip"})],
+    "warm_start": ["boolean"],
+    "device": [str, torch.device],
+    "precision": [StrOptions({"auto", "bfloat16", "float32"})],
+    "checkpoint_dir": [str, Path, None],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+    "net_params": [dict, None],
+}
+
+
+class CollapseWarning(UserWarning):
+    """Training has lost what it was to learn; the message names what to change."""
+
+
+class BaseLearner(BaseEstimator):
+    """Base of all estimators that train a module through a net.
+
+    A method file gives the module and the public face. The base checks X, builds the
+    parts, holds the seed, trains, saves and loads.
+    """
+
+    def _check_X(self, X, reset=False):
+        """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
+        if not reset:
+            check_is_fitted(self)
+            return check_samples(self, X, False, self.sample_shape_)
+        samples = check_samples(self, X, True)
+        if samples.n_trained < 2:
+            raise ValueError(
+                f"Found array with {len(samples)} sample(s) (shape="
+                f"{(len(samples), *samples.sample_shape)}) while a minimum of 2 is "
+                f"required by {type(self).__name__}: n_samples = 1 is too few to train."
+            )
+        self._continued = None
+        if self.warm_start and hasattr(self, "net_"):
+            if samples.sample_shape != self.sample_shape_:
+                raise ValueError(
+                    f"warm_start=True continues on samples of shape "
+                    f"{self.sample_shape_}, but X has {samples.sample_shape}: use "
+                    "warm_start=False."
+                )
+            self._continued = self.net_.module_
+        self.sample_shape_ = samples.sample_shape
+        self.interrupted_ = False
+        return samples
+
+    @contextmanager
+    def _seeded(self):
+        """Seed torch from ``random_state``, and give its generators back afterwards."""
+        if self.random_state is None:
+            seed = int(np.random.default_rng().integers(2**31 - 1))
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        cuda = resolve_device(self.device).type == "cuda"
+        with _GENERATOR_LOCK, torch.random.fork_rng(
+            devices=range(torch.cuda.device_count()) if cuda else []
+        ):
+            torch.manual_seed(seed)
+            yield seed
+
+    def _build_backbone(self, mean=None, std=None):
+        return build_backbone(self.backbone, self.sample_shape_, mean, std)
+
+    def _build_augment(self, augment, kind, mean, std):
+        """Return a fresh policy: ``augment`` itself, or the one ``kind`` stands for."""
+        if augment == "auto":
+            return build_augment(kind, self.sample_shape_, center=mean, scale=std)
+        if augment is None:
+            return torch.nn.Identity()
+        return clone(augment, safe=False)
+
+    def _fit_held(self, estimator, X):
+        """Return ``estimator`` fitted: a clone of it, or itself where it is frozen."""
+        if isinstance(estimator, FrozenEstimator):
+            return estimator
+        estimator = clone(estimator)
+        unset = {
+            name: getattr(self, name)
+            for name, empty in (
+                ("checkpoint_dir", None),
+                ("image_shape", None),
+                ("image_size", None),
+            )
+            if estimator.get_params(deep=False).get(name, 0) is empty
+        }
+        if "random_state" in estimator.get_params(deep=False):
+            if estimator.random_state is None:
+                unset["random_state"] = int(torch.randint(2**31 - 1, ()))
+        return estimator.set_params(**unset).fit(X, None)
+
+    def _make_net(self, module, pixel_range, **settings):
+        """Return an initialized net; ``settings`` win over the shared parameters."""
+        names = ("max_epochs", "max_steps", "batch_size", "optimizer", "lr")
+        names += ("weight_decay", "schedule", "warmup_epochs", "precision", "verbose")
+        given = {name: getattr(self, name) for name in names}
+        return Net(
+            module,
+            pixel_range=pixel_range,
+            device=resolve_device(self.device),
+            **{**given, **settings, **(self.net_params or {})},
+        ).initialize()
+
+    def _fit_net(
+        self, module, samples, *, stage="fit", watch=None, train=True, **settings
+    ):
+        """Train a module on samples; a method's stages are calls of this in turn.
+
+        Parameters
+        ----------
+        module : nn.Module
+            With the verbs of `Net`.
+        samples : Samples
+        stage : str
+            Names the progress bar and the checkpoint.
+        watch : callable or None
+            See `Net`.
+        train : bool
+            False makes the net of a stage that is left out.
+        **settings
+            Win over the estimator's own parameters.
+
+        Returns
+        -------
+        self
+        """
+        checkpoint = None
+        if self.checkpoint_dir is not None:
+            run = _persistence.fingerprint(self, samples)
+            name = f"{type(self).__name__}-{run}"
+            checkpoint = Path(self.checkpoint_dir) / name / f"{stage}.pt"
+        self._pixel_range = samples.pixel_range()
+        net = self._make_net(
+            module,
+            self._pixel_range,
+            checkpoint=checkpoint,
+            watch=watch,
+            description=f"{type(self).__name__} {stage}",
+            **settings,
+        )
+        self.net_ = net
+        if self.interrupted_ or not train:
+            return self
+        net.partial_fit(samples)
+        self.n_iter_ = len(net.history)
+        if net.interrupted_:
+            self.interrupted_ = True
+            warnings.warn(
+                f"{type(self).__name__} was interrupted in stage {stage!r} after "
+                f"{net.step_} of {net.total_steps_} steps. It is fitted with what it "
+                "had learned; call fit again for the rest.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return self
+
+    def _restore_net(self, weights, history):
+        """Set ``net_`` from saved weights; the inverse of saving it."""
+        shape = self.sample_shape_
+        shape = shape if len(shape) == 1 else (shape[0], 1, 1)
+        module = self._rebuild_module(torch.zeros(shape), torch.ones(shape))
+        module.load_state_dict(weights)
+        self.net_ = self._make_net(module, self._pixel_range)
+        for epoch in history:
+            self.net_.history.new_epoch()
+            self.net_.history[-1].update(epoch)
+
+    def _rebuild_module(self, mean, std):
+        return self._build_module(mean, std)
+
+    def _predict_rows(self, X):
+        """Return the module's forward for every row, float32; NaN for unreadable ones."""
+        return self._forward_rows(self._check_X(X))
+
+    def _forward_rows(self, samples):
+        rows = self.net_.forward(samples).numpy()
+        rows[samples.bad] = np.nan
+        return rows
+
+    @property
+    def encoder_(self):
+        """Trained encoder, as other estimators take it through ``backbone=``."""
+        check_is_fitted(self)
+        return self.net_.module_.backbone
+
+    def save(self, folder):
+        """Write the estimator into a folder as safetensors and JSON.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it does not exist. Nothing executable is written; ``sklabel.load``
+            reads it.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is an object of the user's own, which only pickle can keep.
+        """
+        check_is_fitted(self)
+        _persistence.save(self, folder)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class EmbeddingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """Transform samples into the encoder's features."""
+
+    def transform(self, X):
+        """Embed samples.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_features_out), float32
+            A row of NaN for a file that cannot be read, with ``on_error="skip"``.
+        """
+        return self._predict_rows(X)
+
+    def score(self, X, y=None):
+        """Return the negative training loss on X, so that a search needs no labels.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Higher is better. Values compare only at equal batch size and temperature.
+        """
+        samples = self._check_X(X)
+        net = self.net_
+        module = net.module_.eval()
+        losses = []
+        with self._seeded(), torch.inference_mode():
+            for rows in samples.epoch(self.batch_size):
+                x, y = samples[rows]
+                with net.autocast():
+                    loss = module.loss(net.to_device(x), y.to(net.device))
+                losses.append(float(loss[0] if isinstance(loss, tuple) else loss))
+        return -float(np.mean(losses))
+
+    @property
+    def _n_features_out(self):
+        return self.net_.module_.n_features_out
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def _warn_collapse(self, remedy):
+        spread = self.net_.history[-1].get("feature_std", 1.0)
+        rank = self.net_.history[-1].get("effective_rank", np.inf)
+        if spread < 0.05 or rank < 1.5:
+            warnings.warn(
+                f"The features of {type(self).__name__} have collapsed (spread "
+                f"{spread:.3f} of 1, effective rank {rank:.1f}): {remedy}.",
+                CollapseWarning,
+                stacklevel=3,
+            )
+
+
+def watch_features(net, samples, n_rows=512):
+    """Return spread and effective rank of the features of some rows, for the history."""
+    good = np.flatnonzero(~samples.bad)
+    rows = good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
+    net.module_.eval()
+    x, _ = samples[rows]
+    with torch.inference_mode(), net.autocast():
+        h = net.module_(net.to_device(x[0] if isinstance(x, tuple) else x)).float()
+    net.module_.train()
+    return {
+        "feature_std": float(feature_std(h)),
+        "effective_rank": float(effective_rank(h)),
+    }
+
+
+class ClusteringMixin(ClusterMixin):
+    """Predict the cluster of samples from the module's probabilities."""
+
+    def predict_proba(self, X):
+        """Return the probability of each cluster.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_clusters), float32
+        """
+        return self._predict_rows(X)
+
+    def predict(self, X):
+        """Return the cluster of each sample.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        labels : ndarray of int of shape (n_samples,)
+            -1 for a file that cannot be read, with ``on_error="skip"``.
+        """
+        return _most_probable(self.predict_proba(X))
+
+
+class ClassificationMixin(ClassifierMixin):
+    """Encode partly labeled y, and predict classes from the module's probabilities."""
+
+    def _encode_y(self, y, samples):
+        """Set ``classes_`` and return class codes, -1 for an unlabeled row."""
+        check_labels(y)
+        classes, codes = encode_labels(y)
+        if len(codes) != len(samples):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: X has "
+                f"{len(samples)} rows, y has {len(codes)}."
+            )
+        if self._continued is not None and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"warm_start=True continues on the classes {self.classes_}, but y has "
+                f"{classes}: use warm_start=False."
+            )
+        self.classes_ = classes
+        return codes
+
+    def _transduce(self, samples, codes):
+        """Return a class for every row: the given one, else the predicted one."""
+        predicted = _most_probable(self._forward_rows(samples))
+        return decode_labels(np.where(codes >= 0, codes, predicted), self.classes_)
+
+    def predict_proba(self, X):
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes), float32
+            Columns in the order of ``classes_``.
+        """
+        return self._predict_rows(X)
+
+    def predict(self, X):
+        """Return the class of each sample.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            -1 for a file that cannot be read, with ``on_error="skip"``.
+        """
+        codes = _most_probable(self.predict_proba(X))
+        return decode_labels(codes, self.classes_)
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy on the labeled rows.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+        y : array-like of shape (n_samples,)
+            Classes; rows that are unlabeled (-1, None or NaN) do not count.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        accuracy : float
+        """
+        labeled = is_labeled(y)
+        if not labeled.any():
+            raise ValueError("y has no labeled row to score on: every label is -1.")
+        hits = np.asarray(self.predict(X))[labeled] == np.asarray(y)[labeled]
+        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
+        return float(np.average(hits, weights=weight))
+
+
+def _most_probable(probabilities):
+    bad = np.isnan(probabilities[:, 0])
+    return np.where(bad, -1, np.nan_to_num(probabilities).argmax(1))

@@ -1,0 +1,558 @@
+"""What X may be (vectors, images, paths), and how batches of rows are drawn from it."""
+
+import itertools
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from sklearn.utils.validation import check_array, validate_data
+
+_CHANNELS = (1, 3, 4)
+_CACHE_BYTES = 2**30  # decoded images are kept up to this size
+
+
+class Samples:
+    """Rows of one shape, fetched by index list; a batch is a tensor, an image is CHW.
+
+    Parameters
+    ----------
+    source : ndarray, memmap or ImageFiles
+        Indexed by an integer array along its first axis.
+    sample_shape : tuple of int
+        ``(D,)`` or ``(C, H, W)``.
+    channels_last : bool
+        Whether the source holds ``(n, H, W, C)`` or ``(n, H, W)``.
+    bad : ndarray of bool or None
+        Rows that could not be read: never drawn for training.
+    """
+
+    def __init__(self, source, sample_shape, channels_last=False, bad=None):
+        self.source = source
+        self.sample_shape = tuple(sample_shape)
+        self.channels_last = channels_last
+        self.bad = np.zeros(len(source), bool) if bad is None else bad
+        self.targets = None
+
+    def __len__(self):
+        return len(self.source)
+
+    @property
+    def n_trained(self):
+        """Number of rows that an epoch visits."""
+        return int((~self.bad).sum())
+
+    def __getitem__(self, rows):
+        rows = np.asarray(rows)
+        x = torch.from_numpy(_native(self.source[rows]))
+        if self.channels_last:
+            x = x.reshape(len(rows), *self.sample_shape[1:], -1).permute(0, 3, 1, 2)
+        y = rows if self.targets is None else self.targets[rows]
+        return x.reshape(len(rows), *self.sample_shape), torch.from_numpy(y)
+
+    def with_targets(self, targets):
+        """Return the same rows with an integer target each."""
+        other = Samples(self.source, self.sample_shape, self.channels_last, self.bad)
+        other.targets = np.asarray(targets)
+        return other
+
+    def epoch(self, batch_size):
+        """Yield the row indices of each batch of one shuffled epoch."""
+        yield from _split(_shuffled(np.flatnonzero(~self.bad)), batch_size)
+
+    def n_batches(self, batch_size):
+        """Return the number of batches of one epoch."""
+        return _n_batches(len(_my_share(np.flatnonzero(~self.bad))), batch_size)
+
+    def pixel_range(self):
+        """Return (low, high), the values that stand for black and white; None: vectors.
+
+        uint8 is 0 to 255 and float images within [0, 1] are as they are; any other float
+        images are mapped from their own smallest and largest value.
+        """
+        if len(self.sample_shape) == 1:
+            return None
+        if getattr(self.source, "dtype", None) == np.uint8:
+            return 0.0, 255.0
+        low, high = np.inf, -np.inf
+        for rows in _blocks(len(self)):
+            low = min(low, float(np.min(self.source[rows])))
+            high = max(high, float(np.max(self.source[rows])))
+        if low >= 0 and high <= 1:
+            return 0.0, 1.0
+        return low, high if high > low else low + 1.0
+
+    def statistics(self, n_rows=2048):
+        """Return mean and standard deviation per channel or feature, pixels in [0, 1].
+
+        Parameters
+        ----------
+        n_rows : int, default=2048
+            They are taken over at most so many rows, evenly spaced.
+        """
+        good = np.flatnonzero(~self.bad)
+        rows = good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
+        x = to_unit(self[rows][0], self.pixel_range()).double()
+        axes = (0, 2, 3) if x.ndim == 4 else (0,)
+        mean = x.mean(axes, keepdim=True)[0]
+        std = x.std(axes, correction=0, keepdim=True)[0]
+        # a constant feature carries nothing: leave its scale alone
+        std = torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std))
+        return mean.float(), std.float()
+
+
+class Pairs(Samples):
+    """Samples where every row drawn for training comes with one of its neighbors.
+
+    Parameters
+    ----------
+    samples : Samples
+    neighbors : ndarray of int of shape (n_samples, n_neighbors)
+        A batch is ``(x, x_neighbor), rows``; the neighbor is drawn uniformly.
+    """
+
+    def __init__(self, samples, neighbors):
+        super().__init__(
+            samples.source, samples.sample_shape, samples.channels_last, samples.bad
+        )
+        self.neighbors = neighbors
+
+    def epoch(self, batch_size):
+        for rows in super().epoch(batch_size):
+            draw = torch.randint(self.neighbors.shape[1], (len(rows),)).numpy()
+            yield rows, self.neighbors[rows, draw]
+
+    def __getitem__(self, rows):
+        if not isinstance(rows, tuple):
+            return super().__getitem__(rows)
+        (x, y), (partner, _) = map(super().__getitem__, rows)
+        return (x, partner), y
+
+
+class Mixed(Samples):
+    """Samples whose every batch holds labeled and unlabeled rows.
+
+    Parameters
+    ----------
+    samples : Samples
+    targets : ndarray of int of shape (n_samples,)
+        -1 for an unlabeled row.
+    ratio : float
+        Unlabeled rows per labeled row of a batch; 0 or no unlabeled row: none.
+    include_labeled : bool
+        Whether the labeled images also stand among the unlabeled ones.
+    balance : bool
+        Whether labeled rows are drawn equally often from every class.
+
+    Notes
+    -----
+    A batch is ``x, y``: first the labeled rows, then the unlabeled ones with ``y = -1``.
+    Labeled rows are repeated as often as needed. An epoch is one pass over the unlabeled
+    rows, or over the labeled ones where there are no others.
+    """
+
+    def __init__(self, samples, targets, ratio, include_labeled=True, balance=False):
+        super().__init__(
+            samples.source, samples.sample_shape, samples.channels_last, samples.bad
+        )
+        self.targets = np.asarray(targets)
+        self.ratio = ratio
+        self.balance = balance
+        good = ~self.bad
+        self.labeled = np.flatnonzero(good & (self.targets >= 0))
+        self.unlabeled = np.flatnonzero(good & ((self.targets < 0) | include_labeled))
+        if ratio <= 0 or len(self.unlabeled) == 0 or not (good & (targets < 0)).any():
+            # everything is labeled: plain supervised training
+            self.unlabeled = np.empty(0, int)
+
+    def n_batches(self, batch_size):
+        if len(self.unlabeled) == 0:
+            return _n_batches(len(_my_share(self.labeled)), batch_size)
+        return max(1, len(self.unlabeled) // self._n_unlabeled(batch_size))
+
+    def epoch(self, batch_size):
+        if len(self.unlabeled) == 0 and not self.balance:
+            for rows in _split(_shuffled(self.labeled), batch_size):
+                yield rows, self.unlabeled
+            return
+        n_unlabeled = self._n_unlabeled(batch_size)
+        order = _shuffled(self.unlabeled)
+        labeled = self._labeled_stream(batch_size)
+        for i in range(self.n_batches(batch_size)):
+            yield next(labeled), order[i * n_unlabeled : (i + 1) * n_unlabeled]
+
+    def __getitem__(self, rows):
+        if not isinstance(rows, tuple):
+            return super().__getitem__(rows)
+        labeled, _ = rows
+        x, y = super().__getitem__(np.concatenate(rows))
+        y[len(labeled) :] = -1
+        return x, y
+
+    def _n_unlabeled(self, batch_size):
+        return min(max(1, round(batch_size * self.ratio)), len(self.unlabeled))
+
+    def _labeled_stream(self, batch_size):
+        """Yield batches of labeled rows without end, each pass in a new order."""
+        groups = [self.labeled]
+        if self.balance:
+            codes = self.targets[self.labeled]
+            groups = [self.labeled[codes == code] for code in np.unique(codes)]
+        turns = itertools.cycle([_endless(group) for group in groups])
+        while True:
+            yield np.array([next(next(turns)) for _ in range(batch_size)])
+
+
+class ImageFiles:
+    """Image files, decoded to uint8 RGB of one size when their rows are asked for.
+
+    Parameters
+    ----------
+    paths : list of str
+    size : (int, int)
+        Height and width; other sizes are resized, anti-aliased, without regard to the
+        aspect ratio, so that nothing of an image is cut off.
+
+    Notes
+    -----
+    Decoded images stay in memory while all of them together fit into 1 GiB.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, paths, size):
+        self.paths = np.asarray(paths, dtype=object)
+        self.size = size
+        self.bad = np.zeros(len(paths), bool)
+        self._cache = self._cached = None
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getstate__(self):
+        return {**vars(self), "_cache": None, "_cached": None}
+
+    @property
+    def fits_in_memory(self):
+        """Whether all images are kept once decoded."""
+        return len(self) * 3 * self.size[0] * self.size[1] <= _CACHE_BYTES
+
+    def __getitem__(self, rows):
+        rows = np.asarray(rows)
+        if self.fits_in_memory:
+            if self._cache is None:
+                self._cache = np.zeros((len(self), *self.size, 3), np.uint8)
+                self._cached = np.zeros(len(self), bool)
+            missing = np.unique(rows[~self._cached[rows]])
+            for row, image in zip(missing, self._read(missing), strict=True):
+                self._cache[row] = image
+            self._cached[missing] = True
+            return self._cache[rows]
+        return np.stack(list(self._read(rows)))
+
+    def find_unreadable(self):
+        """Decode every file once; those that cannot be read are black from then on."""
+
+        def fails(row):
+            try:
+                self[np.array([row])]
+            except ValueError:
+                return True
+            return False
+
+        self.bad = np.fromiter(map(fails, range(len(self))), bool, len(self))
+        return self.bad
+
+    def _read(self, rows):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(self._decode, rows)
+
+    def _decode(self, row):
+        if self.bad[row]:
+            return np.zeros((*self.size, 3), np.uint8)
+        path = self.paths[row]
+        try:
+            with Image.open(path) as image:
+                image.draft("RGB", self.size[::-1])  # JPEG: decode at reduced scale
+                image = ImageOps.exif_transpose(image).convert("RGB")
+                if image.size != self.size[::-1]:
+                    image = image.resize(
+                        self.size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0
+                    )
+                return np.asarray(image)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"Cannot read the image {str(path)!r} ({error}). Remove or replace the "
+                'file, or pass on_error="skip" to leave such files out.'
+            ) from error
+
+
+def check_samples(estimator, X, reset, sample_shape=None):
+    """Validate X, whatever it is, and return it as `Samples`.
+
+    Parameters
+    ----------
+    estimator : BaseLearner
+        Its ``image_shape``, ``image_size`` and ``on_error`` are used; with ``reset`` its
+        ``n_features_in_`` is set.
+    X : array-like
+        Vectors ``(n, D)``; images ``(n, h, w)``, ``(n, h, w, c)``, ``(n, c, h, w)``;
+        or paths of image files, 1-D or one DataFrame column.
+    reset : bool
+        True in ``fit``; otherwise X must have the fitted ``sample_shape``.
+    sample_shape : tuple of int or None
+        The fitted shape.
+
+    Returns
+    -------
+    samples : Samples
+
+    Raises
+    ------
+    ValueError
+        Naming the row or file and what to do.
+    """
+    paths = _as_paths(X)
+    if paths is not None:
+        samples = _from_paths(estimator, paths, reset, sample_shape)
+    else:
+        X = _as_images(X)
+        ndim = 0 if X is None or not hasattr(X, "shape") else len(X.shape)
+        if ndim not in (3, 4):
+            return _from_table(estimator, X, reset)
+        samples = _from_images(X, sample_shape)
+    if reset:
+        estimator.n_features_in_ = int(np.prod(samples.sample_shape))
+        vars(estimator).pop("feature_names_in_", None)
+    elif samples.sample_shape != sample_shape:
+        raise ValueError(
+            f"X has samples of shape {samples.sample_shape}, but "
+            f"{type(estimator).__name__} was fitted on samples of shape {sample_shape}: "
+            "resize the images to that size."
+        )
+    return samples
+
+
+def _from_table(estimator, X, reset):
+    """2-D X: vectors, or flattened images where the estimator has an image_shape."""
+    shape = getattr(estimator, "image_shape", None)
+    if shape is None:
+        # float32 first: with another first dtype lists of floats would be cast to it
+        X = validate_data(estimator, X, reset=reset, dtype=np.float32)
+        return Samples(X, X.shape[1:])
+    X = validate_data(estimator, X, reset=reset, dtype="numeric")
+    if np.prod(shape) != X.shape[1]:
+        raise ValueError(
+            f"image_shape={tuple(shape)} has {np.prod(shape)} values, but the rows of X "
+            f"have {X.shape[1]}."
+        )
+    height, width = shape[:2]
+    n_channels = shape[2] if len(shape) == 3 else 1
+    X = _pixels(X.reshape(len(X), height, width, n_channels))
+    return Samples(X, (n_channels, height, width), channels_last=True)
+
+
+def _from_images(X, expected):
+    shape = tuple(X.shape)
+    if shape[0] == 0:
+        raise ValueError(f"Found array with 0 sample(s) (shape={shape}): X is empty.")
+    if 0 in shape:
+        raise ValueError(f"X has shape {shape}: images need at least one pixel.")
+    readings = {}
+    if len(shape) == 3:
+        readings["(n, h, w)"] = (1, *shape[1:])
+    else:
+        if shape[3] in _CHANNELS:
+            readings["(n, h, w, c)"] = (shape[3], shape[1], shape[2])
+        if shape[1] in _CHANNELS:
+            readings["(n, c, h, w)"] = shape[1:]
+    if not readings:
+        raise ValueError(
+            f"X has shape {shape}, but neither its second nor its last axis is "
+            f"{_CHANNELS} long, so no axis can hold the channels."
+        )
+    if len(readings) == 2:
+        fitted = [name for name, reading in readings.items() if reading == expected]
+        if len(fitted) != 1 and len(set(readings.values())) > 1:
+            raise ValueError(
+                f"X of shape {shape} is ambiguous: it reads as (n, h, w, c) with "
+                f"{shape[3]} channels or as (n, c, h, w) with {shape[1]}. Flatten it, "
+                "X.reshape(len(X), -1), and give image_shape=(h, w, c)."
+            )
+        readings = {name: readings[name] for name in fitted or ["(n, h, w, c)"]}
+    ((name, sample_shape),) = readings.items()
+    X = _pixels(X)
+    return Samples(X, sample_shape, channels_last=name != "(n, c, h, w)")
+
+
+def _from_paths(estimator, paths, reset, expected):
+    on_error = getattr(estimator, "on_error", "raise")
+    if not reset:
+        size = expected[1:]
+    else:
+        size = getattr(estimator, "image_size", None)
+        if isinstance(size, Integral):
+            size = (size, size)
+        elif size is None:
+            size = _common_size(paths, on_error)
+    files = ImageFiles(paths, tuple(int(side) for side in size))
+    bad = None
+    if on_error == "skip":
+        bad = files.find_unreadable()
+        if bad.any():
+            warnings.warn(
+                f"{bad.sum()} of {len(bad)} image files cannot be read and are left out; "
+                f"the first is {files.paths[bad][0]!r}.",
+                UserWarning,
+                stacklevel=4,
+            )
+        if bad.all():
+            raise ValueError(f"None of the {len(bad)} image files can be read.")
+    elif reset and files.fits_in_memory:
+        files[np.arange(len(files))]  # a broken file is met now, not after an hour
+    return Samples(files, (3, *files.size), channels_last=True, bad=bad)
+
+
+def _common_size(paths, on_error):
+    sizes = {}
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                sizes.setdefault(ImageOps.exif_transpose(image).size[::-1], path)
+        except (OSError, ValueError, SyntaxError) as error:
+            if on_error != "skip":
+                raise ValueError(
+                    f"Cannot read the image {path!r} ({error}). Remove or replace the "
+                    'file, or pass on_error="skip" to leave such files out.'
+                ) from error
+        if len(sizes) > 1:
+            (size1, path1), (size2, path2) = list(sizes.items())[:2]
+            raise ValueError(
+                f"The images differ in size: {path1!r} is {size1}, {path2!r} is {size2} "
+                "(height, width). Give image_size, for example image_size=64."
+            )
+    if not sizes:
+        raise ValueError(f"None of the {len(paths)} image files can be read.")
+    return next(iter(sizes))
+
+
+def _as_paths(X):
+    """Return a list of str where X is one column of paths, else None."""
+    shape = getattr(X, "shape", None)
+    if shape is not None and not (
+        len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+    ):
+        return None
+    if isinstance(X, (str, os.PathLike)):
+        raise ValueError(
+            f"X={str(X)!r} is a single path: give a list of image files, for example "
+            "sklabel.datasets.load_image_folder(folder).paths."
+        )
+    if hasattr(X, "iloc"):
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray):
+        X = X.ravel() if X.dtype.kind in "OUST" else ()
+    elif not isinstance(X, (list, tuple)):
+        return None
+    if not len(X) or not isinstance(X[0], (str, os.PathLike)):
+        return None
+    for row, path in enumerate(X):
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(
+                f"X[0] is a path, but X[{row}] is {path!r}: every row must be a path."
+            )
+    return [os.fspath(path) for path in X]
+
+
+def _as_images(X):
+    """Turn tensors and nested lists of images into arrays, leave anything else alone."""
+    if isinstance(X, torch.Tensor):
+        return X.detach().cpu().numpy()
+    if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) in (2, 3):
+        shapes = {np.shape(image): row for row, image in enumerate(X)}
+        if len(shapes) > 1:
+            (shape1, row1), (shape2, row2) = list(shapes.items())[:2]
+            raise ValueError(
+                f"The images differ in size: X[{row1}] is {shape1}, X[{row2}] is "
+                f"{shape2}. Resize them, or give paths of image files and image_size."
+            )
+        return np.stack([np.asarray(image) for image in X])
+    return X
+
+
+def _pixels(X):
+    """Return images as uint8 or float32, or as they are where they lie on disk."""
+    if not isinstance(X, np.ndarray):
+        X = np.asarray(X)
+    if X.dtype == np.uint8:
+        return X
+    if X.dtype.kind not in "fiub":
+        raise ValueError(
+            f"X holds images of dtype {X.dtype}: use uint8 or a float type."
+        )
+    for rows in _blocks(len(X)):
+        finite = np.isfinite(X[rows]).reshape(len(X[rows]), -1).all(1)
+        if not finite.all():
+            row = rows.start + int(np.flatnonzero(~finite)[0])
+            raise ValueError(
+                f"Input X contains NaN or infinity in image {row}: remove or repair it."
+            )
+    if isinstance(X, np.memmap):
+        return X
+    return check_array(X, dtype=np.float32, allow_nd=True, ensure_all_finite=False)
+
+
+def _native(block):
+    """Return a fetched block as a writable array of uint8 or float32."""
+    block = np.ascontiguousarray(block)
+    return block if block.dtype == np.uint8 else block.astype(np.float32, copy=False)
+
+
+def to_unit(x, pixel_range):
+    """Return a float batch; pixels are mapped from their range to [0, 1]."""
+    x = x.float()
+    if pixel_range is None:
+        return x
+    low, high = pixel_range
+    x = x.div_(high) if low == 0 else x.sub_(low).div_(high - low)
+    return x if (low, high) == (0.0, 255.0) else x.clamp_(0, 1)
+
+
+def _split(rows, batch_size):
+    """Cut rows into batches; a last batch of one row joins the one before.
+
+    BatchNorm cannot train on a single row.
+    """
+    rows = _my_share(rows)
+    n_batches = _n_batches(len(rows), batch_size)
+    for i in range(n_batches):
+        last = i == n_batches - 1
+        yield rows[i * batch_size : None if last else (i + 1) * batch_size]
+
+
+def _n_batches(n_rows, batch_size):
+    return max(1, n_rows // batch_size + (n_rows % batch_size > 1))
+
+
+def _my_share(rows):
+    """Under torch.distributed every process takes its own rows."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        size = torch.distributed.get_world_size()
+        return rows[torch.distributed.get_rank() :: size]
+    return rows
+
+
+def _shuffled(rows):
+    return rows[torch.randperm(len(rows)).numpy()]
+
+
+def _blocks(n, size=4096):
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def _endless(rows):
+    while True:
+        yield from _shuffled(rows)

@@ -1,0 +1,196 @@
+"""Estimators on disk: weights as safetensors, everything else as JSON, no code."""
+
+import importlib
+import json
+import os
+from pathlib import Path
+
+import joblib
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+
+from . import augment
+
+_FORMAT = 1
+_PUBLIC = ("embedding", "clustering", "classification", "selection")
+
+
+def save(estimator, folder):
+    """Write ``estimator.json`` and ``weights.safetensors``; the JSON comes last."""
+    folder = Path(folder)
+    tensors = {}
+    description = {"format": _FORMAT, "estimator": _encode(estimator, tensors, "")}
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "weights.partial"
+    save_file(tensors, partial)
+    os.replace(partial, folder / "weights.safetensors")
+    partial = folder / "estimator.partial"
+    partial.write_text(json.dumps(description), encoding="utf-8")
+    os.replace(partial, folder / "estimator.json")
+
+
+def load(folder):
+    """Read an estimator that its method ``save`` wrote.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    estimator : fitted estimator
+        On the device its ``device`` parameter means here.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no estimator, or one that this version cannot read.
+    """
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / "estimator.json").read_text("utf-8"))
+        tensors = load_file(folder / "weights.safetensors")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{str(folder)!r} holds no saved estimator ({error.filename} is missing)."
+        ) from None
+    except Exception as error:  # safetensors and json have errors of their own
+        raise ValueError(f"{str(folder)!r} is damaged: {error}") from error
+    if description.get("format") != _FORMAT:
+        raise ValueError(
+            f"{str(folder)!r} has format {description.get('format')!r}; this version "
+            f"reads format {_FORMAT}."
+        )
+    return _decode(description["estimator"], tensors)
+
+
+def fingerprint(estimator, samples):
+    """Return a short name for one fit: same parameters, same data, same name."""
+    parameters = estimator.get_params(deep=False)
+    for name in ("checkpoint_dir", "verbose", "warm_start"):
+        parameters.pop(name, None)
+    n = len(samples)
+    rows = np.unique(np.linspace(0, n - 1, min(n, 1024)).astype(int))
+    paths = getattr(samples.source, "paths", None)
+    data = joblib.hash(samples.source[rows] if paths is None else list(paths))
+    key = [type(estimator).__name__, _plain(parameters), n, samples.sample_shape, data]
+    for extra in ("targets", "neighbors"):
+        key.append(joblib.hash(getattr(samples, extra, None)))
+    return joblib.hash(repr(key))[:12]
+
+
+def _plain(value):
+    """Return something whose repr is the same in every process."""
+    if isinstance(value, dict):
+        return sorted((name, _plain(part)) for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, torch.nn.Module):
+        weights = {k: joblib.hash(v.cpu().numpy()) for k, v in value.state_dict().items()}
+        attributes = getattr(value, "get_params", dict)()
+        return [type(value).__name__, repr(value), _plain(attributes), _plain(weights)]
+    if isinstance(value, BaseEstimator):
+        fitted = _plain(value.encoder_) if hasattr(value, "encoder_") else None
+        return [type(value).__name__, _plain(value.get_params(deep=False)), fitted]
+    if isinstance(value, np.ndarray):
+        return joblib.hash(value)
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
+    return repr(value)
+
+
+def _encode(value, tensors, key):
+    """Return JSON for a value; arrays go to ``tensors`` under a key of their own."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic) and value.dtype.kind in "biufU":
+        return {"scalar": value.item(), "dtype": value.dtype.str}
+    if isinstance(value, (list, tuple)):
+        parts = [_encode(part, tensors, f"{key}.{i}") for i, part in enumerate(value)]
+        return {type(value).__name__: parts}
+    if isinstance(value, dict):
+        return {"dict": [[k, _encode(v, tensors, f"{key}.{k}")] for k, v in value.items()]}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        parts = [_encode(part, tensors, key) for part in value.ravel().tolist()]
+        dtype = value.dtype.str
+        return {"objects": parts, "shape": list(value.shape), "dtype": dtype}
+    if isinstance(value, np.ndarray):
+        tensors[key] = torch.from_numpy(np.ascontiguousarray(value))
+        return {"array": key}
+    if isinstance(value, (torch.device, Path)):
+        return str(value)
+    if type(value).__module__ == augment.__name__ and hasattr(value, "get_params"):
+        parameters = _encode(value.get_params(deep=False), tensors, key)
+        return {"augment": type(value).__name__, "parameters": parameters}
+    if isinstance(value, FrozenEstimator):
+        return {"frozen": _encode(value.estimator, tensors, key)}
+    if type(value).__module__.split(".")[0] == __package__:
+        return _encode_estimator(value, tensors, key)
+    raise TypeError(
+        f"{key.lstrip('.') or 'the estimator'} is a {type(value).__name__}, which save "
+        "cannot write without executable code: use joblib.dump for this estimator."
+    )
+
+
+def _encode_estimator(estimator, tensors, key):
+    parameters = estimator.get_params(deep=False)
+    fitted = {
+        name: value
+        for name, value in vars(estimator).items()
+        if name not in parameters and name not in ("net_", "_continued")
+    }
+    described = {
+        "class": [type(estimator).__module__.split(".")[1], type(estimator).__name__],
+        "parameters": _encode(parameters, tensors, f"{key}.parameters"),
+        "fitted": _encode(fitted, tensors, f"{key}.fitted"),
+    }
+    if hasattr(estimator, "net_"):
+        net = estimator.net_
+        for name, tensor in net.module_.state_dict().items():
+            tensors[f"{key}.net.{name}"] = tensor.detach().cpu().contiguous().clone()
+        history = [{k: v for k, v in e.items() if k != "batches"} for e in net.history]
+        described["history"] = _encode(history, tensors, f"{key}.history")
+    return {"estimator": described, "key": key}
+
+
+def _decode(value, tensors):
+    if not isinstance(value, dict):
+        return value
+    if "scalar" in value:
+        return np.dtype(value["dtype"]).type(value["scalar"])
+    for kind in (list, tuple):
+        if kind.__name__ in value:
+            return kind(_decode(part, tensors) for part in value[kind.__name__])
+    if "dict" in value:
+        return {name: _decode(part, tensors) for name, part in value["dict"]}
+    if "objects" in value:
+        flat = np.empty(len(value["objects"]), dtype=value["dtype"])
+        flat[:] = [_decode(part, tensors) for part in value["objects"]]
+        return flat.reshape(value["shape"])
+    if "array" in value:
+        return tensors[value["array"]].numpy()
+    if "augment" in value:
+        policy = getattr(augment, value["augment"])
+        return policy(**_decode(value["parameters"], tensors))
+    if "frozen" in value:
+        return FrozenEstimator(_decode(value["frozen"], tensors))
+    return _decode_estimator(value["estimator"], tensors, value["key"])
+
+
+def _decode_estimator(described, tensors, key):
+    folder, name = described["class"]
+    if folder not in _PUBLIC:
+        raise ValueError(f"{folder}.{name} is not an estimator of this package.")
+    public = importlib.import_module(f".{folder}", __package__)
+    if name not in public.__all__:
+        raise ValueError(f"{folder}.{name} is not known to this version.")
+    estimator = getattr(public, name)(**_decode(described["parameters"], tensors))
+    vars(estimator).update(_decode(described["fitted"], tensors))
+    if "history" in described:
+        prefix = f"{key}.net."
+        weights = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        estimator._restore_net(weights, _decode(described["history"], tensors))
+    return estimator

@@ -1,0 +1,279 @@
+"""Encoders: from a name, a module or a fitted embedder to images-in, vectors-out."""
+
+import copy
+
+import torch
+import torchvision
+from torch import nn
+
+from ._optional import import_optional
+
+
+class Encoder(nn.Module):
+    """Standardize the input, then encode it.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Maps ``(B, *sample_shape)`` to ``(B, D)``, or to ``(B, D, H, W)`` maps, which are
+        then averaged over H and W.
+    sample_shape : tuple of int
+        ``(D,)`` for vectors, ``(C, H, W)`` for images.
+    mean, std : Tensor or None
+        Of shape ``(C, 1, 1)`` or ``(D,)``; None: 0 and 1.
+
+    Attributes
+    ----------
+    n_features_out : int
+        Length D of the encoding.
+    """
+
+    def __init__(self, body, sample_shape, mean=None, std=None):
+        super().__init__()
+        self.body = body
+        self.sample_shape = tuple(sample_shape)
+        self.register_buffer("mean", torch.zeros(()) if mean is None else mean)
+        self.register_buffer("std", torch.ones(()) if std is None else std)
+        self.n_features_out = _n_features_out(self)
+
+    def forward(self, x):
+        h = self.body((x - self.mean) / self.std)
+        return h.mean((2, 3)) if h.ndim == 4 else h.flatten(1)  # (B, D)
+
+
+def build_backbone(spec, sample_shape, mean=None, std=None):
+    """Return a fresh encoder for samples of one shape.
+
+    Parameters
+    ----------
+    spec : str, nn.Module or fitted embedder
+        - ``"auto"``: a two-layer perceptron for vectors, ``"resnet8"`` for images;
+        - ``"resnet8"``, ``"resnet9"``, ``"wrn_28_2"``, ``"wrn_28_8"``: networks for small
+          images (larger ones are reduced by their first layers);
+        - ``"resnet18"`` and every other classifier of torchvision, untrained; its ResNets
+          get the CIFAR stem (3x3, stride 1, no pooling) for sides up to 64;
+        - ``"timm/NAME"``: an untrained model of timm (extra ``backbones``);
+        - a module: copied, never trained in place;
+        - a fitted embedding estimator: its trained encoder is copied.
+    sample_shape : tuple of int
+        ``(D,)`` or ``(C, H, W)``.
+    mean, std : Tensor or None
+        Standardization of the input; an embedder keeps its own.
+
+    Returns
+    -------
+    encoder : Encoder
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or an embedder fitted on samples of another shape.
+    """
+    trained = getattr(spec, "encoder_", None)
+    if trained is not None:
+        if trained.sample_shape != tuple(sample_shape):
+            raise ValueError(
+                f"backbone={type(spec).__name__} was fitted on samples of shape "
+                f"{trained.sample_shape}, but X has samples of shape "
+                f"{tuple(sample_shape)}: fit the embedder on data of that shape."
+            )
+        return copy.deepcopy(trained).requires_grad_(True)
+    if isinstance(spec, nn.Module):
+        body = copy.deepcopy(spec).requires_grad_(True)
+    elif isinstance(spec, str):
+        body = _named(spec, tuple(sample_shape))
+    else:
+        raise ValueError(
+            f"backbone={spec!r} is neither a name, an nn.Module nor a fitted embedder "
+            "(call fit on the embedder first)."
+        )
+    return Encoder(body, sample_shape, mean, std)
+
+
+def _named(name, shape):
+    if name == "auto":
+        name = "mlp" if len(shape) == 1 else "resnet8"
+    if name == "mlp":
+        return _mlp(shape)
+    if len(shape) == 1:
+        raise ValueError(
+            f"backbone={name!r} needs images, but X holds vectors of length {shape[0]}: "
+            'use backbone="auto" or give image_shape=(height, width, channels).'
+        )
+    if name in _OWN:
+        return _OWN[name](shape)
+    if name.startswith("timm/"):
+        timm = import_optional("timm", extra="backbones")
+        return timm.create_model(name[5:], num_classes=0, in_chans=shape[0])
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ValueError(
+            f"backbone={name!r} is unknown. Known are 'auto', {sorted(_OWN)}, 'timm/...' "
+            "and torchvision.models.list_models()."
+        )
+    return _torchvision(name, shape)
+
+
+def _mlp(shape, width=128):
+    layers = []
+    for n_in in (shape[0], width):
+        layers += [nn.Linear(n_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al., 2016)."""
+
+    def __init__(self, n_in, n_out, stride):
+        super().__init__()
+        self.body = nn.Sequential(
+            *_conv(n_in, n_out, stride), nn.ReLU(inplace=True), *_conv(n_out, n_out)
+        )
+        same = n_in == n_out and stride == 1
+        self.shortcut = (
+            nn.Identity() if same else nn.Sequential(*_conv(n_in, n_out, stride, side=1))
+        )
+
+    def forward(self, x):
+        return torch.relu_(self.body(x) + self.shortcut(x))
+
+
+def _conv(n_in, n_out, stride=1, side=3):
+    conv = nn.Conv2d(n_in, n_out, side, stride, side // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv, nn.BatchNorm2d(n_out)
+
+
+def _stem(shape, width):
+    """3x3 convolution, then halve until the shorter side is at most 40."""
+    side = min(shape[1:])
+    layers = [*_conv(shape[0], width, 2 if side > 40 else 1), nn.ReLU(inplace=True)]
+    side = side // 2 if side > 40 else side
+    while side > 40:
+        layers.append(nn.MaxPool2d(3, 2, 1))
+        side //= 2
+    return layers
+
+
+def _resnet8(shape, width=32):
+    return nn.Sequential(
+        *_stem(shape, width),
+        _Block(width, width, 1),
+        _Block(width, 2 * width, 2),
+        _Block(2 * width, 4 * width, 2),
+    )
+
+
+def _resnet9(shape):
+    def halve(n_in, n_out):
+        return [*_conv(n_in, n_out), nn.ReLU(inplace=True), nn.MaxPool2d(2, ceil_mode=True)]
+
+    return nn.Sequential(
+        *_stem(shape, 64),
+        *halve(64, 128),
+        _Block(128, 128, 1),
+        *halve(128, 256),
+        *halve(256, 512),
+        _Block(512, 512, 1),
+    )
+
+
+class _WideBlock(nn.Module):
+    """Pre-activation block of Wide ResNets, LeakyReLU 0.1 as in FixMatch's code.
+
+    ``activate_before_residual``: the shortcut starts from the activated input, which is
+    what the first block of the network does.
+    """
+
+    def __init__(self, n_in, n_out, stride, activate_before_residual):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(n_in, momentum=0.001)
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(n_out, momentum=0.001)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.shortcut = None
+        if n_in != n_out or stride != 1:
+            self.shortcut = nn.Conv2d(n_in, n_out, 1, stride, bias=False)
+        self.activate_before_residual = activate_before_residual
+
+    def forward(self, x):
+        h = nn.functional.leaky_relu(self.norm1(x), 0.1)
+        if self.activate_before_residual:
+            x = h
+        h = self.conv2(nn.functional.leaky_relu(self.norm2(self.conv1(h)), 0.1))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+def _wide_resnet(shape, depth=28, widen=2):
+    n_blocks, widths = (depth - 4) // 6, [16, 16 * widen, 32 * widen, 64 * widen]
+    layers = [nn.Conv2d(shape[0], 16, 3, 1, 1, bias=False)]
+    for stage in range(3):
+        for i in range(n_blocks):
+            n_in = widths[stage] if i == 0 else widths[stage + 1]
+            stride = 2 if i == 0 and stage > 0 else 1
+            layers.append(
+                _WideBlock(n_in, widths[stage + 1], stride, stage == 0 and i == 0)
+            )
+    layers += [nn.BatchNorm2d(widths[3], momentum=0.001), nn.LeakyReLU(0.1)]
+    net = nn.Sequential(*layers)
+    for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+_OWN = {
+    "resnet8": _resnet8,
+    "resnet9": _resnet9,
+    "wrn_28_2": lambda shape: _wide_resnet(shape, 28, 2),
+    "wrn_28_8": lambda shape: _wide_resnet(shape, 28, 8),
+}
+
+
+def _torchvision(name, shape):
+    net = torchvision.models.get_model(name, weights=None)
+    if hasattr(net, "fc"):
+        net.fc = nn.Identity()
+    elif hasattr(net, "classifier"):
+        last = net.classifier
+        # ConvNeXt and others end in Flatten, norm, Linear: only the Linear goes
+        if isinstance(last, nn.Sequential):
+            last[-1] = nn.Identity()
+        else:
+            net.classifier = nn.Identity()
+    elif hasattr(net, "heads"):
+        net.heads = nn.Identity()
+    elif hasattr(net, "head"):
+        net.head = nn.Identity()
+    if isinstance(net, torchvision.models.ResNet) and min(shape[1:]) <= 64:
+        net.conv1 = nn.Conv2d(shape[0], 64, 3, 1, 1, bias=False)
+        net.maxpool = nn.Identity()
+    elif shape[0] != 3:
+        _set_in_channels(net, shape[0])
+    return net
+
+
+def _set_in_channels(net, n_channels):
+    for parent in net.modules():
+        for key, child in parent.named_children():
+            if isinstance(child, nn.Conv2d):
+                setattr(
+                    parent,
+                    key,
+                    nn.Conv2d(
+                        n_channels,
+                        child.out_channels,
+                        child.kernel_size,
+                        child.stride,
+                        child.padding,
+                        bias=child.bias is not None,
+                    ),
+                )
+                return
+
+
+@torch.no_grad()
+def _n_features_out(encoder):
+    training = encoder.training
+    x = torch.zeros(2, *encoder.sample_shape)
+    n_features = encoder.eval()(x).shape[1]
+    encoder.train(training)
+    return n_features

@@ -1,0 +1,525 @@
+"""SCAN: semantic clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
+
+import copy
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+
+from .._base import SHARED_CONSTRAINTS, BaseLearner, ClusteringMixin, CollapseWarning
+from .._data import Pairs
+from ..embedding import SimCLRTransformer
+from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
+from ..modules import MultiHead
+from ..neighbors import kneighbors, mine_neighbors
+
+
+class _SCAN(nn.Module):
+    """Stage 1: anchor and neighbor agree, and all clusters are used."""
+
+    def __init__(self, backbone, heads, augment, entropy_weight, prior, train_backbone):
+        super().__init__()
+        self.backbone = backbone.requires_grad_(train_backbone)
+        self.heads = heads
+        self.augment = augment
+        self.entropy_weight = entropy_weight
+        self.train_backbone = train_backbone
+        self.register_buffer("prior", prior)
+        self.register_buffer("best_score", torch.tensor(float("inf")))
+        self.register_buffer("best_head", torch.tensor(0))
+        # weights of the epoch with the best score
+        self.best = copy.deepcopy(nn.ModuleList([backbone, heads])).requires_grad_(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.best.eval()
+        if not self.train_backbone:
+            self.backbone.eval()
+        return self
+
+    def forward(self, x):
+        return self._logits(x).float().softmax(-1)      # (heads, B, K)
+
+    def loss(self, x, y):
+        anchors, neighbors = (self._logits(self.augment(part)).float() for part in x)
+        parts = [
+            scan_loss(a, n, self.entropy_weight, self.prior)
+            for a, n in zip(anchors, neighbors, strict=True)
+        ]
+        return sum(parts)
+
+    def after_epoch(self, net, samples):
+        probabilities = _predict(net, samples).transpose(0, 1)  # (heads, n, K)
+        scores, consistency, entropy = scan_head_scores(
+            probabilities, torch.from_numpy(samples.neighbors)
+        )
+        head = int(scores.argmin())
+        if scores[head] < self.best_score:
+            self.best_score.copy_(scores[head])
+            self.best_head.fill_(head)
+            self.best[0].load_state_dict(self.backbone.state_dict())
+            self.best[1].load_state_dict(self.heads.state_dict())
+        return {
+            "score": float(scores[head]),
+            "consistency": float(consistency[head]),
+            "entropy": float(entropy[head]),
+            **_occupancy(probabilities[head], samples.neighbors),
+        }
+
+    def keep_best(self):
+        """Return backbone and single head of the epoch with the lowest score."""
+        backbone, heads = self.best
+        return backbone.requires_grad_(True), heads.keep_head(int(self.best_head))
+
+    def _logits(self, x):
+        return self.heads(self.backbone(x))
+
+
+class _SelfLabel(nn.Module):
+    """Stage 2: confident answers on plain views teach augmented views."""
+
+    def __init__(self, backbone, heads, augment, threshold, balance, keep_clusters):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = heads
+        self.augment = augment
+        self.threshold = threshold
+        self.balance = balance
+        self.keep_clusters = keep_clusters
+        self.clusters_used = 0
+        self.stopped = False
+
+    @property
+    def n_features_out(self):
+        return self.backbone.n_features_out
+
+    def forward(self, x):
+        return self.heads(self.backbone(x))[0].float().softmax(-1)  # (B, K)
+
+    def loss(self, x, y):
+        # the plain view's pass is in train mode, as in the public code
+        with torch.no_grad():
+            weak = self.heads(self.backbone(x))[0].float()
+        strong = self.heads(self.backbone(self.augment(x)))[0].float()
+        return confidence_cross_entropy(weak, strong, self.threshold, self.balance)
+
+    def before_epoch(self, net, samples):
+        if self.keep_clusters:
+            self.clusters_used = _occupancy(_predict(net, samples))["clusters_used"]
+            self.last = copy.deepcopy([self.backbone.state_dict(), self.heads.state_dict()])
+
+    def after_epoch(self, net, samples):
+        figures = _occupancy(_predict(net, samples))
+        if self.keep_clusters and figures["clusters_used"] < self.clusters_used:
+            self.backbone.load_state_dict(self.last[0])
+            self.heads.load_state_dict(self.last[1])
+            self.stopped = True
+            net.stop()
+        self.last = None
+        return figures
+
+
+def _predict(net, samples):
+    """Return the module's probabilities of all rows, un-augmented, in eval mode."""
+    batches = [net.evaluation_step(b) for b in net.get_iterator(samples)]
+    net.module_.train()
+    dim = 0 if batches[0].ndim == 2 else 1
+    p = torch.cat(batches, dim).cpu()
+    return p if dim == 0 else p.transpose(0, 1)         # (n, K) or (n, heads, K)
+
+
+def _occupancy(p, neighbors=None):
+    """Return what shows trouble without labels: how the rows (n, K) lie in clusters."""
+    labels = p.argmax(1)
+    counts = torch.bincount(labels, minlength=p.shape[1])
+    figures = {
+        "largest_cluster": float(counts.max() / len(p)),
+        "clusters_used": int((counts > 0).sum()),
+        "confident_share": float((p.max(1).values > 0.99).float().mean()),
+    }
+    if neighbors is not None:
+        same = labels[torch.from_numpy(neighbors[:, 1:])] == labels[:, None]
+        figures["neighbor_agreement"] = float(same.float().mean())
+    return figures
+
+
+class SCANClusterer(ClusteringMixin, BaseLearner):
+    """Cluster images so that nearest neighbors in an embedding share a cluster.
+
+    An embedding is learned, each image's nearest neighbors in it are found once, and a
+    network is trained to give an image and its neighbor the same confident cluster while
+    using all clusters. Then it is fine-tuned on its own confident answers. Read more in
+    the :ref:`User Guide <clustering>`.
+
+    Parameters
+    ----------
+    n_clusters : int, default=10
+        Number of clusters. Outputs that no row of X uses are dropped at the end.
+    n_neighbors : int, default=20
+        Neighbors mined per row; fewer where X has fewer rows. Published: 20, and 50 for
+        ImageNet.
+    entropy_weight : float, default=5.0
+        Weight of the entropy that keeps all clusters in use, >= 0.
+    n_heads : int, default=1
+        Cluster heads trained side by side; the one with the lowest loss is kept.
+    prior : array-like of shape (n_clusters,) or None, default=None
+        Expected share of each cluster; None: equal shares.
+    train_backbone : bool, default=True
+        Whether the encoder is trained too, or the heads alone.
+    self_label_epochs : int, default=15
+        Epochs of self-labeling; 0 leaves it out. Published: 200.
+    self_label_threshold : float, default=0.99
+        A row teaches where its probability is above this, in [0, 1).
+    self_label_batch_size : int, default=512
+        Samples per step of self-labeling. Published: 1000.
+    balance_clusters : bool, default=True
+        Whether self-labeling weights clusters against their size.
+    keep_clusters : bool, default=True
+        Whether self-labeling stops, one epoch back, when a cluster loses its last row.
+    embedder : estimator or None, default=None
+        Embeds X for the neighbors; its encoder is the backbone where ``backbone="auto"``.
+        Cloned and fitted, or used as it is inside a ``FrozenEstimator``. None: SimCLR for
+        images; vectors are taken as they are. Give ``SimCLRTransformer()`` to reach its
+        parameters as ``embedder__temperature``.
+    metric : {"auto", "cosine", "euclidean"}, default="auto"
+        Nearness of embeddings. "auto": cosine with an embedder, as published, and
+        euclidean on vectors without one.
+    augment : "auto", nn.Module or None, default="auto"
+        Random views; "auto": :func:`sklabel.augment.scan_strong` for images,
+        :class:`sklabel.augment.VectorNoise` for vectors.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
+    max_epochs : int, default=30
+        Passes over X in the clustering stage. Published: 50 on CIFAR-10.
+    max_steps : int or None, default=None
+        Length of the clustering stage in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=128
+        Samples per step.
+    optimizer : {"sgd", "nesterov", "adam", "adamw", "lars"} or class, default="adam"
+        Optimizer.
+    lr : float, default=1e-3
+        Peak learning rate. Published: 1e-4, for 390 steps per epoch.
+    weight_decay : float, default=1e-4
+        Decay of weights; biases and norms have none.
+    schedule : {"cosine", "fixmatch", "constant"} or callable, default="constant"
+        Course of the learning rate after the warm-up.
+    warmup_epochs : float, default=0
+        Epochs of linear warm-up.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    labels_ : ndarray of int of shape (n_samples,)
+        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
+    confidence_ : ndarray of shape (n_samples,), float32
+        Probability of each row's cluster.
+    n_clusters_ : int
+        Clusters in use.
+    neighbors_ : ndarray of int of shape (n_samples, n_neighbors + 1)
+        Mined neighbors, the row itself first.
+    embedder_ : estimator
+        Fitted embedder, where there is one.
+    net_ : skorch.NeuralNet
+        Trained net of the last stage; ``net_.history`` holds per epoch ``train_loss``,
+        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
+    history_ : list of dict
+        History of the clustering stage, with ``score`` (the lower the better, needs no
+        labels), ``consistency``, ``entropy`` and ``neighbor_agreement`` too.
+    encoder_ : nn.Module
+        Trained encoder.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Epochs trained in the last stage.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
+
+    Raises
+    ------
+    ValueError
+        If ``n_clusters`` is larger than the number of samples.
+
+    See Also
+    --------
+    sklabel.metrics.clustering_accuracy : Score against classes, best one-to-one match.
+
+    Notes
+    -----
+    Departures: the rate of the clustering stage is 1e-3 because default trainings are
+    hundreds of steps long, not 20,000; epoch and head are chosen on the training rows;
+    batches without a confident row are skipped, where the public code stops.
+
+    References
+    ----------
+    .. [1] W. Van Gansbeke et al., "SCAN: learning to classify images without labels",
+       ECCV 2020; equation 2.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.clustering import SCANClusterer
+    >>> X = load_digits().data[:200]
+    >>> SCANClusterer(n_clusters=5, random_state=0).fit_predict(X).shape
+    (200,)
+    """
+
+    _parameter_constraints = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "entropy_weight": [Interval(Real, 0, None, closed="left")],
+        "n_heads": [Interval(Integral, 1, None, closed="left")],
+        "prior": ["array-like", None],
+        "train_backbone": ["boolean"],
+        "self_label_epochs": [Interval(Integral, 0, None, closed="left")],
+        "self_label_threshold": [Interval(Real, 0, 1, closed="left")],
+        "self_label_batch_size": [Interval(Integral, 2, None, closed="left")],
+        "balance_clusters": ["boolean"],
+        "keep_clusters": ["boolean"],
+        "embedder": [BaseEstimator, None],
+        "metric": [StrOptions({"auto", "cosine", "euclidean"})],
+        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
+        **SHARED_CONSTRAINTS,
+    }
+
+    def __init__(
+        self,
+        n_clusters=10,
+        n_neighbors=20,
+        entropy_weight=5.0,
+        *,
+        n_heads=1,
+        prior=None,
+        train_backbone=True,
+        self_label_epochs=15,
+        self_label_threshold=0.99,
+        self_label_batch_size=512,
+        balance_clusters=True,
+        keep_clusters=True,
+        embedder=None,
+        metric="auto",
+        augment="auto",
+        backbone="auto",
+        max_epochs=30,
+        max_steps=None,
+        batch_size=128,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=1e-4,
+        schedule="constant",
+        warmup_epochs=0,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_clusters = n_clusters
+        self.n_neighbors = n_neighbors
+        self.entropy_weight = entropy_weight
+        self.n_heads = n_heads
+        self.prior = prior
+        self.train_backbone = train_backbone
+        self.self_label_epochs = self_label_epochs
+        self.self_label_threshold = self_label_threshold
+        self.self_label_batch_size = self_label_batch_size
+        self.balance_clusters = balance_clusters
+        self.keep_clusters = keep_clusters
+        self.embedder = embedder
+        self.metric = metric
+        self.augment = augment
+        self.backbone = backbone
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Cluster X.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : SCANClusterer
+        """
+        samples = self._check_X(X, reset=True)
+        if self.n_clusters > samples.n_trained:
+            raise ValueError(
+                f"n_clusters={self.n_clusters} is larger than the number of samples, "
+                f"{samples.n_trained}."
+            )
+        with self._seeded():
+            statistics = samples.statistics()
+            self.neighbors_ = self._mine_neighbors(X, samples, *statistics)
+            module = self._build_module(*statistics)
+            self._fit_net(module, Pairs(samples, self.neighbors_), stage="cluster")
+            self.history_ = self.net_.history.to_list()
+            module = self._build_self_label(*module.keep_best(), *statistics)
+            epochs = max(1, self.self_label_epochs)
+            self._fit_net(
+                module,
+                samples,
+                stage="self-label",
+                max_epochs=epochs,
+                max_steps=None,
+                batch_size=self.self_label_batch_size,
+                train=self.self_label_epochs > 0,
+            )
+            p = self._forward_rows(samples)
+        self._drop_unused(p, samples)
+        return self
+
+    def _mine_neighbors(self, X, samples, mean, std):
+        """Return each row's neighbors in the embedding, the row itself first."""
+        embedder = self.embedder
+        if embedder is None and len(self.sample_shape_) == 3:
+            # as published, neighbors come from the head's output
+            embedder = SimCLRTransformer(
+                output="projection",
+                on_error=self.on_error,
+                device=self.device,
+                precision=self.precision,
+                verbose=self.verbose,
+            )
+        if embedder is None:
+            Z = ((samples[np.arange(len(samples))][0] - mean) / std).numpy()
+        else:
+            self.embedder_ = self._fit_held(embedder, X)
+            Z = np.asarray(self.embedder_.transform(X))
+        n_neighbors = min(self.n_neighbors, samples.n_trained - 1)
+        good = np.flatnonzero(~samples.bad)
+        if self.metric == "cosine" or (self.metric == "auto" and embedder is not None):
+            _, found = mine_neighbors(Z[good], n_neighbors)
+        else:
+            _, found = kneighbors(Z[good], n_neighbors + 1)
+        neighbors = np.tile(np.arange(len(samples))[:, None], n_neighbors + 1)
+        neighbors[good] = good[found]
+        return neighbors
+
+    def _build_module(self, mean, std):
+        if self._continued is not None:
+            backbone, heads = self._continued.backbone, self._continued.heads
+        else:
+            backbone = self._build_backbone(mean, std)
+            n_features = backbone.n_features_out
+            heads = MultiHead(n_features, self.n_clusters, self.n_heads)
+        prior = None
+        if self.prior is not None:
+            prior = torch.as_tensor(np.asarray(self.prior), dtype=torch.float32)
+            if prior.shape != (self.n_clusters,) or (prior < 0).any():
+                raise ValueError(
+                    f"prior has shape {tuple(prior.shape)}; it must hold one share >= 0 "
+                    f"for each of n_clusters={self.n_clusters}."
+                )
+            prior = prior / prior.sum()
+        return _SCAN(
+            backbone,
+            heads,
+            self._build_augment(self.augment, "scan", mean, std),
+            self.entropy_weight,
+            prior,
+            self.train_backbone,
+        )
+
+    def _build_backbone(self, mean=None, std=None):
+        embedder = getattr(self, "embedder_", None)
+        embedder = getattr(embedder, "estimator", embedder)  # FrozenEstimator
+        if self.backbone == "auto" and hasattr(embedder, "encoder_"):
+            if embedder.sample_shape_ == self.sample_shape_:
+                return copy.deepcopy(embedder.encoder_).requires_grad_(True)
+        return super()._build_backbone(mean, std)
+
+    def _build_self_label(self, backbone, heads, mean, std):
+        return _SelfLabel(
+            backbone,
+            heads,
+            self._build_augment(self.augment, "scan", mean, std),
+            self.self_label_threshold,
+            self.balance_clusters,
+            self.keep_clusters,
+        )
+
+    def _rebuild_module(self, mean, std):
+        backbone = super()._build_backbone(mean, std)
+        heads = MultiHead(backbone.n_features_out, self.n_clusters_, 1)
+        return self._build_self_label(backbone, heads, mean, std)
+
+    def _drop_unused(self, p, samples):
+        """Set the labels, and drop outputs that no row uses."""
+        good = ~samples.bad
+        labels = p[good].argmax(1)
+        used = np.unique(labels)
+        self.net_.module_.heads = self.net_.module_.heads.keep_outputs(used)
+        self.n_clusters_ = len(used)
+        p = p[:, used] / p[:, used].sum(1, keepdims=True)
+        self.labels_ = np.full(len(samples), -1)
+        self.labels_[good] = np.searchsorted(used, labels)
+        self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
+        share = np.bincount(labels).max() / len(labels)
+        if len(used) < self.n_clusters:
+            warnings.warn(
+                f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in use; "
+                f"sizes {np.bincount(self.labels_[good]).tolist()}. Raise "
+                f"entropy_weight={self.entropy_weight}, or lower n_clusters.",
+                CollapseWarning,
+                stacklevel=3,
+            )
+        elif share > max(0.5, 3 / self.n_clusters):
+            warnings.warn(
+                f"One cluster holds {share:.0%} of the rows. Raise "
+                f"entropy_weight={self.entropy_weight}, or give prior if that is so.",
+                CollapseWarning,
+                stacklevel=3,
+            )
