@@ -89,7 +89,9 @@ def test_knn_weighted_golden():
 def best_by_hand(y, c):
     """Try every one-to-one renaming of up to 4 clusters."""
     names = list(range(4))
-    return max(np.mean([p[ci] == yi for yi, ci in zip(y, c)]) for p in permutations(names))
+    return max(
+        np.mean([p[ci] == yi for yi, ci in zip(y, c)]) for p in permutations(names)
+    )
 
 
 labels = arrays(np.int64, 12, elements=st.integers(0, 3))
@@ -252,7 +254,9 @@ def test_collapse_scores_take_half_precision_and_gradients():
 
 @given(
     arrays(
-        np.float32, (9, 4), elements=st.floats(-100, 100, width=32, allow_subnormal=False)
+        np.float32,
+        (9, 4),
+        elements=st.floats(-100, 100, width=32, allow_subnormal=False),
     )
 )
 def test_collapse_scores_stay_in_range(h):
