@@ -340,12 +340,16 @@ class _Rows:
             x = torch.from_numpy(np.array(self.Z[start:stop]))
         return _unit(x) if self.metric == "cosine" else x
 
-    def take(self, indices):
+    def take(self, indices, out):
+        """Write the rows of these numbers into the first rows of ``out``."""
+        out = out[: indices.numel()]
         if self.tensor is not None:
-            x = self.tensor.index_select(0, indices)
+            torch.index_select(self.tensor, 0, indices.reshape(-1), out=out)
         else:
-            x = torch.from_numpy(np.take(self.Z, indices.numpy(), axis=0))
-        return _unit(x) if self.metric == "cosine" else x
+            out.copy_(torch.from_numpy(np.take(self.Z, indices.reshape(-1), axis=0)))
+        if self.metric == "cosine":
+            out.copy_(_unit(out))
+        return out.view(*indices.shape, -1)
 
 
 def _is_memory_map(Z):
@@ -479,36 +483,39 @@ def _nearest_first(rows, keys, numbers, candidates, n_kept, metric, include_self
         absent = (candidates != numbers[:, None]).all(1)
         candidates[absent, -1] = numbers[absent]
     # By number first: the sort by distance is stable, so it decides among equals.
-    candidates = candidates.sort(dim=1).values
+    # numpy sorts short rows many times faster than torch does.
+    candidates = torch.from_numpy(np.sort(candidates.numpy(), axis=1))
     n, width = candidates.shape
-    distances = torch.empty((n, width), dtype=torch.from_numpy(keys.Z[:0]).dtype)
+    n_features = keys.Z.shape[1]
+    distances = torch.from_numpy(np.empty((n, width), dtype=keys.Z.dtype))
     step = max(1, _BLOCK_PAIRS // width)
+    # One buffer for all gathered rows: fresh memory costs more than the arithmetic.
+    of_queries = distances.new_empty((min(step, n), n_features))
+    of_keys = distances.new_empty((min(step, n) * width, n_features))
     for start in range(0, n, step):
-        index = candidates[start : start + step]
-        a = rows.take(numbers[start : start + step])[:, None]  # (b, 1, D)
-        b = keys.take(index.reshape(-1)).view(*index.shape, -1)  # (b, width, D)
-        distances[start : start + step] = _distances(a, b, metric)
+        a = rows.take(numbers[start : start + step, None], of_queries)  # (b, 1, D)
+        b = keys.take(candidates[start : start + step], of_keys)  # (b, width, D)
+        distances[start : start + step] = _distances_(a, b, metric)
     own = candidates == numbers[:, None]
     itself = distances[own] if metric == "product" else 0
     if include_self is not None:
         distances[own] = -torch.inf if include_self else torch.inf
-    distances, order = distances.sort(dim=1, stable=True)
-    distances, order = distances[:, :n_kept], order[:, :n_kept]
+    order = np.argsort(distances.numpy(), axis=1, kind="stable")[:, :n_kept]
+    kept = torch.from_numpy(np.take_along_axis(distances.numpy(), order, axis=1))
     if include_self:
-        distances[:, 0] = itself
-    return distances.numpy(), candidates.gather(1, order).numpy()
+        kept[:, 0] = itself
+    return kept.numpy(), np.take_along_axis(candidates.numpy(), order, axis=1)
 
 
-def _distances(a, b, metric):
-    """Distances of a (b, 1, D) to b (b, width, D) from their differences."""
+def _distances_(a, b, metric):
+    """Distances of a (b, 1, D) to b (b, width, D) from their differences; b is lost."""
     if metric == "product":
-        return -(a * b).sum(-1)
-    squared = (a - b).square().sum(-1)
+        return -b.mul_(a).sum(-1)
     if metric == "euclidean":
-        return squared.sqrt()
+        return torch.linalg.vector_norm(b.sub_(a), dim=-1)
     # 1 - a.b of unit rows; a row of zeros is 1 away from everything.
     unit = a.any(-1).to(a.dtype) + b.any(-1).to(a.dtype)
-    return squared / 2 + 1 - unit / 2
+    return b.sub_(a).square_().sum(-1) / 2 + 1 - unit / 2
 
 
 def _start(X, mean, n_clusters, init, random_state):
@@ -595,15 +602,24 @@ def _own_squares(X, centers, labels):
 def _fill_empty(X, centers, labels, counts, upper, lower):
     """Give each empty cluster the row farthest from its own center, in place."""
     squared = _own_squares(X, centers, labels)
-    farthest = iter(torch.argsort(squared, descending=True, stable=True).tolist())
+    # Copies of one row may lie off their mean by its rounding.
+    doubtful = 1e-6 * X.square().sum(1).max()
+    uniform = set()  # clusters seen to hold copies of one row only
     taken = []
+    farthest = iter(torch.argsort(squared, descending=True, stable=True).tolist())
     for cluster in (counts == 0).nonzero().squeeze(1).tolist():
         for row in farthest:
             if squared[row] <= 0:  # every row is a center: too few distinct rows
                 return
-            if counts[labels[row]] == 1 or (X[taken] == X[row]).all(1).any():
-                continue  # the last of its cluster, or a copy of one just given
-            counts[labels[row]] -= 1
+            donor = int(labels[row])
+            if donor in uniform or counts[donor] == 1:
+                continue
+            if squared[row] < doubtful and bool((X[labels == donor] == X[row]).all()):
+                uniform.add(donor)
+                continue
+            if (X[taken] == X[row]).all(1).any():
+                continue  # a copy of a row just given away
+            counts[donor] -= 1
             labels[row], counts[cluster] = cluster, 1
             upper[row], lower[row] = torch.inf, 0
             taken.append(row)

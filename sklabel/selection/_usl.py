@@ -533,6 +533,11 @@ class USLSelector(SelectionMixin, BaseEstimator):
         """Return the cluster of each row: as given, or by k-means."""
         if clusters is not None:
             check_consistent_length(Z, clusters)
+            if np.ndim(clusters) != 1:
+                raise ValueError(
+                    "clusters must be one number for each row, got shape "
+                    f"{np.shape(clusters)}."
+                )
             return np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
         if n_samples == 0:
             return np.zeros(len(Z), dtype=np.int64)

@@ -1,0 +1,225 @@
+"""What every selector promises, whatever its method; see also tests/test_common.py."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from sklabel.selection import RandomSelector, StratifiedSelector, USLSelector
+
+# A new selector is added here. Those that read all labels are in ORACLES.
+SELECTORS = [
+    RandomSelector(random_state=0),
+    USLSelector(random_state=0),
+    USLSelector(random_state=0, n_neighbors=3, include_self=False, metric_power=1),
+    USLSelector(random_state=0, horizon="nearest", horizon_neighbors=2, n_clusters=3),
+    USLSelector(random_state=0, horizon=None, exclude_same_cluster=False),
+    USLSelector(random_state=0, reg_weight=0, kmeans_init="k-means++"),
+    USLSelector(random_state=0, normalize=False),
+]
+ORACLES = [
+    StratifiedSelector(random_state=0),
+    StratifiedSelector(rule="equal", random_state=0),
+]
+
+
+def _name(selector):
+    return repr(selector).replace("random_state=0", "")
+
+
+every_selector = pytest.mark.parametrize("selector", SELECTORS, ids=_name)
+every_one = pytest.mark.parametrize("selector", SELECTORS + ORACLES, ids=_name)
+
+
+@pytest.fixture
+def X():
+    rng = np.random.default_rng(0)
+    Z = rng.standard_normal((90, 6)) + 4 * rng.integers(3, size=(90, 1))
+    return Z.astype(np.float32)
+
+
+def _labels(selector, n, known=()):
+    """All labels for an oracle; else -1 but for the known rows."""
+    if isinstance(selector, StratifiedSelector):
+        return np.arange(n) % 3
+    y = np.full(n, -1)
+    y[list(known)] = 1
+    return y
+
+
+def _check_promises(selector, X, y, n_samples):
+    rows = selector.sample_indices_
+    assert rows.shape == (n_samples,) and rows.dtype == np.int64
+    assert len(set(rows.tolist())) == n_samples
+    assert rows.min(initial=0) >= 0 and rows.max(initial=0) < len(X)
+    support = np.zeros(len(X), dtype=bool)
+    support[rows] = True
+    np.testing.assert_array_equal(selector.support_, support)
+    assert selector.scores_.shape == (len(X),)
+    assert not np.isnan(selector.scores_).any()
+    if y is not None and not isinstance(selector, StratifiedSelector):
+        assert (y[rows] == -1).all()
+        assert (selector.scores_[y != -1] == -np.inf).all()
+        assert np.isfinite(selector.scores_[y == -1]).all()
+    assert selector.assignments_.shape == (len(X),)
+    if n_samples:
+        np.testing.assert_array_equal(
+            selector.assignments_[rows], np.arange(n_samples)
+        )
+    assert selector.n_features_in_ == X.shape[1]
+
+
+@every_one
+def test_scikit_learns_checks(selector):
+    results = check_estimator(clone(selector).set_params(random_state=None))
+    assert {result["status"] for result in results} == {"passed"}
+
+
+class _Unlabeled(USLSelector):
+    """The checks pass class labels as y; this one has no label yet, so it selects."""
+
+    def fit(self, X, y=None):
+        return super().fit(X)
+
+
+class _UnlabeledRandom(RandomSelector):
+    def fit(self, X, y=None):
+        return super().fit(X)
+
+
+@pytest.mark.parametrize("selector", [_Unlabeled(1), _UnlabeledRandom(1)], ids=str)
+def test_scikit_learns_checks_while_there_are_rows_to_choose(selector):
+    results = check_estimator(selector)
+    assert {result["status"] for result in results} == {"passed"}
+
+
+@every_one
+@pytest.mark.parametrize("n_samples", [1, 2, 7, 40, 90])
+def test_promises(selector, X, n_samples):
+    y = _labels(selector, len(X))
+    selector = clone(selector).set_params(n_samples=n_samples).fit(X, y)
+    _check_promises(selector, X, y, n_samples)
+
+
+@every_selector
+@pytest.mark.parametrize("n_known", [1, 30, 85])
+def test_labeled_rows_are_never_chosen(selector, X, n_known):
+    known = np.random.default_rng(1).choice(len(X), n_known, replace=False)
+    y = _labels(selector, len(X), known)
+    selector = clone(selector).set_params(n_samples=5).fit(X, y)
+    _check_promises(selector, X, y, 5)
+
+
+@every_selector
+def test_none_and_nan_mark_unlabeled_rows_too(selector, X):
+    y = np.full(len(X), None, dtype=object)
+    y[:80] = "cat"
+    y[85:] = np.nan
+    chosen = clone(selector).set_params(n_samples=10).fit_select(X, y)
+    assert sorted(chosen.tolist()) == list(range(80, 90))
+
+
+@every_selector
+def test_asking_for_more_rows_than_there_are(selector, X):
+    y = _labels(selector, len(X), known=range(60))
+    selector = clone(selector).set_params(n_samples=31)
+    with pytest.raises(ValueError, match="n_samples=31 .* only 30 of the 90 rows"):
+        selector.fit(X, y)
+    selector.set_params(n_samples=30).fit(X, y)
+    assert sorted(selector.sample_indices_.tolist()) == list(range(60, 90))
+
+
+@every_one
+def test_default_and_share_of_the_budget(selector, X):
+    y = _labels(selector, len(X))
+    assert len(clone(selector).fit_select(X, y)) == 9
+    assert len(clone(selector).set_params(n_samples=0.5).fit_select(X, y)) == 45
+    assert len(clone(selector).set_params(n_samples=0.001).fit_select(X, y)) == 1
+    many = np.random.default_rng(0).standard_normal((500, 2))
+    assert len(clone(selector).fit_select(many, _labels(selector, 500))) == 40
+
+
+@every_selector
+def test_nothing_is_left_to_ask(selector, X):
+    y = np.zeros(len(X), dtype=int)
+    selector = clone(selector).fit(X, y)
+    _check_promises(selector, X, y, 0)
+    assert (selector.assignments_ == -1).all()
+
+
+@every_one
+def test_same_seed_same_rows_and_unchanged_input(selector, X):
+    y = _labels(selector, len(X))
+    before, y_before, state = X.copy(), y.copy(), np.random.get_state()[1].copy()
+    first = clone(selector).fit(X, y)
+    second = clone(selector).fit(X, y)
+    np.testing.assert_array_equal(first.sample_indices_, second.sample_indices_)
+    np.testing.assert_array_equal(first.scores_, second.scores_)
+    np.testing.assert_array_equal(X, before)
+    np.testing.assert_array_equal(y, y_before)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+@every_one
+def test_memory_map_and_other_forms_of_X(selector, X, tmp_path):
+    y = _labels(selector, len(X))
+    X.tofile(tmp_path / "X")
+    mapped = np.memmap(tmp_path / "X", np.float32, "r", shape=X.shape)
+    want = clone(selector).fit_select(X, y)
+    for form in (mapped, X.astype(np.float64), np.asfortranarray(X), X.tolist()):
+        np.testing.assert_array_equal(clone(selector).fit_select(form, y), want)
+
+
+@every_one
+@pytest.mark.parametrize("n_samples", [1, 4, 12])
+def test_equal_rows(selector, n_samples):
+    X = np.full((12, 3), 2.5, dtype=np.float32)
+    y = _labels(selector, 12)
+    selector = clone(selector).set_params(n_samples=n_samples).fit(X, y)
+    _check_promises(selector, X, y, n_samples)
+    zeros = clone(selector).fit(X * 0, y)
+    _check_promises(zeros, X, y, n_samples)
+
+
+@every_one
+def test_copies_and_ties(selector):
+    X = np.repeat(np.eye(4, 3, dtype=np.float32), 6, axis=0)
+    X[18:] = 1
+    y = _labels(selector, 24)
+    for n_samples in (4, 9, 24):
+        selector = clone(selector).set_params(n_samples=n_samples).fit(X, y)
+        _check_promises(selector, X, y, n_samples)
+
+
+@every_one
+def test_assignments_name_the_nearest_chosen_row(selector, X):
+    y = _labels(selector, len(X))
+    Z = X
+    if getattr(selector, "normalize", False):
+        Z = X / np.linalg.norm(X, axis=1, keepdims=True)
+    selector = clone(selector).set_params(n_samples=6).fit(X, y)
+    centers = Z[selector.sample_indices_].astype(np.float64)
+    distances = np.linalg.norm(Z[:, None] - centers, axis=-1)
+    np.testing.assert_array_equal(selector.assignments_, distances.argmin(1))
+
+
+@every_one
+def test_a_pipeline_may_end_in_it(selector, X):
+    y = _labels(selector, len(X))
+    pipeline = make_pipeline(StandardScaler(), clone(selector)).fit(X, y)
+    scaled = StandardScaler().fit_transform(X)
+    np.testing.assert_array_equal(
+        pipeline[-1].sample_indices_, clone(selector).fit_select(scaled, y)
+    )
+
+
+@every_one
+def test_refuses_what_is_no_table_of_numbers(selector, X):
+    y = _labels(selector, len(X))
+    X[3, 2] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        clone(selector).fit(X, y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        clone(selector).fit(X[4:], y)
