@@ -84,7 +84,9 @@ def kneighbors(
         )
     Z = _check_matrix(Z, "Z")
     to_itself = queries is None
-    Q = Z if to_itself else _check_matrix(queries, "queries").astype(Z.dtype, copy=False)
+    Q = Z
+    if not to_itself:
+        Q = _check_matrix(queries, "queries").astype(Z.dtype, copy=False)
     if Q.shape[1] != Z.shape[1]:
         raise ValueError(
             f"queries has {Q.shape[1]} features where Z has {Z.shape[1]}."
@@ -552,7 +554,7 @@ def _start(X, mean, n_clusters, init, random_state):
 
 
 def _plus_plus(X, n_clusters, generator):
-    """Draw rows with probability proportional to their squared distance to those drawn."""
+    """Draw rows, each in proportion to its squared distance to those drawn before."""
     squares = X.square().sum(1)
     chosen = [int(torch.randint(len(X), (1,), generator=generator))]
     nearest = torch.full_like(squares, torch.inf)

@@ -194,7 +194,8 @@ def test_memory_maps_give_the_same(tmp_path, monkeypatch, mode, recwarn):
     mapped = np.memmap(tmp_path / "Z", np.float32, mode, shape=Z.shape)
     monkeypatch.setattr(neighbors, "_BLOCK_KEYS", 16)
     for metric in ("euclidean", "cosine"):
-        want, got = kneighbors(Z, 4, metric=metric), kneighbors(mapped, 4, metric=metric)
+        want = kneighbors(Z, 4, metric=metric)
+        got = kneighbors(mapped, 4, metric=metric)
         np.testing.assert_array_equal(got[1], want[1])
         np.testing.assert_array_equal(got[0], want[0])
     np.testing.assert_array_equal(

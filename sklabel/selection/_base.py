@@ -5,7 +5,11 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _num_samples, check_consistent_length, validate_data
+from sklearn.utils.validation import (
+    _num_samples,
+    check_consistent_length,
+    validate_data,
+)
 
 from .._data import _as_paths
 from .._labels import is_labeled

@@ -138,8 +138,8 @@ class RandomSelector(SelectionMixin, BaseEstimator):
 class StratifiedSelector(SelectionMixin, BaseEstimator):
     """Select rows at random within each class: an oracle that knows every label.
 
-    This is a yardstick, not a method: it reads the true labels of all rows from y, which
-    nobody has before asking. Published comparisons call it "stratified".
+    This is a yardstick, not a method: it reads the true labels of all rows from y,
+    which nobody has before asking. Published comparisons call it "stratified".
 
     Parameters
     ----------

@@ -415,7 +415,10 @@ class USLSelector(SelectionMixin, BaseEstimator):
 
     _parameter_constraints = {
         "n_samples": N_SAMPLES_CONSTRAINT,
-        "n_neighbors": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "n_neighbors": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "include_self": ["boolean"],
         "metric_power": [Options(Integral, {1, 2})],
         "n_clusters": [Interval(Integral, 1, None, closed="left"), None],

@@ -34,7 +34,8 @@ def test_random_draws_every_candidate_equally_often():
     y = np.array([-1, 0, -1, -1, 1, -1])
     X = np.zeros((6, 1))
     rng = np.random.RandomState(0)
-    drawn = [RandomSelector(1, random_state=rng).fit_select(X, y)[0] for _ in range(800)]
+    selector = RandomSelector(1, random_state=rng)
+    drawn = [selector.fit_select(X, y)[0] for _ in range(800)]
     counts = np.bincount(drawn, minlength=6)
     assert counts[[1, 4]].sum() == 0
     # Binomial(800, 1/4): mean 200, standard deviation 12.

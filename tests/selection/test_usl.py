@@ -180,7 +180,7 @@ def test_first_round_takes_the_best_and_penalizes_by_definition(data):
     utility = data.draw(hnp.arrays(np.float64, n, elements=levels))
     alpha = data.draw(st.sampled_from([0.5, 1.0, 1.5]))
     power = data.draw(st.sampled_from([1, 2]))
-    limit = data.draw(st.sampled_from([None, 1.5, 9.0]))
+    limit = data.draw(st.sampled_from([None, 1.7, 9.3]))  # no distance hits them
     exclude = data.draw(st.booleans())
     history = {}
     select_regularized(
@@ -399,7 +399,7 @@ def test_images_and_paths_are_to_be_embedded_first():
         ["a.png"] * 9,
         np.array([["a.png"]] * 9, dtype=object),
     ):
-        with pytest.raises(ValueError, match="USLSelector selects among vectors.*embed"):
+        with pytest.raises(ValueError, match="selects among vectors.*embed"):
             USLSelector(2).fit(X)
 
 
