@@ -1,0 +1,329 @@
+"""Objectives as functions on tensors: contrastive, clustering and pseudo-label losses."""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+# Smallest probability under a logarithm.
+TINY = 1e-8
+
+
+def nt_xent(z1, z2, temperature=0.5, normalize=True, anchors="both"):
+    r"""Contrast two views of a batch: normalized temperature-scaled cross-entropy.
+
+    .. math:: \ell_i = -s_{i,p(i)} + \log \sum_{j \ne i} e^{s_{ij}}, \quad
+              s_{ij} = z_i \cdot z_j / T
+
+    over all 2B views, where p(i) is the other view of the same row.
+
+    Parameters
+    ----------
+    z1, z2 : Tensor of shape (B, D)
+        Rows i are two views of sample i; B >= 1.
+    temperature : float, default=0.5
+        T, > 0.
+    normalize : bool, default=True
+        Whether rows are scaled to length 1. A zero row stays zero.
+    anchors : {"both", "first"}, default="both"
+        "both": the sum of the means over the anchors of each view, as SimCLR's code has
+        it, which is twice the mean over all 2B anchors. "first": the mean over the first
+        views alone, as SCAN's pretext has it.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        2 ln(2B - 1) ("both") where all rows are equal, and 0 for B = 1. Computed in
+        float32 at least, also under autocast.
+
+    Raises
+    ------
+    ValueError
+        For views of different shapes or unknown ``anchors``.
+
+    Notes
+    -----
+    One product of 2B x 2B (B x 2B with "first"). The similarity of an anchor with itself
+    is masked before the softmax, so no gradient passes through it. Equal samples of a
+    batch are negatives of each other.
+
+    References
+    ----------
+    .. [1] T. Chen et al., "A simple framework for contrastive learning of visual
+       representations", ICML 2020; equation 1.
+    """
+    if z1.shape != z2.shape or z1.ndim != 2:
+        raise ValueError(
+            f"z1 and z2 have shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both must "
+            "be (B, D)."
+        )
+    if anchors not in ("both", "first"):
+        raise ValueError(f'anchors={anchors!r} is neither "both" nor "first".')
+    n_samples = len(z1)
+    # a bfloat16 product would be off by 0.03 at a logit of 10
+    with torch.autocast(z1.device.type, enabled=False):
+        z = _full(torch.cat([z1, z2]))  # (2B, D)
+        if normalize:
+            z = _unit(z)
+        z = z / math.sqrt(temperature)
+        rows = z if anchors == "both" else z[:n_samples]
+        logits = rows @ z.T  # (2B, 2B) or (B, 2B)
+        itself = torch.eye(*logits.shape, dtype=torch.bool, device=z.device)
+        logits = logits.masked_fill_(itself, -math.inf)
+        partner = torch.arange(len(rows), device=z.device) + n_samples
+        loss = F.cross_entropy(logits, partner % (2 * n_samples))
+    return 2 * loss if anchors == "both" else loss
+
+
+def entropy(probabilities, from_logits=False):
+    r"""Entropy of each distribution, :math:`-\sum_k p_k \ln p_k`.
+
+    Parameters
+    ----------
+    probabilities : Tensor of shape (..., K)
+        Each row sums to 1; entries below 1e-8 count as 1e-8.
+    from_logits : bool, default=False
+        Whether the rows are logits; nothing is clamped then.
+
+    Returns
+    -------
+    entropy : Tensor of shape (...)
+        In nats, 0 to ln K.
+    """
+    if from_logits:
+        log_p = _full(probabilities).log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+    p = _full(probabilities).clamp_min(TINY)
+    return -(p * p.log()).sum(-1)
+
+
+def mean_entropy(probabilities):
+    """Entropy of the batch's mean distribution: high where all clusters are used.
+
+    Parameters
+    ----------
+    probabilities : Tensor of shape (..., B, K)
+        Each row sums to 1.
+
+    Returns
+    -------
+    entropy : Tensor of shape (...)
+        In nats, 0 (all rows in one cluster) to ln K (equal shares). Entries of the mean
+        below 1e-8 count as 1e-8.
+    """
+    return entropy(_full(probabilities).mean(-2))
+
+
+def scan_consistency(logits_anchor, logits_neighbor):
+    r"""Disagreement of rows and their neighbors: mean of :math:`-\ln (p \cdot p')`.
+
+    Parameters
+    ----------
+    logits_anchor, logits_neighbor : Tensor of shape (..., B, K)
+        Row i of both are a sample and one of its neighbors.
+
+    Returns
+    -------
+    consistency : Tensor of shape (...)
+        0 where all pairs give the same sure answer; a pair counts at most 100.
+
+    Notes
+    -----
+    Value and gradient are exact (log-sum-exp) up to the cap; beyond it the gradient is 0.
+    The public code goes through torch's binary cross-entropy, whose gradient dies once
+    the product of the probabilities falls below 1e-12, so that a sure but wrong pair is
+    never mended. Values are the same.
+    """
+    log_p = _full(logits_anchor).log_softmax(-1)
+    log_q = _full(logits_neighbor).log_softmax(-1)
+    return (-(log_p + log_q).logsumexp(-1)).clamp_max(100).mean(-1)
+
+
+def scan_loss(anchors, neighbors, entropy_weight=5.0, prior=None):
+    r"""Cluster by agreement with neighbors while all clusters stay in use.
+
+    `scan_consistency` minus ``entropy_weight`` times `mean_entropy` of the anchors.
+
+    Parameters
+    ----------
+    anchors, neighbors : Tensor of shape (..., B, K)
+        Logits; rows i are a sample and one of its neighbors. Leading axes are heads.
+    entropy_weight : float, default=5.0
+        Weight of the entropy, >= 0.
+    prior : Tensor of shape (K,) or None, default=None
+        Expected share of each cluster, summing to 1. The entropy is then replaced by
+        :math:`\ln K - KL(\bar p \| prior)`, which is the entropy itself for equal shares.
+
+    Returns
+    -------
+    loss : Tensor of shape (...)
+        One value per head, at best ``-entropy_weight * ln K``. The public code sums over
+        heads.
+
+    References
+    ----------
+    .. [1] W. Van Gansbeke et al., "SCAN: learning to classify images without labels",
+       ECCV 2020; equation 2.
+    """
+    mean = _full(anchors).softmax(-1).mean(-2)  # (..., K)
+    used = entropy(mean)
+    if prior is not None:
+        log_prior = prior.to(mean).clamp_min(TINY).log()
+        used = used + (mean * log_prior).sum(-1) + math.log(len(prior))
+    return scan_consistency(anchors, neighbors) - entropy_weight * used
+
+
+@torch.no_grad()
+def scan_head_scores(probabilities, neighbors):
+    """Score each head on a whole set without labels; the lowest is the best.
+
+    Parameters
+    ----------
+    probabilities : Tensor of shape (H, n, K)
+        Of every row by every head, from un-augmented samples.
+    neighbors : Tensor of shape (n, k)
+        Row numbers of each row's neighbors, the row itself usually among them.
+
+    Returns
+    -------
+    total : Tensor of shape (H,)
+        ``consistency - entropy``, whatever the entropy's weight in training.
+    consistency : Tensor of shape (H,)
+        Mean of minus the log of the product of probabilities over all n * k pairs, a
+        pair counting at most 100.
+    entropy : Tensor of shape (H,)
+        Of the mean of all rows.
+
+    Notes
+    -----
+    Takes one column of neighbors of one head at a time: beyond the input, memory for
+    some 2 n K numbers.
+    """
+    consistency = []
+    for p in probabilities:
+        p = _full(p)  # (n, K)
+        columns = (
+            (p * p[column]).sum(-1).log().clamp_min(-100).mean() for column in neighbors.T
+        )
+        consistency.append(-sum(columns) / neighbors.shape[1])
+    consistency = torch.stack(consistency)
+    spread = torch.stack([mean_entropy(p) for p in probabilities])
+    return consistency - spread, consistency, spread
+
+
+def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):
+    """Learn from one's own sure answers: SCAN's self-labeling.
+
+    The target of a strong view is the class of its weak view, where that is sure.
+
+    Parameters
+    ----------
+    logits_weak, logits_strong : Tensor of shape (B, K)
+        Of the plain and of the augmented view; no gradient passes to the first.
+    threshold : float, default=0.99
+        Rows count where the largest probability is above it (not equal).
+    balance : bool, default=True
+        Whether a class weighs the more the rarer it is among the rows that count.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Weighted mean of the cross-entropy; 0 with gradient 0 where no row counts.
+
+    References
+    ----------
+    .. [1] W. Van Gansbeke et al., "SCAN: learning to classify images without labels",
+       ECCV 2020; section 2.3.
+    """
+    confidence, targets = _full(logits_weak.detach()).softmax(-1).max(-1)
+    kept = confidence > threshold  # (B,)
+    losses = F.cross_entropy(_full(logits_strong), targets, reduction="none")
+    weights = kept.to(losses)
+    if balance:
+        members = F.one_hot(targets, logits_weak.shape[-1]) * kept[:, None]  # (B, K)
+        counts = members.sum(0).clamp_min(1)[targets]
+        weights = weights * kept.sum() / counts
+    # weights of rows that count are at least 1, so the bound only saves 0 / 0
+    return (weights * losses.masked_fill(~kept, 0)).sum() / weights.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def pseudo_targets(logits, threshold=0.95, temperature=1.0, hard=True):
+    """Targets from predictions, and which of them are sure enough to be used.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K)
+        Of weakly augmented rows.
+    threshold : float or Tensor of shape (K,), default=0.95
+        A row is sure where its largest probability reaches it; one per class: that of
+        the predicted class.
+    temperature : float, default=1.0
+        > 0; below 1 sharpens. With hard targets before the threshold, with soft ones in
+        the targets only.
+    hard : bool, default=True
+        Whether targets are classes (of equal ones the first) or distributions.
+
+    Returns
+    -------
+    targets : Tensor of shape (B,) or (B, K)
+        Classes if ``hard``, else probabilities.
+    mask : Tensor of bool of shape (B,)
+        Whether a row is sure.
+    """
+    logits = _full(logits)
+    p = (logits / temperature if hard else logits).softmax(-1)
+    confidence, classes = p.max(-1)
+    if isinstance(threshold, torch.Tensor) and threshold.ndim:
+        threshold = threshold.to(confidence)[classes]
+    targets = classes if hard else (logits / temperature).softmax(-1)
+    return targets, confidence >= threshold
+
+
+def pseudo_label(logits_weak, logits_strong, threshold=0.95, temperature=1.0, hard=True):
+    """Teach strong views what weak views are sure of: FixMatch's unlabeled term.
+
+    Parameters
+    ----------
+    logits_weak, logits_strong : Tensor of shape (B, K)
+        Of weakly and strongly augmented views of the same rows; no gradient passes to
+        the first.
+    threshold : float or Tensor of shape (K,), default=0.95
+        A row counts where its largest probability reaches it; one per class: that of the
+        predicted class.
+    temperature : float, default=1.0
+        > 0; see `pseudo_targets`.
+    hard : bool, default=True
+        Whether targets are classes or distributions.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Cross-entropy of the rows that count, summed and divided by the number of ALL
+        rows; 0 where none counts.
+    mask : Tensor of bool of shape (B,)
+        Rows that count.
+
+    References
+    ----------
+    .. [1] K. Sohn et al., "FixMatch: simplifying semi-supervised learning with
+       consistency and confidence", NeurIPS 2020; equation 4.
+    """
+    targets, mask = pseudo_targets(logits_weak, threshold, temperature, hard)
+    logits_strong = _full(logits_strong)
+    if not hard:
+        targets = targets.to(logits_strong)
+    losses = F.cross_entropy(logits_strong, targets, reduction="none")  # (B,)
+    return losses.masked_fill(~mask, 0).sum() / max(1, len(mask)), mask
+
+
+def _full(x):
+    """Return x with at least the digits of float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _unit(z):
+    """Scale rows to length 1; the squared length counts as 1e-12 at least."""
+    # rows with large entries are made smaller first: their squares could overflow
+    z = z / z.detach().abs().amax(-1, keepdim=True).clamp_min(1)
+    return z * z.square().sum(-1, keepdim=True).clamp_min(1e-12).rsqrt()

@@ -1,0 +1,315 @@
+"""Optimization: LARS, learning rates over the steps, groups of parameters."""
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+VARIANTS = ("simclr", "byol", "larc", "clip")
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+# torch has it from 2.4 on
+_NORMS += (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
+
+
+class LARS(Optimizer):
+    r"""Layer-wise adaptive rates: every weight moves in proportion to its own length.
+
+    Parameters
+    ----------
+    params : iterable
+        Parameters, or dicts of groups. A group with ``adapt=False`` gets neither ratio
+        nor decay, only momentum: biases and norms, see `param_groups`.
+    lr : float
+        Learning rate, >= 0. Published: 0.3 to 4.8 with a ``trust_coefficient`` of 0.001.
+    momentum : float, default=0.9
+        In [0, 1).
+    weight_decay : float, default=0
+        Times the weight, added to the gradient; >= 0.
+    trust_coefficient : float, default=0.001
+        Ratio of update and weight, > 0. Paper: eta.
+    variant : {"simclr", "byol", "larc", "clip"}, default="simclr"
+        Which of the published algorithms, see Notes.
+
+    Notes
+    -----
+    With weight w, gradient g, decay d, momentum m and ``trust_coefficient`` c:
+
+    - "simclr": :math:`r = c |w| / |g + d w|`; :math:`v = m v + lr\, r (g + d w)`;
+      :math:`w = w - v`. The rate stands inside the momentum.
+    - "byol": the same r; :math:`v = m v + r (g + d w)`; :math:`w = w - lr\, v`.
+    - "larc": as "byol" with :math:`r = c |w| / (|g| + d |w| + 10^{-8})`.
+    - "clip": as "larc" with :math:`\min(r / lr, 1)` for r; CIFAR recipes have it with
+      a coefficient of 0.02.
+
+    Where a norm is 0, r is 1 (and nothing decays in "larc" and "clip").
+
+    References
+    ----------
+    .. [1] Y. You et al., "Large batch training of convolutional networks", 2017.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr,
+        momentum=0.9,
+        weight_decay=0,
+        trust_coefficient=0.001,
+        variant="simclr",
+    ):
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "variant": variant,
+            "adapt": True,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group):
+        """Add parameters with settings of their own.
+
+        Parameters
+        ----------
+        param_group : dict
+            ``params`` and any of the settings.
+
+        Raises
+        ------
+        ValueError
+            For a setting outside its range.
+        """
+        group = {**self.defaults, **param_group}
+        for name in ("lr", "weight_decay"):
+            if not group[name] >= 0:
+                raise ValueError(f"{name}={group[name]} must be >= 0.")
+        if not 0 <= group["momentum"] < 1:
+            raise ValueError(f"momentum={group['momentum']} must be in [0, 1).")
+        if not group["trust_coefficient"] > 0:
+            raise ValueError(
+                f"trust_coefficient={group['trust_coefficient']} must be > 0."
+            )
+        if group["variant"] not in VARIANTS:
+            raise ValueError(f"variant={group['variant']!r} is none of {VARIANTS}.")
+        super().add_param_group(param_group)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Move the parameters once.
+
+        Parameters
+        ----------
+        closure : callable or None, default=None
+            Computes the loss and its gradients again.
+
+        Returns
+        -------
+        loss : Tensor or None
+            What ``closure`` returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            alike = {}  # norms of one device and dtype are computed together
+            for p in group["params"]:
+                if p.grad is not None:
+                    if p.grad.is_sparse:
+                        raise RuntimeError("LARS takes no sparse gradients.")
+                    alike.setdefault((p.device, p.dtype), []).append(p)
+            for weights in alike.values():
+                self._step(group, weights)
+        return loss
+
+    def _step(self, group, weights):
+        for w in weights:
+            if "momentum_buffer" not in self.state[w]:
+                self.state[w]["momentum_buffer"] = torch.zeros_like(w)
+        velocities = [self.state[w]["momentum_buffer"] for w in weights]
+        updates = [w.grad for w in weights]
+        if group["adapt"]:
+            updates = _adapted(weights, updates, group)
+        rate_inside = group["variant"] == "simclr"
+        torch._foreach_mul_(velocities, group["momentum"])
+        torch._foreach_add_(velocities, updates, alpha=group["lr"] if rate_inside else 1)
+        torch._foreach_add_(
+            weights, velocities, alpha=-1 if rate_inside else -group["lr"]
+        )
+
+
+def _adapted(weights, gradients, group):
+    """Return gradients with decay, each scaled by its trust ratio."""
+    decay, variant = group["weight_decay"], group["variant"]
+    updates = torch._foreach_add(gradients, weights, alpha=decay)
+    w = torch.stack(torch._foreach_norm(weights))  # (number of weights,)
+    if variant in ("simclr", "byol"):
+        g = torch.stack(torch._foreach_norm(updates))
+        ratio = group["trust_coefficient"] * w / g
+    else:
+        g = torch.stack(torch._foreach_norm(gradients))
+        ratio = group["trust_coefficient"] * w / (g + decay * w + 1e-8)
+        if variant == "clip":
+            # a rate of 0, as warm-ups begin with, leaves the bound
+            ratio = (ratio / group["lr"]).clamp_max(1) if group["lr"] else ratio * 0 + 1
+        # undo the decay where the gradient is 0
+        undo = torch.where(g == 0, -decay, 0.0).to(w)
+        torch._foreach_add_(updates, torch._foreach_mul(weights, list(undo)))
+    ratio = torch.where((w > 0) & (g > 0), ratio, 1.0)
+    torch._foreach_mul_(updates, list(ratio))
+    return updates
+
+
+def param_groups(module, weight_decay):
+    """Split parameters into those that decay and those that do not.
+
+    Parameters
+    ----------
+    module : nn.Module
+    weight_decay : float
+        For the first group.
+
+    Returns
+    -------
+    groups : list of two dicts
+        For a torch optimizer or `LARS`. The first: trainable parameters with two axes or
+        more outside of norm layers. The second, without decay and with ``adapt=False``:
+        all other trainable ones (biases, norms). A group may be empty.
+    """
+    decayed, plain, seen = [], [], set()
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            decays = parameter.ndim >= 2 and not isinstance(part, _NORMS)
+            (decayed if decays else plain).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0, "adapt": False},
+    ]
+
+
+def scaled_lr(lr, batch_size, scaling="linear"):
+    """Learning rate for a batch size.
+
+    Parameters
+    ----------
+    lr : float
+        Base rate.
+    batch_size : int
+    scaling : {"linear", "sqrt"} or None, default="linear"
+        "linear": ``lr * batch_size / 256``; "sqrt": ``lr * sqrt(batch_size)``, which
+        wants a smaller ``lr`` (0.075 is as good as a linear 0.3 at 4096); None: ``lr``.
+
+    Returns
+    -------
+    lr : float
+
+    Raises
+    ------
+    ValueError
+        For an unknown ``scaling``.
+    """
+    if scaling is None:
+        return lr
+    if scaling == "linear":
+        return lr * batch_size / 256
+    if scaling == "sqrt":
+        return lr * math.sqrt(batch_size)
+    raise ValueError(f'scaling={scaling!r} is neither "linear", "sqrt" nor None.')
+
+
+def step_counts(n_samples, batch_size, n_epochs, warmup_epochs=0):
+    """Steps of a training as SimCLR's code counts them.
+
+    Parameters
+    ----------
+    n_samples : int
+    batch_size : int
+    n_epochs : int
+    warmup_epochs : float, default=0
+
+    Returns
+    -------
+    total_steps, warmup_steps : int
+    """
+    total_steps = n_samples * n_epochs // batch_size + 1
+    return total_steps, round(warmup_epochs * n_samples // batch_size)
+
+
+def warmup_cosine(step, total_steps, warmup_steps=0, final=0.0):
+    """Linear from 0 to 1, then half a cosine down: SimCLR, BYOL.
+
+    Parameters
+    ----------
+    step : int
+        Steps done, >= 0. Beyond ``total_steps`` the factor stays at ``final``.
+    total_steps : int
+    warmup_steps : int, default=0
+        Steps of the linear part.
+    final : float, default=0.0
+        Factor at ``total_steps``.
+
+    Returns
+    -------
+    factor : float
+        Times the peak rate.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    progress = min(1.0, _progress(step, total_steps, warmup_steps))
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def fixmatch_cosine(step, total_steps, warmup_steps=0, clip=True):
+    """Seven sixteenths of a cosine, from 1 to 0.195: FixMatch.
+
+    Parameters
+    ----------
+    step : int
+        Steps done, >= 0.
+    total_steps : int
+    warmup_steps : int, default=0
+        Steps of a linear part from 0 to 1; published: none.
+    clip : bool, default=True
+        Whether the factor stays where it is beyond ``total_steps``, as in the official
+        code; a port lets it fall on, to 0 at the least.
+
+    Returns
+    -------
+    factor : float
+        Times the base rate.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    progress = _progress(step, total_steps, warmup_steps)
+    if clip:
+        progress = min(1.0, progress)
+    return max(0.0, math.cos(7 * math.pi * progress / 16))
+
+
+def constant(step, total_steps, warmup_steps=0):
+    """Linear from 0 to 1, then 1.
+
+    Parameters
+    ----------
+    step : int
+        Steps done, >= 0.
+    total_steps : int
+        Not used; every schedule takes it.
+    warmup_steps : int, default=0
+        Steps of the linear part.
+
+    Returns
+    -------
+    factor : float
+    """
+    return step / warmup_steps if step < warmup_steps else 1.0
+
+
+def _progress(step, total_steps, warmup_steps):
+    """Return the share of the steps after the warm-up that are done."""
+    return (step - warmup_steps) / max(1, total_steps - warmup_steps)
