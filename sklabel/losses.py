@@ -203,7 +203,8 @@ def scan_head_scores(probabilities, neighbors):
     for p in probabilities:
         p = _full(p)  # (n, K)
         columns = (
-            (p * p[column]).sum(-1).log().clamp_min(-100).mean() for column in neighbors.T
+            (p * p[column]).sum(-1).log().clamp_min(-100).mean()
+            for column in neighbors.T
         )
         consistency.append(-sum(columns) / neighbors.shape[1])
     consistency = torch.stack(consistency)
@@ -280,7 +281,9 @@ def pseudo_targets(logits, threshold=0.95, temperature=1.0, hard=True):
     return targets, confidence >= threshold
 
 
-def pseudo_label(logits_weak, logits_strong, threshold=0.95, temperature=1.0, hard=True):
+def pseudo_label(
+    logits_weak, logits_strong, threshold=0.95, temperature=1.0, hard=True
+):
     """Teach strong views what weak views are sure of: FixMatch's unlabeled term.
 
     Parameters

@@ -1,6 +1,7 @@
 """Parts of networks that methods share: heads, weight averages, row orders."""
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -76,7 +77,7 @@ def mlp(
         raise ValueError(f'last_norm={last_norm!r} is neither "scale", True nor None.')
     widths = [in_features] + [hidden_features] * (n_layers - 1) + [out_features]
     layers = []
-    for i, (n_in, n_out) in enumerate(zip(widths, widths[1:])):
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
         last = i == n_layers - 1
         normed = last_norm if last else norm
         linear = nn.Linear(n_in, n_out, bias=not normed if bias is None else bias)
@@ -250,9 +251,9 @@ def ema_decay(step, decay, kind="fixmatch"):
 def interleave(x, size):
     """Reorder rows so that each of ``size`` parts is spread over the batch.
 
-    Row i of the result is row ``i * size`` of x, modulo the rows: with
-    ``size = 2 * unlabeled_ratio + 1`` every device of a split batch gets its share of
-    labeled rows.
+    The result holds rows 0, ``size``, ``2 * size``, ... of x, then rows 1, ``1 + size``,
+    ... : with ``size = 2 * unlabeled_ratio + 1`` every device of a split batch gets its
+    share of labeled rows.
 
     Parameters
     ----------

@@ -38,11 +38,12 @@ class LARS(Optimizer):
     - "simclr": :math:`r = c |w| / |g + d w|`; :math:`v = m v + lr\, r (g + d w)`;
       :math:`w = w - v`. The rate stands inside the momentum.
     - "byol": the same r; :math:`v = m v + r (g + d w)`; :math:`w = w - lr\, v`.
-    - "larc": as "byol" with :math:`r = c |w| / (|g| + d |w| + 10^{-8})`.
+    - "larc": as "byol" with :math:`r = c |w| / (|g| + d |w| + 10^{-8})`, and 0 where g
+      is 0, so that nothing decays then.
     - "clip": as "larc" with :math:`\min(r / lr, 1)` for r; CIFAR recipes have it with
       a coefficient of 0.02.
 
-    Where a norm is 0, r is 1 (and nothing decays in "larc" and "clip").
+    Otherwise r is 1 where one of the norms is 0.
 
     References
     ----------
@@ -134,7 +135,9 @@ class LARS(Optimizer):
             updates = _adapted(weights, updates, group)
         rate_inside = group["variant"] == "simclr"
         torch._foreach_mul_(velocities, group["momentum"])
-        torch._foreach_add_(velocities, updates, alpha=group["lr"] if rate_inside else 1)
+        torch._foreach_add_(
+            velocities, updates, alpha=group["lr"] if rate_inside else 1
+        )
         torch._foreach_add_(
             weights, velocities, alpha=-1 if rate_inside else -group["lr"]
         )
@@ -147,17 +150,15 @@ def _adapted(weights, gradients, group):
     w = torch.stack(torch._foreach_norm(weights))  # (number of weights,)
     if variant in ("simclr", "byol"):
         g = torch.stack(torch._foreach_norm(updates))
-        ratio = group["trust_coefficient"] * w / g
+        ratio = torch.where(g > 0, group["trust_coefficient"] * w / g, 1.0)
     else:
         g = torch.stack(torch._foreach_norm(gradients))
         ratio = group["trust_coefficient"] * w / (g + decay * w + 1e-8)
         if variant == "clip":
             # a rate of 0, as warm-ups begin with, leaves the bound
             ratio = (ratio / group["lr"]).clamp_max(1) if group["lr"] else ratio * 0 + 1
-        # undo the decay where the gradient is 0
-        undo = torch.where(g == 0, -decay, 0.0).to(w)
-        torch._foreach_add_(updates, torch._foreach_mul(weights, list(undo)))
-    ratio = torch.where((w > 0) & (g > 0), ratio, 1.0)
+        ratio = torch.where(g > 0, ratio, 0.0)  # nothing decays without a gradient
+    ratio = torch.where(w > 0, ratio, 1.0)
     torch._foreach_mul_(updates, list(ratio))
     return updates
 

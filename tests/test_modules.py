@@ -1,0 +1,284 @@
+"""Heads, weight averages and row orders, against golden values and torch's own parts."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from sklabel.modules import (
+    MultiHead,
+    ScaleBatchNorm1d,
+    deinterleave,
+    ema_decay,
+    ema_update_,
+    frozen_copy,
+    interleave,
+    mlp,
+)
+from tests._golden import cases
+
+
+def kinds(layer):
+    return [type(part) for part in layer]
+
+
+# -- heads
+
+
+def test_mlp_is_simclrs_head_by_default():
+    head = mlp(6, 6, 4)
+    first, last = head
+    assert kinds(first) == [nn.Linear, nn.BatchNorm1d, nn.ReLU]
+    assert kinds(last) == [nn.Linear, ScaleBatchNorm1d]
+    assert first[0].bias is None and last[0].bias is None
+    shapes = {name: tuple(p.shape) for name, p in head.named_parameters()}
+    assert shapes == {
+        "0.0.weight": (6, 6),
+        "0.1.weight": (6,),
+        "0.1.bias": (6,),
+        "1.0.weight": (4, 6),
+        "1.1.weight": (4,),
+    }
+    z = head(torch.randn(64, 6))
+    torch.testing.assert_close(z.mean(0), torch.zeros(4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(z.var(0, correction=0), torch.ones(4), rtol=1e-2, atol=0)
+
+
+def test_mlp_of_three_layers_is_cut_after_a_layer():
+    head = mlp(5, 7, 3, n_layers=3)
+    assert len(head) == 3
+    assert [layer[0].out_features for layer in head] == [7, 7, 3]
+    x = torch.randn(8, 5)
+    middle = head.eval()[:1](x)
+    assert middle.shape == (8, 7) and (middle >= 0).all()
+    assert torch.equal(head[1:](middle), head(x))
+
+
+def test_mlp_without_norms_has_biases():
+    head = mlp(5, 7, 3, norm=False, last_norm=None)
+    assert [kinds(layer) for layer in head] == [[nn.Linear, nn.ReLU], [nn.Linear]]
+    assert all(layer[0].bias is not None for layer in head)
+    assert mlp(5, 7, 3, last_norm=None)[0][0].bias is None
+    assert mlp(5, 7, 3, last_norm=None)[1][0].bias is not None
+    assert all(layer[0].bias is not None for layer in mlp(5, 7, 3, bias=True))
+    assert all(layer[0].bias is None for layer in mlp(5, 7, 3, norm=False, bias=False))
+
+
+def test_mlp_of_one_layer_and_with_an_offset():
+    (layer,) = mlp(5, 99, 3, n_layers=1, last_norm=True)
+    assert kinds(layer) == [nn.Linear, nn.BatchNorm1d]
+    assert layer[0].weight.shape == (3, 5)
+
+
+def test_mlp_draws_weights_as_told():
+    head = mlp(300, 300, 200, init_std=0.01, norm=False, last_norm=None)
+    for layer in head:
+        assert layer[0].weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert not layer[0].bias.any()
+
+
+@pytest.mark.parametrize("wrong", [{"n_layers": 0}, {"last_norm": "offset"}])
+def test_mlp_refuses(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        mlp(3, 3, 3, **wrong)
+
+
+def test_scale_batch_norm_is_batch_norm_without_an_offset():
+    ours, torchs = ScaleBatchNorm1d(4), nn.BatchNorm1d(4)
+    x = torch.randn(3, 16, 4) * 3 + 1
+    for mode in (True, True, False):
+        ours.train(mode), torchs.train(mode)
+        torch.testing.assert_close(ours(x[0]), torchs(x[0]))
+    assert [name for name, _ in ours.named_parameters()] == ["weight"]
+    ours.weight.data.fill_(2)
+    ours.reset_parameters()
+    assert (ours.weight == 1).all() and not ours.running_mean.any()
+    other = ScaleBatchNorm1d(4)
+    other.load_state_dict(copy.deepcopy(torchs.state_dict()), strict=False)
+    assert torch.equal(other.running_var, torchs.running_var)
+
+
+def test_multi_head_is_a_list_of_linears():
+    heads = MultiHead(5, 3, n_heads=4).double()
+    x = torch.randn(7, 5, dtype=torch.float64)
+    logits = heads(x)
+    assert logits.shape == (4, 7, 3)
+    weights, biases = heads.linear.weight.view(4, 3, 5), heads.linear.bias.view(4, 3)
+    for h in range(4):
+        torch.testing.assert_close(logits[h], x @ weights[h].T + biases[h])
+    # the gradient of one head stays in it
+    logits[2].sum().backward()
+    moved = heads.linear.weight.grad.view(4, 3, 5).abs().sum((1, 2)) > 0
+    assert moved.tolist() == [False, False, True, False]
+
+
+def test_multi_head_keeps_one_head_and_some_outputs():
+    heads = MultiHead(5, 4, n_heads=3).requires_grad_(False).eval()
+    x, before = torch.randn(6, 5), torch.get_rng_state()
+    one = heads.keep_head(1)
+    few = heads.keep_outputs(np.array([3, 0]))
+    both = one.keep_outputs([2])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (one.n_heads, one.n_classes) == (1, 4)
+    assert (few.n_heads, few.n_classes) == (3, 2)
+    torch.testing.assert_close(one(x), heads(x)[1:2])
+    torch.testing.assert_close(few(x), heads(x)[:, :, [3, 0]])
+    torch.testing.assert_close(both(x), heads(x)[1:2, :, 2:3])
+    assert both.linear.out_features == 1 and not both.training
+    # they are trainable and their own
+    for kept in (one, few):
+        assert all(p.requires_grad and p.is_leaf for p in kept.parameters())
+        kept.linear.weight.data.zero_()
+    assert heads.linear.weight.any() and not heads.linear.weight.requires_grad
+    # they open as any head of that size
+    MultiHead(5, 2, 3).load_state_dict(few.state_dict())
+
+
+def test_multi_head_refuses_an_output_that_is_not_there():
+    with pytest.raises(IndexError):
+        MultiHead(5, 4).keep_outputs([4])
+
+
+# -- averages
+
+
+class Averaged(nn.Module):
+    """A weight, and the running mean of a norm."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+        self.norm = nn.BatchNorm1d(3).double()
+
+
+def test_ema_update_golden():
+    for case in cases("ema_update"):
+        source, kind = Averaged(case["initial"]), str(case["kind"])
+        target = frozen_copy(source)
+        for i, values in enumerate(case["params"]):
+            source.weight.data = torch.tensor(values)
+            if "buffers" in case:
+                source.norm.running_mean.copy_(torch.from_numpy(case["buffers"][i]))
+            decay = ema_decay(i + 1, float(case["decay"]), kind)
+            np.testing.assert_allclose(decay, case["effective_decay"][i], rtol=1e-10)
+            ema_update_(target, source, decay)
+            np.testing.assert_allclose(target.weight, case["ema"][i], rtol=1e-10)
+            if "buffers" in case:
+                found = target.norm.running_mean
+                np.testing.assert_allclose(found, case["ema_buffers"][i], rtol=1e-10)
+
+
+def test_ema_update_copies_every_buffer():
+    source = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    target = frozen_copy(source)
+    source(torch.randn(9, 4))
+    weight = target[0].weight.clone()
+    ema_update_(target, source, 0.5)
+    for a, b in zip(target.buffers(), source.buffers(), strict=True):
+        assert torch.equal(a, b)
+    assert target[1].num_batches_tracked == 1
+    assert torch.equal(target[0].weight, weight)  # equal weights stay
+
+
+@given(st.floats(0, 1), st.integers(0, 99))
+def test_ema_update_lies_between(decay, seed):
+    torch.manual_seed(seed)
+    target, source = nn.Linear(3, 2), nn.Linear(3, 2)
+    before, kept = target.weight.detach().clone(), source.weight.detach().clone()
+    storage = target.weight.data_ptr()
+    ema_update_(target, source, decay)
+    low, high = torch.minimum(before, kept), torch.maximum(before, kept)
+    assert ((low - 1e-6 <= target.weight) & (target.weight <= high + 1e-6)).all()
+    torch.testing.assert_close(
+        target.weight.detach(), decay * before + (1 - decay) * kept
+    )
+    assert torch.equal(source.weight, kept)
+    assert target.weight.data_ptr() == storage and target.weight.grad_fn is None
+
+
+def test_ema_update_of_modules_without_parameters_or_buffers():
+    ema_update_(nn.ReLU(), nn.ReLU(), 0.9)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [nn.Linear(3, 4), nn.Linear(3, 2, bias=False), nn.BatchNorm1d(3), nn.ReLU()],
+    ids=repr,
+)
+def test_ema_update_refuses_another_structure(other):
+    with pytest.raises(ValueError, match="no copy of Linear"):
+        ema_update_(other, nn.Linear(3, 2), 0.9)
+
+
+def test_ema_decay_ramps():
+    assert ema_decay(1, 0.9) == 0.9
+    assert ema_decay(1, 0.9, "noisy_student") == pytest.approx(2 / 11)
+    assert ema_decay(1, 0.9, "tod") == 0.5
+    for kind in ("noisy_student", "tod"):
+        ramp = [ema_decay(step, 0.9, kind) for step in range(1, 200)]
+        assert ramp == sorted(ramp) and ramp[-1] == 0.9
+    with pytest.raises(ValueError, match="kind='linear'"):
+        ema_decay(1, 0.9, "linear")
+
+
+def test_tods_average_begins_as_the_plain_mean():
+    source = nn.Linear(2, 1, bias=False)
+    target, seen = frozen_copy(source), [source.weight.detach().clone()]
+    for step in range(1, 6):
+        source.weight.data.normal_()
+        seen.append(source.weight.detach().clone())
+        ema_update_(target, source, ema_decay(step, 0.999, "tod"))
+    torch.testing.assert_close(target.weight, torch.stack(seen).mean(0))
+
+
+def test_frozen_copy_is_frozen_and_its_own():
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    frozen = frozen_copy(module)
+    assert not any(p.requires_grad for p in frozen.parameters())
+    assert all(p.requires_grad for p in module.parameters())
+    module[0].weight.data.zero_()
+    assert frozen[0].weight.any()
+    assert not frozen(torch.randn(4, 2)).requires_grad
+
+
+@pytest.mark.gpu
+def test_ema_update_on_the_gpu():
+    source = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).cuda()
+    target = frozen_copy(source)
+    source(torch.randn(9, 4, device="cuda"))
+    before = target[0].weight.clone()
+    source[0].weight.data.add_(1)
+    ema_update_(target, source, 0.75)
+    torch.testing.assert_close(target[0].weight, before + 0.25)
+    assert torch.equal(target[1].running_mean, source[1].running_mean)
+
+
+# -- row orders
+
+
+def test_interleave_golden():
+    for case in cases("fixmatch_interleave"):
+        rows, size = torch.arange(int(case["n"])), int(case["size"])
+        order = interleave(rows, size)
+        np.testing.assert_array_equal(order, case["interleaved_order"])
+        np.testing.assert_array_equal(deinterleave(order, size), case["roundtrip"])
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.sampled_from([(), (3,), (2, 1, 2)]))
+def test_interleave_is_undone(n, size, shape):
+    x = torch.randn(n * size, *shape)
+    mixed = interleave(x, size)
+    assert mixed.shape == x.shape
+    assert torch.equal(mixed[:n], x[::size])
+    assert torch.equal(deinterleave(mixed, size), x)
+
+
+@pytest.mark.parametrize("function", [interleave, deinterleave])
+@pytest.mark.parametrize("size", [0, 3])
+def test_interleave_refuses_rows_left_over(function, size):
+    with pytest.raises(ValueError, match=f"size={size} does not divide the 4 rows"):
+        function(torch.zeros(4), size)
