@@ -422,15 +422,14 @@ def test_pseudo_label_is_the_slow_loop(pair, threshold, temperature, hard):
 
 
 def test_pseudo_label_thresholds_of_classes():
-    # rows sure of classes 0, 1, 2 with 0.9 each
-    weak = torch.eye(3, dtype=torch.float64) * math.log(18)
-    strong = torch.randn(3, 3, dtype=torch.float64)
-    one, mask = pseudo_label(weak, strong, torch.tensor([0.8, 0.95, 0.9 - 1e-6]))
-    assert mask.tolist() == [True, False, True]
-    losses = torch.nn.functional.cross_entropy(
-        strong, torch.arange(3), reduction="none"
-    )
-    assert_close(one, losses[[0, 2]].sum().item() / 3)
+    # rows sure of classes 2, 0, 1, 2 with 0.9 each
+    classes = torch.tensor([2, 0, 1, 2])
+    weak = torch.eye(3, dtype=torch.float64)[classes] * math.log(18)
+    strong = torch.randn(4, 3, dtype=torch.float64)
+    loss, mask = pseudo_label(weak, strong, torch.tensor([0.8, 0.95, 0.9 - 1e-6]))
+    assert mask.tolist() == [True, True, False, True]
+    losses = torch.nn.functional.cross_entropy(strong, classes, reduction="none")
+    assert_close(loss, losses[mask].sum().item() / 4)
     # one for all, as a number or as a tensor of any kind
     for threshold in (0.85, torch.tensor(0.85), torch.full((3,), 0.85)):
         assert pseudo_label(weak, strong, threshold)[1].all()

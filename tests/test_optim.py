@@ -249,6 +249,18 @@ def test_lars_with_a_rate_of_zero_stays():
         assert w.tolist() == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_lars_without_a_slope(variant, weight_decay):
+    w = parameter([1.0, 2.0])
+    w.grad = torch.zeros_like(w)
+    LARS([w], lr=0.5, weight_decay=weight_decay, variant=variant).step()
+    # the first two decay at the speed of the ratio, the others not at all
+    decays = weight_decay and variant in ("simclr", "byol")
+    left = 1 - 0.5 * 0.001 if decays else 1
+    np.testing.assert_allclose(w.detach(), [left, 2 * left], rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     "setting",
     [
