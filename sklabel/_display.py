@@ -1,0 +1,179 @@
+"""Pictures of a selection, drawn with Pillow alone: numbered sheets and clusters."""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+_PAPER = (255, 255, 255)
+_INK = (25, 25, 25)
+_GRAY = (110, 110, 110)
+_FRAME = (200, 60, 20)
+_MARGIN = 12
+_GAP = 8
+_LONGEST_SIDE = 8000  # of a sheet: larger ones are a burden to open
+
+
+def contact_sheet(images, captions, *, n_columns=None, tile=160):
+    """Draw numbered images in rows, in the order given.
+
+    Parameters
+    ----------
+    images : sequence
+        Paths of image files, or arrays ``(h, w)`` or ``(h, w, c)`` of uint8.
+    captions : sequence of str
+        One line under each number, cut in the middle where it is too long.
+    n_columns : int or None, default=None
+        Images in a row; None: 8, and more where there are more than 64 images.
+    tile : int, default=160
+        Side of the square in which an image is shown, in pixels; smaller where the
+        sheet would be longer than 8,000 pixels.
+
+    Returns
+    -------
+    sheet : PIL.Image.Image
+        RGB. An image keeps its aspect ratio. A file that cannot be read is an empty
+        tile.
+    """
+    n = len(images)
+    n_columns = n_columns or min(n, max(8, math.ceil(math.sqrt(n))))
+    n_rows = math.ceil(n / n_columns)
+    room = (_LONGEST_SIDE - 2 * _MARGIN) // max(n_columns, n_rows)
+    tile = max(32, min(tile, room - 54))
+    large, small = _font(max(12, tile // 8)), _font(max(10, tile // 13))
+    caption_height = _line(large) + _line(small) + 4
+    sheet = Image.new(
+        "RGB",
+        (
+            2 * _MARGIN + n_columns * (tile + _GAP) - _GAP,
+            2 * _MARGIN + n_rows * (tile + caption_height + _GAP) - _GAP,
+        ),
+        _PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i in range(n):
+        x = _MARGIN + i % n_columns * (tile + _GAP)
+        y = _MARGIN + i // n_columns * (tile + caption_height + _GAP)
+        _paste(sheet, draw, images[i], x, y, tile)
+        middle, y = x + tile / 2, y + tile + 2
+        draw.text((middle, y), str(i + 1), fill=_INK, font=large, anchor="ma")
+        y += _line(large)
+        caption = _elide(captions[i], small, tile)
+        draw.text((middle, y), caption, fill=_GRAY, font=small, anchor="ma")
+    return sheet
+
+
+def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, tile=48):
+    """Draw each chosen image, framed, and beside it the images it stands for.
+
+    Parameters
+    ----------
+    images : sequence
+        As in :func:`contact_sheet`.
+    chosen : array-like of int of shape (m,)
+        Rows, in the order of asking.
+    assignments : ndarray of int of shape (n,)
+        Position in ``chosen`` of the row that each row stands nearest to.
+    order : ndarray of shape (n,)
+        Within a cluster, rows of smaller values are shown first; for example the
+        distance to the chosen row.
+    captions : sequence of str of length m
+        What to write beside the number of a cluster.
+    n_shown : int, default=12
+        Largest number of images beside a chosen one.
+    tile : int, default=48
+        Side of an image in pixels.
+
+    Returns
+    -------
+    sheet : PIL.Image.Image
+        RGB, one row per chosen image.
+    """
+    large, small = _font(18), _font(13)
+    members, notes = [], []
+    for i, row in enumerate(chosen):
+        rows = np.flatnonzero(np.asarray(assignments) == i)
+        rows = rows[rows != row]
+        shown = rows[np.argsort(np.asarray(order)[rows], kind="stable")][:n_shown]
+        members.append(shown)
+        rest = len(rows) - len(shown)
+        notes.append(f"+ {rest} more" if rest else "")
+    number = _widest([str(len(notes))], large)
+    left = number + 10 + _widest(captions, small) + 14
+    right = _widest(notes, small) + 10
+    step = tile + 6
+    width = left + step * (1 + max((len(m) for m in members), default=0)) + 14 + right
+    sheet = Image.new(
+        "RGB", (2 * _MARGIN + width, 2 * _MARGIN + len(notes) * (step + 4)), _PAPER
+    )
+    draw = ImageDraw.Draw(sheet)
+    for i, row in enumerate(chosen):
+        y = _MARGIN + i * (step + 4) + 3
+        middle = y + tile / 2
+        x = _MARGIN + number
+        draw.text((x, middle), str(i + 1), fill=_INK, font=large, anchor="rm")
+        draw.text((x + 10, middle), captions[i], fill=_GRAY, font=small, anchor="lm")
+        x = _MARGIN + left
+        box = (x - 3, y - 3, x + tile + 2, y + tile + 2)
+        draw.rectangle(box, outline=_FRAME, width=3)
+        _paste(sheet, draw, images[row], x, y, tile)
+        x += step + 14
+        for member in members[i]:
+            _paste(sheet, draw, images[member], x, y, tile)
+            x += step
+        draw.text((x + 4, middle), notes[i], fill=_GRAY, font=small, anchor="lm")
+    return sheet
+
+
+def _paste(sheet, draw, image, x, y, tile):
+    """Put an image into the middle of its tile, as large as fits."""
+    try:
+        picture = _open(image, tile)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        draw.rectangle((x, y, x + tile - 1, y + tile - 1), outline=_GRAY)
+        return
+    scale = tile / max(picture.size)
+    size = [max(1, round(side * scale)) for side in picture.size]
+    # also for a few pixels: the eye reads a smooth 8x8 digit, not 64 squares
+    picture = picture.resize(size, Image.Resampling.LANCZOS)
+    sheet.paste(picture, (x + (tile - size[0]) // 2, y + (tile - size[1]) // 2))
+
+
+def _open(image, tile):
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[:, :, 0]
+        return Image.fromarray(image).convert("RGB")
+    with Image.open(image) as file:
+        file.draft("RGB", (2 * tile, 2 * tile))  # JPEG: decode at reduced scale
+        picture = ImageOps.exif_transpose(file)
+        if picture.has_transparency_data:  # transparent means paper, not black
+            picture = picture.convert("RGBA")
+            paper = Image.new("RGBA", picture.size, _PAPER)
+            picture = Image.alpha_composite(paper, picture)
+        return picture.convert("RGB")
+
+
+def _elide(text, font, width):
+    """Cut a text in its middle until it is at most ``width`` pixels wide."""
+    text = " ".join(text.split())
+    kept = len(text)
+    short = text
+    while font.getlength(short) > width and kept > 1:
+        kept -= 1
+        # the end of a path tells more than its beginning
+        head = kept // 3
+        short = f"{text[:head]}...{text[len(text) - (kept - head) :]}"
+    return short
+
+
+def _font(size):
+    return ImageFont.load_default(size)
+
+
+def _widest(texts, font):
+    return math.ceil(max((font.getlength(text) for text in texts), default=0))
+
+
+def _line(font):
+    return sum(font.getmetrics()) + 1
