@@ -26,7 +26,7 @@ from .embedding import SimCLRTransformer
 from .selection import RandomSelector, USLSelector
 
 _IMAGE_SIZE = 64
-_EMBEDDING_SHARE = 2  # of the demo's bar, in trainings of the classifier
+_EMBEDDING_SHARE = 1  # of the demo's bar, in trainings of the classifier
 _BLOCK = 256  # images that are read before Ctrl-C is noticed
 
 
@@ -216,7 +216,7 @@ def _embed_digits(images, seed, arguments, bar):
 
     embedder = SimCLRTransformer(
         augment=_digit_views(),
-        max_epochs=arguments.epochs or 20,
+        max_epochs=arguments.epochs or 25,
         random_state=seed,
         device=arguments.device,
         net_params={"watch": watch},
@@ -226,8 +226,9 @@ def _embed_digits(images, seed, arguments, bar):
 
 
 def _digit_views():
-    # a mirrored digit is another sign, and so is the half of one
-    return Contrastive(flip=0, crop=(0.4, 1.0))
+    # a mirrored digit is another sign, and so is a piece of one; hands slant, and pens
+    # differ little
+    return Contrastive(flip=0, crop=(0.4, 1.0), rotate=15, jitter=0.2)
 
 
 def _label_digits(images, y, embedder, seed, arguments, bar):
@@ -239,7 +240,7 @@ def _label_digits(images, y, embedder, seed, arguments, bar):
     classifier = FixMatchClassifier(
         backbone=embedder,
         weak_augment=Weak(flip=0),
-        max_steps=arguments.steps or 100,
+        max_steps=arguments.steps or 400,
         batch_size=20,
         random_state=seed,
         device=arguments.device,
