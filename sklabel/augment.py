@@ -150,17 +150,30 @@ class _ImagePolicy(_Parameters):
         device = x.device.type
         with torch.no_grad(), torch.autocast(device, enabled=False):
             out = augment(work.contiguous())
+            if out.dtype == torch.uint8:
+                return torch.div(out, 255).to(x.dtype)
             out = out.clamp(0, 1) if out is work else out.clamp_(0, 1)
         return out.to(x.dtype)
 
     def _augment(self, x):
-        """Return new images; ``x`` is left as it is."""
+        """Return images as floats or, in 8 bits, integers; ``x`` is left as it is."""
         raise NotImplementedError
 
 
 def _uniform(n, low, high, x):
     """Draw n numbers from [low, high) on the device of x."""
     return torch.rand(n, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
+
+
+def _pieces(x, size=2**19):
+    """Return slices of a batch; on a CPU their buffers stay small.
+
+    Large buffers go back to the system with every call, and fresh pages cost more than
+    the arithmetic.
+    """
+    n, rest = len(x), x.numel() // max(1, len(x))
+    step = max(1, size // max(1, rest)) if x.device.type == "cpu" else n
+    return [slice(start, start + step) for start in range(0, n, step)]
 
 
 def _per_image(values, x):
@@ -272,7 +285,7 @@ def resized_crop(x, top, left, height, width, flip=None, angle=None):
     -------
     x : Tensor of shape (B, C, H, W)
     """
-    n, _, side_y, side_x = x.shape
+    side_y, side_x = x.shape[2:]
     # where in the box an output pixel lies, from its center: -0.5 to 0.5
     v = (torch.arange(side_y, dtype=x.dtype, device=x.device) + 0.5) / side_y - 0.5
     u = (torch.arange(side_x, dtype=x.dtype, device=x.device) + 0.5) / side_x - 0.5
@@ -295,9 +308,13 @@ def resized_crop(x, top, left, height, width, flip=None, angle=None):
         across = across * (direction[:, None, None] / side_x)
         ys = (along / side_y + 0.5) * height[:, None, None] - 0.5 + top[:, None, None]
         xs = (across + 0.5) * width[:, None, None] - 0.5 + left[:, None, None]
-    grid = torch.empty(n, side_y, side_x, 2, dtype=x.dtype, device=x.device)
-    grid[..., 0] = (xs * 2 + 1) / side_x - 1
-    grid[..., 1] = (ys * 2 + 1) / side_y - 1
+    xs, ys = (xs * 2 + 1) / side_x - 1, (ys * 2 + 1) / side_y - 1
+    if x.device.type == "cpu" and angle is None:
+        # pairs as complex numbers: a fifth of the time of writing them one by one
+        pairs = torch.complex(xs, torch.zeros_like(xs))
+        grid = torch.view_as_real(pairs + torch.complex(torch.zeros_like(ys), ys))
+    else:
+        grid = torch.stack(torch.broadcast_tensors(xs, ys), -1)
     padding = "border" if angle is None else "reflection"
     return F.grid_sample(x, grid, padding_mode=padding, align_corners=False)
 
@@ -356,55 +373,55 @@ def color_jitter(
     Q turns in YIQ space, which leaves the grey image alone before clipping. Other steps
     are the same as torchvision's.
     """
-    steps, to_mean = _color_steps(x, brightness, contrast, saturation, hue)
-    if not steps:
-        return x
-    steps, to_mean = torch.stack(steps), torch.stack(to_mean)
-    if order is not None:
-        steps, to_mean = _reorder(steps, to_mean, order)
-    return _apply_color_steps(x, steps, to_mean)
+    steps = _color_steps(x, brightness, contrast, saturation, hue, order)
+    return _apply_color_steps(x, steps, torch.empty_like(x)) if steps else x
 
 
-def _color_steps(x, brightness=None, contrast=None, saturation=None, hue=None):
-    """Return matrices (B, C, C) and shares (B, 1, 1) of the grey mean added after."""
-    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    steps, to_mean = [], []
-    for name, factor in (("b", brightness), ("c", contrast), ("s", saturation)):
-        if factor is None:
-            continue
-        factor = _per_image(factor, x)[:, None, None]
-        rest = 1 - factor
-        step = factor * eye
-        steps.append(step + rest * _grey_weights(x) if name == "s" else step)
-        to_mean.append(rest if name == "c" else torch.zeros_like(rest))
-    if hue is not None:
-        steps.append(_hue_matrices(_per_image(hue, x), x))
-        to_mean.append(torch.zeros_like(steps[-1][:, :1, :1]))
-    return steps, to_mean
+def _color_steps(
+    x, brightness=None, contrast=None, saturation=None, hue=None, order=None
+):
+    """Return a list of matrices (B, C, C) with shares (B, 1, 1) of the grey mean.
 
-
-def _reorder(steps, to_mean, order):
-    """Let every image take the steps in its own order (B, n_steps)."""
-    rows = torch.arange(len(order), device=order.device)
-    return steps[order.T, rows], to_mean[order.T, rows]
-
-
-def _apply_color_steps(x, steps, to_mean, spare=None):
-    """Apply color steps one after the other, clipped each.
-
-    The steps write into two buffers in turn, since fresh memory of the size of a batch
-    costs a CPU more time than the arithmetic; ``spare`` may be one of them.
+    A step is the product with the matrix, plus the share of the grey image's mean;
+    None where the share is 0 for all images.
     """
+    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    matrices, shares = [], []
+    if brightness is not None:
+        matrices.append(_per_image(brightness, x)[:, None, None] * eye)
+    if contrast is not None:
+        factor = _per_image(contrast, x)[:, None, None]
+        matrices.append(factor * eye)
+        shares = [torch.zeros_like(factor)] * (len(matrices) - 1) + [1 - factor]
+    if saturation is not None:
+        factor = _per_image(saturation, x)[:, None, None]
+        matrices.append(factor * eye + (1 - factor) * _grey_weights(x))
+    if hue is not None:
+        matrices.append(_hue_matrices(_per_image(hue, x), x))
+    if shares:
+        shares += [torch.zeros_like(factor)] * (len(matrices) - len(shares))
+    if order is not None and matrices:
+        turn = order.T, torch.arange(len(x), device=x.device)
+        matrices = list(torch.stack(matrices)[turn])
+        shares = list(torch.stack(shares)[turn]) if shares else shares
+    return list(zip(matrices, shares or [None] * len(matrices), strict=True))
+
+
+def _apply_color_steps(x, steps, out):
+    """Apply color steps one after the other, clipped each; the last writes ``out``."""
     weights = _grey_weights(x)
     pixels = x.reshape(*x.shape[:2], -1)
-    buffers = [torch.empty_like(pixels)]
-    if len(steps) > 1:
-        buffers.append(torch.empty_like(pixels) if spare is None else spare)
-    for k, (matrix, share) in enumerate(zip(steps, to_mean, strict=True)):
-        mean = (pixels.mean(2) @ weights)[:, None, None]  # of the grey image
-        pixels = torch.bmm(matrix, pixels, out=buffers[k % 2])
-        pixels.add_(share * mean).clamp_(0, 1)
-    return pixels.view_as(x)
+    # two buffers in turn, since fresh memory costs a CPU more than the arithmetic
+    buffers = [torch.empty_like(pixels) for _ in steps[1:3]]
+    for k, (matrix, share) in enumerate(steps):
+        if share is not None:
+            offset = share * (pixels.mean(2) @ weights)[:, None, None]
+        target = buffers[k % 2] if k + 1 < len(steps) else out.flatten(2)
+        pixels = torch.bmm(matrix, pixels, out=target)
+        if share is not None:
+            pixels.add_(offset)
+        pixels.clamp_(0, 1)
+    return out
 
 
 @torch.no_grad()
@@ -517,10 +534,18 @@ class Contrastive(_ImagePolicy):
 
     def _augment(self, x):
         n = len(x)
-        angle = _uniform(n, -self.rotate, self.rotate, x) if self.rotate else None
-        flip = torch.rand(n, device=x.device) < self.flip
-        out = resized_crop(x, *self._boxes(x), flip, angle)
-        out = self._recolor(out)
+        crop = [*self._boxes(x), torch.rand(n, device=x.device) < self.flip]
+        if self.rotate:
+            crop.append(_uniform(n, -self.rotate, self.rotate, x))
+        colors = self._draw_colors(x)
+        out = torch.empty_like(x)
+        for part in _pieces(x):
+            view = resized_crop(x[part], *(t[part] for t in crop))
+            if not colors:
+                out[part] = view
+                continue
+            steps = [(m[part], None if s is None else s[part]) for m, s in colors]
+            _apply_color_steps(view, steps, out[part])
         if self.blur:
             sigma = _uniform(n, 0.1, 2.0, x)
             chosen = torch.rand(n, device=x.device) < self.blur
@@ -551,7 +576,8 @@ class Contrastive(_ImagePolicy):
         left = (place[1] * (side_x - width + found)).floor()
         return top, left, height, width
 
-    def _recolor(self, x):
+    def _draw_colors(self, x):
+        """Draw the color steps of all images, as `_apply_color_steps` takes them."""
         n, channels = x.shape[:2]
         jitter = self.jitter
         if not isinstance(jitter, (tuple, list)):
@@ -568,19 +594,11 @@ class Contrastive(_ImagePolicy):
             turns = _uniform(n, -jitter[3], jitter[3], x)
             factors["hue"] = torch.where(chosen, turns, 0)
         order = torch.rand(n, len(factors), device=x.device).argsort(1)
-        steps, to_mean = _color_steps(x, **factors)
+        steps = _color_steps(x, **factors, order=order)
         if self.grayscale and colored:
             grey = torch.rand(n, device=x.device) < self.grayscale
-            last = torch.where(grey, 0.0, 1.0)
-            step, share = _color_steps(x, saturation=last)
-            steps, to_mean = steps + step, to_mean + share
-            last = torch.full_like(order[:, :1], len(factors))
-            order = torch.cat([order, last], 1)
-        if not steps:
-            return x
-        steps, to_mean = _reorder(torch.stack(steps), torch.stack(to_mean), order)
-        # the crop is nobody else's: it serves as the second buffer
-        return _apply_color_steps(x, steps, to_mean, spare=x.flatten(2))
+            steps += _color_steps(x, saturation=torch.where(grey, 0.0, 1.0))
+        return steps
 
 
 # -- operations on 8-bit images, as PIL computes them
@@ -599,7 +617,14 @@ def _column(values, x):
 def _to_bytes(x):
     """Return floats in [0, 1] as 8-bit integers."""
     half = torch.tensor(0.5, dtype=x.dtype)
-    return torch.add(half, x, alpha=255).clamp_(0, 255).to(torch.uint8)
+    out = torch.empty_like(x, dtype=torch.uint8)
+    parts = _pieces(x, 2**16)
+    spare = torch.empty_like(x[parts[0]])
+    for part in parts:
+        piece = x[part]
+        scaled = torch.add(half, piece, alpha=255, out=spare[: len(piece)])
+        out[part] = scaled.clamp_(0, 255)
+    return out
 
 
 def _luma(f):
@@ -613,8 +638,8 @@ def _luma(f):
 
 
 def _blend(start, end, weight):
-    """Return ``start + weight (end - start)`` as 8-bit; fractions are cut off."""
-    return (end - start).mul_(weight).add_(start).clamp_(0, 255).to(torch.uint8)
+    """Return ``start + weight (end - start)`` in 8 bits, cut off; ``end`` is spoiled."""
+    return end.sub_(start).mul_(weight).add_(start).clamp_(0, 255).to(torch.uint8)
 
 
 def _boxes_of(f, side):
@@ -770,14 +795,15 @@ def _rescale(x, level, method):
 
 
 def _cut_out(x, top, left, bottom, right, fill):
-    """Paint a rectangle of each 8-bit image; ``bottom`` and ``right`` stay outside."""
+    """Paint a rectangle in each 8-bit image; ``bottom`` and ``right`` stay outside."""
     rows = torch.arange(x.shape[2], device=x.device)
     columns = torch.arange(x.shape[3], device=x.device)
     rows = (rows >= top[:, None]) & (rows < bottom[:, None])
     columns = (columns >= left[:, None]) & (columns < right[:, None])
-    hole = (rows[:, :, None] & columns[:, None, :])[:, None].to(torch.uint8)
-    # products of bytes: many times as fast as a fill under a mask
-    return (x * (1 - hole)).add_(hole * fill)
+    # products of bytes: many times as fast as logic and as a fill under a mask
+    rows, columns = rows.to(torch.uint8), columns.to(torch.uint8)
+    hole = (rows[:, :, None] * columns[:, None, :])[:, None]
+    return x.mul_(1 - hole).add_(hole * fill)
 
 
 def _square(side, x):
@@ -843,7 +869,7 @@ def _effect(name, x):
 
 
 def _apply_sorted(x, counts, values, methods=None, blend=False, fill=0):
-    """Apply operations to 8-bit images that are sorted as ``OPERATIONS``.
+    """Apply operations, in place, to 8-bit images that are sorted as ``OPERATIONS``.
 
     ``counts`` says how many images take each operation, ``values`` (B,) its magnitudes,
     ``blend`` whether effects are blended with the image by them.
@@ -851,27 +877,18 @@ def _apply_sorted(x, counts, values, methods=None, blend=False, fill=0):
     ends = [0]
     for count in counts:
         ends.append(ends[-1] + count)
-    parts = []
-
-    def span(first, last):
-        start, end = ends[OPERATIONS.index(first)], ends[OPERATIONS.index(last) + 1]
-        return slice(start, end), end > start
-
-    def counted(names):
-        first = OPERATIONS.index(names[0])
-        return counts[first : first + len(names)]
-
-    part, some = span(GEOMETRY[0], GEOMETRY[-1])
-    if some:
-        maps = _maps(x, counted(GEOMETRY), values[part])
-        parts.append(_affine(x[part], maps, fill))
-    part, some = span(ENHANCEMENTS[0], ENHANCEMENTS[-1])
-    if some:
-        parts.append(_enhance(x[part], counted(ENHANCEMENTS), values[part]))
-    for name in OPERATIONS[len(GEOMETRY) + len(ENHANCEMENTS) :]:
-        part, some = span(name, name)
-        if not some:
+    n_maps, n_first = len(GEOMETRY), len(GEOMETRY) + len(ENHANCEMENTS)
+    if ends[n_maps]:
+        part = slice(0, ends[n_maps])
+        maps = _maps(x, counts[:n_maps], values[part])
+        x[part] = _affine(x[part], maps, fill)
+    if ends[n_first] > ends[n_maps]:
+        part = slice(ends[n_maps], ends[n_first])
+        x[part] = _enhance(x[part], counts[n_maps:n_first], values[part])
+    for i, name in enumerate(OPERATIONS[:-1]):
+        if i < n_first or not counts[i]:
             continue
+        part = slice(ends[i], ends[i + 1])
         image, value = x[part], values[part]
         if name in EFFECTS:
             out = _effect(name, image)
@@ -884,13 +901,10 @@ def _apply_sorted(x, counts, values, methods=None, blend=False, fill=0):
             out = _solarize(image, value)
         elif name == "Rescale":
             out = _rescale(image, value, methods[part])
-        elif name == "Cutout":
-            square = _square(value.long(), image)
-            out = _cut_out(image, *square, GREY)
-        else:
-            out = image
-        parts.append(out)
-    return torch.cat(parts)
+        else:  # "Cutout"
+            out = _cut_out(image, *_square(value.long(), image), GREY)
+        x[part] = out
+    return x
 
 
 @torch.no_grad()
@@ -936,7 +950,7 @@ def apply_op(x, op, value=0.0, method=0.0, blend=False, fill=0):
     )
     counts = [len(x) if name == op else 0 for name in OPERATIONS]
     if op in GEOMETRY or x.dtype == torch.uint8:
-        return _apply_sorted(x, counts, values, methods, blend, fill)
+        return _apply_sorted(x.clone(), counts, values, methods, blend, fill)
     out = _apply_sorted(_to_bytes(x), counts, values, methods, blend)
     return out.to(x.dtype) / 255
 
@@ -1014,20 +1028,29 @@ def _level_value(op, level, table):
 
 
 @lru_cache
-def _value_table(table):
-    """Return values (len(OPERATIONS), 11): by level, or both ends of the range."""
+def _value_table(table, height, width):
+    """Return values by operation, sign (-, +) and level, or ends of the range, float64.
+
+    Of shape (len(OPERATIONS), 2, 11), or 2 in the place of 11.
+    """
     if table in RANGES:
-        ranges = [RANGES[table].get(op, (0, 0)) for op in OPERATIONS]
-        return torch.tensor(ranges, dtype=torch.float64)
-    if table not in ("port", "official"):
+        rows = [RANGES[table].get(op, (0, 0)) for op in OPERATIONS]
+    elif table in ("port", "official"):
+        levels = range(MAX_LEVEL + 1)
+        rows = [[_level_value(op, i, table) for i in levels] for op in OPERATIONS]
+    else:
         raise ValueError(
             f'table={table!r} is none of "port", "official", "scan", "usb".'
         )
-    rows = [
-        [_level_value(op, level, table) for level in range(MAX_LEVEL + 1)]
-        for op in OPERATIONS
-    ]
-    return torch.tensor(rows, dtype=torch.float64)
+    values = torch.tensor(rows, dtype=torch.float64)[:, None].repeat(1, 2, 1)
+    values[: len(GEOMETRY), 0] *= -1
+    if table != "official":
+        for name, side in (("TranslateX", width), ("TranslateY", height)):
+            rows = values[OPERATIONS.index(name)]
+            rows *= side
+            if table == "port":
+                rows.trunc_()
+    return values
 
 
 def op_values(ops, levels, table="port", size=(32, 32), signs=1):
@@ -1056,22 +1079,13 @@ def op_values(ops, levels, table="port", size=(32, 32), signs=1):
     ValueError
         For an unknown table.
     """
-    known = _value_table(table)
-    if table in RANGES:
-        values = known[ops, 0] + (known[ops, 1] - known[ops, 0]) * levels
-        whole = ops == _number("Posterize")
-        values = torch.where(whole, values.floor(), values)
-    else:
-        values = known[ops, levels]
-    signed = ops <= _number(GEOMETRY[-1])
-    values = torch.where(signed, values * signs, values)
-    if table != "official":
-        for name, side in (("TranslateX", size[1]), ("TranslateY", size[0])):
-            pixels = values * side
-            if table == "port":
-                pixels = pixels.trunc()
-            values = torch.where(ops == _number(name), pixels, values)
-    return values
+    known = _value_table(table, *size)
+    positive = torch.as_tensor(signs > 0).long()
+    if table in ("port", "official"):
+        return known[ops, positive, levels]
+    low, high = known[ops, positive].unbind(-1)
+    values = low + (high - low) * levels
+    return torch.where(ops == _number("Posterize"), values.floor(), values)
 
 
 def _number(op):
@@ -1168,7 +1182,7 @@ class RandAugment(_ImagePolicy):
             images = images.index_select(0, moves[-1])
         if self.cutout:
             images = _cut_out(images, *self._holes(x), self._color(x))
-        return images.to(x.dtype).div_(255)
+        return images
 
     def _pool(self):
         names = FIXMATCH if self.ops == "fixmatch" else self.ops
@@ -1468,7 +1482,7 @@ class CTAugment(_ImagePolicy):
             level = torch.ones(n, device=x.device)
             side = ctaugment_values("cutout", level, size, cutout)
             images = _cut_out(images, *_square(side.long(), x), GREY)
-        return images.to(x.dtype).div_(255)
+        return images
 
 
 # -- vectors
