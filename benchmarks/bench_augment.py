@@ -1,8 +1,8 @@
 """Speed of augmentations: ours, kornia's batched ones, torchvision's per image.
 
 All candidates take turns in one run, in a new order each round, on the same number of
-threads; per-image candidates use one core, and their rate is multiplied by the number of
-threads, as that many loader workers would reach at best.
+threads; per-image candidates use one core, and their rate is multiplied by the number
+of threads, as that many loader workers would reach at best.
 """
 
 import argparse
@@ -18,7 +18,7 @@ JITTER = (0.4, 0.4, 0.4, 0.1)
 
 
 def contrastive(x, images):
-    """Return SimCLR's policy for 32 x 32 by every library: {name: (function, views)}."""
+    """Return SimCLR's policy at 32 x 32 by every library: {name: (function, views)}."""
     from torchvision import transforms as T
 
     channels, side = x.shape[1], x.shape[2]
@@ -30,7 +30,7 @@ def contrastive(x, images):
     )
     found = {
         "sklabel": (lambda: ours(x), len(x)),
-        "torchvision on PIL": (lambda: [single(image) for image in images], len(images)),
+        "torchvision on PIL": (lambda: [single(i) for i in images], len(images)),
     }
     K = kornia_augmentation()
     if K is not None:
@@ -102,7 +102,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--single", type=int, default=64, help="images of slow candidates")
+    parser.add_argument("--single", type=int, default=64, help="images one by one")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     from torchvision.transforms.functional import to_pil_image

@@ -638,7 +638,7 @@ def _luma(f):
 
 
 def _blend(start, end, weight):
-    """Return ``start + weight (end - start)`` in 8 bits, cut off; ``end`` is spoiled."""
+    """Return ``start + weight (end - start)`` in 8 bits, cut off; spoil ``end``."""
     return end.sub_(start).mul_(weight).add_(start).clamp_(0, 255).to(torch.uint8)
 
 

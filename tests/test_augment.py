@@ -58,9 +58,11 @@ def test_golden_fixmatch_operations():
         for op, level, sign, expected in rows:
             number = torch.tensor(A.OPERATIONS.index(op))
             size = tuple(x.shape[2:])
-            value = A.op_values(number, torch.tensor(int(level)), "port", size, int(sign))
+            level = torch.tensor(int(level))
+            value = A.op_values(number, level, "port", size, int(sign))
             out = from_batch(A.apply_op(x, str(op), value)).astype(int)
-            np.testing.assert_array_equal(out, expected, err_msg=f"{op} {level} {sign}")
+            where = f"{op} {level} {sign}"
+            np.testing.assert_array_equal(out, expected, err_msg=where)
 
 
 def test_golden_official_operations():
@@ -187,13 +189,16 @@ def test_operations_equal_pil(size):
     height, width = size
     x = torch.randint(256, (1, 3, height, width), dtype=torch.uint8)
     image = Image.fromarray(from_batch(x))
-    affine = Image.Transform.AFFINE
+
+    def mapped(*matrix):
+        return image.transform(image.size, Image.Transform.AFFINE, matrix)
+
     slope, angle, shift = 0.23, 17.3, 2.6
     pairs = {
-        ("ShearX", slope): image.transform(image.size, affine, (1, slope, 0, 0, 1, 0)),
-        ("ShearY", -slope): image.transform(image.size, affine, (1, 0, 0, -slope, 1, 0)),
-        ("TranslateX", shift): image.transform(image.size, affine, (1, 0, shift, 0, 1, 0)),
-        ("TranslateY", -1): image.transform(image.size, affine, (1, 0, 0, 0, 1, -1)),
+        ("ShearX", slope): mapped(1, slope, 0, 0, 1, 0),
+        ("ShearY", -slope): mapped(1, 0, 0, -slope, 1, 0),
+        ("TranslateX", shift): mapped(1, 0, shift, 0, 1, 0),
+        ("TranslateY", -1): mapped(1, 0, 0, 0, 1, -1),
         ("Rotate", angle): image.rotate(angle),
         ("Rotate", -30): image.rotate(-30),
         ("Brightness", 1.4): ImageEnhance.Brightness(image).enhance(1.4),
@@ -291,8 +296,8 @@ def test_unknown_names_are_refused():
 
 def test_crops_equal_torchvision():
     x = torch.rand(6, 3, 24, 18)
-    boxes = [(0, 0, 24, 18), (3, 5, 7, 9), (10, 1, 14, 2), (23, 17, 1, 1), (4, 0, 20, 18)]
-    boxes.append((2, 3, 5, 5))
+    boxes = [(0, 0, 24, 18), (3, 5, 7, 9), (10, 1, 14, 2), (23, 17, 1, 1)]
+    boxes += [(4, 0, 20, 18), (2, 3, 5, 5)]
     flip = torch.tensor([False, True, True, False, False, True])
     out = A.resized_crop(x, *torch.tensor(boxes).T, flip)
     for i, box in enumerate(boxes):
@@ -328,7 +333,8 @@ def test_jitter_equals_torchvision(channels):
         steps["saturation"] = TF.adjust_saturation
     for name, adjust in steps.items():
         out = A.color_jitter(x, **{name: factors})
-        expected = [adjust(image, f) for image, f in zip(x, factors.tolist(), strict=True)]
+        pairs = zip(x, factors.tolist(), strict=True)
+        expected = [adjust(image, factor) for image, factor in pairs]
         torch.testing.assert_close(out, torch.stack(expected), atol=2e-6, rtol=0)
     if channels == 3:
         grey = A.color_jitter(x, saturation=0.0)
@@ -358,8 +364,8 @@ def test_hue_turns_as_torchvision_does_but_linearly():
         out = A.color_jitter(x, hue=turn)
         # the grey image stays, and colors move the way that torchvision's do
         torch.testing.assert_close(TF.rgb_to_grayscale(out), grey, atol=2e-3, rtol=0)
-        expected = TF.adjust_hue(x, turn)
-        moved, wanted = ((t - TF.rgb_to_grayscale(t)).flatten() for t in (out, expected))
+        views = out, TF.adjust_hue(x, turn)
+        moved, wanted = ((t - TF.rgb_to_grayscale(t)).flatten() for t in views)
         assert torch.cosine_similarity(moved, wanted, dim=0) > 0.85, turn
     back = A.color_jitter(A.color_jitter(x, hue=0.2), hue=-0.2)
     torch.testing.assert_close(back, x, atol=1e-5, rtol=0)
