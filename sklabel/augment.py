@@ -1403,7 +1403,7 @@ class CTAugment(_ImagePolicy):
             ops = self._draw_ops(len(images))
             levels = torch.rand(shape, device=images.device)
             draw = _send(ops, images).T, levels.transpose(0, 1)
-            return self._apply(images, ops, levels)
+            return self._transform(images, ops, levels)
 
         return self._guarded(x, augment), draw
 
@@ -1451,12 +1451,12 @@ class CTAugment(_ImagePolicy):
         bins = (chances / torch.empty_like(chances).exponential_()).argmax(-1)
         inside = torch.rand(bins.shape, device=x.device)
         n_bins = self.bins.to(x.device)[_send(ops, x)].clamp(min=1)
-        return self._apply(x, ops, (bins + inside) / n_bins, self.cutout)
+        return self._transform(x, ops, (bins + inside) / n_bins, self.cutout)
 
     def _draw_ops(self, n):
         return torch.randint(len(CTAUGMENT), (self.depth, n))
 
-    def _apply(self, x, ops, levels, cutout=0):
+    def _transform(self, x, ops, levels, cutout=0):
         """Apply operations (depth, B) on the host at levels (depth, B, 2)."""
         n, size = len(x), x.shape[2:]
         numbers = self.numbers[ops]

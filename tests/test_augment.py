@@ -538,6 +538,14 @@ def test_clones_copies_and_pickles(name):
         assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_policies_move_as_modules_do(name):
+    policy = copy.deepcopy(POLICIES[name]).to("cpu").train().eval().double()
+    x = images(4, 3, 16, 16)
+    assert policy(x).dtype == torch.float32
+    assert torch.nn.Sequential(policy).requires_grad_(False)(x).shape == x.shape
+
+
 def test_more_pieces_than_one_are_put_together():
     # large enough for several pieces on a CPU
     x = images(700, 3, 32, 32)
@@ -692,13 +700,13 @@ def test_ctaugment_draws_by_its_rates(monkeypatch):
     sums = probabilities.sum(2)
     assert torch.allclose(sums[sums > 0], torch.ones(()))
     seen = []
-    apply = A.CTAugment._apply
+    apply = A.CTAugment._transform
 
     def spy(self, x, ops, levels, cutout=0):
         seen.append((ops, levels))
         return apply(self, x, ops, levels, cutout)
 
-    monkeypatch.setattr(A.CTAugment, "_apply", spy)
+    monkeypatch.setattr(A.CTAugment, "_transform", spy)
     policy(images(500, 1, 4, 4))
     ops, levels = seen[0]
     bins = policy.bins[ops]
