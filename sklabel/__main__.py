@@ -153,7 +153,7 @@ def _add_fit(commands):
     )
     _add_embedding(parser)
     parser.add_argument(
-        "--steps", type=_positive, help="steps of the classifier (default 600)"
+        "--steps", type=_positive, help="steps of the classifier (default 400)"
     )
     _add_training(parser)
     parser.set_defaults(run=_run("fit"))

@@ -103,8 +103,8 @@ def fit(arguments):
     classifier = FixMatchClassifier(
         backbone=embedder,
         weak_augment=Weak(flip=0) if arguments.no_flip else "auto",
-        max_steps=arguments.steps or 600,
-        batch_size=32,
+        max_steps=arguments.steps or 400,
+        batch_size=16,
         checkpoint_dir=arguments.checkpoint,
         device=arguments.device,
         random_state=arguments.seed,
