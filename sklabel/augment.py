@@ -165,7 +165,7 @@ def _uniform(n, low, high, x):
     return torch.rand(n, dtype=x.dtype, device=x.device).mul_(high - low).add_(low)
 
 
-def _pieces(x, size=2**19):
+def _pieces(x, size=2**18):
     """Return slices of a batch; on a CPU their buffers stay small.
 
     Large buffers go back to the system with every call, and fresh pages cost more than
