@@ -5,8 +5,6 @@ import os
 import sys
 import warnings
 
-from . import __version__
-
 
 def main(argv=None):
     """Run the command line.
@@ -64,7 +62,9 @@ def _parser():
         epilog="First steps: sklabel demo. Your own photographs: sklabel select "
         "FOLDER, write the labels into the CSV, sklabel fit CSV FOLDER.",
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument(
+        "--version", action="version", version=sys.modules[__package__].__version__
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_select(commands)
