@@ -307,6 +307,8 @@ class EmbeddingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return tags
 
     def _warn_collapse(self, remedy):
+        if not self.net_.history:
+            return  # interrupted in the first epoch
         spread = self.net_.history[-1].get("feature_std", 1.0)
         rank = self.net_.history[-1].get("effective_rank", np.inf)
         if spread < 0.05 or rank < 1.5:

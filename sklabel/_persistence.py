@@ -8,7 +8,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
@@ -25,7 +26,7 @@ def save(estimator, folder):
     description = {"format": _FORMAT, "estimator": _encode(estimator, tensors, "")}
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "weights.partial"
-    save_file(tensors, partial)
+    partial.write_bytes(serialize(tensors))  # save_file would make it private
     os.replace(partial, folder / "weights.safetensors")
     partial = folder / "estimator.partial"
     partial.write_text(json.dumps(description), encoding="utf-8")

@@ -14,7 +14,7 @@ TESTS = Path(__file__).parent
 TO_COME = set(
     """
     badge_parts
-    byol byol_lars byol_schedule byol_zero_vector
+    byol byol_zero_vector
     ccl_reconstructed
     cld_loss cld_moco
     clip_loss clip_zero_shot

@@ -23,6 +23,7 @@ FLOORS = {
     "datasets": 1,
     "model_selection": 1,
     "_data": 2,
+    "_display": 1,
     "_persistence": 2,
     "backbones": 2,
     "neighbors": 2,
@@ -33,6 +34,7 @@ FLOORS = {
     "classification": 6,
     "selection": 7,
     "active_learning": 8,
+    "_cli": 8.5,
     "__init__": 9,
     "__main__": 9,
 }
