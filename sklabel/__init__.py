@@ -1,20 +1,38 @@
 """Label many images from almost no labels, as scikit-learn estimators over torch."""
 
-__version__ = "0.1.0"
+import importlib
 
-from . import classification, clustering, datasets, embedding, metrics, model_selection
-from . import selection
-from ._base import CollapseWarning
-from ._persistence import load
+__version__ = "0.1.0"
 
 __all__ = [
     "CollapseWarning",
+    "augment",
+    "backbones",
     "classification",
     "clustering",
     "datasets",
     "embedding",
     "load",
+    "losses",
     "metrics",
     "model_selection",
+    "modules",
+    "neighbors",
+    "optim",
     "selection",
 ]
+
+_HOME = {"CollapseWarning": "._base", "load": "._persistence"}
+
+
+def __getattr__(name):
+    # loaded when first used: torch takes seconds, and `sklabel --help` needs none of it
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name], __name__), name)
+    if name in __all__:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__
