@@ -23,7 +23,7 @@ class _SimCLR(nn.Module):
         self.output = output
         self.n_features_out = backbone.n_features_out
         if output == "projection":
-            self.n_features_out = project.out_features
+            self.n_features_out = project[-1][0].out_features
 
     def forward(self, x):
         h = self.backbone(x)                            # (B, D)
