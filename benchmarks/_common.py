@@ -87,8 +87,10 @@ def summary(rows, by, figure):
         groups.setdefault(tuple(row[name] for name in by), []).append(row[figure])
     for group, values in groups.items():
         mean, std = np.mean(values), np.std(values, ddof=len(values) > 1)
-        print(f"{' '.join(map(str, group)):40s} {figure} {mean:.4f} +- {std:.4f} "
-              f"({len(values)} seeds)")
+        print(
+            f"{' '.join(map(str, group)):40s} {figure} {mean:.4f} +- {std:.4f} "
+            f"({len(values)} seeds)"
+        )
 
 
 def alternate(candidates, rounds=10, seed=0):

@@ -142,7 +142,9 @@ def main():
             for choice in ("usl", "random"):
                 rows.append(
                     results.run(
-                        lambda c=choice, s=seed, f=fitted: fixmatch(args, s, data, c, f),
+                        lambda c=choice, s=seed, f=fitted: fixmatch(
+                            args, s, data, c, f
+                        ),
                         **key,
                         choice=choice,
                     )

@@ -22,6 +22,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from . import _persistence
+from ._callbacks import CallbackSupportMixin, Stage
 from ._data import check_samples
 from ._labels import check_labels, decode_labels, encode_labels, is_labeled
 from ._net import OPTIMIZERS, SCHEDULES, Net, resolve_device
@@ -59,7 +60,7 @@ class CollapseWarning(UserWarning):
     """Training has lost what it was to learn; the message names what to change."""
 
 
-class BaseLearner(BaseEstimator):
+class BaseLearner(CallbackSupportMixin, BaseEstimator):
     """Base of all estimators that train a module through a net.
 
     A method file gives the module and the public face. The base checks X, builds the
@@ -99,8 +100,11 @@ class BaseLearner(BaseEstimator):
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         cuda = resolve_device(self.device).type == "cuda"
-        with _GENERATOR_LOCK, torch.random.fork_rng(
-            devices=range(torch.cuda.device_count()) if cuda else []
+        with (
+            _GENERATOR_LOCK,
+            torch.random.fork_rng(
+                devices=range(torch.cuda.device_count()) if cuda else []
+            ),
         ):
             torch.manual_seed(seed)
             yield seed
@@ -133,7 +137,10 @@ class BaseLearner(BaseEstimator):
         if "random_state" in estimator.get_params(deep=False):
             if estimator.random_state is None:
                 unset["random_state"] = int(torch.randint(2**31 - 1, ()))
-        return estimator.set_params(**unset).fit(X, None)
+        estimator.set_params(**unset)
+        task = self._task[0].subcontext(task_name="embed")
+        with task.propagate_callback_context(estimator):
+            return estimator.fit(X, None)
 
     def _make_net(self, module, pixel_range, **settings):
         """Return an initialized net; ``settings`` win over the shared parameters."""
@@ -148,7 +155,15 @@ class BaseLearner(BaseEstimator):
         ).initialize()
 
     def _fit_net(
-        self, module, samples, *, stage="fit", watch=None, train=True, **settings
+        self,
+        module,
+        samples,
+        *,
+        stage="fit",
+        predicts=True,
+        watch=None,
+        train=True,
+        **settings,
     ):
         """Train a module on samples; a method's stages are calls of this in turn.
 
@@ -159,6 +174,8 @@ class BaseLearner(BaseEstimator):
         samples : Samples
         stage : str
             Names the progress bar and the checkpoint.
+        predicts : bool
+            Whether the estimator can predict between the epochs of this stage.
         watch : callable or None
             See `Net`.
         train : bool
@@ -181,6 +198,7 @@ class BaseLearner(BaseEstimator):
             self._pixel_range,
             checkpoint=checkpoint,
             watch=watch,
+            stage=Stage(self, stage, predicts),
             description=f"{type(self).__name__} {stage}",
             **settings,
         )
@@ -188,6 +206,7 @@ class BaseLearner(BaseEstimator):
         if self.interrupted_ or not train:
             return self
         net.partial_fit(samples)
+        net.stage = None  # it knows X
         self.n_iter_ = len(net.history)
         if net.interrupted_:
             self.interrupted_ = True

@@ -283,7 +283,12 @@ class ImageFiles:
                         self.size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0
                     )
                 return np.asarray(image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+        ) as error:
             raise ValueError(
                 f"Cannot read the image {str(path)!r} ({error}). Remove or replace the "
                 'file, or pass on_error="skip" to leave such files out.'

@@ -1,5 +1,6 @@
 """The one skorch net: drives a module that returns its own loss."""
 
+import math
 import os
 import time
 import warnings
@@ -60,6 +61,8 @@ class Net(NeuralNet):
         File written after each epoch, and read to continue.
     watch : callable or None
         ``watch(net, samples) -> dict`` of figures for the history of each epoch.
+    stage : _callbacks.Stage or None
+        Told of the epochs.
     description : str
         Stands before the progress bar.
     compile : bool
@@ -88,6 +91,7 @@ class Net(NeuralNet):
         precision="auto",
         checkpoint=None,
         watch=None,
+        stage=None,
         description="",
         device="cpu",
         verbose=0,
@@ -103,6 +107,7 @@ class Net(NeuralNet):
         self.precision = precision
         self.checkpoint = checkpoint
         self.watch = watch
+        self.stage = stage
         self.description = description
         super().__init__(
             module,
@@ -184,18 +189,24 @@ class Net(NeuralNet):
         self.step_ = 0
         self.interrupted_ = False
         self.resume()
+        stage = self.stage or _NoStage()
+        stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         with self._progress(batches) as self.progress_:
             try:
                 while self.step_ < self.total_steps_:
+                    stage.begin_epoch()
                     self.notify("on_epoch_begin", dataset_train=samples)
                     self.run_single_epoch(batches, True, "train", self.train_step)
                     self._after_epoch(samples)
                     self.notify("on_epoch_end", dataset_train=samples)
                     self.save_checkpoint()
+                    if stage.end_epoch():
+                        self.stop()
             except KeyboardInterrupt:
                 self.interrupted_ = True
                 if "train_loss" not in self.history[-1]:
                     self.history.pop()  # the epoch that was broken off
+        stage.end()
         del self.progress_
         return self
 
@@ -346,6 +357,15 @@ class Net(NeuralNet):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.module = self.module_
+
+
+class _NoStage:
+    """Stands where nobody is to be told of the epochs."""
+
+    def begin(self, n_epochs):
+        pass
+
+    begin_epoch = end_epoch = end = lambda self: None
 
 
 class _NoCriterion:

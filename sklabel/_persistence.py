@@ -90,7 +90,9 @@ def _plain(value):
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     if isinstance(value, torch.nn.Module):
-        weights = {k: joblib.hash(v.cpu().numpy()) for k, v in value.state_dict().items()}
+        weights = {
+            k: joblib.hash(v.cpu().numpy()) for k, v in value.state_dict().items()
+        }
         attributes = getattr(value, "get_params", dict)()
         return [type(value).__name__, repr(value), _plain(attributes), _plain(weights)]
     if isinstance(value, BaseEstimator):
@@ -113,7 +115,9 @@ def _encode(value, tensors, key):
         parts = [_encode(part, tensors, f"{key}.{i}") for i, part in enumerate(value)]
         return {type(value).__name__: parts}
     if isinstance(value, dict):
-        return {"dict": [[k, _encode(v, tensors, f"{key}.{k}")] for k, v in value.items()]}
+        return {
+            "dict": [[k, _encode(v, tensors, f"{key}.{k}")] for k, v in value.items()]
+        }
     if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
         parts = [_encode(part, tensors, key) for part in value.ravel().tolist()]
         dtype = value.dtype.str
@@ -192,6 +196,8 @@ def _decode_estimator(described, tensors, key):
     vars(estimator).update(_decode(described["fitted"], tensors))
     if "history" in described:
         prefix = f"{key}.net."
-        weights = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        weights = {
+            k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)
+        }
         estimator._restore_net(weights, _decode(described["history"], tensors))
     return estimator

@@ -130,7 +130,9 @@ class _Block(nn.Module):
         )
         same = n_in == n_out and stride == 1
         self.shortcut = (
-            nn.Identity() if same else nn.Sequential(*_conv(n_in, n_out, stride, side=1))
+            nn.Identity()
+            if same
+            else nn.Sequential(*_conv(n_in, n_out, stride, side=1))
         )
 
     def forward(self, x):
@@ -165,7 +167,11 @@ def _resnet8(shape, width=32):
 
 def _resnet9(shape):
     def halve(n_in, n_out):
-        return [*_conv(n_in, n_out), nn.ReLU(inplace=True), nn.MaxPool2d(2, ceil_mode=True)]
+        return [
+            *_conv(n_in, n_out),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2, ceil_mode=True),
+        ]
 
     return nn.Sequential(
         *_stem(shape, 64),

@@ -27,6 +27,7 @@ FLOORS = {
     "_persistence": 2,
     "backbones": 2,
     "neighbors": 2,
+    "_callbacks": 3,
     "_net": 3,
     "_base": 4,
     "embedding": 5,

@@ -3,12 +3,12 @@
 from numbers import Integral, Real
 
 import torch
-from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .._base import SHARED_CONSTRAINTS, BaseLearner, ClassificationMixin
+from .._callbacks import fitting
 from .._data import Mixed
 from ..losses import pseudo_label
 from ..modules import ema_decay, ema_update_, frozen_copy
@@ -42,7 +42,7 @@ class _FixMatch(nn.Module):
         return self
 
     def forward(self, x):
-        return self.average(x).float().softmax(1)       # (B, K)
+        return self.average(x).float().softmax(1)  # (B, K)
 
     def loss(self, x, y):
         n_labeled = int((y >= 0).sum())
@@ -312,7 +312,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         self.verbose = verbose
         self.net_params = net_params
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting
     def fit(self, X, y):
         """Train on labeled and unlabeled rows.
 

@@ -6,11 +6,12 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._base import SHARED_CONSTRAINTS, BaseLearner, ClusteringMixin, CollapseWarning
+from .._callbacks import fitting
 from .._data import Pairs
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
@@ -32,7 +33,9 @@ class _SCAN(nn.Module):
         self.register_buffer("best_score", torch.tensor(float("inf")))
         self.register_buffer("best_head", torch.tensor(0))
         # weights of the epoch with the best score
-        self.best = copy.deepcopy(nn.ModuleList([backbone, heads])).requires_grad_(False)
+        self.best = copy.deepcopy(nn.ModuleList([backbone, heads])).requires_grad_(
+            False
+        )
 
     def train(self, mode=True):
         super().train(mode)
@@ -42,7 +45,7 @@ class _SCAN(nn.Module):
         return self
 
     def forward(self, x):
-        return self._logits(x).float().softmax(-1)      # (heads, B, K)
+        return self._logits(x).float().softmax(-1)  # (heads, B, K)
 
     def loss(self, x, y):
         anchors, neighbors = (self._logits(self.augment(part)).float() for part in x)
@@ -110,7 +113,9 @@ class _SelfLabel(nn.Module):
     def before_epoch(self, net, samples):
         if self.keep_clusters:
             self.clusters_used = _occupancy(_predict(net, samples))["clusters_used"]
-            self.last = copy.deepcopy([self.backbone.state_dict(), self.heads.state_dict()])
+            self.last = copy.deepcopy(
+                [self.backbone.state_dict(), self.heads.state_dict()]
+            )
 
     def after_epoch(self, net, samples):
         figures = _occupancy(_predict(net, samples))
@@ -129,7 +134,7 @@ def _predict(net, samples):
     net.module_.train()
     dim = 0 if batches[0].ndim == 2 else 1
     p = torch.cat(batches, dim).cpu()
-    return p if dim == 0 else p.transpose(0, 1)         # (n, K) or (n, heads, K)
+    return p if dim == 0 else p.transpose(0, 1)  # (n, K) or (n, heads, K)
 
 
 def _occupancy(p, neighbors=None):
@@ -378,7 +383,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         self.verbose = verbose
         self.net_params = net_params
 
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fitting
     def fit(self, X, y=None):
         """Cluster X.
 
@@ -404,7 +409,9 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             statistics = samples.statistics()
             self.neighbors_ = self._mine_neighbors(X, samples, *statistics)
             module = self._build_module(*statistics)
-            self._fit_net(module, Pairs(samples, self.neighbors_), stage="cluster")
+            self._fit_net(
+                module, Pairs(samples, self.neighbors_), stage="cluster", predicts=False
+            )
             self.history_ = self.net_.history.to_list()
             module = self._build_self_label(*module.keep_best(), *statistics)
             epochs = max(1, self.self_label_epochs)

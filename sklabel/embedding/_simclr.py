@@ -3,11 +3,11 @@
 from numbers import Integral, Real
 
 import torch
-from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin, watch_features
+from .._callbacks import fitting
 from ..losses import nt_xent
 from ..modules import mlp
 from ..optim import scaled_lr
@@ -26,7 +26,7 @@ class _SimCLR(nn.Module):
             self.n_features_out = project[-1][0].out_features
 
     def forward(self, x):
-        h = self.backbone(x)                            # (B, D)
+        h = self.backbone(x)  # (B, D)
         return h if self.output == "backbone" else self.project(h)
 
     def loss(self, x, y):
@@ -213,7 +213,7 @@ class SimCLRTransformer(EmbeddingMixin, BaseLearner):
         self.verbose = verbose
         self.net_params = net_params
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting
     def fit(self, X, y=None):
         """Train the network on X.
 

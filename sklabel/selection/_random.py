@@ -1,10 +1,11 @@
 """Random and stratified choice: the baselines of every selector."""
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 
+from .._callbacks import CallbackSupportMixin, fitting
 from .._data import _as_paths, check_samples
 from .._labels import is_labeled
 from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
@@ -47,7 +48,7 @@ def class_sequence(class_counts, n_samples, rule="proportional"):
     return sequence
 
 
-class RandomSelector(SelectionMixin, BaseEstimator):
+class RandomSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     """Select rows at random, each unlabeled row with the same probability.
 
     The baseline that every other selector must beat.
@@ -111,7 +112,7 @@ class RandomSelector(SelectionMixin, BaseEstimator):
         self.n_samples = n_samples
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting
     def fit(self, X, y=None):
         """Choose rows of X.
 
@@ -135,7 +136,7 @@ class RandomSelector(SelectionMixin, BaseEstimator):
         return self._set_selection(vectors, candidates[drawn[:n_samples]], scores)
 
 
-class StratifiedSelector(SelectionMixin, BaseEstimator):
+class StratifiedSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     """Select rows at random within each class: an oracle that knows every label.
 
     This is a yardstick, not a method: it reads the true labels of all rows from y,
@@ -211,7 +212,7 @@ class StratifiedSelector(SelectionMixin, BaseEstimator):
         self.rule = rule
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting
     def fit(self, X, y=None):
         """Choose rows of X by their true labels.
 

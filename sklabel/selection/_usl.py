@@ -6,10 +6,11 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_consistent_length
 
+from .._callbacks import CallbackSupportMixin, fitting
 from ..neighbors import kmeans, kneighbors, squared_distances
 from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
@@ -274,7 +275,7 @@ def _add_to_clusters(
     return np.array(chosen, dtype=np.int64)
 
 
-class USLSelector(SelectionMixin, BaseEstimator):
+class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     """Select rows that are typical of many others and far from one another.
 
     Unsupervised selective labeling without training: the density of each row comes
@@ -481,7 +482,7 @@ class USLSelector(SelectionMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fitting
     def fit(self, X, y=None, clusters=None):
         """Choose rows of X.
 

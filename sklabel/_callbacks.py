@@ -1,0 +1,92 @@
+"""scikit-learn's callbacks (1.9 and later), and the same calls without them."""
+
+import functools
+from contextlib import nullcontext
+
+from sklearn.base import _fit_context
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:
+
+    class CallbackSupportMixin:
+        """Stands in for that of scikit-learn: nobody is called."""
+
+        def _init_callback_context(self, **kwargs):
+            return _Nobody()
+
+    def with_callbacks(fit):
+        return fit
+
+
+class _Nobody:
+    def subcontext(self, **kwargs):
+        return self
+
+    def propagate_callback_context(self, estimator):
+        return nullcontext()
+
+    def call_on_fit_task_begin(self, **kwargs):
+        return self
+
+    def call_on_fit_task_end(self, **kwargs):
+        return False
+
+
+def fitting(fit):
+    """Decorate ``fit``: check the parameters, and tell callbacks of begin and end."""
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=False)
+    @functools.wraps(fit)
+    def fit_with_callbacks(self, X, *args, **kwargs):
+        y = args[0] if args else kwargs.get("y")
+        self._task = self._init_callback_context(max_subtasks=None), X, y
+        try:
+            self._task[0].call_on_fit_task_begin(estimator=self, X=X, y=y)
+            fit(self, X, *args, **kwargs)
+            self._task[0].call_on_fit_task_end(
+                estimator=self, X=X, y=y, reconstruction_attributes={}
+            )
+        finally:
+            del self._task
+        return self
+
+    return fit_with_callbacks
+
+
+class Stage:
+    """Tell callbacks of the epochs of one stage of a fit.
+
+    Parameters
+    ----------
+    estimator : estimator
+        In its ``fit``.
+    name : str
+    predicts : bool
+        Whether the estimator can predict between the epochs of this stage.
+    """
+
+    def __init__(self, estimator, name, predicts):
+        context, X, y = estimator._task
+        self.parent, self.name, self.predicts = context, name, predicts
+        self.known = {"estimator": estimator, "X": X, "y": y}
+
+    def begin(self, n_epochs):
+        self.task = self.parent.subcontext(task_name=self.name, max_subtasks=n_epochs)
+        self.task.call_on_fit_task_begin(**self.known)
+
+    def begin_epoch(self):
+        self.epoch = self.task.subcontext(task_name="epoch")
+        self.epoch.call_on_fit_task_begin(**self.known)
+
+    def end_epoch(self):
+        """Return whether a callback asks to stop."""
+        # {}: a copy of the estimator as it is now can predict
+        attributes = {} if self.predicts else None
+        return self.epoch.call_on_fit_task_end(
+            **self.known, reconstruction_attributes=attributes
+        )
+
+    def end(self):
+        self.task.call_on_fit_task_end(**self.known)
