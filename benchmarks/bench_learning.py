@@ -9,6 +9,8 @@ import argparse
 import numpy as np
 import torch
 from _common import Results, load, summary
+from sklearn.cluster import KMeans
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from sklabel.augment import Contrastive, RandAugment, Weak
@@ -17,25 +19,25 @@ from sklabel.clustering import SCANClusterer
 from sklabel.embedding import SimCLRTransformer
 from sklabel.metrics import class_coverage, clustering_accuracy, knn_accuracy
 from sklabel.selection import RandomSelector, USLSelector
-from sklearn.cluster import KMeans
-from sklearn.frozen import FrozenEstimator
 
-# digits and characters lose their meaning under flips and strong crops
-NO_FLIP = ("mnist", "usps", "fashion_mnist")
+# what a mirror or a strong crop would turn into something else
+UPRIGHT = ("mnist", "usps", "fashion_mnist")
 
 
 def views(data):
-    """Return the augmentations for one data set; chosen by what its images are."""
-    if data in NO_FLIP:
+    """Return the augmentations for one data set, chosen by what its images are."""
+    if data in UPRIGHT:
         return {
-            "contrastive": Contrastive(flip=0, crop=(0.3, 1.0), rotate=10),
+            "contrastive": Contrastive(flip=0, crop=(0.5, 1.0), rotate=20),
             "weak": Weak(flip=0),
         }
     return {"contrastive": "auto", "weak": "auto"}
 
 
-def embedder(args, seed):
+def embedder(args, seed, output):
     return SimCLRTransformer(
+        temperature=args.temperature,
+        output=output,
         augment=views(args.data)["contrastive"],
         max_epochs=args.embed_epochs,
         batch_size=256,
@@ -76,7 +78,7 @@ def scan(args, seed, data, fitted):
     clusterer = SCANClusterer(
         n_clusters=len(np.unique(y)),
         embedder=FrozenEstimator(fitted),
-        augment=RandAugment(weak=Weak(flip=0)) if args.data in NO_FLIP else "auto",
+        augment=RandAugment(weak=Weak(flip=0)) if args.data in UPRIGHT else "auto",
         max_epochs=args.scan_epochs,
         self_label_epochs=args.self_label_epochs,
         random_state=seed,
@@ -116,7 +118,8 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n-labels", type=int, default=40)
     parser.add_argument("--n-train", type=int, help="first rows of the training images")
-    parser.add_argument("--embed-epochs", type=int, default=4)
+    parser.add_argument("--embed-epochs", type=int, default=6)
+    parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--scan-epochs", type=int, default=3)
@@ -131,10 +134,17 @@ def main():
     x, y, x_test, y_test = load(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
     results = Results("learning")
-    setting = {"data": args.data, "n_train": len(data[0]), "embed": args.embed_epochs}
+    setting = {
+        "data": args.data,
+        "n_train": len(data[0]),
+        "embed": args.embed_epochs,
+        "temperature": args.temperature,
+    }
     rows = []
     for seed in args.seeds:
-        fitted = embedder(args, seed).fit(data[0])
+        # neighbors are sought in the head's output, k-NN scores what lies before it
+        output = "backbone" if args.task == "simclr" else "projection"
+        fitted = embedder(args, seed, output).fit(data[0])
         key = {**setting, "seed": seed}
         if args.task == "fixmatch":
             key = {"task": "fixmatch", **key, "n_labels": args.n_labels}
