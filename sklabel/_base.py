@@ -131,8 +131,9 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
                 ("checkpoint_dir", None),
                 ("image_shape", None),
                 ("image_size", None),
+                ("on_error", "raise"),
             )
-            if estimator.get_params(deep=False).get(name, 0) is empty
+            if estimator.get_params(deep=False).get(name, 0) == empty
         }
         if "random_state" in estimator.get_params(deep=False):
             if estimator.random_state is None:

@@ -84,8 +84,9 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
         body = _named(spec, tuple(sample_shape))
     else:
         raise ValueError(
-            f"backbone={spec!r} is neither a name, an nn.Module nor a fitted embedder "
-            "(call fit on the embedder first)."
+            f"backbone={spec!r} is neither a name, an nn.Module nor a fitted embedder: "
+            "call fit on the embedder first; in a search or a pipeline that is cloned, "
+            "give sklearn.frozen.FrozenEstimator(embedder), which stays fitted."
         )
     return Encoder(body, sample_shape, mean, std)
 

@@ -1,0 +1,187 @@
+"""Speed of training: `fit` against a bare torch loop, and against lightly.
+
+Bare loop: the module, its augmentation, optimizer, schedule and precision are those of
+`fit`; the loop around them is written out here. One whole epoch of each is timed, with
+everything that `fit` does between two epochs. lightly: the same network, head sizes,
+batch size and images, each with its own data pipeline, on the same number of cores.
+"""
+
+import argparse
+import time
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from _common import alternate, load, machine, print_ratios
+
+from sklabel._base import watch_features
+from sklabel._net import multiplies_bfloat16
+from sklabel.classification import FixMatchClassifier
+from sklabel.datasets import load_digit_images
+from sklabel.embedding import SimCLRTransformer
+from sklabel.optim import param_groups
+
+N_LABELED = 100
+
+
+def images_of(args):
+    """Return {name: rows} of the kinds of data that are timed."""
+    rng = np.random.default_rng(0)
+    x = load(args.data)[0][: args.n_train]
+    return {
+        "32x32x3": x,
+        "digits 8x8": load_digit_images(return_X_y=True)[0],
+        "vectors 64": rng.normal(size=(4096, 64)).astype(np.float32),
+    }
+
+
+def estimator(name, n_epochs, precision="auto"):
+    if name == "SimCLR":
+        return SimCLRTransformer(
+            max_epochs=n_epochs, batch_size=256, random_state=0, precision=precision
+        )
+    return FixMatchClassifier(
+        max_epochs=n_epochs, batch_size=32, random_state=0, precision=precision
+    )
+
+
+def targets(X):
+    y = np.full(len(X), -1)
+    y[:N_LABELED] = np.arange(N_LABELED) % 10
+    return y
+
+
+def epoch_of_fit(name, X):
+    """Return the seconds of the second epoch of a `fit`, all its trimmings included."""
+    times = []
+
+    def watch(net, samples):
+        figures = watch_features(net, samples) if name == "SimCLR" else {}
+        times.append(time.perf_counter())
+        return figures
+
+    model = estimator(name, 2).set_params(net_params={"watch": watch})
+    model.fit(X, targets(X))
+    return times[1] - times[0]
+
+
+class Bare:
+    """The same training without a library around it."""
+
+    def __init__(self, name, X):
+        fitted = estimator(name, 1).fit(X, targets(X))
+        samples = fitted._check_X(X)
+        self.module = fitted._build_module(*samples.statistics())
+        self.module.to(memory_format=torch.channels_last)
+        self.settings = fitted.get_params(deep=False)
+        self.name = name
+        self.x = samples[np.arange(len(samples))][0]
+        self.y = torch.from_numpy(targets(X))
+        kind = torch.optim.AdamW if name == "SimCLR" else torch.optim.SGD
+        more = {} if name == "SimCLR" else {"momentum": 0.9, "nesterov": True}
+        groups = param_groups(self.module, self.settings["weight_decay"])
+        self.optimizer = kind(groups, lr=self.settings["lr"], **more)
+        low = self.x.ndim == 4 and multiplies_bfloat16("cpu")
+        self.autocast = (
+            (lambda: torch.autocast("cpu", torch.bfloat16)) if low else nullcontext
+        )
+
+    def batches(self):
+        """Yield rows and targets of one epoch."""
+        size = self.settings["batch_size"]
+        if self.name == "SimCLR":
+            for rows in torch.randperm(len(self.x)).split(size):
+                yield rows, rows
+            return
+        n_unlabeled = size * self.settings["unlabeled_ratio"]
+        for rows in torch.randperm(len(self.x)).split(n_unlabeled):
+            labeled = torch.randint(N_LABELED, (size,))
+            y = torch.cat([self.y[labeled], torch.full((len(rows),), -1)])
+            yield torch.cat([labeled, rows]), y
+
+    def epoch(self):
+        """Train one epoch; return its seconds."""
+        start = time.perf_counter()
+        self.module.train()
+        for rows, y in self.batches():
+            x = self.x[rows]
+            if x.dtype == torch.uint8:
+                x = x.float() / 255
+            with self.autocast():
+                loss = self.module.loss(x, y)
+            loss = loss[0] if isinstance(loss, tuple) else loss
+            loss.backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if hasattr(self.module, "after_step"):
+                self.module.after_step()
+        return time.perf_counter() - start
+
+
+def against_bare(args):
+    for data, X in images_of(args).items():
+        for name in ("SimCLR", "FixMatch"):
+            bare = Bare(name, X)
+            bare.epoch()
+            epoch_of_fit(name, X)
+            rng, seconds = np.random.default_rng(0), {"fit": [], "bare loop": []}
+            for _ in range(args.rounds):
+                for arm in rng.permutation(list(seconds)):
+                    run = bare.epoch if arm == "bare loop" else None
+                    seconds[arm].append(run() if run else epoch_of_fit(name, X))
+            fit, loop = (np.array(times) for times in seconds.values())
+            print(
+                f"{name:9s} {data:11s} fit {np.median(fit):.4f} s, bare loop "
+                f"{np.median(loop):.4f} s an epoch: {np.median(fit) / np.median(loop):.3f}"
+                f" times (of pairs: median {np.median(fit / loop):.3f}, worst "
+                f"{(fit / loop).max():.3f}); aim 1.05"
+            )
+    print(machine())
+
+
+def against_lightly(args):
+    import _lightly
+
+    x = load(args.data)[0][: args.n_lightly]
+    batches = _lightly.loader(x, 256, args.threads)
+    model = _lightly.SimCLR((3, *x.shape[1:3]))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    loss = _lightly.NTXentLoss(0.5)
+
+    def ours(precision):
+        # a fit of one epoch: building, checking and the figures of the epoch count too
+        return lambda: estimator("SimCLR", 1, precision).fit(x)
+
+    def theirs():
+        _lightly.train_epoch(model, batches, loss, optimizer)
+
+    seconds = alternate(
+        {"ours, float32": ours("float32"), "ours, default": ours("auto"),
+         "lightly (float32)": theirs},
+        args.rounds_lightly,
+    )
+    # a last batch that is not full is left out by lightly and trained on by ours
+    print(f"SimCLR, one epoch of {len(x)} images, ours with its rest batch:")
+    print_ratios(seconds, "ours, float32", {"lightly (float32)": ">= 1.5"})
+    print_ratios(seconds, "ours, default", {"lightly (float32)": ">= 3"})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="cifar10", help="a name of fetch_*, or .npz")
+    parser.add_argument("--n-train", type=int, default=2048)
+    parser.add_argument("--n-lightly", type=int, default=2560)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds-lightly", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=2, help="cores for each arm")
+    parser.add_argument("--only", choices=["bare", "lightly"])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.only != "lightly":
+        against_bare(args)
+    if args.only != "bare":
+        against_lightly(args)
+
+
+if __name__ == "__main__":
+    main()
