@@ -338,7 +338,13 @@ class Net(NeuralNet):
         """Continue from the checkpoint, if there is one."""
         if self.checkpoint is None or not Path(self.checkpoint).exists():
             return
-        state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds
+            raise ValueError(
+                f"The checkpoint {str(self.checkpoint)!r} is damaged: remove the file to "
+                "train this stage from its beginning."
+            ) from error
         self.module_.load_state_dict(state["module"])
         self.optimizer_.load_state_dict(state["optimizer"])
         self.step_ = state["step"]
