@@ -30,12 +30,8 @@ class _SCAN(nn.Module):
         self.entropy_weight = entropy_weight
         self.train_backbone = train_backbone
         self.register_buffer("prior", prior)
-        self.register_buffer("best_score", torch.tensor(float("inf")))
         self.register_buffer("best_head", torch.tensor(0))
-        # weights of the epoch with the best score
-        self.best = copy.deepcopy(nn.ModuleList([backbone, heads])).requires_grad_(
-            False
-        )
+        self.best = _Best(backbone, heads)
 
     def train(self, mode=True):
         super().train(mode)
@@ -61,11 +57,8 @@ class _SCAN(nn.Module):
             probabilities, torch.from_numpy(samples.neighbors)
         )
         head = int(scores.argmin())
-        if scores[head] < self.best_score:
-            self.best_score.copy_(scores[head])
+        if self.best.offer(scores[head], self.backbone, self.heads):
             self.best_head.fill_(head)
-            self.best[0].load_state_dict(self.backbone.state_dict())
-            self.best[1].load_state_dict(self.heads.state_dict())
         return {
             "score": float(scores[head]),
             "consistency": float(consistency[head]),
@@ -75,26 +68,30 @@ class _SCAN(nn.Module):
 
     def keep_best(self):
         """Return backbone and single head of the epoch with the lowest score."""
-        backbone, heads = self.best
-        return backbone.requires_grad_(True), heads.keep_head(int(self.best_head))
+        backbone, heads = self.best.parts.requires_grad_(True)
+        return backbone, heads.keep_head(int(self.best_head))
 
     def _logits(self, x):
         return self.heads(self.backbone(x))
 
 
 class _SelfLabel(nn.Module):
-    """Stage 2: confident answers on plain views teach augmented views."""
+    """Stage 2: confident answers on plain views teach augmented views.
 
-    def __init__(self, backbone, heads, augment, threshold, balance, keep_clusters):
+    With ``clustering_loss``, a function of all probabilities, the epoch where it is
+    lowest is kept, the start included, and the first epoch that loses a cluster is the
+    last.
+    """
+
+    def __init__(self, backbone, heads, augment, threshold, balance):
         super().__init__()
         self.backbone = backbone
         self.heads = heads
         self.augment = augment
         self.threshold = threshold
         self.balance = balance
-        self.keep_clusters = keep_clusters
-        self.clusters_used = 0
-        self.stopped = False
+        self.clustering_loss = None
+        self.n_clusters = None
 
     @property
     def n_features_out(self):
@@ -110,22 +107,60 @@ class _SelfLabel(nn.Module):
         strong = self.heads(self.backbone(self.augment(x)))[0].float()
         return confidence_cross_entropy(weak, strong, self.threshold, self.balance)
 
+    def watch_over(self, clustering_loss):
+        self.clustering_loss = clustering_loss
+        self.best = _Best(self.backbone, self.heads)
+
     def before_epoch(self, net, samples):
-        if self.keep_clusters:
-            self.clusters_used = _occupancy(_predict(net, samples))["clusters_used"]
-            self.last = copy.deepcopy(
-                [self.backbone.state_dict(), self.heads.state_dict()]
-            )
+        if self.clustering_loss is not None and self.n_clusters is None:
+            p = _predict(net, samples)
+            self.n_clusters = _occupancy(p)["clusters_used"]
+            self.best.offer(self.clustering_loss(p), self.backbone, self.heads)
 
     def after_epoch(self, net, samples):
-        figures = _occupancy(_predict(net, samples))
-        if self.keep_clusters and figures["clusters_used"] < self.clusters_used:
-            self.backbone.load_state_dict(self.last[0])
-            self.heads.load_state_dict(self.last[1])
-            self.stopped = True
-            net.stop()
-        self.last = None
+        p = _predict(net, samples)
+        figures = _occupancy(p)
+        if self.clustering_loss is not None:
+            figures["clustering_loss"] = float(self.clustering_loss(p))
+            self.best.offer(figures["clustering_loss"], self.backbone, self.heads)
+            if figures["clusters_used"] < self.n_clusters:
+                net.stop()
         return figures
+
+    def keep_best(self):
+        """Go back to the best epoch, and forget the others."""
+        if self.clustering_loss is not None and self.best.score < float("inf"):
+            for part, best in zip([self.backbone, self.heads], self.best.parts):
+                part.load_state_dict(best.state_dict())
+        self.clustering_loss = None
+        self.best = None
+
+
+class _Best(nn.Module):
+    """A copy of some modules from the epoch with the lowest score."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = copy.deepcopy(nn.ModuleList(parts)).requires_grad_(False)
+        self.register_buffer("score", torch.tensor(float("inf")))
+
+    def offer(self, score, *parts):
+        """Keep these parts if their score is lower; return whether it is."""
+        if score >= self.score:
+            return False
+        self.score.fill_(float(score))
+        for best, part in zip(self.parts, parts):
+            best.load_state_dict(part.state_dict())
+        return True
+
+
+def _clustering_loss(p, neighbors, entropy_weight, prior):
+    """Return the loss of stage 1 on the probabilities (n, K) of plain rows."""
+    log_p = p.clamp_min(1e-30).log()
+    losses = (
+        scan_loss(log_p, log_p[column], entropy_weight, prior) for column in neighbors.T
+    )
+    return sum(losses) / neighbors.shape[1]
 
 
 def _predict(net, samples):
@@ -184,7 +219,9 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
     balance_clusters : bool, default=True
         Whether self-labeling weights clusters against their size.
     keep_clusters : bool, default=True
-        Whether self-labeling stops, one epoch back, when a cluster loses its last row.
+        Whether self-labeling ends when a cluster loses its last row, and the epoch with
+        the lowest clustering loss on X is kept, the start included: few confident rows
+        can lead it astray. False: the last epoch, as published.
     embedder : estimator or None, default=None
         Embeds X for the neighbors; its encoder is the backbone where ``backbone="auto"``.
         Cloned and fitted, or used as it is inside a ``FrozenEstimator``. None: SimCLR for
@@ -250,7 +287,8 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         Fitted embedder, where there is one.
     net_ : skorch.NeuralNet
         Trained net of the last stage; ``net_.history`` holds per epoch ``train_loss``,
-        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
+        ``largest_cluster`` (share), ``clusters_used``, ``confident_share`` and, with
+        ``keep_clusters``, ``clustering_loss``.
     history_ : list of dict
         History of the clustering stage, with ``score`` (the lower the better, needs no
         labels), ``consistency``, ``entropy`` and ``neighbor_agreement`` too.
@@ -278,6 +316,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
     -----
     Departures: the rate of the clustering stage is 1e-3 because default trainings are
     hundreds of steps long, not 20,000; epoch and head are chosen on the training rows;
+    self-labeling keeps its best epoch (``keep_clusters``);
     batches without a confident row are skipped, where the public code stops.
 
     References
@@ -413,7 +452,13 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
                 module, Pairs(samples, self.neighbors_), stage="cluster", predicts=False
             )
             self.history_ = self.net_.history.to_list()
+            prior = module.prior
             module = self._build_self_label(*module.keep_best(), *statistics)
+            if self.keep_clusters:
+                columns = torch.from_numpy(self.neighbors_[:, 1:])
+                module.watch_over(
+                    lambda p: _clustering_loss(p, columns, self.entropy_weight, prior)
+                )
             epochs = max(1, self.self_label_epochs)
             self._fit_net(
                 module,
@@ -424,6 +469,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
                 batch_size=self.self_label_batch_size,
                 train=self.self_label_epochs > 0,
             )
+            module.keep_best()
             p = self._forward_rows(samples)
         self._drop_unused(p, samples)
         return self
@@ -495,7 +541,6 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             self._build_augment(self.augment, "scan", mean, std),
             self.self_label_threshold,
             self.balance_clusters,
-            self.keep_clusters,
         )
 
     def _rebuild_module(self, mean, std):

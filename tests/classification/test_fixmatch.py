@@ -1,0 +1,227 @@
+"""FixMatch: unlabeled rows help, every parameter counts, hard cases work."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from sklabel.augment import Weak
+from sklabel.classification import FixMatchClassifier
+from sklabel.datasets import load_digit_images
+
+X = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
+X[::2] += 2
+TRUTH = (np.arange(80) + 1) % 2
+Y = np.where(np.arange(80) < 10, TRUTH, -1)
+
+
+def short(**parameters):
+    given = {"max_steps": 3, "batch_size": 5, "random_state": 0, **parameters}
+    return FixMatchClassifier(**given)
+
+
+def test_digits_from_forty_labels():
+    images, target = load_digit_images(return_X_y=True)
+    images, target = images[:1000], target[:1000]
+    y = np.full(1000, -1)
+    for k in range(10):
+        y[np.flatnonzero(target == k)[:4]] = k
+    settings = {
+        "weak_augment": Weak(flip=0),
+        "batch_size": 8,
+        "max_steps": 300,
+        "random_state": 0,
+    }
+    rest = y == -1
+    fitted = FixMatchClassifier(**settings).fit(images, y)
+    alone = FixMatchClassifier(unlabeled_weight=0, **settings).fit(images, y)
+    accuracy = (fitted.transduction_ == target)[rest].mean()
+    assert accuracy > 0.8
+    assert accuracy > (alone.transduction_ == target)[rest].mean() + 0.02
+    shares = fitted.net_.history[:, "pseudo_label_share"]
+    assert shares[-1] > 0.2
+    classes = fitted.net_.history[-1, "pseudo_label_classes"]
+    assert len(classes) == 10 and abs(sum(classes) - shares[-1]) < 1e-5
+
+
+class _Shift(nn.Module):
+    """A view that can be worked out by hand."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x + self.by
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_the_loss_is_that_of_the_paper(hard):
+    clf = short(
+        threshold=0.6,
+        unlabeled_weight=3.0,
+        temperature=0.5,
+        hard_labels=hard,
+        weak_augment=_Shift(0.5),
+        strong_augment=_Shift(-1.0),
+    ).fit(X, Y)
+    module = clf.net_.module_.eval()  # plain normalization: rows stand for themselves
+    x, y = torch.from_numpy(X[:40]), torch.from_numpy(Y[:40])
+    loss, figures = module.loss(x, y)
+    with torch.no_grad():
+        labeled = cross_entropy(module.online(x[:10] + 0.5), y[:10]).item()
+        unlabeled, taken = 0.0, 0
+        for row in x[10:]:
+            weak = module.online(row[None] + 0.5)[0] / 0.5
+            strong = module.online(row[None] + 0.5 - 1.0)[0]
+            p = weak.softmax(0)
+            # soft targets are sharpened after the rows have been chosen
+            if (p if hard else (weak * 0.5).softmax(0)).max() >= 0.6:
+                taken += 1
+                target = torch.eye(2)[p.argmax()] if hard else p
+                unlabeled -= float((target * strong.log_softmax(0)).sum())
+    assert 0 < taken <= 30
+    np.testing.assert_allclose(loss.item(), labeled + 3 * unlabeled / 30, rtol=1e-4)
+    np.testing.assert_allclose(figures["pseudo_label_share"].item(), taken / 30)
+    np.testing.assert_allclose(figures["labeled_loss"].item(), labeled, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ramp, expected", [(False, 0.9), (True, 2 / 11)])
+def test_the_average_after_one_step(ramp, expected):
+    begin = short(max_steps=1, ema_decay=0.9, ema_ramp=ramp, lr=1e-30).fit(X, Y)
+    after = short(max_steps=1, ema_decay=0.9, ema_ramp=ramp, lr=0.5).fit(X, Y)
+    start = dict(begin.net_.module_.online.named_parameters())
+    online = dict(after.net_.module_.online.named_parameters())
+    for name, average in after.net_.module_.average.named_parameters():
+        moved = expected * start[name] + (1 - expected) * online[name]
+        torch.testing.assert_close(average, moved, rtol=1e-4, atol=1e-6)
+
+
+def test_predictions_come_from_the_average():
+    clf = short().fit(X, Y)
+    average = clf.net_.module_.average.eval()
+    with torch.no_grad():
+        expected = average(torch.from_numpy(X)).softmax(1).numpy()
+    np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-5, atol=1e-6)
+    assert clf.encoder_ is clf.net_.module_.average[0]
+
+
+def test_every_parameter_counts():
+    plain = short().fit(X, Y).predict_proba(X)
+    for change in (
+        {"threshold": 0.0},
+        {"threshold": 0.0, "unlabeled_weight": 5.0},
+        {"unlabeled_ratio": 2},
+        {"threshold": 0.0, "temperature": 0.1, "hard_labels": False},
+        {"threshold": 0.0, "hard_labels": False},
+        {"include_labeled": False},
+        {"ema_decay": 0.1},
+        {"weak_augment": None},
+        {"threshold": 0.0, "strong_augment": None},
+        {"lr": 0.3},
+        {"max_steps": 5},
+        {"batch_size": 8},
+    ):
+        found = short(**change).fit(X, Y).predict_proba(X)
+        assert not np.array_equal(found, plain), change
+
+
+@pytest.mark.parametrize("strong", ["randaugment", "ctaugment", None, Weak(flip=0)])
+def test_strong_views_of_images(strong):
+    images, target = load_digit_images(return_X_y=True)
+    y = np.where(np.arange(60) < 30, target[:60], -1)
+    clf = short(strong_augment=strong).fit(images[:60], y)
+    assert clf.predict_proba(images[:60]).shape == (60, 10)
+    if strong == "ctaugment":  # the labeled rows have taught it something
+        policy = clf.net_.module_.strong
+        fresh = short(strong_augment=strong, max_steps=1).fit(images[:60], y)
+        states = [
+            torch.cat([b.float().ravel() for b in p.buffers()])
+            for p in (policy, fresh.net_.module_.strong)
+        ]
+        assert not torch.equal(*states)
+
+
+def test_steps_and_epochs():
+    # 80 unlabeled rows (the labeled ones among them), 35 of them in a batch
+    assert short(max_steps=None, max_epochs=2).fit(X, Y).net_.module_.n_steps in (4, 6)
+    assert short(max_steps=11).fit(X, Y).net_.module_.n_steps == 11
+
+
+def test_given_labels_are_kept_and_the_rest_is_predicted():
+    y = Y.copy()
+    y[0] = 1 - y[0]  # an odd answer is still the person's answer
+    clf = short().fit(X, y)
+    np.testing.assert_array_equal(clf.transduction_[y >= 0], y[y >= 0])
+    rest = y == -1
+    np.testing.assert_array_equal(clf.transduction_[rest], clf.predict(X)[rest])
+
+
+HARD = {
+    "one label a class": np.where(np.arange(80) < 2, TRUTH, -1),
+    "everything labeled": TRUTH,
+    "hundred to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("balance", [True, False])
+def test_hard_cases(name, include, balance):
+    clf = FixMatchClassifier(
+        max_steps=40,
+        batch_size=64,  # larger than the labeled rows
+        include_labeled=include,
+        balance_labeled=balance,
+        lr=0.01,
+        random_state=0,
+    ).fit(X, HARD[name].astype(int))
+    p = clf.predict_proba(X)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    if name == "everything labeled":
+        assert clf.score(X, TRUTH) > 0.9
+
+
+def test_balance_draws_every_class_equally_often():
+    seen = []
+
+    class Note(_Shift):
+        def forward(self, x):
+            seen.append(x[:, 0].round().long())
+            return x
+
+    x = np.zeros((80, 6), np.float32)
+    x[0] = 1  # the only row of its class
+    y = np.where(np.arange(80) < 40, np.arange(80) == 0, -1).astype(int)
+    for balance, share in ((False, 1 / 40), (True, 1 / 2)):
+        seen.clear()
+        short(
+            weak_augment=Note(0), balance_labeled=balance, batch_size=20, max_steps=20
+        ).fit(x, y)
+        labeled = torch.cat([part for part in seen if len(part) == 20])
+        assert abs(labeled.float().mean().item() - share) < 0.03
+
+
+def test_class_names_come_back():
+    names = np.array(["ant", "bee"], dtype=object)
+    y = np.array([names[k] if k >= 0 else -1 for k in Y], dtype=object)
+    clf = short().fit(X, y)
+    assert clf.classes_.tolist() == ["ant", "bee"]
+    assert set(clf.transduction_) <= {"ant", "bee"} and set(clf.predict(X)) <= set(
+        names
+    )
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        (np.full(80, -1), "label"),
+        (np.where(np.arange(80) < 5, 3, -1), "class"),
+        (Y[:70], "70"),
+    ],
+    ids=["no label", "one class", "too short"],
+)
+def test_wrong_y_is_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        short().fit(X, y)

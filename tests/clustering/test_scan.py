@@ -1,0 +1,234 @@
+"""SCAN: groups are found, the best head and epoch are kept, collapse is said."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import make_pipeline
+
+from sklabel import CollapseWarning
+from sklabel.augment import Contrastive, RandAugment, Weak
+from sklabel.clustering import SCANClusterer
+from sklabel.clustering._scan import _SCAN, _SelfLabel
+from sklabel.datasets import load_digit_images
+from sklabel.embedding import SimCLRTransformer
+from sklabel.losses import scan_loss
+from sklabel.metrics import clustering_accuracy
+
+
+def blobs(n=90, k=3):
+    rng = np.random.default_rng(0)
+    centers = np.eye(6, dtype=np.float32)[:k] * 6
+    y = np.arange(n) % k
+    return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
+
+
+X, Y = blobs()
+
+
+def short(**parameters):
+    given = {"n_clusters": 3, "max_epochs": 2, "self_label_epochs": 1, **parameters}
+    return SCANClusterer(**{"random_state": 0, **given})
+
+
+def quiet(clusterer, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        return clusterer.fit(x)
+
+
+def test_groups_of_vectors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        labels = SCANClusterer(3, lr=1e-2, random_state=0).fit_predict(X)
+    assert clustering_accuracy(Y, labels) > 0.95
+
+
+def test_digits_without_one_label():
+    images, target = load_digit_images(return_X_y=True)
+    images, target = images[:800], target[:800]
+    view = Contrastive(flip=0, crop=(0.4, 1.0), rotate=15, jitter=0.2)
+    clusterer = SCANClusterer(
+        10,
+        n_neighbors=10,
+        embedder=SimCLRTransformer(augment=view, max_epochs=12, batch_size=128),
+        augment=view,
+        max_epochs=15,
+        self_label_epochs=3,
+        random_state=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        labels = clusterer.fit_predict(images)
+    pixels = images.reshape(800, -1) / 255
+    base = KMeans(10, n_init=3, random_state=0).fit_predict(pixels)
+    accuracy = clustering_accuracy(target, labels)
+    assert accuracy > clustering_accuracy(target, base) + 0.02
+    figures = clusterer.history_[-1]
+    assert figures["clusters_used"] == 10
+    assert figures["neighbor_agreement"] > 0.7
+
+
+def test_what_fit_sets():
+    clusterer = quiet(short(lr=1e-2, max_epochs=30), X)
+    p = clusterer.predict_proba(X)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(clusterer.labels_, clusterer.predict(X))
+    np.testing.assert_allclose(clusterer.confidence_, p.max(1), rtol=1e-5)
+    assert sorted(set(clusterer.labels_)) == list(range(clusterer.n_clusters_))
+    assert p.shape == (90, clusterer.n_clusters_)
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 5, 500])
+def test_neighbors_are_the_nearest(n_neighbors):
+    found = quiet(short(n_neighbors=n_neighbors), X).neighbors_
+    k = min(n_neighbors, 89) + 1
+    Z = (X - X.mean(0)) / X.std(0)
+    expected = NearestNeighbors(n_neighbors=k).fit(Z).kneighbors(Z)[1]
+    assert found.shape == (90, k)
+    np.testing.assert_array_equal(found[:, 0], np.arange(90))
+    same = [len(set(a) & set(b)) for a, b in zip(found, expected, strict=True)]
+    assert np.mean(same) > 0.99 * k
+
+
+def test_the_loss_is_the_sum_over_heads():
+    prior = torch.tensor([0.5, 0.3, 0.2])
+    module = _SCAN(
+        torch.nn.Identity(), _heads(2), torch.nn.Identity(), 2.0, prior, True
+    )
+    a, b = torch.from_numpy(X[:20]), torch.from_numpy(X[20:40])
+    expected = sum(
+        scan_loss(p, q, 2.0, prior)
+        for p, q in zip(module._logits(a), module._logits(b), strict=True)
+    )
+    torch.testing.assert_close(module.loss((a, b), None), expected)
+
+
+def _heads(n):
+    from sklabel.modules import MultiHead
+
+    torch.manual_seed(0)
+    return MultiHead(6, 3, n)
+
+
+def test_the_epoch_and_head_of_the_lowest_score_are_kept(monkeypatch):
+    kept = []
+    keep_best = _SCAN.keep_best
+
+    def spy(self):
+        kept.append((float(self.best.score), int(self.best_head)))
+        return keep_best(self)
+
+    monkeypatch.setattr(_SCAN, "keep_best", spy)
+    clusterer = quiet(short(n_heads=3, max_epochs=6, lr=1e-2), X)
+    scores = [epoch["score"] for epoch in clusterer.history_]
+    np.testing.assert_allclose(kept[0][0], min(scores), rtol=1e-6)
+    assert kept[0][1] in (0, 1, 2)
+
+
+def test_self_labeling_stops_before_it_loses_a_cluster(monkeypatch):
+    def ruin(self, x, y):  # a loss that makes everything one cluster
+        logits = self.heads(self.backbone(x))[0]
+        return -10 * logits[:, 0].mean() + 10 * logits[:, 1:].mean()
+
+    good = quiet(short(lr=1e-2, max_epochs=30, self_label_epochs=0), X)
+    assert good.n_clusters_ == 3
+    monkeypatch.setattr(_SelfLabel, "loss", ruin)
+    settings = {"lr": 1e-2, "max_epochs": 30, "self_label_epochs": 200}
+    kept = quiet(short(**settings), X)
+    assert kept.n_clusters_ == 3 and kept.n_iter_ < 200
+    np.testing.assert_array_equal(kept.labels_, good.labels_)
+    with pytest.warns(CollapseWarning, match="entropy_weight"):
+        lost = short(**settings, keep_clusters=False).fit(X)
+    assert lost.n_clusters_ < 3
+
+
+def test_every_parameter_counts():
+    base = {"self_label_batch_size": 32, "self_label_threshold": 0.3}
+    plain = quiet(short(**base), X).net_.module_.backbone.state_dict()
+    for change in (
+        {"n_neighbors": 2},
+        {"entropy_weight": 1.0},
+        {"n_heads": 2},
+        {"prior": [0.8, 0.1, 0.1]},
+        {"train_backbone": False},
+        {"self_label_epochs": 0},
+        {"self_label_threshold": 0.999},
+        {"self_label_batch_size": 64},
+        {"balance_clusters": False},
+        {"metric": "cosine"},
+        {"augment": None},
+        {"batch_size": 16},
+        {"max_steps": 1},
+    ):
+        found = quiet(short(**{**base, **change}), X).net_.module_.backbone.state_dict()
+        assert not all(torch.equal(found[k], plain[k]) for k in plain), change
+
+
+def test_a_backbone_that_is_not_trained_keeps_its_bits():
+    body = torch.nn.Linear(6, 4)
+    module = quiet(
+        short(backbone=body, train_backbone=False, self_label_epochs=0), X
+    ).encoder_.body
+    assert torch.equal(module.weight, body.weight)
+
+
+def test_a_prior_is_followed():
+    rng = np.random.default_rng(0)
+    y = np.r_[np.zeros(80, int), np.ones(10, int)]
+    x = (np.eye(6)[y] * 8 + rng.normal(size=(90, 6))).astype(np.float32)
+    clusterer = SCANClusterer(
+        2, 5, prior=[8 / 9, 1 / 9], lr=1e-2, batch_size=16, random_state=0
+    )
+    assert clustering_accuracy(y, quiet(clusterer, x).labels_) > 0.95
+    with pytest.raises(ValueError, match=r"prior.*\(3,\)"):
+        clusterer.set_params(prior=[1, 2, 3]).fit(x)
+
+
+def test_one_cluster_and_too_many():
+    assert set(quiet(short(n_clusters=1), X).labels_) == {0}
+    with pytest.raises(ValueError, match="n_clusters=91 is larger.*90"):
+        short(n_clusters=91).fit(X)
+
+
+@pytest.mark.parametrize(
+    "x, settings",
+    [
+        (np.zeros((40, 6), np.float32), {}),
+        (np.repeat(X[:2], 20, 0), {}),
+        (X, {"n_clusters": 8, "entropy_weight": 0.0, "max_epochs": 30, "lr": 1e-2}),
+    ],
+    ids=["constant", "fewer distinct rows than clusters", "no entropy"],
+)
+def test_collapse_is_said_with_what_to_change(x, settings):
+    with pytest.warns(CollapseWarning, match="entropy_weight"):
+        clusterer = short(**settings).fit(x)
+    assert clusterer.n_clusters_ < clusterer.n_clusters
+    assert clusterer.predict_proba(x).shape[1] == clusterer.n_clusters_
+
+
+def test_on_the_output_of_an_embedder():
+    images = load_digit_images().images[:120]
+    pipe = make_pipeline(SimCLRTransformer(max_steps=2, random_state=0), short())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        assert pipe.fit_predict(images).shape == (120,)
+    assert not hasattr(pipe[-1], "embedder_")
+
+
+def test_the_embedders_encoder_is_where_training_starts():
+    images = load_digit_images().images[:60]
+    clusterer = quiet(
+        short(
+            embedder=SimCLRTransformer(max_steps=2),
+            train_backbone=False,
+            self_label_epochs=0,
+        ),
+        images,
+    )
+    given = clusterer.embedder_.encoder_.state_dict()
+    for name, value in clusterer.encoder_.state_dict().items():
+        assert torch.equal(value, given[name])
