@@ -111,6 +111,17 @@ def neighbors(args, seed, data, fitted):
     return {"accuracy": knn_accuracy(Z, y, Z_test, y_test, k=200, temperature=0.1)}
 
 
+def lightly(args, seed, data):
+    """The same network under lightly's parts, for the same epochs."""
+    from _lightly import simclr_lightly
+
+    x, y, x_test, y_test = data
+    Z, Z_test = simclr_lightly(
+        x, x_test, args.embed_epochs, seed, args.checkpoints, args.temperature
+    )
+    return {"accuracy": knn_accuracy(Z, y, Z_test, y_test, k=200, temperature=0.1)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", choices=["fixmatch", "scan", "simclr"], required=True)
@@ -176,7 +187,15 @@ def main():
                 results.run(
                     lambda s=seed, f=fitted: neighbors(args, s, data, f),
                     task="knn",
-                    choice="simclr",
+                    choice="sklabel",
+                    **key,
+                )
+            )
+            rows.append(
+                results.run(
+                    lambda s=seed: lightly(args, s, data),
+                    task="knn",
+                    choice="lightly",
                     **key,
                 )
             )
