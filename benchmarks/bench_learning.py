@@ -12,6 +12,7 @@ from _common import Results, load, summary
 from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.preprocessing import normalize
 
 from sklabel.augment import Contrastive, RandAugment, Weak
 from sklabel.classification import FixMatchClassifier
@@ -96,8 +97,10 @@ def scan(args, seed, data, fitted):
 
 def kmeans(args, seed, data, fitted):
     x, y, x_test, y_test = data
+    # on the sphere, where the embedding was trained
+    Z, Z_test = (normalize(fitted.transform(part)) for part in (x, x_test))
     model = KMeans(len(np.unique(y)), n_init=3, random_state=seed)
-    labels = model.fit(fitted.transform(x)).predict(fitted.transform(x_test))
+    labels = model.fit(Z).predict(Z_test)
     return {
         "accuracy": clustering_accuracy(y_test, labels),
         "nmi": normalized_mutual_info_score(y_test, labels),

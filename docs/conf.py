@@ -4,8 +4,8 @@ import os
 import sys
 import warnings
 
-# one computation at a time: small problems lose time on many threads
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# small problems lose time on many threads, above all where others work too
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, os.path.abspath(".."))
 
 import matplotlib  # noqa: E402
