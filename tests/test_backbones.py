@@ -1,0 +1,122 @@
+"""Encoders by name, by module and from an embedder."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sklabel.backbones import build_backbone
+from sklabel.embedding import SimCLRTransformer
+
+OWN = ["auto", "resnet8", "resnet9", "wrn_28_2", "wrn_28_8"]
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (4, 17, 9), (2, 50, 90)])
+def test_own_networks(name, shape):
+    if name == "wrn_28_8" and shape != (1, 8, 8):
+        pytest.skip("23 million weights: once is enough")
+    encoder = build_backbone(name, shape)
+    h = encoder(torch.rand(3, *shape))
+    assert h.shape == (3, encoder.n_features_out)
+    h.sum().backward()
+    grads = [p.grad for p in encoder.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() for g in grads)
+
+
+@pytest.mark.parametrize(
+    "name, n_features",
+    [
+        ("resnet18", 512),
+        ("convnext_tiny", 768),
+        ("mobilenet_v3_small", 1024),
+        ("efficientnet_b0", 1280),
+        ("densenet121", 1024),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_networks_of_torchvision(name, n_features, channels):
+    encoder = build_backbone(name, (channels, 32, 32)).eval()
+    assert encoder.n_features_out == n_features
+    assert encoder(torch.rand(2, channels, 32, 32)).shape == (2, n_features)
+
+
+def test_small_images_keep_their_pixels_in_a_resnet():
+    small, large = (build_backbone("resnet18", (3, s, s)).body for s in (32, 96))
+    assert small.conv1.stride == (1, 1) and isinstance(small.maxpool, nn.Identity)
+    assert large.conv1.stride == (2, 2) and isinstance(large.maxpool, nn.MaxPool2d)
+
+
+def test_large_images_are_reduced_first():
+    encoder = build_backbone("auto", (3, 224, 224)).eval()
+    stem = [m for m in encoder.body if not hasattr(m, "shortcut")]
+    h = torch.rand(1, 3, 224, 224)
+    for layer in stem:
+        h = layer(h)
+    assert max(h.shape[2:]) <= 40
+
+
+def test_vectors():
+    encoder = build_backbone("auto", (7,))
+    assert encoder(torch.rand(5, 7)).shape == (5, encoder.n_features_out)
+    with pytest.raises(ValueError, match="resnet8.*needs images.*image_shape"):
+        build_backbone("resnet8", (7,))
+
+
+def test_published_size_of_the_wide_resnet():
+    # 1.467 million with a 10-class head of 1,290
+    encoder = build_backbone("wrn_28_2", (3, 32, 32))
+    n_weights = sum(p.numel() for p in encoder.parameters())
+    assert abs(n_weights + 1290 - 1_467_610) < 2000
+
+
+def test_a_module_is_copied_and_all_of_it_is_trained():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).requires_grad_(False)
+    encoder = build_backbone(body, (3, 9, 9))
+    assert encoder.n_features_out == 4  # maps are averaged
+    assert encoder.body is not body
+    assert all(p.requires_grad for p in encoder.parameters())
+    assert not any(p.requires_grad for p in body.parameters())
+
+
+def test_input_is_standardized():
+    mean, std = torch.full((3, 1, 1), 0.25), torch.full((3, 1, 1), 0.5)
+    encoder = build_backbone(nn.Identity(), (3, 4, 4), mean, std)
+    x = torch.rand(2, 3, 4, 4)
+    torch.testing.assert_close(encoder(x), ((x - 0.25) / 0.5).mean((2, 3)))
+
+
+def test_measuring_the_width_leaves_the_network_alone():
+    body = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12))
+    encoder = build_backbone(body, (3, 2, 2))
+    assert encoder.training
+    assert encoder.body[1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("name", ["resnet9000", "", "fcn_resnet50"])
+def test_unknown_names(name):
+    with pytest.raises(ValueError, match="is unknown. Known are"):
+        build_backbone(name, (3, 32, 32))
+
+
+def test_embedders():
+    x = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    with pytest.raises(ValueError, match="call fit on the embedder first"):
+        build_backbone(SimCLRTransformer(), (5,))
+    fitted = SimCLRTransformer(max_steps=1, random_state=0).fit(x)
+    with pytest.raises(ValueError, match=r"shape \(5,\).*\(6,\)"):
+        build_backbone(fitted, (6,))
+    encoder = build_backbone(fitted, (5,))
+    assert encoder is not fitted.encoder_
+    for a, b in zip(
+        encoder.state_dict().values(),
+        fitted.encoder_.state_dict().values(),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_timm():
+    pytest.importorskip("timm")
+    encoder = build_backbone("timm/resnet10t", (1, 32, 32))
+    assert encoder(torch.rand(2, 1, 32, 32)).shape == (2, encoder.n_features_out)

@@ -1,0 +1,128 @@
+"""The base: one seed, held estimators, what is written down after a fit."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+
+from sklabel import CollapseWarning
+from sklabel.classification import FixMatchClassifier
+from sklabel.clustering import SCANClusterer
+from sklabel.embedding import SimCLRTransformer
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+Y = np.where(np.arange(40) < 10, np.arange(40) % 2, -1)
+
+
+class Spy(BaseEstimator):
+    """An embedder that remembers how it was fitted."""
+
+    n_fits = 0
+
+    def __init__(self, image_shape=None, image_size=None, random_state=None):
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.random_state = random_state
+
+    def fit(self, X, y=None):
+        type(self).n_fits += 1
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        return np.asarray(X, dtype=float).reshape(len(X), -1)
+
+
+def scan(**parameters):
+    given = {"max_steps": 1, "self_label_epochs": 1, "random_state": 0, **parameters}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        return SCANClusterer(2, **given)
+
+
+def fit(estimator, *data):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        return estimator.fit(*data)
+
+
+def test_a_held_estimator_reads_images_as_its_holder_does():
+    flat = IMAGES.reshape(30, -1)
+    held = fit(scan(embedder=Spy(), image_shape=(8, 8, 3)), flat).embedder_
+    assert held.image_shape == (8, 8, 3)
+    assert held.random_state is not None
+    own = fit(scan(embedder=Spy(random_state=5), image_shape=(8, 8, 3)), flat)
+    assert own.embedder_.random_state == 5
+    assert own.embedder.image_shape is None  # the one given is left alone
+
+
+def test_a_frozen_estimator_is_not_fitted_again():
+    frozen = FrozenEstimator(Spy().fit(IMAGES))
+    before = Spy.n_fits
+    assert fit(scan(embedder=frozen), IMAGES).embedder_ is frozen
+    assert Spy.n_fits == before
+
+
+@pytest.mark.parametrize(
+    "random_state", [0, np.random.RandomState(0), None], ids=["int", "state", "none"]
+)
+def test_kinds_of_seeds(random_state):
+    first = SimCLRTransformer(max_steps=1, random_state=random_state).fit_transform(X)
+    again = SimCLRTransformer(max_steps=1, random_state=random_state).fit_transform(X)
+    # a RandomState goes on, as everywhere in scikit-learn
+    assert np.array_equal(first, again) == (random_state == 0)
+
+
+def test_score_is_repeatable_and_leaves_the_estimator_alone():
+    fitted = SimCLRTransformer(max_steps=2, random_state=0).fit(X)
+    Z = fitted.transform(X)
+    assert fitted.score(X) == fitted.score(X) < 0
+    np.testing.assert_array_equal(fitted.transform(X), Z)
+
+
+def test_what_is_written_down():
+    fitted = FixMatchClassifier(max_epochs=3, batch_size=4, random_state=0).fit(X, Y)
+    assert fitted.n_iter_ == len(fitted.net_.history) == 3
+    assert fitted.sample_shape_ == (5,) and fitted.n_features_in_ == 5
+    assert fitted.interrupted_ is False
+    assert isinstance(fitted.encoder_, torch.nn.Module)
+
+
+def test_settings_of_the_net_win():
+    fitted = SimCLRTransformer(
+        max_epochs=5, net_params={"max_epochs": 2, "optimizer__betas": (0.5, 0.9)}
+    ).fit(X)
+    assert fitted.n_iter_ == 2
+    assert fitted.net_.optimizer_.param_groups[0]["betas"] == (0.5, 0.9)
+    with pytest.raises(ValueError, match="no_such_setting"):
+        SimCLRTransformer(net_params={"no_such_setting": 1}).fit(X)
+
+
+@pytest.mark.parametrize("n", [2, 3, 33])
+def test_few_and_odd_numbers_of_rows(n):
+    embedder = SimCLRTransformer(max_steps=2, batch_size=32, random_state=0)
+    assert np.isfinite(embedder.fit_transform(X[:n] if n < 40 else X)).all()
+
+
+def test_transform_streams_a_memory_map(tmp_path, monkeypatch):
+    big = np.lib.format.open_memmap(
+        tmp_path / "big.npy", "w+", np.uint8, (2000, 8, 8, 3)
+    )
+    big[:] = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3))
+    fitted = SimCLRTransformer(max_steps=1, random_state=0).fit(IMAGES)
+    largest = [0]
+    forward = type(fitted.net_.module_).forward
+
+    def watch(self, x):
+        largest[0] = max(largest[0], len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(type(fitted.net_.module_), "forward", watch)
+    assert (
+        fitted.transform(np.load(tmp_path / "big.npy", mmap_mode="r")).shape[0] == 2000
+    )
+    assert largest[0] <= 256

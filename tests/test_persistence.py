@@ -1,0 +1,180 @@
+"""Saved estimators: the same predictions after loading, nothing executable, no halves."""
+
+import json
+import os
+import stat
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+
+import sklabel
+from sklabel._data import Samples
+from sklabel._persistence import fingerprint
+from sklabel.augment import Contrastive, RandAugment, Weak
+from sklabel.classification import FixMatchClassifier
+from sklabel.clustering import SCANClusterer
+from sklabel.embedding import SimCLRTransformer
+from sklabel.selection import USLSelector
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+NAMES = np.array(["ant", "bee"], dtype=object)
+
+
+def partly(n):
+    y = np.full(n, -1, dtype=object)
+    y[:10] = NAMES[np.arange(10) % 2]
+    return y
+
+
+def embedder(x):
+    view = Contrastive(flip=0, crop=(0.5, 1.0)) if x.ndim == 4 else "auto"
+    return SimCLRTransformer(augment=view, max_steps=2, random_state=0).fit(x)
+
+
+MAKE = {
+    "simclr": embedder,
+    "fixmatch": lambda x: FixMatchClassifier(
+        weak_augment=Weak(flip=0) if x.ndim == 4 else "auto",
+        backbone=embedder(x),
+        max_steps=2,
+        batch_size=4,
+        random_state=0,
+    ).fit(x, partly(len(x))),
+    "ctaugment": lambda x: FixMatchClassifier(
+        strong_augment="ctaugment" if x.ndim == 4 else None,
+        max_steps=2,
+        batch_size=4,
+        random_state=0,
+    ).fit(x, partly(len(x))),
+    "scan": lambda x: SCANClusterer(
+        2,
+        embedder=FrozenEstimator(embedder(x)),
+        augment=RandAugment(weak=Weak(flip=0)) if x.ndim == 4 else "auto",
+        max_epochs=2,
+        self_label_epochs=1,
+        random_state=0,
+    ).fit(x),
+    "usl": lambda x: USLSelector(3, random_state=0).fit(x.reshape(len(x), -1)),
+}
+
+
+def answer(estimator, x):
+    for verb in ("predict_proba", "transform"):
+        if hasattr(estimator, verb):
+            return getattr(estimator, verb)(x)
+    return estimator.sample_indices_
+
+
+@pytest.mark.parametrize("x", [X, IMAGES], ids=["vectors", "images"])
+@pytest.mark.parametrize("name", MAKE)
+def test_loaded_is_saved(name, x, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        fitted = MAKE[name](x)
+    if not hasattr(fitted, "save"):
+        pytest.skip("selectors are a list of rows: joblib keeps them")
+    fitted.save(tmp_path / "model")
+    loaded = sklabel.load(tmp_path / "model")
+    np.testing.assert_array_equal(answer(loaded, x), answer(fitted, x))
+    kept = {k for k in vars(fitted) if k.endswith("_") and k != "net_"}
+    assert kept <= set(vars(loaded))
+    for attribute in ("classes_", "transduction_", "labels_", "confidence_"):
+        if attribute in kept:
+            a, b = getattr(loaded, attribute), getattr(fitted, attribute)
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+    losses = [e.net_.history[:, "train_loss"] for e in (loaded, fitted)]
+    assert losses[0] == losses[1]
+    assert repr(loaded.get_params()) == repr(fitted.get_params())
+
+
+def test_files_hold_data_only_and_the_users_mode(tmp_path):
+    before = os.umask(0o022)
+    try:
+        MAKE["simclr"](X).save(tmp_path)
+    finally:
+        os.umask(before)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["estimator.json", "weights.safetensors"]
+    json.loads((tmp_path / "estimator.json").read_text())
+    if os.name == "posix":
+        for path in tmp_path.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_what_only_pickle_keeps_is_refused_and_nothing_is_written(tmp_path):
+    body = torch.nn.Linear(5, 3)
+    fitted = SimCLRTransformer(backbone=body, max_steps=1).fit(X)
+    with pytest.raises(TypeError, match="backbone.*Linear.*joblib"):
+        fitted.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_unfitted_estimator_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not fitted"):
+        SimCLRTransformer().save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:20])
+
+
+DAMAGES = {
+    "nothing there": lambda f: [p.unlink() for p in f.iterdir()],
+    "no description": lambda f: (f / "estimator.json").unlink(),
+    "no weights": lambda f: (f / "weights.safetensors").unlink(),
+    "half a description": lambda f: _cut(f / "estimator.json"),
+    "half the weights": lambda f: _cut(f / "weights.safetensors"),
+    "another format": lambda f: (f / "estimator.json").write_text('{"format": 99}'),
+    "a foreign class": lambda f: (f / "estimator.json").write_text(
+        (f / "estimator.json").read_text().replace('"embedding"', '"os"')
+    ),
+    "an unknown class": lambda f: (f / "estimator.json").write_text(
+        (f / "estimator.json").read_text().replace("SimCLRTransformer", "Popen")
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_gives_one_clear_error(damage, tmp_path):
+    MAKE["simclr"](X).save(tmp_path)
+    DAMAGES[damage](tmp_path)
+    with pytest.raises(ValueError) as caught:
+        sklabel.load(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_loaded_embedder_is_a_backbone(tmp_path):
+    MAKE["simclr"](X).save(tmp_path)
+    clf = FixMatchClassifier(backbone=sklabel.load(tmp_path), max_steps=1)
+    assert clf.fit(X, partly(40)).predict(X).shape == (40,)
+
+
+def test_fingerprints_tell_fits_apart():
+    samples = Samples(X, (5,))
+    plain = fingerprint(SimCLRTransformer(random_state=0), samples)
+    assert plain == fingerprint(SimCLRTransformer(random_state=0, verbose=1), samples)
+    body = torch.nn.Linear(5, 3)
+    others = [
+        fingerprint(SimCLRTransformer(random_state=1), samples),
+        fingerprint(SimCLRTransformer(random_state=0, lr=0.1), samples),
+        fingerprint(SimCLRTransformer(random_state=0, backbone=body), samples),
+        fingerprint(SimCLRTransformer(random_state=0), Samples(X + 1, (5,))),
+        fingerprint(SimCLRTransformer(random_state=0), Samples(X[:-1], (5,))),
+        fingerprint(
+            SimCLRTransformer(random_state=0, augment=Contrastive(flip=0)), samples
+        ),
+        fingerprint(
+            SimCLRTransformer(random_state=0, augment=Contrastive(flip=1)), samples
+        ),
+    ]
+    torch.nn.init.zeros_(body.weight)
+    others.append(
+        fingerprint(SimCLRTransformer(random_state=0, backbone=body), samples)
+    )
+    assert len({plain, *others}) == len(others) + 1
