@@ -75,7 +75,7 @@ class RandomSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         vectors: images and paths are merely counted.
     n_features_in_ : int
         Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
         Names of the features, where X has any that are all strings.
 
     Raises
@@ -168,7 +168,7 @@ class StratifiedSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         The classes in y.
     n_features_in_ : int
         Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
         Names of the features, where X has any that are all strings.
 
     Raises

@@ -361,7 +361,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         Neighbors used.
     n_features_in_ : int
         Number of features seen in ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
         Names of the features, where X has any that are all strings.
 
     Raises
