@@ -1,7 +1,6 @@
 """What every estimator shares: one base, and one mixin per role."""
 
 import threading
-import warnings
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -26,6 +25,7 @@ from ._callbacks import CallbackSupportMixin, Stage
 from ._data import check_samples
 from ._labels import check_labels, decode_labels, encode_labels, is_labeled
 from ._net import OPTIMIZERS, SCHEDULES, Net, resolve_device
+from ._warn import warn
 from .augment import build_augment
 from .backbones import build_backbone
 from .metrics import effective_rank, feature_std
@@ -211,12 +211,11 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         self.n_iter_ = len(net.history)
         if net.interrupted_:
             self.interrupted_ = True
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} was interrupted in stage {stage!r} after "
                 f"{net.step_} of {net.total_steps_} steps. It is fitted with what it "
                 "had learned; call fit again for the rest.",
                 UserWarning,
-                stacklevel=3,
             )
         return self
 
@@ -332,11 +331,10 @@ class EmbeddingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         spread = self.net_.history[-1].get("feature_std", 1.0)
         rank = self.net_.history[-1].get("effective_rank", np.inf)
         if spread < 0.05 or rank < 1.5:
-            warnings.warn(
+            warn(
                 f"The features of {type(self).__name__} have collapsed (spread "
                 f"{spread:.3f} of 1, effective rank {rank:.1f}): {remedy}.",
                 CollapseWarning,
-                stacklevel=3,
             )
 
 

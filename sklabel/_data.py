@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
 
@@ -10,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from sklearn.utils.validation import check_array, validate_data
+
+from ._warn import warn
 
 _CHANNELS = (1, 3, 4)
 _CACHE_BYTES = 2**30  # decoded images are kept up to this size
@@ -408,11 +409,10 @@ def _from_paths(estimator, paths, reset, expected):
     if on_error == "skip":
         bad = files.find_unreadable()
         if bad.any():
-            warnings.warn(
+            warn(
                 f"{bad.sum()} of {len(bad)} image files cannot be read and are left out; "
                 f"the first is {files.paths[bad][0]!r}.",
                 UserWarning,
-                stacklevel=4,
             )
         if bad.all():
             raise ValueError(f"None of the {len(bad)} image files can be read.")

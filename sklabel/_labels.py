@@ -1,10 +1,11 @@
 """Partly labeled y: which rows have a label, labels to codes and back."""
 
 import numbers
-import warnings
 
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
+
+from ._warn import warn
 
 # pandas writes a missing value with these types; looked up by name, so that pandas
 # need not be installed
@@ -25,11 +26,10 @@ def _as_column(y):
             # A list such as ["cat", -1]: numpy alone would write -1 as text.
             column = np.array(y, dtype=object)
     if column.ndim == 2 and column.shape[1] == 1:
-        warnings.warn(
+        warn(
             "A column-vector y was passed when a 1d array was expected. Please change "
             "the shape of y to (n_samples,), for example using ravel().",
             DataConversionWarning,
-            stacklevel=4,
         )
         column = column[:, 0]
     if column.ndim != 1:

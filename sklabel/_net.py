@@ -5,7 +5,6 @@ import functools
 import math
 import os
 import time
-import warnings
 from contextlib import nullcontext
 from pathlib import Path
 

@@ -6,13 +6,14 @@ import os
 import re
 import tempfile
 import urllib.request
-import warnings
 from pathlib import Path
 from threading import get_ident
 
 import numpy as np
 from sklearn.datasets import get_data_home, load_digits
 from sklearn.utils import Bunch
+
+from ._warn import warn
 
 _DIGITS = [str(i) for i in range(10)]
 _FASHION = [
@@ -460,10 +461,9 @@ def _read_arrays(path):
     try:
         _save_npz(decoded, arrays)
     except OSError as error:
-        warnings.warn(
+        warn(
             f"The decoded images could not be kept in {str(decoded)!r} ({error}): they "
             "will be decoded again next time.",
-            stacklevel=4,
         )
     return arrays
 

@@ -447,7 +447,6 @@ def _search_approximate(Z, queries, n_candidates, metric, random_state):
         yield from _search_exact(rows, _Rows(Z, metric), n_candidates, metric, None)
         return
     import pynndescent  # compiles for half a minute, so only where it pays
-
     from sklearn.utils import check_random_state
 
     index = pynndescent.NNDescent(

@@ -1,6 +1,7 @@
 """The base: one seed, held estimators, what is written down after a fit."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +127,9 @@ def test_transform_streams_a_memory_map(tmp_path, monkeypatch):
         fitted.transform(np.load(tmp_path / "big.npy", mmap_mode="r")).shape[0] == 2000
     )
     assert largest[0] <= 256
+
+
+def test_warnings_point_at_the_users_line():
+    with pytest.warns(CollapseWarning) as caught:
+        SimCLRTransformer(max_steps=1, augment=None).fit(np.ones((20, 4)))
+    assert [Path(w.filename).name for w in caught] == ["test_base.py"]

@@ -1,7 +1,6 @@
 """SCAN: semantic clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
 
 import copy
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import nn
 from .._base import SHARED_CONSTRAINTS, BaseLearner, ClusteringMixin, CollapseWarning
 from .._callbacks import fitting
 from .._data import Pairs
+from .._warn import warn
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
 from ..modules import MultiHead
@@ -561,17 +561,15 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
         share = np.bincount(labels).max() / len(labels)
         if len(used) < self.n_clusters:
-            warnings.warn(
+            warn(
                 f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in use; "
                 f"sizes {np.bincount(self.labels_[good]).tolist()}. Raise "
                 f"entropy_weight={self.entropy_weight}, or lower n_clusters.",
                 CollapseWarning,
-                stacklevel=3,
             )
         elif share > max(0.5, 3 / self.n_clusters):
-            warnings.warn(
+            warn(
                 f"One cluster holds {share:.0%} of the rows. Raise "
                 f"entropy_weight={self.entropy_weight}, or give prior if that is so.",
                 CollapseWarning,
-                stacklevel=3,
             )

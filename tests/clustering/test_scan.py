@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
 from sklabel import CollapseWarning
-from sklabel.augment import Contrastive, RandAugment, Weak
+from sklabel.augment import Contrastive
 from sklabel.clustering import SCANClusterer
 from sklabel.clustering._scan import _SCAN, _SelfLabel
 from sklabel.datasets import load_digit_images
