@@ -60,7 +60,12 @@ def randaugment(x, images):
     K = kornia_augmentation()
     if K is not None and x.shape[1] == 3:
         kornia = K.auto.RandAugment(n=2, m=10)
-        found["kornia (operations shared by a batch)"] = (lambda: kornia(x), len(x))
+        # the method draws for each image; kornia's draws once for what it is given
+        found["kornia (one draw for the whole batch)"] = (lambda: kornia(x), len(x))
+        found["kornia, a draw for each image"] = (
+            lambda: [kornia(image[None]) for image in x[: len(images)]],
+            len(images),
+        )
     return found
 
 

@@ -151,7 +151,7 @@ class _ImagePolicy(_Parameters):
         with torch.no_grad(), torch.autocast(device, enabled=False):
             out = augment(work.contiguous())
             if out.dtype == torch.uint8:
-                return torch.div(out, 255).to(x.dtype)
+                return out.to(work.dtype).div_(255).to(x.dtype)
             out = out.clamp(0, 1) if out is work else out.clamp_(0, 1)
         return out.to(x.dtype)
 
