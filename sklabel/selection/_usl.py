@@ -83,7 +83,7 @@ def select_regularized(
     n_rounds=10,
     reg_weight=0.5,
     alpha=0.5,
-    momentum=0.9,
+    ema_decay=0.9,
     power=2,
     horizon="distance",
     horizon_distance=4.0,
@@ -99,7 +99,7 @@ def select_regularized(
     ``utility - reg_weight * average``, then moves the average towards the penalty::
 
         penalty_i = sum over chosen rows j of (d_ij ** power) ** -alpha
-        average   = momentum * average + (1 - momentum) * penalty
+        average   = ema_decay * average + (1 - ema_decay) * penalty
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def select_regularized(
         Weight of the penalty, >= 0. Paper: lambda.
     alpha : float, default=0.5
         Exponent on ``d ** power``, > 0. The paper's alpha is 2 * 0.5 = 1.
-    momentum : float, default=0.9
+    ema_decay : float, default=0.9
         Share of the old average, in [0, 1).
     power : {1, 2}, default=2
         Power of the Euclidean distance.
@@ -171,7 +171,7 @@ def select_regularized(
         used = average
         if t < n_rounds - 1 or history is not None:
             raw = penalty(np.concatenate([selected, before]))
-            average = momentum * average + (1 - momentum) * raw
+            average = ema_decay * average + (1 - ema_decay) * raw
         if history is not None:
             for key, value in (
                 ("selected", selected),
@@ -317,7 +317,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     alpha : float, default=0.5
         Exponent of the distance (to the power ``metric_power``) in the penalty, > 0.
         The paper's alpha of 1 is 0.5 with squared distances.
-    momentum : float, default=0.9
+    ema_decay : float, default=0.9
         Share of the old average when the penalties of the rounds are averaged, in
         [0, 1).
     horizon : {"distance", "nearest"} or None, default="distance"
@@ -378,7 +378,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     Notes
     -----
     The defaults are those released for CIFAR-10 with 40 labels. For ImageNet the
-    authors used ``n_neighbors=20, kmeans_max_iter=100, n_rounds=2, momentum=0,
+    authors used ``n_neighbors=20, kmeans_max_iter=100, n_rounds=2, ema_decay=0,
     horizon="nearest"`` and ``reg_weight=1.5, exclude_same_cluster=False`` on MoCo
     features, ``reg_weight=0.05, alpha=1, horizon_neighbors=32`` on CLIP features.
 
@@ -428,7 +428,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         "n_rounds": [Interval(Integral, 1, None, closed="left")],
         "reg_weight": [Interval(Real, 0, None, closed="left")],
         "alpha": [Interval(Real, 0, None, closed="neither")],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "horizon": [StrOptions({"distance", "nearest"}), None],
         "horizon_distance": [Interval(Real, 0, None, closed="neither")],
         "horizon_neighbors": [Interval(Integral, 1, None, closed="left")],
@@ -452,7 +452,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         n_rounds=10,
         reg_weight=0.5,
         alpha=0.5,
-        momentum=0.9,
+        ema_decay=0.9,
         horizon="distance",
         horizon_distance=4.0,
         horizon_neighbors=128,
@@ -472,7 +472,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         self.n_rounds = n_rounds
         self.reg_weight = reg_weight
         self.alpha = alpha
-        self.momentum = momentum
+        self.ema_decay = ema_decay
         self.horizon = horizon
         self.horizon_distance = horizon_distance
         self.horizon_neighbors = horizon_neighbors
@@ -575,7 +575,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
                 n_rounds=self.n_rounds,
                 reg_weight=self.reg_weight,
                 alpha=self.alpha,
-                momentum=self.momentum,
+                ema_decay=self.ema_decay,
                 power=self.metric_power,
                 horizon=self.horizon,
                 horizon_distance=self.horizon_distance,

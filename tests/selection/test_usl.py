@@ -20,7 +20,7 @@ def _settings_of(case):
         "n_rounds": int(case["iters"]),
         "reg_weight": float(case["w"]),
         "alpha": float(case["alpha"]),
-        "momentum": float(case["momentum"]),
+        "ema_decay": float(case["momentum"]),
     }
     if "horizon_num" in case:
         exclude = bool(case["exclude_same_cluster"])
@@ -110,7 +110,7 @@ def test_golden_end_to_end():
         given = {
             "reg_weight": float(case["w"]),
             "alpha": float(case["alpha"]),
-            "momentum": float(case["momentum"]),
+            "ema_decay": float(case["momentum"]),
             "horizon_distance": float(case["horizon_dist"]),
             "n_rounds": int(case["rounds"]),
         }
@@ -131,7 +131,7 @@ def test_golden_end_to_end():
                 int(case["K"]),
                 reg_weight=given["reg_weight"],
                 alpha=given["alpha"],
-                momentum=given["momentum"],
+                ema_decay=given["ema_decay"],
                 horizon_distance=given["horizon_distance"],
                 n_rounds=given["n_rounds"],
                 random_state=int(case["kmeans_seed"]),
@@ -190,7 +190,7 @@ def test_first_round_takes_the_best_and_penalizes_by_definition(data):
         n_rounds=2,
         alpha=alpha,
         power=power,
-        momentum=0.0,
+        ema_decay=0.0,
         reg_weight=0.5,
         horizon=None if limit is None else "distance",
         horizon_distance=limit,
@@ -214,7 +214,7 @@ def test_first_round_takes_the_best_and_penalizes_by_definition(data):
 def test_nearest_horizon_counts_only_the_nearest():
     Z = np.array([[0.0], [1.0], [3.0], [10.0]])
     clusters = np.arange(4)
-    given = {"n_rounds": 2, "momentum": 0.0, "alpha": 1.0, "horizon": "nearest"}
+    given = {"n_rounds": 2, "ema_decay": 0.0, "alpha": 1.0, "horizon": "nearest"}
     history = {}
     select_regularized(
         Z, np.ones(4), clusters, horizon_neighbors=2, history=history, **given
@@ -412,7 +412,7 @@ def test_images_and_paths_are_to_be_embedded_first():
         {"n_neighbors": "all"},
         {"metric_power": 3},
         {"alpha": 0},
-        {"momentum": 1},
+        {"ema_decay": 1},
         {"reg_weight": -1},
         {"horizon": "far"},
         {"n_rounds": 0},
