@@ -78,6 +78,7 @@ def scan(args, seed, data, fitted):
     x, y, x_test, y_test = data
     clusterer = SCANClusterer(
         n_clusters=len(np.unique(y)),
+        n_heads=args.heads,
         embedder=FrozenEstimator(fitted),
         augment=RandAugment(weak=Weak(flip=0)) if args.data in UPRIGHT else "auto",
         max_epochs=args.scan_epochs,
@@ -138,6 +139,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--scan-epochs", type=int, default=3)
     parser.add_argument("--self-label-epochs", type=int, default=2)
+    parser.add_argument("--heads", type=int, default=10)
     parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--verbose", type=int, default=0)
@@ -174,7 +176,8 @@ def main():
                     )
                 )
         elif args.task == "scan":
-            epochs = [args.scan_epochs, args.self_label_epochs]
+            length = [args.scan_epochs, args.self_label_epochs]
+            scan_key = {"epochs": length, "heads": args.heads}
             for name, task in (("kmeans", kmeans), ("scan", scan)):
                 rows.append(
                     results.run(
@@ -182,7 +185,7 @@ def main():
                         task="cluster",
                         choice=name,
                         **key,
-                        **({"epochs": epochs} if name == "scan" else {}),
+                        **(scan_key if name == "scan" else {}),
                     )
                 )
         else:
