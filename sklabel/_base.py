@@ -188,6 +188,7 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         -------
         self
         """
+        self._continued = None  # the module holds what it takes over
         checkpoint = None
         if self.checkpoint_dir is not None:
             run = _persistence.fingerprint(self, samples)
@@ -223,7 +224,8 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         """Set ``net_`` from saved weights; the inverse of saving it."""
         shape = self.sample_shape_
         shape = shape if len(shape) == 1 else (shape[0], 1, 1)
-        module = self._rebuild_module(torch.zeros(shape), torch.ones(shape))
+        with self._seeded():  # the first weights are drawn, and overwritten
+            module = self._rebuild_module(torch.zeros(shape), torch.ones(shape))
         module.load_state_dict(weights)
         self.net_ = self._make_net(module, self._pixel_range)
         for epoch in history:
@@ -406,10 +408,14 @@ class ClassificationMixin(ClassifierMixin):
         self.classes_ = classes
         return codes
 
-    def _transduce(self, samples, codes):
-        """Return a class for every row: the given one, else the predicted one."""
+    def _transduce(self, samples, codes, y):
+        """Return a class for every row: the given one, else the predicted one.
+
+        A row that could not be read keeps the mark that unlabeled rows have in y.
+        """
         predicted = _most_probable(self._forward_rows(samples))
-        return decode_labels(np.where(codes >= 0, codes, predicted), self.classes_)
+        codes = np.where(codes >= 0, codes, predicted)
+        return decode_labels(codes, self.classes_, like=y)
 
     def predict_proba(self, X):
         """Return the probability of each class.
@@ -461,7 +467,8 @@ class ClassificationMixin(ClassifierMixin):
         labeled = is_labeled(y)
         if not labeled.any():
             raise ValueError("y has no labeled row to score on: every label is -1.")
-        hits = np.asarray(self.predict(X))[labeled] == np.asarray(y)[labeled]
+        truth = np.asarray(y).reshape(-1)  # y may be a column
+        hits = np.asarray(self.predict(X))[labeled] == truth[labeled]
         weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
         return float(np.average(hits, weights=weight))
 

@@ -1,14 +1,17 @@
 """Estimators on disk: weights as safetensors, everything else as JSON, no code."""
 
+import functools
+import hashlib
 import importlib
 import json
 import os
+import types
 from pathlib import Path
 
 import joblib
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
@@ -23,10 +26,16 @@ def save(estimator, folder):
     """Write ``estimator.json`` and ``weights.safetensors``; the JSON comes last."""
     folder = Path(folder)
     tensors = {}
-    description = {"format": _FORMAT, "estimator": _encode(estimator, tensors, "")}
+    encoded = _encode(estimator, tensors, "")
+    weights = serialize(tensors)  # save_file would make it private
+    description = {
+        "format": _FORMAT,
+        "weights": hashlib.sha256(weights).hexdigest(),
+        "estimator": encoded,
+    }
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "weights.partial"
-    partial.write_bytes(serialize(tensors))  # save_file would make it private
+    partial.write_bytes(weights)
     os.replace(partial, folder / "weights.safetensors")
     partial = folder / "estimator.partial"
     partial.write_text(json.dumps(description), encoding="utf-8")
@@ -53,19 +62,31 @@ def load(folder):
     folder = Path(folder)
     try:
         description = json.loads((folder / "estimator.json").read_text("utf-8"))
-        tensors = load_file(folder / "weights.safetensors")
+        weights = (folder / "weights.safetensors").read_bytes()
     except FileNotFoundError as error:
         raise ValueError(
             f"{str(folder)!r} holds no saved estimator ({error.filename} is missing)."
         ) from None
-    except Exception as error:  # safetensors and json have errors of their own
+    except (OSError, ValueError) as error:
         raise ValueError(f"{str(folder)!r} is damaged: {error}") from error
-    if description.get("format") != _FORMAT:
+    found = description.get("format") if isinstance(description, dict) else None
+    if found != _FORMAT:
         raise ValueError(
-            f"{str(folder)!r} has format {description.get('format')!r}; this version "
-            f"reads format {_FORMAT}."
+            f"{str(folder)!r} has format {found!r}; this version reads format {_FORMAT}."
         )
-    return _decode(description["estimator"], tensors)
+    if description.get("weights") != hashlib.sha256(weights).hexdigest():
+        raise ValueError(
+            f"{str(folder)!r} is damaged: weights.safetensors is not the file that "
+            "estimator.json was written with. Save the estimator again."
+        )
+    try:
+        return _decode(description["estimator"], deserialize(weights))
+    except Exception as error:  # what stands in the file may be anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{str(folder)!r} holds what this version cannot read ({reason}). Save the "
+            "estimator again."
+        ) from error
 
 
 def fingerprint(estimator, samples):
@@ -100,6 +121,14 @@ def _plain(value):
         return [type(value).__name__, _plain(value.get_params(deep=False)), fitted]
     if isinstance(value, np.ndarray):
         return joblib.hash(value)
+    if isinstance(value, functools.partial):
+        return ["partial", *map(_plain, (value.func, value.args, value.keywords))]
+    if isinstance(value, types.FunctionType):
+        # lambdas share one name
+        code, inner = value.__code__, [c.cell_contents for c in value.__closure__ or ()]
+        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+        parts = [code.co_code, code.co_names, constants, value.__defaults__, inner]
+        return [value.__qualname__, *map(_plain, parts)]
     if callable(value):
         return getattr(value, "__qualname__", type(value).__name__)
     return repr(value)
@@ -179,6 +208,8 @@ def _decode(value, tensors):
         return tensors[value["array"]].numpy()
     if "augment" in value:
         policy = getattr(augment, value["augment"])
+        if not (isinstance(policy, type) and issubclass(policy, torch.nn.Module)):
+            raise ValueError(f"augment.{value['augment']} is not a policy.")
         return policy(**_decode(value["parameters"], tensors))
     if "frozen" in value:
         return FrozenEstimator(_decode(value["frozen"], tensors))

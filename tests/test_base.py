@@ -1,12 +1,16 @@
 """The base: one seed, held estimators, what is written down after a fit."""
 
+import pickle
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 
 from sklabel import CollapseWarning
@@ -83,6 +87,61 @@ def test_score_is_repeatable_and_leaves_the_estimator_alone():
     Z = fitted.transform(X)
     assert fitted.score(X) == fitted.score(X) < 0
     np.testing.assert_array_equal(fitted.transform(X), Z)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        np.asarray,
+        list,
+        lambda y: y[:, None],
+        lambda y: pd.DataFrame({"y": y}),
+        lambda y: pd.Series(y, index=np.arange(len(y))[::-1]),
+        lambda y: np.where(y >= 0, y, np.nan),
+        lambda y: np.array([k if k >= 0 else None for k in y]),
+    ],
+    ids=["array", "list", "column", "frame", "series", "NaN", "None"],
+)
+def test_score_takes_y_in_every_form(form):
+    clf = FixMatchClassifier(max_steps=5, batch_size=4, random_state=0).fit(X, Y)
+    y = np.where(np.arange(40) < 30, np.arange(40) % 2, -1)
+    truth = np.mean(clf.predict(X[:30]) == y[:30])
+    assert 0 < truth < 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataConversionWarning)
+        assert clf.score(X, form(y)) == pytest.approx(truth)
+        weight = np.where(clf.predict(X) == 0, 2.0, 1.0)
+        hits = clf.predict(X[:30]) == y[:30]
+        expected = np.average(hits, weights=weight[:30])
+        assert clf.score(X, form(y), sample_weight=weight) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="no labeled row"):
+        clf.score(X, np.full(40, -1))
+
+
+@pytest.mark.parametrize("make", [SimCLRTransformer, FixMatchClassifier, SCANClusterer])
+def test_going_on_keeps_no_older_weights(make):
+    given = {"n_clusters": 2, "self_label_epochs": 1} if make is SCANClusterer else {}
+    fitted = make(max_steps=1, warm_start=True, random_state=0, **given)
+    fit(fitted, X, Y)
+    size = len(pickle.dumps(fitted))
+    fit(fitted, X, Y)
+    assert len(pickle.dumps(fitted)) < 1.1 * size
+
+
+@pytest.mark.parametrize("mark", [-1, None, np.nan], ids=str)
+def test_unreadable_rows_come_back_as_y_marks_them(mark, tmp_path):
+    files = [tmp_path / f"{i}.png" for i in range(9)]
+    for file, image in zip(files, IMAGES, strict=False):
+        Image.fromarray(image).save(file)
+    files[4].write_bytes(b"no image")
+    y = np.array([0, 1, 0, 1, *[mark] * 5], dtype=object)
+    clf = FixMatchClassifier(max_steps=1, on_error="skip", random_state=0)
+    with pytest.warns(UserWarning, match="1 of 9"):
+        found = clf.fit(files, y).transduction_
+    assert (
+        found[4] is mark or found[4] == mark or (found[4] != found[4] and mark != mark)
+    )
+    assert set(np.delete(found, 4)) <= {0, 1}
 
 
 def test_what_is_written_down():

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -124,35 +125,111 @@ def _cut(path):
     path.write_bytes(path.read_bytes()[:20])
 
 
+def _write(text):
+    return lambda f: (f / "estimator.json").write_text(text)
+
+
+def _replace(old, new):
+    def damage(folder):
+        path = folder / "estimator.json"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return damage
+
+
+def _take_weights_of(make):
+    def damage(folder):
+        make().save(folder / "other")
+        os.replace(
+            folder / "other" / "weights.safetensors", folder / "weights.safetensors"
+        )
+
+    return damage
+
+
+def _flip_a_bit(folder):
+    path = folder / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 DAMAGES = {
     "nothing there": lambda f: [p.unlink() for p in f.iterdir()],
     "no description": lambda f: (f / "estimator.json").unlink(),
     "no weights": lambda f: (f / "weights.safetensors").unlink(),
     "half a description": lambda f: _cut(f / "estimator.json"),
     "half the weights": lambda f: _cut(f / "weights.safetensors"),
-    "another format": lambda f: (f / "estimator.json").write_text('{"format": 99}'),
-    "a foreign class": lambda f: (f / "estimator.json").write_text(
-        (f / "estimator.json").read_text().replace('"embedding"', '"os"')
-    ),
-    "an unknown class": lambda f: (f / "estimator.json").write_text(
-        (f / "estimator.json").read_text().replace("SimCLRTransformer", "Popen")
-    ),
+    "another format": _write('{"format": 99}'),
+    "a list": _write("[]"),
+    "a text": _write('"estimator"'),
+    "a format and nothing else": _write('{"format": 1}'),
+    "a foreign class": _replace('"embedding"', '"os"'),
+    "an unknown class": _replace("SimCLRTransformer", "Popen"),
+    "an unknown parameter": _replace('"temperature"', '"temper"'),
+    "an unknown policy": _replace('"Contrastive"', '"build_augment"'),
+    "one bit of the weights": _flip_a_bit,
+    "weights of another method": _take_weights_of(lambda: MAKE["fixmatch"](X)),
+    # as a save over an older one leaves it that was broken off between its two files
+    "weights of another fit": _take_weights_of(lambda: MAKE["simclr"](IMAGES + 1)),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_folder_gives_one_clear_error(damage, tmp_path):
-    MAKE["simclr"](X).save(tmp_path)
+    MAKE["simclr"](IMAGES).save(tmp_path)
     DAMAGES[damage](tmp_path)
     with pytest.raises(ValueError) as caught:
         sklabel.load(tmp_path)
-    assert len(str(caught.value).splitlines()) == 1
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1 and repr(str(tmp_path)) in message
+
+
+def test_loading_draws_nothing_from_the_global_generators(tmp_path):
+    MAKE["simclr"](X).save(tmp_path)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    sklabel.load(tmp_path)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+
+
+def test_saving_again_replaces_the_older_one(tmp_path):
+    MAKE["fixmatch"](X).save(tmp_path)
+    fitted = MAKE["simclr"](IMAGES)
+    fitted.save(tmp_path)
+    np.testing.assert_array_equal(
+        sklabel.load(tmp_path).transform(IMAGES), fitted.transform(IMAGES)
+    )
 
 
 def test_a_loaded_embedder_is_a_backbone(tmp_path):
     MAKE["simclr"](X).save(tmp_path)
     clf = FixMatchClassifier(backbone=sklabel.load(tmp_path), max_steps=1)
     assert clf.fit(X, partly(40)).predict(X).shape == (40,)
+
+
+def _thrice(step, total_steps, warmup_steps):
+    return 3.0
+
+
+def test_fingerprints_tell_functions_apart():
+    def name(schedule):
+        return fingerprint(SimCLRTransformer(schedule=schedule), Samples(X, (5,)))
+
+    different = [
+        name(lambda step, total, warmup: 1.0),
+        name(lambda step, total, warmup: 2.0),
+        name(lambda step, total, warmup: step / total),
+        name(_thrice),
+        name(partial(_thrice, warmup_steps=1)),
+        name(partial(_thrice, warmup_steps=2)),
+    ]
+    assert len(set(different)) == len(different)
+    # the same code at another place in memory, as in the next process
+    assert different[0] == name(lambda step, total, warmup: 1.0)
+    assert different[-1] == name(partial(_thrice, warmup_steps=2))
 
 
 def test_fingerprints_tell_fits_apart():

@@ -340,7 +340,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
                 self.balance_labeled,
             )
             self._fit_net(module, mixed)
-        self.transduction_ = self._transduce(samples, codes)
+        self.transduction_ = self._transduce(samples, codes, y)
         return self
 
     def _build_module(self, mean, std):
