@@ -14,6 +14,8 @@ from ._warn import warn
 
 _CHANNELS = (1, 3, 4)
 _CACHE_BYTES = 2**30  # decoded images are kept up to this size
+# what Pillow raises for a file that is no image, a cut one, or a giant one
+_UNREADABLE = OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
 
 class Samples:
@@ -284,12 +286,7 @@ class ImageFiles:
                         self.size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0
                     )
                 return np.asarray(image)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-        ) as error:
+        except _UNREADABLE as error:
             raise ValueError(
                 f"Cannot read the image {str(path)!r} ({error}). Remove or replace the "
                 'file, or pass on_error="skip" to leave such files out.'
@@ -427,7 +424,7 @@ def _common_size(paths, on_error):
         try:
             with Image.open(path) as image:
                 sizes.setdefault(ImageOps.exif_transpose(image).size[::-1], path)
-        except (OSError, ValueError, SyntaxError) as error:
+        except _UNREADABLE as error:
             if on_error != "skip":
                 raise ValueError(
                     f"Cannot read the image {path!r} ({error}). Remove or replace the "

@@ -67,7 +67,8 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
     Raises
     ------
     ValueError
-        For an unknown name or an embedder fitted on samples of another shape.
+        For an unknown name, an embedder fitted on samples of another shape, or a network
+        that cannot take samples of this shape (a vision transformer has one size).
     """
     trained = getattr(spec, "encoder_", None)
     if trained is not None:
@@ -88,7 +89,16 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
             "call fit on the embedder first; in a search or a pipeline that is cloned, "
             "give sklearn.frozen.FrozenEstimator(embedder), which stays fitted."
         )
-    return Encoder(body, sample_shape, mean, std)
+    try:
+        return Encoder(body, sample_shape, mean, std)
+    except Exception as error:  # networks of others fail in many ways
+        name = repr(spec) if isinstance(spec, str) else type(spec).__name__
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"backbone={name} cannot turn samples of shape {tuple(sample_shape)} into "
+            f"vectors ({reason}). Resize the images to what it takes, or use "
+            'backbone="auto".'
+        ) from error
 
 
 def _named(name, shape):
@@ -241,15 +251,21 @@ def _torchvision(name, shape):
         net.fc = nn.Identity()
     elif hasattr(net, "classifier"):
         last = net.classifier
-        # ConvNeXt and others end in Flatten, norm, Linear: only the Linear goes
-        if isinstance(last, nn.Sequential):
-            last[-1] = nn.Identity()
-        else:
+        if not isinstance(last, nn.Sequential):
             net.classifier = nn.Identity()
+        elif isinstance(last[-1], nn.Linear):
+            # ConvNeXt and others end in Flatten, norm, Linear: only the Linear goes
+            last[-1] = nn.Identity()
+        else:  # SqueezeNet scores its maps by a convolution
+            net.classifier = nn.AdaptiveAvgPool2d(1)
     elif hasattr(net, "heads"):
         net.heads = nn.Identity()
     elif hasattr(net, "head"):
         net.head = nn.Identity()
+    for head in {"aux1", "aux2", "AuxLogits"} & set(dict(net.named_children())):
+        # GoogLeNet's and Inception's further class scores, in training only
+        setattr(net, head, None)
+        net.aux_logits = False
     if isinstance(net, torchvision.models.ResNet) and min(shape[1:]) <= 64:
         net.conv1 = nn.Conv2d(shape[0], 64, 3, 1, 1, bias=False)
         net.maxpool = nn.Identity()

@@ -41,6 +41,61 @@ def test_networks_of_torchvision(name, n_features, channels):
     assert encoder(torch.rand(2, channels, 32, 32)).shape == (2, n_features)
 
 
+@pytest.mark.filterwarnings("ignore:The default weight init:FutureWarning")
+@pytest.mark.parametrize(
+    "name, n_features, side",
+    [
+        ("squeezenet1_1", 512, 48),  # its classifier is a convolution, not a Linear
+        ("googlenet", 1024, 32),  # two more heads while it is trained
+        ("vit_b_16", 768, 224),
+        ("swin_t", 768, 48),
+    ],
+)
+def test_networks_of_another_build(name, n_features, side):
+    if name == "vit_b_16":  # 86 million weights: without them, shape for shape
+        with torch.device("meta"):
+            encoder = build_backbone(name, (3, side, side))
+        assert encoder.n_features_out == n_features
+        return
+    encoder = build_backbone(name, (3, side, side))
+    assert encoder.n_features_out == n_features
+    h = encoder.train()(torch.rand(2, 3, side, side))
+    assert h.shape == (2, n_features)
+    h.sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+
+
+class _Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+@pytest.mark.parametrize(
+    "spec, shape",
+    [
+        ("alexnet", (3, 32, 32)),
+        (nn.Linear(3, 2), (5,)),
+        (nn.Conv2d(1, 2, 3), (3, 9, 9)),
+        (nn.Flatten(0), (3, 9, 9)),
+        (_Pair(), (3, 9, 9)),
+    ],
+    ids=["too small", "vectors", "channels", "one row for all", "a tuple"],
+)
+def test_a_network_that_does_not_fit_is_named(spec, shape):
+    name = spec if isinstance(spec, str) else type(spec).__name__
+    with pytest.raises(ValueError) as caught:
+        build_backbone(spec, shape)
+    message = str(caught.value)
+    assert f"backbone={name}" in message.replace("'", "") and str(shape) in message
+    assert len(message.splitlines()) == 1
+
+
+def test_a_vision_transformer_wants_its_own_size():
+    # on the meta device: 86 million weights need not be drawn
+    with torch.device("meta"), pytest.raises(ValueError, match="224.*Resize"):
+        build_backbone("vit_b_16", (3, 32, 32))
+
+
 def test_small_images_keep_their_pixels_in_a_resnet():
     small, large = (build_backbone("resnet18", (3, s, s)).body for s in (32, 96))
     assert small.conv1.stride == (1, 1) and isinstance(small.maxpool, nn.Identity)

@@ -1,14 +1,19 @@
 """What X may be, and what is refused."""
 
+import struct
+import zlib
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from sklearn.base import BaseEstimator
 
+from sklabel import _data
 from sklabel._data import Mixed, Pairs, Samples, check_samples, to_unit
 
 
@@ -75,7 +80,11 @@ def test_every_form_of_paths_reads_the_same(folder, form):
 def test_paths_are_resized(folder):
     samples = check_samples(Face(image_size=(4, 6)), paths(folder), True)
     assert samples[[0, 3]][0].shape == (2, 3, 4, 6)
-    assert check_samples(Face(image_size=8), paths(folder), True).sample_shape == (3, 8, 8)
+    assert check_samples(Face(image_size=8), paths(folder), True).sample_shape == (
+        3,
+        8,
+        8,
+    )
 
 
 def test_fitted_size_holds_at_prediction(folder):
@@ -144,16 +153,190 @@ def test_broken_file_is_named_or_skipped(folder):
         with pytest.raises(ValueError, match="2.png"):
             check_samples(face, paths(folder), True)
     with pytest.warns(UserWarning, match="1 of 6"):
-        samples = check_samples(Face(image_size=6, on_error="skip"), paths(folder), True)
+        samples = check_samples(
+            Face(image_size=6, on_error="skip"), paths(folder), True
+        )
     assert samples.bad.tolist() == [False, False, True, False, False, False]
     drawn = np.concatenate(list(samples.epoch(2)))
     assert sorted(drawn) == [0, 1, 3, 4, 5]
     assert (samples[[2]][0] == 0).all()
 
 
+def _giant(path):
+    """Write the head of a PNG of 60,000 x 60,000 pixels."""
+
+    def chunk(name, data):
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    head = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _giant,
+        lambda path: path.mkdir(),
+        lambda path: path.write_text("no image"),
+        lambda path: path.write_bytes(b""),
+        lambda path: None,
+    ],
+    ids=["giant", "folder", "text", "empty", "missing"],
+)
+def test_every_kind_of_unreadable_file(folder, spoil):
+    path = folder / "bad.png"
+    names = [*paths(folder), str(path)]
+    spoil(path)
+    for image_size in (None, 6):
+        with pytest.raises(ValueError, match=r"bad\.png.*on_error=\"skip\""):
+            check_samples(Face(image_size=image_size), names, True)
+        with pytest.warns(UserWarning, match="1 of 7.*bad.png"):
+            samples = check_samples(Face(None, image_size, "skip"), names, True)
+        assert samples.bad.tolist() == [False] * 6 + [True]
+    with pytest.raises(ValueError, match="None of the 2"):
+        check_samples(Face(on_error="skip"), [str(path)] * 2, True)
+
+
+def test_a_photograph_lies_as_it_was_taken(tmp_path):
+    image = Image.fromarray(images(1, 4, 9)[0])
+    turned = image.getexif()
+    turned[0x0112] = 6  # turn by a quarter to the right to see it upright
+    image.save(tmp_path / "turned.png", exif=turned)
+    samples = check_samples(Face(), [tmp_path / "turned.png"], True)
+    assert samples.sample_shape == (3, 9, 4)
+    expected = np.rot90(images(1, 4, 9)[0], -1)
+    np.testing.assert_array_equal(samples[[0]][0][0].permute(1, 2, 0), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
+def test_every_mode_is_read_as_color(mode, tmp_path):
+    suffix = "tif" if mode == "CMYK" else "png"
+    image = Image.new(mode, (5, 4))
+    image.save(tmp_path / f"x.{suffix}")
+    samples = check_samples(Face(), [str(tmp_path / f"x.{suffix}")], True)
+    assert samples.sample_shape == (3, 4, 5)
+    assert samples[[0]][0].dtype == torch.uint8
+
+
+def test_files_beyond_the_cache_are_read_when_asked_for(folder, monkeypatch):
+    monkeypatch.setattr(_data, "_CACHE_BYTES", 100)
+    samples = check_samples(Face(), paths(folder), True)
+    expected = torch.from_numpy(images(6, 10, 14)).permute(0, 3, 1, 2)
+    assert torch.equal(samples[[5, 0, 5]][0], expected[[5, 0, 5]])
+    assert samples.source._cache is None
+
+
 def test_missing_file_is_named(folder):
     with pytest.raises(ValueError, match="nowhere.png"):
         check_samples(Face(), [*paths(folder), "nowhere.png"], True)
+
+
+DTYPES = st.sampled_from([np.uint8, np.int64, np.float32, np.float64, bool])
+
+
+@st.composite
+def pictures(draw):
+    """Images (n, h, w, c) whose channel axis can be told, of any dtype."""
+    n, c = draw(st.integers(1, 5)), draw(st.sampled_from([1, 3, 4]))
+    side = st.integers(1, 7).filter(lambda s: s not in (1, 3, 4))
+    h, w = draw(side), draw(side)
+    elements = {"min_value": -1e4, "max_value": 1e4}
+    dtype = draw(DTYPES)
+    return draw(
+        arrays(
+            dtype,
+            (n, h, w, c),
+            elements=elements if np.dtype(dtype).kind == "f" else None,
+        )
+    )
+
+
+@given(X=pictures(), data=st.data())
+def test_any_images_in_any_layout_are_one_thing(X, data):
+    n, h, w, c = X.shape
+    if X.dtype == np.int64:
+        X %= 1000  # float32 holds these exactly
+    expected = torch.from_numpy(X.transpose(0, 3, 1, 2).astype(np.float32))
+    forms = {
+        "NHWC": (Face(), X),
+        "NCHW": (Face(), X.transpose(0, 3, 1, 2)),
+        "strided": (Face(), np.repeat(X, 2, axis=0)[::2]),
+        "backwards": (Face(), X[::-1].copy()[::-1]),
+        "Fortran": (Face(), np.asfortranarray(X)),
+        "list": (Face(), list(X)),
+        "flat": (Face(image_shape=(h, w, c)), X.reshape(n, -1)),
+    }
+    if c == 1:
+        forms["grey"] = Face(), X[..., 0]
+    rows = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=6))
+    units = []
+    for name, (face, form) in forms.items():
+        samples = check_samples(face, form, True)
+        assert samples.sample_shape == (c, h, w), name
+        assert face.n_features_in_ == h * w * c
+        x, y = samples[rows]
+        assert torch.equal(x.float(), expected[rows]), name
+        assert y.tolist() == rows
+        unit = to_unit(x.clone(), samples.pixel_range())
+        assert 0 <= unit.min() and unit.max() <= 1
+        units.append(unit)
+        again = check_samples(face, form, False, (c, h, w))
+        assert torch.equal(again[rows][0], x)
+    if X.dtype == np.uint8:
+        assert torch.equal(units[0], expected[rows] / 255)
+    assert all(torch.equal(unit, units[0]) for unit in units)
+
+
+@given(X=pictures(), data=st.data())
+def test_one_wrong_pixel_anywhere_is_refused_in_its_row(X, data):
+    X = X.astype(np.float64)
+    place = tuple(data.draw(st.integers(0, side - 1)) for side in X.shape)
+    X[place] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+    with pytest.raises(ValueError, match=rf"image {place[0]}\b"):
+        check_samples(Face(), X, True)
+
+
+@given(
+    X=arrays(
+        np.float32,
+        array_shapes(min_dims=2, max_dims=2, max_side=6),
+        elements={"min_value": -1000, "max_value": 1000},
+    )
+)
+def test_vectors_stay_what_they_are(X):
+    samples = check_samples(Face(), X, True)
+    assert samples.pixel_range() is None
+    rows = np.arange(len(X))
+    assert torch.equal(to_unit(samples[rows][0], None), torch.from_numpy(X))
+    mean, std = samples.statistics()
+    assert torch.isfinite(mean).all() and (std > 0).all()
+    z = (samples[rows][0] - mean) / std
+    assert torch.allclose(z.mean(0), torch.zeros(X.shape[1]), atol=0.1)
+
+
+@given(shape=array_shapes(min_dims=4, max_dims=4, max_side=6), data=st.data())
+def test_a_shape_is_read_one_way_or_refused(shape, data):
+    """Only the channel axis decides, and where it cannot, image_shape does."""
+    X = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    last, first = shape[3] in (1, 3, 4), shape[1] in (1, 3, 4)
+    as_last, as_first = (shape[3], *shape[1:3]), shape[1:]
+    if not (last or first) or (last and first and as_last != as_first):
+        with pytest.raises(ValueError, match="channel|ambiguous"):
+            check_samples(Face(), X, True)
+    else:
+        read = check_samples(Face(), X, True).sample_shape
+        assert read == (as_last if last else as_first)
+    told = Face(image_shape=shape[1:])
+    assert check_samples(told, X.reshape(len(X), -1), True).sample_shape == as_last
+
+
+def test_the_fitted_shape_settles_an_ambiguous_one():
+    X = images(4, 3, 7, 3)
+    for shape, axes in (((3, 3, 7), (0, 3, 1, 2)), ((3, 7, 3), (0, 1, 2, 3))):
+        samples = check_samples(Face(), X, False, shape)
+        expected = torch.from_numpy(X.transpose(axes))
+        assert torch.equal(samples[np.arange(4)][0], expected)
 
 
 @given(n=st.integers(2, 60), batch_size=st.integers(2, 20))
@@ -179,7 +362,9 @@ def test_mixed_batches(n, n_labeled, batch_size, ratio):
     assert len(batches) == samples.n_batches(batch_size)
     for x, y in batches:
         assert (y[:batch_size] >= 0).all() and (y[batch_size:] == -1).all()
-        assert torch.equal(torch.from_numpy(targets)[x[:batch_size, 0].long()], y[:batch_size])
+        assert torch.equal(
+            torch.from_numpy(targets)[x[:batch_size, 0].long()], y[:batch_size]
+        )
         assert len(set(x[batch_size:, 0].tolist())) == len(y) - batch_size
 
 
