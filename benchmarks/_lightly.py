@@ -59,10 +59,10 @@ def loader(images, batch_size, workers):
 def train_epoch(model, batches, loss, optimizer, set_lr=None):
     """One epoch of the training loop in lightly's guide."""
     model.train()
-    for views, _ in ((batch[:2], None) for batch in batches):
+    for x0, x1 in batches:
         if set_lr is not None:
             set_lr()
-        value = loss(model(views[0]), model(views[1]))
+        value = loss(model(x0), model(x1))
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -91,13 +91,14 @@ def simclr_lightly(x, x_test, epochs, seed, checkpoints=None, temperature=0.5):
     optimizer = torch.optim.AdamW(param_groups(model, 1e-4), lr=1e-3)
     loss = NTXentLoss(temperature)
     step, done = 0, 0
-    file = Path(checkpoints or ".") / f"lightly-{len(x)}-{epochs}-{seed}.pt"
+    name = f"lightly-{len(x)}-{epochs}-{temperature}-{seed}.pt"
+    file = Path(checkpoints or ".") / name
     if checkpoints and file.exists():
         state = torch.load(file, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, done = state["step"], state["done"]
-        torch.manual_seed(1000 * seed + done)
+        torch.set_rng_state(state["rng"])
 
     def set_lr():
         nonlocal step
@@ -108,10 +109,17 @@ def simclr_lightly(x, x_test, epochs, seed, checkpoints=None, temperature=0.5):
 
     for epoch in range(done, epochs):
         train_epoch(model, batches, loss, optimizer, set_lr)
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         if checkpoints:
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "done": epoch + 1,
+                "rng": torch.get_rng_state(),
+            }
             file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({**state, "step": step, "done": epoch + 1}, file)
+            torch.save(state, file.with_suffix(".partial"))
+            file.with_suffix(".partial").replace(file)
         print(f"lightly, seed {seed}: epoch {epoch + 1} of {epochs}", flush=True)
     return features(model, x, batches), features(model, x_test, batches)
 
