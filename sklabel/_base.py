@@ -29,6 +29,7 @@ from ._warn import warn
 from .augment import build_augment
 from .backbones import build_backbone
 from .metrics import effective_rank, feature_std
+from .optim import scaled_lr
 
 # torch's generator belongs to the process: fits in threads take turns
 _GENERATOR_LOCK = threading.RLock()
@@ -327,12 +328,21 @@ class EmbeddingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
-    def _warn_collapse(self, remedy):
+    def _fit_embedding(self, samples, remedy, **limits):
+        """Train the method's module; a collapse is told with what to change."""
+        with self._seeded():
+            module = self._continued or self._build_module(*samples.statistics())
+            lr = scaled_lr(self.lr, self.batch_size, self.lr_scaling)
+            self._fit_net(module, samples, watch=watch_features, lr=lr)
+        self._warn_collapse(remedy, **limits)
+        return self
+
+    def _warn_collapse(self, remedy, least_spread=0.05, least_rank=1.5):
         if not self.net_.history:
             return  # interrupted in the first epoch
         spread = self.net_.history[-1].get("feature_std", 1.0)
         rank = self.net_.history[-1].get("effective_rank", np.inf)
-        if spread < 0.05 or rank < 1.5:
+        if spread < least_spread or rank < least_rank:
             warn(
                 f"The features of {type(self).__name__} have collapsed (spread "
                 f"{spread:.3f} of 1, effective rank {rank:.1f}): {remedy}.",

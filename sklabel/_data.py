@@ -44,6 +44,13 @@ class Samples:
         return len(self.source)
 
     @property
+    def row_shape(self):
+        """Shape of one row of images in the layout they came in."""
+        n_channels, height, width = self.sample_shape
+        shape = getattr(self.source, "shape", (0, height, width, n_channels))[1:]
+        return tuple(shape)
+
+    @property
     def n_trained(self):
         """Number of rows that an epoch visits."""
         return int((~self.bad).sum())

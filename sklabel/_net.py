@@ -22,10 +22,15 @@ OPTIMIZERS = {
     "adam": (torch.optim.Adam, {}),
     "adamw": (torch.optim.AdamW, {}),
     "lars": (optim.LARS, {"momentum": 0.9}),
+    # as BYOL, SwAV and the CIFAR recipes of solo-learn have it
+    "lars_byol": (optim.LARS, {"variant": "byol"}),
+    "larc": (optim.LARS, {"variant": "larc"}),
+    "lars_cifar": (optim.LARS, {"variant": "clip", "trust_coefficient": 0.02}),
 }
 SCHEDULES = {
     "cosine": optim.warmup_cosine,
     "fixmatch": optim.fixmatch_cosine,
+    "step": optim.step_decay,
     "constant": optim.constant,
 }
 

@@ -262,7 +262,7 @@ class Weak(_ImagePolicy):
 
 
 @torch.no_grad()
-def resized_crop(x, top, left, height, width, flip=None, angle=None):
+def resized_crop(x, top, left, height, width, flip=None, angle=None, size=None):
     """Enlarge one box of each image to its full size, mirror and rotate, in one pass.
 
     Bilinear. Without an angle, pixels are interpolated inside the box only, so that the
@@ -280,15 +280,19 @@ def resized_crop(x, top, left, height, width, flip=None, angle=None):
         Whether to mirror left to right.
     angle : Tensor of shape (B,) or None, default=None
         Degrees by which the resized box turns counter-clockwise.
+    size : tuple of two int or None, default=None
+        Height and width of the result; None: those of the images. A box that is much
+        larger than the result is not smoothed before.
 
     Returns
     -------
-    x : Tensor of shape (B, C, H, W)
+    x : Tensor of shape (B, C, *size)
     """
     side_y, side_x = x.shape[2:]
+    out_y, out_x = size or (side_y, side_x)
     # where in the box an output pixel lies, from its center: -0.5 to 0.5
-    v = (torch.arange(side_y, dtype=x.dtype, device=x.device) + 0.5) / side_y - 0.5
-    u = (torch.arange(side_x, dtype=x.dtype, device=x.device) + 0.5) / side_x - 0.5
+    v = (torch.arange(out_y, dtype=x.dtype, device=x.device) + 0.5) / out_y - 0.5
+    u = (torch.arange(out_x, dtype=x.dtype, device=x.device) + 0.5) / out_x - 0.5
     top, left, height, width = (_per_image(t, x) for t in (top, left, height, width))
     direction = torch.ones_like(left)
     if flip is not None:
@@ -488,6 +492,9 @@ class Contrastive(_ImagePolicy):
         Largest rotation in degrees, both ways.
     solarize : float, default=0.0
         Probability of inverting the values from 0.5 up. BYOL: 0.2 in the second view.
+    size : int, tuple of two int or None, default=None
+        Side, or height and width, of the views; None: those of the images. The small
+        crops of SwAV are three sevenths as large.
 
     Notes
     -----
@@ -520,6 +527,7 @@ class Contrastive(_ImagePolicy):
         blur=0.0,
         rotate=0.0,
         solarize=0.0,
+        size=None,
     ):
         super().__init__()
         self.crop = crop
@@ -531,6 +539,7 @@ class Contrastive(_ImagePolicy):
         self.blur = blur
         self.rotate = rotate
         self.solarize = solarize
+        self.size = size
 
     def _augment(self, x):
         n = len(x)
@@ -538,9 +547,12 @@ class Contrastive(_ImagePolicy):
         if self.rotate:
             crop.append(_uniform(n, -self.rotate, self.rotate, x))
         colors = self._draw_colors(x)
-        out = torch.empty_like(x)
+        size = (self.size,) * 2 if isinstance(self.size, int) else self.size
+        size = tuple(size or x.shape[2:])
+        same = size == tuple(x.shape[2:])
+        out = torch.empty_like(x) if same else x.new_empty(*x.shape[:2], *size)
         for part in _pieces(x):
-            view = resized_crop(x[part], *(t[part] for t in crop))
+            view = resized_crop(x[part], *(t[part] for t in crop), size=size)
             if not colors:
                 out[part] = view
                 continue
@@ -1541,12 +1553,35 @@ class VectorNoise(_Parameters):
         return torch.where(dropped, center, x)
 
 
+# What the methods' authors change in `Contrastive`, for images of less than 64 pixels and
+# for larger ones. Blur is left out of the former, as in all recipes for CIFAR.
+_MOCO = {"crop": (0.2, 1.0), "jitter": (0.4, 0.4, 0.4, 0.1), "blur": 0.5}
+_MOCO_V1 = {"crop": (0.2, 1.0), "jitter": (0.4,) * 4, "jitter_probability": 1.0}
+_BYOL = {"jitter": (0.4, 0.4, 0.2, 0.1)}
+VIEWS = {
+    "contrastive": ({}, {"jitter": 1.0, "blur": 0.5}),
+    "moco_v1": (_MOCO_V1, _MOCO_V1),
+    "moco_v2": ({**_MOCO, "crop": (0.08, 1.0), "blur": 0.0}, _MOCO),
+    "byol_1": (_BYOL, {**_BYOL, "blur": 1.0}),
+    "byol_2": ({**_BYOL, "solarize": 0.2}, {**_BYOL, "blur": 0.1, "solarize": 0.2}),
+    "swav": ({"crop": (0.14, 1.0)}, {"crop": (0.14, 1.0), "jitter": 1.0, "blur": 0.5}),
+    "swav_small": (
+        {"crop": (0.05, 0.14)},
+        {"crop": (0.05, 0.14), "jitter": 1.0, "blur": 0.5},
+    ),
+    "cld": ({**_MOCO, "blur": 0.0}, _MOCO),
+}
+
+
 def build_augment(kind, sample_shape, center=None, scale=None):
     """Return the policy that estimators use unless told otherwise.
 
     Parameters
     ----------
-    kind : {"weak", "strong", "ctaugment", "contrastive", "scan"}
+    kind : str
+        "weak", "strong", "ctaugment", "scan", "contrastive" (SimCLR's views), "moco_v1",
+        "moco_v2", "byol_1" and "byol_2" (its first and second view), "swav",
+        "swav_small" (its small crops) or "cld".
     sample_shape : tuple of int
         ``(D,)`` of vectors or ``(C, H, W)`` of images.
     center, scale : Tensor or None, default=None
@@ -1556,20 +1591,18 @@ def build_augment(kind, sample_shape, center=None, scale=None):
     -------
     policy : nn.Module
         For vectors :class:`VectorNoise`, with twice the noise where ``kind`` is
-        "strong" or "ctaugment".
+        "strong", "ctaugment" or "swav_small".
 
     Raises
     ------
     ValueError
         For an unknown kind or another number of dimensions.
     """
-    if kind not in ("weak", "strong", "ctaugment", "contrastive", "scan"):
-        raise ValueError(
-            f'kind={kind!r} is none of "weak", "strong", "ctaugment", "contrastive", '
-            '"scan".'
-        )
+    kinds = ("weak", "strong", "ctaugment", "scan", *VIEWS)
+    if kind not in kinds:
+        raise ValueError(f"kind={kind!r} is none of {kinds}.")
     if len(sample_shape) == 1:
-        strength = 0.2 if kind in ("strong", "ctaugment") else 0.1
+        strength = 0.2 if kind in ("strong", "ctaugment", "swav_small") else 0.1
         return VectorNoise(strength, strength, center, scale)
     if len(sample_shape) != 3:
         raise ValueError(f"sample_shape={sample_shape} is neither (D,) nor (C, H, W).")
@@ -1583,7 +1616,9 @@ def build_augment(kind, sample_shape, center=None, scale=None):
         if center is None:
             return scan_strong()
         return scan_strong(fill=tuple(torch.as_tensor(center).flatten().tolist()))
-    # SimCLR: half the strength and no blur at CIFAR's size, all of it at ImageNet's
-    if min(sample_shape[1:]) < 64:
-        return Contrastive()
-    return Contrastive(jitter=1.0, blur=0.5)
+    small = min(sample_shape[1:]) < 64
+    settings = VIEWS[kind][0 if small else 1]
+    if kind == "swav_small":
+        size = tuple(max(1, round(side * 3 / 7)) for side in sample_shape[1:])
+        settings = {**settings, "size": size}
+    return Contrastive(**settings)

@@ -1,12 +1,15 @@
 """Encoders: from a name, a module or a fitted embedder to images-in, vectors-out."""
 
 import copy
+import math
+from itertools import pairwise
 
 import torch
 import torchvision
 from torch import nn
 
 from ._optional import import_optional
+from .modules import split_batchnorm_
 
 
 class Encoder(nn.Module):
@@ -78,7 +81,9 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
                 f"{trained.sample_shape}, but X has samples of shape "
                 f"{tuple(sample_shape)}: fit the embedder on data of that shape."
             )
-        return copy.deepcopy(trained).requires_grad_(True)
+        # what MoCo splits for its own training is whole again
+        trained = split_batchnorm_(copy.deepcopy(trained), 1)
+        return trained.requires_grad_(True)
     if isinstance(spec, nn.Module):
         body = copy.deepcopy(spec).requires_grad_(True)
     elif isinstance(spec, str):
@@ -99,6 +104,71 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
             f"vectors ({reason}). Resize the images to what it takes, or use "
             'backbone="auto".'
         ) from error
+
+
+def build_autoencoder(sample_shape, n_components, sizes):
+    """Return a fresh encoder into short codes, and the decoder that mirrors it.
+
+    Parameters
+    ----------
+    sample_shape : tuple of int
+        ``(D,)`` or ``(C, H, W)``.
+    n_components : int
+        Length of a code.
+    sizes : sequence of int
+        Channels of convolutions of stride 2 (5 x 5, the last 3 x 3), or widths of dense
+        layers. DCEC: 32, 64, 128; DEC: 500, 500, 2000.
+
+    Returns
+    -------
+    encoder : nn.Sequential
+        Maps ``(B, *sample_shape)`` to ``(B, n_components)``.
+    decoder : nn.Sequential
+        Maps codes back to ``(B, *sample_shape)``; the last layer is linear.
+
+    Raises
+    ------
+    ValueError
+        If there are no sizes, or one is not a positive integer.
+    """
+    sizes = list(sizes)
+    if not sizes or any(int(size) != size or size < 1 for size in sizes):
+        raise ValueError(f"sizes={sizes} must be positive integers, one at least.")
+    widths = [sample_shape[0], *map(int, sizes)]
+    encode, decode = [], []
+    side = tuple(sample_shape[1:])
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
+        if len(sample_shape) == 1:
+            down, up = nn.Linear(n_in, n_out), nn.Linear(n_out, n_in)
+        else:
+            kernel = 3 if i == len(widths) - 2 else 5
+            # as published: the last layer has no border where the side does not halve
+            cut = kernel == 3 and min(side) >= 3 and any(n % 2 for n in side)
+            border = 0 if cut else kernel // 2
+            halved = tuple((n + 2 * border - kernel) // 2 + 1 for n in side)
+            missing = [
+                n - (2 * h - 2 - 2 * border + kernel)
+                for n, h in zip(side, halved, strict=True)
+            ]
+            down = nn.Conv2d(n_in, n_out, kernel, 2, border)
+            up = nn.ConvTranspose2d(n_out, n_in, kernel, 2, border, missing)
+            side = halved
+        encode += [down, nn.ReLU()]
+        decode = [up, *([nn.ReLU()] if i else []), *decode]
+    n_last = widths[-1] * math.prod(side)
+    encode += [nn.Flatten(), nn.Linear(n_last, n_components)]
+    decode = [
+        nn.Linear(n_components, n_last),
+        nn.ReLU(),
+        nn.Unflatten(1, (widths[-1], *side)),
+        *decode,
+    ]
+    encoder, decoder = nn.Sequential(*encode), nn.Sequential(*decode)
+    for layer in (*encode, *decode):
+        if hasattr(layer, "weight"):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return encoder, decoder
 
 
 def _named(name, shape):

@@ -1,10 +1,12 @@
 """Parts of networks that methods share: heads, weight averages, row orders."""
 
 import copy
+import math
 from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class ScaleBatchNorm1d(nn.BatchNorm1d):
@@ -165,6 +167,188 @@ class MultiHead(nn.Module):
         return kept
 
 
+class Prototypes(nn.Module):
+    """Directions that rows are compared with.
+
+    Parameters
+    ----------
+    n_features : int
+        Length D of the rows.
+    n_prototypes : int
+        K.
+
+    Notes
+    -----
+    ``forward`` maps ``(B, D)`` rows of length 1 to their ``(B, K)`` cosines, in float32
+    at least. Call ``normalize_`` after every optimizer step.
+    """
+
+    def __init__(self, n_features, n_prototypes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_prototypes, n_features))
+        self.normalize_()
+
+    def forward(self, z, frozen=False):
+        weight = self.weight.detach() if frozen else self.weight
+        with torch.autocast(z.device.type, enabled=False):
+            return F.linear(z.to(weight.dtype), weight)
+
+    @torch.no_grad()
+    def normalize_(self):
+        """Scale the prototypes to length 1, in place and without a gradient."""
+        self.weight.copy_(F.normalize(self.weight))
+
+
+class NormLinear(nn.Module):
+    """Linear layer on directions: cosines of rows and weights, times a scale.
+
+    Parameters
+    ----------
+    in_features : int
+    out_features : int
+    scale : float, default=1.0
+        USL-T: 40.
+    """
+
+    def __init__(self, in_features, out_features, scale=1.0):
+        super().__init__()
+        weight = torch.empty(out_features, in_features).uniform_(-1, 1)
+        self.weight = nn.Parameter(F.normalize(weight))
+        self.scale = scale
+
+    def forward(self, x):
+        return self.scale * F.linear(F.normalize(x), F.normalize(self.weight))
+
+
+class Queue(nn.Module):
+    """The rows seen last, such as the keys of MoCo.
+
+    Parameters
+    ----------
+    size : int
+        Number of rows Q.
+    n_features : int
+        Length D of the rows.
+
+    Attributes
+    ----------
+    rows : Tensor of shape (Q, D)
+        A buffer, saved and moved with the module. At first random rows of length 1.
+    pointer : Tensor of int of shape ()
+        Where the next row goes.
+    """
+
+    def __init__(self, size, n_features):
+        super().__init__()
+        self.register_buffer("rows", F.normalize(torch.randn(size, n_features)))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def push_(self, x):
+        """Write rows over the oldest ones.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, D)
+            Any number of rows; of more than Q, the last Q are kept.
+        """
+        size = len(self.rows)
+        kept = x[-size:]
+        first = self.pointer + (len(x) - len(kept))
+        place = (first + torch.arange(len(kept), device=x.device)) % size
+        self.rows[place] = kept.detach().to(self.rows)
+        self.pointer.copy_((self.pointer + len(x)) % size)
+
+
+def fitting_queue_size(size, n_samples, batch_size):
+    """Return the length of a queue of keys for one data set.
+
+    Parameters
+    ----------
+    size : int or "auto"
+        A number is returned as it is.
+    n_samples : int
+        Rows of the data set.
+    batch_size : int
+
+    Returns
+    -------
+    size : int
+        "auto": a tenth of the rows, since older keys were made by another network; at least
+        a batch, at most 4096.
+    """
+    if size != "auto":
+        return size
+    return min(4096, max(n_samples // 10, min(batch_size, n_samples)))
+
+
+class SplitBatchNorm(nn.Module):
+    """Batch normalization within parts of a batch.
+
+    It stands for the batches of several devices: with the statistics of the whole batch,
+    a network can tell from them which rows came together.
+
+    Parameters
+    ----------
+    norm : nn.BatchNorm1d or nn.BatchNorm2d
+        Its weights, statistics and settings are taken over.
+    n_splits : int
+        Row i belongs to part ``i % n_splits``. A batch that does not split evenly is split
+        into fewer parts (the greatest common divisor), of two rows at least.
+
+    Notes
+    -----
+    The running statistics move by the mean over the parts; in evaluation mode they are
+    used as usual.
+    """
+
+    def __init__(self, norm, n_splits):
+        super().__init__()
+        self.norm = norm
+        self.n_splits = n_splits
+
+    def forward(self, x):
+        n_splits = math.gcd(len(x), self.n_splits)
+        if not self.training or n_splits == 1 or len(x) < 2 * n_splits:
+            return self.norm(x)
+        norm, n_channels = self.norm, x.shape[1]
+        # as channels of their own: (B, C, ...) -> (B / s, s C, ...)
+        parts = x.reshape(-1, n_splits * n_channels, *x.shape[2:])
+        repeated = [t.repeat(n_splits) for t in (norm.running_mean, norm.running_var)]
+        affine = [t.repeat(n_splits) for t in (norm.weight, norm.bias)]
+        out = F.batch_norm(parts, *repeated, *affine, True, norm.momentum, norm.eps)
+        with torch.no_grad():
+            for own, moved in zip((norm.running_mean, norm.running_var), repeated):
+                own.copy_(moved.view(n_splits, -1).mean(0))
+            norm.num_batches_tracked += 1
+        return out.reshape(x.shape)
+
+
+def split_batchnorm_(module, n_splits):
+    """Split every batch normalization of a module into parts, or undo it, in place.
+
+    Parameters
+    ----------
+    module : nn.Module
+    n_splits : int
+        See `SplitBatchNorm`; 1 puts the plain layers back.
+
+    Returns
+    -------
+    module : nn.Module
+        The same one.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, SplitBatchNorm):
+            child = child.norm
+        if not isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            split_batchnorm_(child, n_splits)
+        elif n_splits > 1:
+            child = SplitBatchNorm(child, n_splits)
+        setattr(module, name, child)
+    return module
+
+
 def frozen_copy(module):
     """Copy a module; the copy's parameters take no gradient.
 
@@ -180,11 +364,10 @@ def frozen_copy(module):
 
 
 @torch.no_grad()
-def ema_update_(target_module, source_module, decay):
+def ema_update_(target_module, source_module, decay, copy_buffers=True):
     """Move averaged weights toward the current ones, in place.
 
-    ``target = decay * target + (1 - decay) * source`` for parameters; buffers, such as
-    the running statistics of BatchNorm, are copied.
+    ``target = decay * target + (1 - decay) * source`` for parameters.
 
     Parameters
     ----------
@@ -194,6 +377,9 @@ def ema_update_(target_module, source_module, decay):
         Of the same structure.
     decay : float
         In [0, 1]; 0 copies.
+    copy_buffers : bool, default=True
+        Whether buffers, such as the running statistics of BatchNorm, are copied. Not so
+        where the target normalizes its own batches (MoCo, BYOL).
 
     Raises
     ------
@@ -213,11 +399,11 @@ def ema_update_(target_module, source_module, decay):
         )
     if targets:
         torch._foreach_lerp_(targets, sources, 1 - decay)
-    if copies:
+    if copies and copy_buffers:
         torch._foreach_copy_(copies, originals)
 
 
-def ema_decay(step, decay, kind="fixmatch"):
+def ema_decay(step, decay, kind="fixmatch", total_steps=None):
     """Decay of a weight average at one step; ramps make the start short-lived.
 
     Parameters
@@ -225,10 +411,13 @@ def ema_decay(step, decay, kind="fixmatch"):
     step : int
         Optimizer steps done, the one before the update included: 1 at the first.
     decay : float
-        In [0, 1); the ramps end there.
-    kind : {"fixmatch", "noisy_student", "tod"}, default="fixmatch"
+        In [0, 1); the ramps end there, but that of "byol" begins there.
+    kind : {"fixmatch", "noisy_student", "tod", "byol"}, default="fixmatch"
         "fixmatch": no ramp; "noisy_student": ``(1 + step) / (10 + step)``; "tod":
-        ``1 - 1 / (step + 1)``, the plain mean of all weights so far.
+        ``1 - 1 / (step + 1)``, the plain mean of all weights so far; "byol": half a
+        cosine from ``decay`` to 1, the step counted from 0.
+    total_steps : int or None, default=None
+        Length of the ramp of "byol".
 
     Returns
     -------
@@ -245,7 +434,12 @@ def ema_decay(step, decay, kind="fixmatch"):
         return min(decay, (1 + step) / (10 + step))
     if kind == "tod":
         return min(decay, 1 - 1 / (step + 1))
-    raise ValueError(f'kind={kind!r} is none of "fixmatch", "noisy_student", "tod".')
+    if kind == "byol":
+        cosine = math.cos(math.pi * min(1, step / total_steps))
+        return 1 - (1 - decay) * (1 + cosine) / 2
+    raise ValueError(
+        f'kind={kind!r} is none of "fixmatch", "noisy_student", "tod", "byol".'
+    )
 
 
 def interleave(x, size):

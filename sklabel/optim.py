@@ -292,6 +292,32 @@ def fixmatch_cosine(step, total_steps, warmup_steps=0, clip=True):
     return max(0.0, math.cos(7 * math.pi * progress / 16))
 
 
+def step_decay(step, total_steps, warmup_steps=0, milestones=(0.6, 0.8), factor=0.1):
+    """Linear from 0 to 1, then down in steps: MoCo's first version.
+
+    Parameters
+    ----------
+    step : int
+        Steps done, >= 0.
+    total_steps : int
+    warmup_steps : int, default=0
+        Steps of the linear part.
+    milestones : tuple of float, default=(0.6, 0.8)
+        Shares of ``total_steps`` after which the factor falls. MoCo: epochs 120 and 160
+        of 200.
+    factor : float, default=0.1
+        Times the rate at each.
+
+    Returns
+    -------
+    factor : float
+        Times the peak rate.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    return factor ** sum(step >= share * total_steps for share in milestones)
+
+
 def constant(step, total_steps, warmup_steps=0):
     """Linear from 0 to 1, then 1.
 

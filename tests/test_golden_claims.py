@@ -14,9 +14,7 @@ TESTS = Path(__file__).parent
 TO_COME = set(
     """
     badge_parts
-    byol byol_zero_vector
     ccl_reconstructed
-    cld_loss cld_moco
     clip_loss clip_zero_shot
     dcec_loss dec_clustering
     deepcluster_order deepcluster_sampler deepcluster_whiten
@@ -26,10 +24,8 @@ TO_COME = set(
     learning_loss learning_loss_net
     mixmatch
     mma_query
-    moco moco_training split_batchnorm
     noisystudent_filter_balance noisystudent_loss noisystudent_lr
     simclrv2_distill
-    sinkhorn sinkhorn_overflow swav_loss swav_training
     sobel
     tod
     uncertainty_scores

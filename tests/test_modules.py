@@ -1,4 +1,4 @@
-"""Heads, weight averages and row orders, against golden values and torch's own parts."""
+"""Parts of networks, against golden values and torch's own parts."""
 
 import copy
 
@@ -11,13 +11,19 @@ from torch import nn
 
 from sklabel.modules import (
     MultiHead,
+    NormLinear,
+    Prototypes,
+    Queue,
     ScaleBatchNorm1d,
+    SplitBatchNorm,
     deinterleave,
     ema_decay,
     ema_update_,
+    fitting_queue_size,
     frozen_copy,
     interleave,
     mlp,
+    split_batchnorm_,
 )
 from tests._golden import cases
 
@@ -214,6 +220,22 @@ def test_ema_update_refuses_another_structure(other):
         ema_update_(other, nn.Linear(3, 2), 0.9)
 
 
+def test_ema_decay_golden_byol():
+    for case in cases("byol"):
+        base, total = float(case["tau_base"]), int(case["total_steps"])
+        found = [ema_decay(int(t), base, "byol", total) for t in case["steps"]]
+        np.testing.assert_allclose(found, case["tau"], rtol=1e-12)
+
+
+def test_ema_update_can_leave_buffers_alone():
+    source, target = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    source.running_mean += 1
+    source.weight.data += 1
+    ema_update_(target, source, 0.5, copy_buffers=False)
+    assert target.weight.tolist() == [1.5] * 3
+    assert target.running_mean.tolist() == [0] * 3
+
+
 def test_ema_decay_ramps():
     assert ema_decay(1, 0.9) == 0.9
     assert ema_decay(1, 0.9, "noisy_student") == pytest.approx(2 / 11)
@@ -282,3 +304,114 @@ def test_interleave_is_undone(n, size, shape):
 def test_interleave_refuses_rows_left_over(function, size):
     with pytest.raises(ValueError, match=f"size={size} does not divide the 4 rows"):
         function(torch.zeros(4), size)
+
+
+# -- prototypes, queues, split batch normalization
+
+
+def test_prototypes_are_directions():
+    prototypes = Prototypes(4, 7)
+    torch.testing.assert_close(prototypes.weight.norm(dim=1), torch.ones(7))
+    prototypes.weight.data *= 3
+    prototypes.normalize_()
+    torch.testing.assert_close(prototypes.weight.norm(dim=1), torch.ones(7))
+    z = nn.functional.normalize(torch.randn(5, 4))
+    torch.testing.assert_close(prototypes(z), z @ prototypes.weight.T)
+    assert not prototypes(z, frozen=True).requires_grad
+    assert prototypes(z).requires_grad
+    with torch.autocast("cpu", torch.bfloat16):
+        assert prototypes(z).dtype == torch.float32
+
+
+def test_norm_linear_is_a_cosine():
+    layer, x = NormLinear(4, 3, scale=40), torch.randn(5, 4)
+    expected = nn.functional.cosine_similarity(x[:, None], layer.weight[None], dim=2)
+    torch.testing.assert_close(layer(x), 40 * expected)
+    torch.testing.assert_close(layer(7 * x), layer(x))
+
+
+def test_queue_golden():
+    for case in cases("moco"):
+        queue = Queue(*case["queue_initial"].shape).double()
+        queue.rows.copy_(torch.tensor(case["queue_initial"]))
+        for i, keys in enumerate(case["k"]):
+            queue.push_(torch.tensor(keys))
+            np.testing.assert_allclose(queue.rows, case["queue_after"][i], rtol=1e-12)
+            assert int(queue.pointer) == case["pointer"][i]
+        np.testing.assert_allclose(queue.rows, case["queue_final"], rtol=1e-12)
+
+
+@given(st.integers(1, 9), st.lists(st.integers(1, 20), max_size=5))
+def test_queue_holds_the_rows_seen_last(size, pushes):
+    queue, seen = Queue(size, 1), [-1.0] * size
+    queue.rows.fill_(-1)
+    for n in pushes:
+        rows = [float(len(seen) + i) for i in range(n)]
+        queue.push_(torch.tensor(rows)[:, None])
+        seen += rows
+    assert sorted(queue.rows.flatten().tolist()) == sorted(seen[-size:])
+    assert int(queue.pointer) == sum(pushes) % size
+
+
+def test_queue_begins_with_directions_and_travels():
+    queue = Queue(50, 8)
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(50))
+    other = Queue(50, 8)
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(other.rows, queue.rows)
+
+
+@pytest.mark.parametrize(
+    "size, n_samples, batch_size, expected",
+    [
+        (7, 100, 256, 7),
+        ("auto", 50_000, 256, 4096),
+        ("auto", 5_000, 256, 500),
+        ("auto", 500, 256, 256),
+        ("auto", 30, 256, 30),
+    ],
+)
+def test_fitting_queue_size(size, n_samples, batch_size, expected):
+    assert fitting_queue_size(size, n_samples, batch_size) == expected
+
+
+def test_split_batchnorm_golden():
+    for case in cases("split_batchnorm"):
+        norm = nn.BatchNorm2d(
+            len(case["weight"]), float(case["eps"]), float(case["momentum"])
+        ).double()
+        norm.weight.data = torch.tensor(case["weight"])
+        norm.bias.data = torch.tensor(case["bias"])
+        split = SplitBatchNorm(norm, int(case["n_splits"]))
+        for i, x in enumerate(case["x"]):
+            y = split.train()(torch.tensor(x)).detach()
+            np.testing.assert_allclose(y, case["y_train"][i], rtol=1e-8, atol=1e-10)
+            np.testing.assert_allclose(
+                norm.running_mean, case["running_mean"][i], rtol=1e-8, atol=1e-12
+            )
+            np.testing.assert_allclose(norm.running_var, case["running_var"][i], 1e-8)
+        y = split.eval()(torch.tensor(case["x"][0])).detach()
+        np.testing.assert_allclose(y, case["y_eval_first"], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("n, parts", [(16, 8), (12, 4), (13, 1), (8, 1), (2, 1)])
+def test_split_batchnorm_of_batches_that_do_not_split(n, parts):
+    norm, x = nn.BatchNorm1d(3), torch.randn(n, 3)
+    split = SplitBatchNorm(copy.deepcopy(norm), 8)
+    found = split(x)
+    for i in range(parts):
+        torch.testing.assert_close(found[i::parts], norm(x[i::parts]))
+
+
+def test_split_batchnorm_is_put_in_and_taken_out():
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU()), nn.Flatten()
+    )
+    names = list(net.state_dict())
+    norm = net[1][0]
+    assert split_batchnorm_(net, 4) is net
+    assert isinstance(net[1][0], SplitBatchNorm) and net[1][0].n_splits == 4
+    split_batchnorm_(net, 2)
+    assert net[1][0].n_splits == 2 and net[1][0].norm is norm
+    split_batchnorm_(net, 1)
+    assert net[1][0] is norm and list(net.state_dict()) == names

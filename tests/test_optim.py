@@ -19,6 +19,7 @@ from sklabel.optim import (
     param_groups,
     scaled_lr,
     step_counts,
+    step_decay,
     warmup_cosine,
 )
 from tests._golden import cases
@@ -387,6 +388,13 @@ def test_fixmatch_schedule_golden():
         np.testing.assert_allclose(
             official, case["lr_official_no_warmup_clipped"], rtol=1e-10
         )
+
+
+def test_step_decay_is_mocos_schedule():
+    # 200 epochs of 10 steps: a tenth from epoch 120 and again from 160
+    factors = [step_decay(step, 2000) for step in (0, 1199, 1200, 1599, 1600)]
+    np.testing.assert_allclose(factors, [1, 1, 0.1, 0.1, 0.01])
+    assert step_decay(5, 2000, warmup_steps=10) == 0.5
 
 
 def test_schedules_by_hand():

@@ -140,13 +140,14 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         Length of training in optimizer steps; overrides ``max_epochs``. Published: 2**20.
     batch_size : int, default=64
         Labeled samples per step; labeled rows are repeated as needed.
-    optimizer : {"sgd", "nesterov", "adam", "adamw", "lars"} or class, default="nesterov"
-        Optimizer.
+    optimizer : str or class, default="nesterov"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
     lr : float, default=0.03
         Peak learning rate.
     weight_decay : float, default=5e-4
         Decay of weights; biases and norms have none. Published for CIFAR-100: 1e-3.
-    schedule : {"cosine", "fixmatch", "constant"} or callable, default="fixmatch"
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="fixmatch"
         Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
     warmup_epochs : float, default=0
         Epochs of linear warm-up.

@@ -241,13 +241,14 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         Length of the clustering stage in optimizer steps; overrides ``max_epochs``.
     batch_size : int, default=128
         Samples per step.
-    optimizer : {"sgd", "nesterov", "adam", "adamw", "lars"} or class, default="adam"
-        Optimizer.
+    optimizer : str or class, default="adam"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
     lr : float, default=1e-3
         Peak learning rate. Published: 1e-4, for 390 steps per epoch.
     weight_decay : float, default=1e-4
         Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "constant"} or callable, default="constant"
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
         Course of the learning rate after the warm-up.
     warmup_epochs : float, default=0
         Epochs of linear warm-up.

@@ -1,5 +1,17 @@
 """Embedding: images or vectors in, vectors that mean something out, without labels."""
 
+from ._autoencoder import AutoencoderTransformer
+from ._byol import BYOLTransformer
+from ._cld import CLDTransformer
+from ._moco import MoCoTransformer
 from ._simclr import SimCLRTransformer
+from ._swav import SwAVTransformer
 
-__all__ = ["SimCLRTransformer"]
+__all__ = [
+    "AutoencoderTransformer",
+    "BYOLTransformer",
+    "CLDTransformer",
+    "MoCoTransformer",
+    "SimCLRTransformer",
+    "SwAVTransformer",
+]

@@ -6,11 +6,10 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin, watch_features
+from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
 from .._callbacks import fitting
 from ..losses import nt_xent
 from ..modules import mlp
-from ..optim import scaled_lr
 
 
 class _SimCLR(nn.Module):
@@ -68,15 +67,17 @@ class SimCLRTransformer(EmbeddingMixin, BaseLearner):
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int, default=256
         Samples per step.
-    optimizer : {"sgd", "nesterov", "adam", "adamw", "lars"} or class, default="adamw"
-        Published: "lars", which is made for batches of thousands.
+    optimizer : str or class, default="adamw"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+        Published: "lars".
     lr : float, default=1e-3
         Peak learning rate. Published for CIFAR-10: 1.0 with "lars" and "linear" scaling.
     lr_scaling : {"linear", "sqrt"} or None, default=None
         "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
     weight_decay : float, default=1e-4
         Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "constant"} or callable, default="cosine"
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
         Course of the learning rate after the warm-up.
     warmup_epochs : float, default=1
         Epochs of linear warm-up. Published: 10 of 1000.
@@ -230,16 +231,8 @@ class SimCLRTransformer(EmbeddingMixin, BaseLearner):
         self : SimCLRTransformer
         """
         samples = self._check_X(X, reset=True)
-        with self._seeded():
-            module = self._continued or self._build_module(*samples.statistics())
-            self._fit_net(
-                module,
-                samples,
-                watch=watch_features,
-                lr=scaled_lr(self.lr, self.batch_size, self.lr_scaling),
-            )
-        self._warn_collapse(f"lower lr={self.lr} or temperature={self.temperature}")
-        return self
+        remedy = f"lower lr={self.lr} or temperature={self.temperature}"
+        return self._fit_embedding(samples, remedy)
 
     def _build_module(self, mean, std):
         backbone = self._build_backbone(mean, std)

@@ -1,0 +1,334 @@
+"""MoCo: momentum contrast, versions 1 and 2 (He et al., 2020; Chen et al., 2020)."""
+
+from numbers import Integral, Real
+
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+
+from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
+from .._callbacks import fitting
+from ..losses import info_nce, unit_rows
+from ..modules import (
+    Queue,
+    ema_update_,
+    fitting_queue_size,
+    frozen_copy,
+    mlp,
+    split_batchnorm_,
+)
+
+
+class _MoCo(nn.Module):
+    def __init__(self, backbone, augment, project, queue, **settings):
+        super().__init__()
+        self.online = nn.Sequential(backbone, project)
+        self.average = frozen_copy(self.online)
+        self.augment = augment
+        self.queue = queue
+        self.temperature = settings["temperature"]
+        self.symmetric = settings["symmetric"]
+        self.decay = settings["ema_decay"]
+        self.output = settings["output"]
+        self.n_features_out = backbone.n_features_out
+        if self.output == "projection":
+            self.n_features_out = queue.rows.shape[1]
+        self.keys = None
+
+    @property
+    def backbone(self):
+        return self.online[0]
+
+    def forward(self, x):
+        return self.backbone(x) if self.output == "backbone" else self.online(x)
+
+    def loss(self, x, y):
+        x1, x2 = self.augment(x), self.augment(x)
+        loss, keys = self.contrast(x1, x2)
+        if self.symmetric:
+            # both against the old queue: the partner must not be among the negatives
+            other_loss, other_keys = self.contrast(x2, x1)
+            loss, keys = loss + other_loss, torch.cat([other_keys, keys])
+        if self.training:
+            self.keys = keys
+        return loss
+
+    def contrast(self, x_query, x_key):
+        q = unit_rows(self.online(x_query))  # (B, D)
+        with torch.no_grad():
+            # other parts of the batch for the keys' BatchNorm than for the queries'
+            order = torch.randperm(len(x_key), device=x_key.device)
+            k = unit_rows(self.average(x_key[order]))[order.argsort()]
+        return info_nce(q, k, self.queue.rows, self.temperature), k
+
+    def after_step(self):
+        self.queue.push_(self.keys)
+        self.keys = None
+        # the average's own BatchNorm statistics come from the keys
+        ema_update_(self.average, self.online, self.decay, copy_buffers=False)
+
+
+class MoCoTransformer(EmbeddingMixin, BaseLearner):
+    """Embed images with a network that finds an image's key in a long queue of keys.
+
+    Two views of an image are encoded, one by the network (the query) and one by a slowly
+    moving average of it (the key). The query must pick its key among those of the batches
+    before, which wait in a queue: so there are many negatives at a small batch size. The
+    features before the head are the embedding. Read more in the
+    :ref:`User Guide <moco>`.
+
+    Parameters
+    ----------
+    temperature : float, default=0.1
+        Temperature of the contrastive loss, > 0. Paper: tau; 0.07 in version 1 and 0.2 in
+        version 2 on ImageNet, 0.1 on CIFAR.
+    version : {"v1", "v2"}, default="v2"
+        "v1": a linear head, and colors always changed; "v2": a head of two layers and the
+        views of the second paper.
+    queue_size : int or "auto", default="auto"
+        Keys in the queue. Paper: K; 65536 on ImageNet, 4096 on CIFAR. "auto": a tenth of
+        the rows of X, at least a batch, at most 4096: older keys come from another
+        network than today's.
+    ema_decay : float, default=0.99
+        Decay of the averaged weights, in [0, 1). Paper: m; 0.999 on ImageNet.
+    symmetric : bool, default=True
+        Whether each view is the query once, at twice the cost, as the authors' setting for
+        CIFAR has it; the papers have False.
+    bn_splits : int, default=8
+        Parts of a batch in each of which BatchNorm takes its own statistics, as on so many
+        devices: otherwise the network can tell from them which images came together. 1:
+        none.
+    projection_size : int, default=128
+        Output width of the projection head.
+    projection_hidden : int or None, default=None
+        Hidden width of the head of version 2; None: that of the backbone.
+    output : {"backbone", "projection"}, default="backbone"
+        Which features ``transform`` returns: those before the head, or the head's.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
+    augment : "auto", nn.Module or None, default="auto"
+        Random views; "auto": :class:`sklabel.augment.Contrastive` in the version's setting
+        for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for
+        digits: ``Contrastive(flip=0)``.
+    max_epochs : int, default=40
+        Passes over X. Published: 200 on ImageNet, 800 on CIFAR-10.
+    max_steps : int or None, default=None
+        Length of training in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=256
+        Samples per step.
+    optimizer : str or class, default="adamw"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+        Published: "sgd".
+    lr : float, default=1e-3
+        Peak learning rate. Published: 0.03 with "sgd", 0.06 on CIFAR-10.
+    lr_scaling : {"linear", "sqrt"} or None, default=None
+        "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
+    weight_decay : float, default=1e-4
+        Decay of weights; biases and norms have none.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
+        Course of the learning rate after the warm-up.
+    warmup_epochs : float, default=1
+        Epochs of linear warm-up. Published: none.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``feature_std``
+        (1: spread over the sphere, 0: collapsed) and ``effective_rank``.
+    encoder_ : nn.Module
+        Trained encoder, the head left out.
+    queue_size_ : int
+        Keys in the queue.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Epochs trained.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
+
+    See Also
+    --------
+    SimCLRTransformer : Negatives from the same batch, no queue.
+    BYOLTransformer : No negatives.
+    sklabel.selection.USLSelector : Choose the images worth a label from the embedding.
+
+    Notes
+    -----
+    The symmetric loss is the sum of both directions. Departures from the papers, for small
+    data and short trainings: AdamW at 1e-3 with a cosine, a short queue, and an average
+    that forgets faster. The papers' setting for ImageNet: ``backbone="resnet50",
+    optimizer="sgd", lr=0.03, warmup_epochs=0, max_epochs=200, queue_size=65536,
+    ema_decay=0.999, symmetric=False``, with ``version="v1", schedule="step",
+    temperature=0.07`` or ``version="v2", temperature=0.2``. The authors' setting for
+    CIFAR-10: ``backbone="resnet18", optimizer="sgd", lr=0.06, weight_decay=5e-4,
+    batch_size=512, warmup_epochs=0, max_epochs=800, queue_size=4096, version="v1"`` with
+    the views of version 2.
+
+    References
+    ----------
+    .. [1] K. He, H. Fan, Y. Wu, S. Xie, R. Girshick, "Momentum contrast for unsupervised
+       visual representation learning", CVPR 2020; algorithm 1.
+    .. [2] X. Chen, H. Fan, R. Girshick, K. He, "Improved baselines with momentum
+       contrastive learning", 2020.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.embedding import MoCoTransformer
+    >>> X = load_digits().images[:100]
+    >>> embedder = MoCoTransformer(max_epochs=2, random_state=0).fit(X)
+    >>> embedder.transform(X).shape
+    (100, 128)
+    """
+
+    _parameter_constraints = {
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "version": [StrOptions({"v1", "v2"})],
+        "queue_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
+        "symmetric": ["boolean"],
+        "bn_splits": [Interval(Integral, 1, None, closed="left")],
+        "projection_size": [Interval(Integral, 1, None, closed="left")],
+        "projection_hidden": [Interval(Integral, 1, None, closed="left"), None],
+        "output": [StrOptions({"backbone", "projection"})],
+        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
+        "lr_scaling": [StrOptions({"linear", "sqrt"}), None],
+        **SHARED_CONSTRAINTS,
+    }
+
+    def __init__(
+        self,
+        temperature=0.1,
+        *,
+        version="v2",
+        queue_size="auto",
+        ema_decay=0.99,
+        symmetric=True,
+        bn_splits=8,
+        projection_size=128,
+        projection_hidden=None,
+        output="backbone",
+        backbone="auto",
+        augment="auto",
+        max_epochs=40,
+        max_steps=None,
+        batch_size=256,
+        optimizer="adamw",
+        lr=1e-3,
+        lr_scaling=None,
+        weight_decay=1e-4,
+        schedule="cosine",
+        warmup_epochs=1,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.temperature = temperature
+        self.version = version
+        self.queue_size = queue_size
+        self.ema_decay = ema_decay
+        self.symmetric = symmetric
+        self.bn_splits = bn_splits
+        self.projection_size = projection_size
+        self.projection_hidden = projection_hidden
+        self.output = output
+        self.backbone = backbone
+        self.augment = augment
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.lr_scaling = lr_scaling
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @fitting
+    def fit(self, X, y=None):
+        """Train the network on X.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : MoCoTransformer
+        """
+        samples = self._check_X(X, reset=True)
+        if self._continued is None:
+            self.queue_size_ = fitting_queue_size(
+                self.queue_size, samples.n_trained, self.batch_size
+            )
+        remedy = f"lower lr={self.lr} or temperature={self.temperature}"
+        return self._fit_embedding(samples, remedy)
+
+    def _build_module(self, mean, std):
+        backbone = self._build_backbone(mean, std)
+        project = mlp(
+            backbone.n_features_out,
+            self.projection_hidden or backbone.n_features_out,
+            self.projection_size,
+            n_layers=1 if self.version == "v1" else 2,
+            norm=False,
+            last_norm=None,
+        )
+        return _MoCo(
+            split_batchnorm_(backbone, self.bn_splits),
+            self._build_augment(self.augment, f"moco_{self.version}", mean, std),
+            project,
+            Queue(self.queue_size_, self.projection_size),
+            temperature=self.temperature,
+            symmetric=self.symmetric,
+            ema_decay=self.ema_decay,
+            output=self.output,
+        )

@@ -1,0 +1,139 @@
+"""MoCo: the order of a step, the queue, both versions, split batch normalization."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sklabel.augment import Contrastive
+from sklabel.embedding import MoCoTransformer
+from sklabel.embedding._moco import _MoCo
+from sklabel.losses import info_nce
+from sklabel.modules import Queue, SplitBatchNorm
+from tests._golden import cases
+
+X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+
+
+def short(**parameters):
+    return MoCoTransformer(**{"max_steps": 3, "random_state": 0, **parameters})
+
+
+def test_training_golden():
+    for case in cases("moco_training"):
+        weight, queue = case["weight_initial"], case["queue_initial"]
+        encoder = nn.Linear(*weight.shape, bias=False).double()
+        encoder.weight.data = torch.tensor(weight.T)
+        encoder.n_features_out = weight.shape[1]
+        module = _MoCo(
+            encoder,
+            nn.Identity(),
+            nn.Identity(),
+            Queue(*queue.shape).double(),
+            temperature=float(case["temperature"]),
+            symmetric=False,
+            ema_decay=float(case["momentum"]),
+            output="backbone",
+        )
+        module.queue.rows.copy_(torch.tensor(queue))
+        optimizer = torch.optim.SGD([encoder.weight], lr=float(case["lr"]))
+        for i in range(len(case["loss"])):
+            key = module.average[0].weight
+            np.testing.assert_allclose(key.T, case["key_weight"][i], rtol=1e-8)
+            views = [torch.tensor(case[name][i]) for name in ("view_q", "view_k")]
+            loss, module.keys = module.contrast(*views)
+            loss.backward()
+            gradient = encoder.weight.grad.T
+            np.testing.assert_allclose(loss.item(), case["loss"][i], rtol=1e-8)
+            np.testing.assert_allclose(gradient, case["grad_weight"][i], 1e-8, 1e-12)
+            optimizer.step()
+            optimizer.zero_grad()
+            module.after_step()
+            found = encoder.weight.detach().T
+            np.testing.assert_allclose(found, case["query_weight"][i], rtol=1e-8)
+            rows = module.queue.rows
+            np.testing.assert_allclose(rows, case["queue_after"][i], rtol=1e-8)
+
+
+def test_symmetric_loss_is_both_directions_against_the_old_queue():
+    fitted = short(augment=None, bn_splits=1).fit(X)
+    module, x = fitted.net_.module_.eval(), torch.from_numpy(X)
+    queue = module.queue.rows.clone()
+    q, k = (nn.functional.normalize(net(x)) for net in (module.online, module.average))
+    torch.testing.assert_close(module.loss(x, None), 2 * info_nce(q, k, queue, 0.1))
+    module.symmetric = False
+    torch.testing.assert_close(module.loss(x, None), info_nce(q, k, queue, 0.1))
+    assert torch.equal(module.queue.rows, queue)
+
+
+def test_the_queue_fills_with_keys():
+    fitted = short(queue_size=200, max_steps=1).fit(X)
+    queue = fitted.net_.module_.queue
+    assert fitted.queue_size_ == 200 and int(queue.pointer) == 128  # both views
+    fitted = short(queue_size=200, symmetric=False, max_steps=1).fit(X)
+    assert int(fitted.net_.module_.queue.pointer) == 64
+    assert short().fit(X).queue_size_ == 64
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(200))
+
+
+def test_scoring_leaves_the_queue_and_the_average_alone():
+    fitted = short().fit(X)
+    before = {k: v.clone() for k, v in fitted.net_.module_.state_dict().items()}
+    fitted.score(X)
+    for name, value in fitted.net_.module_.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert fitted.net_.module_.keys is None
+
+
+def test_the_average_follows_slowly():
+    fitted = short(ema_decay=0.5, max_steps=1, lr=1e-2, warmup_epochs=0).fit(X)
+    module = fitted.net_.module_
+    follows = short(ema_decay=0.0, max_steps=1, lr=1e-2, warmup_epochs=0).fit(X)
+    for p, q in zip(
+        follows.net_.module_.average.parameters(),
+        follows.net_.module_.online.parameters(),
+        strict=True,
+    ):
+        torch.testing.assert_close(p, q)
+    pairs = zip(module.average.parameters(), module.online.parameters(), strict=True)
+    assert not all(torch.equal(p, q) for p, q in pairs)
+    # its own statistics: it saw the same images in another order and other weights
+    assert not any(p.requires_grad for p in module.average.parameters())
+
+
+def test_versions():
+    images = np.random.default_rng(0).integers(0, 256, (20, 9, 9, 3), dtype=np.uint8)
+    heads, views = {}, {}
+    for version in ("v1", "v2"):
+        module = short(version=version, projection_hidden=9).fit(images).net_.module_
+        heads[version] = [
+            m.out_features for m in module.online[1].modules() if hasattr(m, "weight")
+        ]
+        views[version] = module.augment
+    assert heads == {"v1": [128], "v2": [9, 128]}
+    assert views["v1"].jitter == (0.4,) * 4 and views["v1"].jitter_probability == 1
+    assert views["v2"].jitter == (0.4, 0.4, 0.4, 0.1)
+    assert all(isinstance(view, Contrastive) for view in views.values())
+
+
+@pytest.mark.parametrize("n_splits, expected", [(8, True), (1, False)])
+def test_batch_norm_is_split_in_both_networks(n_splits, expected):
+    module = short(bn_splits=n_splits).fit(X).net_.module_
+    for net in (module.online, module.average):
+        assert any(isinstance(m, SplitBatchNorm) for m in net.modules()) is expected
+
+
+def test_every_parameter_counts():
+    base = {"max_steps": 6, "batch_size": 32}
+    plain = short(**base).fit_transform(X)
+    for change in (
+        {"temperature": 0.5},
+        {"version": "v1"},
+        {"queue_size": 16},
+        {"ema_decay": 0.5},
+        {"symmetric": False},
+        {"bn_splits": 1},
+        {"projection_size": 16},
+        {"projection_hidden": 16},
+    ):
+        assert not np.array_equal(short(**{**base, **change}).fit_transform(X), plain)

@@ -1,0 +1,138 @@
+"""SwAV: the order of a step, queue, frozen prototypes, small crops."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sklabel.embedding import SwAVTransformer
+from sklabel.embedding._swav import _SwAV
+from sklabel.modules import Prototypes
+from tests._golden import cases
+
+X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
+
+
+def short(**parameters):
+    given = {"max_steps": 3, "n_prototypes": 20, "projection_hidden": 32}
+    return SwAVTransformer(**{**given, "random_state": 0, **parameters})
+
+
+def close(found, expected):
+    if isinstance(found, torch.Tensor):
+        found = found.detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_training_golden():
+    for case in cases("swav_training"):
+        backbone = nn.Identity()
+        backbone.n_features_out = case["prototypes_initial"].shape[1]
+        prototypes = Prototypes(*case["prototypes_initial"].shape[::-1]).double()
+        prototypes.weight.data = torch.tensor(case["prototypes_initial"])
+        prototypes.normalize_()
+        module = _SwAV(
+            backbone,
+            (nn.Identity(), nn.Identity()),
+            nn.Identity(),
+            prototypes,
+            int(case["queue_size"]),
+            temperature=float(case["temperature"]),
+            epsilon=float(case["epsilon"]),
+            n_iterations=int(case["n_iterations"]),
+            n_small_crops=int(case["n_crops"]) - 2,
+            queue_start=0,
+            frozen_epochs=0,
+            output="backbone",
+        ).double()
+        module.queued = True
+        weight = prototypes.weight
+        optimizer = torch.optim.SGD([weight], lr=float(case["lr"]))
+        for i, embeddings in enumerate(case["embeddings"]):
+            module.frozen = i < int(case["freeze_steps"])
+            z = torch.tensor(embeddings, requires_grad=True)
+            close(weight, case["prototypes_used"][i])
+            loss = module.swap(z.unflatten(0, (-1, int(case["n_samples"]))))
+            loss.backward()
+            close(loss, case["loss"][i])
+            close(z.grad, case["grad_embeddings"][i])
+            expected = case["grad_prototypes"][i]
+            if module.frozen:
+                assert weight.grad is None and not expected.any()
+            else:
+                close(weight.grad, expected)
+            close(module.queue, case["queue_after"][i])
+            optimizer.step()
+            optimizer.zero_grad()
+            last = weight.detach().clone()
+            module.after_step()
+        close(last, case["prototypes_final"])
+
+
+def test_frozen_prototypes_do_not_move_at_all():
+    settings = {"max_steps": None, "weight_decay": 0.5, "optimizer": "adamw"}
+    start = short(max_steps=1, lr=1e-9).fit(X).net_.module_.prototypes.weight
+    frozen = short(**settings, max_epochs=2, frozen_epochs=2).fit(X)
+    torch.testing.assert_close(frozen.net_.module_.prototypes.weight, start)
+    free = short(**settings, max_epochs=2, frozen_epochs=1).fit(X)
+    found = free.net_.module_.prototypes.weight
+    assert not torch.allclose(found, start)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(20))
+
+
+def test_the_queue_starts_when_told():
+    settings = {"max_steps": None, "max_epochs": 3, "batch_size": 32, "queue_size": 40}
+    late = short(**settings, queue_start=3).fit(X).net_.module_
+    assert not late.queue.any()
+    early = short(**settings, queue_start=2).fit(X).net_.module_
+    assert early.queue.any(2).all() and early.queue.shape == (2, 40, 128)
+    before = early.queue.clone()
+    short(**settings).fit(X).score(X)
+    assert torch.equal(early.queue, before)
+
+
+def test_small_crops():
+    images = np.random.default_rng(0).integers(0, 256, (12, 21, 28, 3), dtype=np.uint8)
+    seen = []
+
+    class Spy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x):
+            seen.append(tuple(x.shape))
+            return self.layer(x)
+
+    fitted = short(n_small_crops=3, backbone=Spy(), batch_size=6, max_steps=1)
+    fitted.fit(images)
+    assert (12, 3, 21, 28) in seen and (18, 3, 9, 12) in seen
+    module = fitted.net_.module_
+    assert module.small_augment.crop == (0.05, 0.14)
+    assert module.augment.crop == (0.14, 1.0)
+    # vectors have no size: small crops are more damaged
+    assert np.isfinite(short(n_small_crops=2).fit_transform(X)).all()
+
+
+def test_every_parameter_counts():
+    base = {"max_steps": 6, "batch_size": 32}
+    plain = short(**base).fit_transform(X)
+    for change in (
+        {"n_prototypes": 10},
+        {"temperature": 0.5},
+        {"epsilon": 0.5},
+        {"n_iterations": 1},
+        {"n_small_crops": 2},
+        {"queue_size": 32, "queue_start": 0},
+        {"frozen_epochs": 0},
+        {"projection_size": 16},
+        {"projection_hidden": 16},
+    ):
+        found = short(**{**base, **change}).fit_transform(X)
+        assert not np.array_equal(found, plain), change
+
+
+@pytest.mark.parametrize("n_prototypes", [0, 1])
+def test_one_prototype_is_refused(n_prototypes):
+    with pytest.raises(ValueError, match="n_prototypes"):
+        short(n_prototypes=n_prototypes).fit(X)
