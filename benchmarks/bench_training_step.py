@@ -16,12 +16,14 @@ from _common import load, machine, print_ratios
 
 from sklabel._base import watch_features
 from sklabel._net import multiplies_bfloat16
+from sklabel import embedding
 from sklabel.classification import FixMatchClassifier
 from sklabel.datasets import load_digit_images
-from sklabel.embedding import SimCLRTransformer
 from sklabel.optim import param_groups
 
 N_LABELED = 100
+EMBEDDERS = ("SimCLR", "MoCo", "BYOL", "SwAV", "CLD", "Autoencoder")
+PEERS = ("SimCLR", "MoCo", "BYOL", "SwAV")
 
 
 def images_of(args):
@@ -36,8 +38,8 @@ def images_of(args):
 
 
 def estimator(name, n_epochs, precision="auto"):
-    if name == "SimCLR":
-        return SimCLRTransformer(
+    if name in EMBEDDERS:
+        return getattr(embedding, f"{name}Transformer")(
             max_epochs=n_epochs, batch_size=256, random_state=0, precision=precision
         )
     return FixMatchClassifier(
@@ -56,7 +58,7 @@ def epoch_of_fit(name, X, precision="auto"):
     times = []
 
     def watch(net, samples):
-        figures = watch_features(net, samples) if name == "SimCLR" else {}
+        figures = watch_features(net, samples) if name in EMBEDDERS else {}
         times.append(time.perf_counter())
         return figures
 
@@ -77,10 +79,13 @@ class Bare:
         self.name = name
         self.x = samples[np.arange(len(samples))][0]
         self.y = torch.from_numpy(targets(X))
-        kind = torch.optim.AdamW if name == "SimCLR" else torch.optim.SGD
-        more = {} if name == "SimCLR" else {"momentum": 0.9, "nesterov": True}
+        kind = torch.optim.AdamW if name in EMBEDDERS else torch.optim.SGD
+        kind = torch.optim.Adam if name == "Autoencoder" else kind
+        more = {} if name in EMBEDDERS else {"momentum": 0.9, "nesterov": True}
         groups = param_groups(self.module, self.settings["weight_decay"])
         self.optimizer = kind(groups, lr=self.settings["lr"], **more)
+        # the second epoch of a training, as a module's before_epoch sees it
+        self.history, self.step_, self.total_steps_ = [None] * 2, 100, 200
         low = self.x.ndim == 4 and multiplies_bfloat16("cpu")
         self.autocast = (
             (lambda: torch.autocast("cpu", torch.bfloat16)) if low else nullcontext
@@ -89,7 +94,7 @@ class Bare:
     def batches(self):
         """Yield rows and targets of one epoch."""
         size = self.settings["batch_size"]
-        if self.name == "SimCLR":
+        if self.name in EMBEDDERS:
             for rows in torch.randperm(len(self.x)).split(size):
                 yield rows, rows
             return
@@ -105,6 +110,8 @@ class Bare:
         """Train one epoch; return its seconds."""
         start = time.perf_counter()
         self.module.train()
+        if hasattr(self.module, "before_epoch"):
+            self.module.before_epoch(self, None)
         for rows, y in self.batches():
             x = self.x[rows]
             if x.dtype == torch.uint8:
@@ -134,14 +141,16 @@ def take_turns(arms, rounds):
 
 def against_bare(args):
     for data, X in images_of(args).items():
-        for name in ("SimCLR", "FixMatch"):
+        if args.kind and data not in args.kind:
+            continue
+        for name in args.method:
             arms = {
                 "fit": lambda name=name, X=X: epoch_of_fit(name, X),
                 "bare loop": Bare(name, X).epoch,
             }
             fit, loop = take_turns(arms, args.rounds).values()
             print(
-                f"{name:9s} {data:11s} fit {np.median(fit):.4f} s, bare loop "
+                f"{name:11s} {data:11s} fit {np.median(fit):.4f} s, bare loop "
                 f"{np.median(loop):.4f} s an epoch: {np.median(fit) / np.median(loop):.3f}"
                 f" times (of pairs: median {np.median(fit / loop):.3f}, worst "
                 f"{(fit / loop).max():.3f}); aim 1.05"
@@ -149,40 +158,45 @@ def against_bare(args):
     print(machine())
 
 
-def epoch_of_lightly(x, threads, workers):
+def epoch_of_lightly(name, x, threads, workers):
     """Return a function that trains one epoch under lightly; it returns its seconds."""
     import _lightly
 
-    model = _lightly.SimCLR((3, *x.shape[1:3]))
-    batches = _lightly.loader(x, 256, workers)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    loss = _lightly.NTXentLoss(0.5)
+    model = _lightly.build(name, x)
+    batches = _lightly.loader(name, x, workers)
+    optimizer = torch.optim.AdamW(param_groups(model, 1e-4), lr=1e-3)
 
     def epoch():
         torch.set_num_threads(threads)
         start = time.perf_counter()
-        _lightly.train_epoch(model, batches, loss, optimizer)
+        _lightly.train_epoch(model, batches, optimizer, done=1, epochs=2)
         return time.perf_counter() - start
 
     return epoch
 
 
 def against_lightly(args):
-    x = load(args.data)[0][: args.n_lightly]
+    x = load(args.data)[0][: args.n_lightly // 256 * 256]
+    for name in args.method:
+        if name in PEERS:
+            against_lightly_by(name, x, args)
 
+
+def against_lightly_by(name, x, args):
     def ours(precision):
         def epoch():
             torch.set_num_threads(args.threads)
-            return epoch_of_fit("SimCLR", x, precision)
+            return epoch_of_fit(name, x, precision)
 
         return epoch
 
     # the cores are shared out between network and loader workers; the best way counts
     splits = [(args.threads, 0), (args.threads, args.threads)]
     splits += [(args.threads - n, n) for n in range(1, args.threads)]
-    tried = {split: epoch_of_lightly(x, *split) for split in splits}
+    tried = {split: epoch_of_lightly(name, x, *split) for split in splits}
     trial = take_turns(tried, 2)
     best = min(splits, key=lambda split: trial[split].min())
+    print(f"{name}, one epoch of {len(x)} images in batches of 256:")
     for (threads, workers), times in trial.items():
         print(f"lightly, {threads} threads, {workers} workers: {times.min():.2f} s")
     seconds = take_turns(
@@ -193,8 +207,6 @@ def against_lightly(args):
         },
         args.rounds_lightly,
     )
-    # a last batch that is not full is left out by lightly and trained on by ours
-    print(f"SimCLR, one epoch of {len(x)} images in batches of 256:")
     print_ratios(seconds, "ours, float32", {"lightly (float32)": ">= 1.5"})
     print_ratios(seconds, "ours, default", {"lightly (float32)": ">= 3"})
 
@@ -202,6 +214,9 @@ def against_lightly(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="cifar10", help="a name of fetch_*, or .npz")
+    names = [*EMBEDDERS, "FixMatch"]
+    parser.add_argument("--method", nargs="+", choices=names, default=names)
+    parser.add_argument("--kind", nargs="+", help="of the data: see images_of")
     parser.add_argument("--n-train", type=int, default=2048)
     parser.add_argument("--n-lightly", type=int, default=2560)
     parser.add_argument("--rounds", type=int, default=10)

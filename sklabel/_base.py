@@ -410,6 +410,12 @@ class ClassificationMixin(ClassifierMixin):
                 f"Found input variables with inconsistent numbers of samples: X has "
                 f"{len(samples)} rows, y has {len(codes)}."
             )
+        labeled = codes >= 0
+        if samples.bad[labeled].all():
+            raise ValueError(
+                f"None of the {labeled.sum()} labeled image files can be read: label "
+                "others, or replace them."
+            )
         if self._continued is not None and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 f"warm_start=True continues on the classes {self.classes_}, but y has "

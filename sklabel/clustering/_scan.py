@@ -6,6 +6,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
@@ -13,6 +14,7 @@ from .._base import SHARED_CONSTRAINTS, BaseLearner, ClusteringMixin, CollapseWa
 from .._callbacks import fitting
 from .._data import Pairs
 from .._warn import warn
+from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
 from ..modules import MultiHead
@@ -487,17 +489,19 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
                 precision=self.precision,
                 verbose=self.verbose,
             )
-        if embedder is None:
-            Z = ((samples[np.arange(len(samples))][0] - mean) / std).numpy()
-        else:
-            self.embedder_ = self._fit_held(embedder, X)
-            Z = np.asarray(self.embedder_.transform(X))
-        n_neighbors = min(self.n_neighbors, samples.n_trained - 1)
         good = np.flatnonzero(~samples.bad)
-        if self.metric == "cosine" or (self.metric == "auto" and embedder is not None):
-            _, found = mine_neighbors(Z[good], n_neighbors)
+        if embedder is None:
+            Z = ((samples[good][0] - mean) / std).numpy()
         else:
-            _, found = kneighbors(Z[good], n_neighbors + 1)
+            # files that cannot be read were told of already, and are nobody's neighbors
+            readable = _safe_indexing(X, good) if samples.bad.any() else X
+            self.embedder_ = self._fit_held(embedder, readable)
+            Z = np.asarray(self.embedder_.transform(readable))
+        n_neighbors = min(self.n_neighbors, samples.n_trained - 1)
+        if self.metric == "cosine" or (self.metric == "auto" and embedder is not None):
+            _, found = mine_neighbors(Z, n_neighbors)
+        else:
+            _, found = kneighbors(Z, n_neighbors + 1)
         neighbors = np.tile(np.arange(len(samples))[:, None], n_neighbors + 1)
         neighbors[good] = good[found]
         return neighbors
@@ -532,7 +536,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         embedder = getattr(embedder, "estimator", embedder)  # FrozenEstimator
         if self.backbone == "auto" and hasattr(embedder, "encoder_"):
             if embedder.sample_shape_ == self.sample_shape_:
-                return copy.deepcopy(embedder.encoder_).requires_grad_(True)
+                return build_backbone(embedder, self.sample_shape_)
         return super()._build_backbone(mean, std)
 
     def _build_self_label(self, backbone, heads, mean, std):

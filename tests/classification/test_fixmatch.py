@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -225,3 +226,17 @@ def test_class_names_come_back():
 def test_wrong_y_is_refused(y, message):
     with pytest.raises(ValueError, match=message):
         short().fit(X, y)
+
+
+def test_labels_on_unreadable_files_only_are_refused(tmp_path):
+    for i in range(6):
+        Image.fromarray(np.full((8, 8, 3), 40 * i, np.uint8)).save(
+            tmp_path / f"{i}.png"
+        )
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(b"no image")
+    files = sorted(map(str, tmp_path.glob("*.png")))
+    clf = FixMatchClassifier(max_steps=1, on_error="skip", image_size=8)
+    with pytest.raises(ValueError, match="None of the 2 labeled image files"):
+        with pytest.warns(UserWarning, match="2 of 6"):
+            clf.fit(files, [0, 1, -1, -1, -1, -1])

@@ -3,8 +3,10 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
@@ -14,9 +16,10 @@ from sklabel.augment import Contrastive
 from sklabel.clustering import SCANClusterer
 from sklabel.clustering._scan import _SCAN, _SelfLabel
 from sklabel.datasets import load_digit_images
-from sklabel.embedding import SimCLRTransformer
+from sklabel.embedding import MoCoTransformer, SimCLRTransformer
 from sklabel.losses import scan_loss
 from sklabel.metrics import clustering_accuracy
+from sklabel.modules import SplitBatchNorm
 
 
 def blobs(n=90, k=3):
@@ -232,3 +235,33 @@ def test_the_embedders_encoder_is_where_training_starts():
     given = clusterer.embedder_.encoder_.state_dict()
     for name, value in clusterer.encoder_.state_dict().items():
         assert torch.equal(value, given[name])
+
+
+@pytest.mark.parametrize("form", [list, np.array, pd.Series])
+def test_unreadable_files_are_told_of_once(form, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    (tmp_path / "03.png").write_bytes(b"no image")
+    files = form(sorted(map(str, tmp_path.glob("*.png"))))
+    scan = SCANClusterer(
+        2,
+        embedder=MoCoTransformer(max_steps=1),
+        max_steps=1,
+        self_label_epochs=1,
+        on_error="skip",
+        image_size=8,
+        random_state=0,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scan.fit(files)
+    assert sum("left out" in str(w.message) for w in caught) == 1
+    assert scan.labels_[3] == -1 and (np.delete(scan.labels_, 3) >= 0).all()
+    assert (scan.neighbors_[3] == 3).all() and (
+        np.delete(scan.neighbors_, 3, 0) != 3
+    ).all()
+    # MoCo's split batch normalization is MoCo's alone
+    module = scan.net_.module_
+    assert not any(isinstance(m, SplitBatchNorm) for m in module.modules())
