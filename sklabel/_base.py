@@ -350,7 +350,7 @@ class EmbeddingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             )
 
 
-def watch_features(net, samples, n_rows=512):
+def watch_features(net, samples, n_rows=256):
     """Return spread and effective rank of the features of some rows, for the history."""
     good = np.flatnonzero(~samples.bad)
     rows = good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
