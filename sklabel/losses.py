@@ -410,6 +410,190 @@ def scan_head_scores(probabilities, neighbors):
     return consistency - spread, consistency, spread
 
 
+def iic_loss(p1, p2, marginal_weight=1.0):
+    r"""Minus the mutual information of the clusters of two views: IIC's loss.
+
+    .. math:: -\sum_{ij} P_{ij} (\ln P_{ij} - \lambda \ln P_i - \lambda \ln P_j), \quad
+              P \propto p_1^T p_2 + p_2^T p_1
+
+    Parameters
+    ----------
+    p1, p2 : Tensor of shape (..., B, K)
+        Probabilities of the clusters; rows i are two views of sample i. Leading axes are
+        heads.
+    marginal_weight : float, default=1.0
+        Weight of the entropy of the clusters' shares, > 0; above 1 for more equal shares.
+        Paper: lambda.
+
+    Returns
+    -------
+    loss : Tensor of shape (...)
+        With weight 1 between 0 (nothing in common) and -ln K (sure, agreeing, equal
+        shares). The public code averages over heads.
+
+    Notes
+    -----
+    Entries below 2.2e-16 count as that, without a gradient.
+
+    References
+    ----------
+    .. [1] X. Ji, J. F. Henriques, A. Vedaldi, "Invariant information clustering for
+       unsupervised image classification and segmentation", ICCV 2019; equations 2 and 3.
+    """
+    with torch.autocast(p1.device.type, enabled=False):
+        joint = _full(p1).mT @ _full(p2)  # (..., K, K)
+    return _minus_information(joint / joint.sum((-2, -1), True), marginal_weight)
+
+
+def iic_segmentation_loss(
+    p1, p2, affine=None, mask=None, marginal_weight=1.0, half_side=0, collapsed=False
+):
+    """Minus the mutual information of the clusters of nearby pixels of two views.
+
+    Parameters
+    ----------
+    p1, p2 : Tensor of shape (B, K, H, W)
+        Probabilities of the clusters of each pixel; images i are two views of one.
+    affine : Tensor of shape (B, 2, 3) or None, default=None
+        For :func:`torch.nn.functional.affine_grid`: brings the second view into the frame
+        of the first.
+    mask : Tensor of shape (B, H, W) or None, default=None
+        1 where a pixel of the first view counts, 0 where it does not.
+    marginal_weight : float, default=1.0
+        See `iic_loss`.
+    half_side : int, default=0
+        Pixels are paired over all displacements of up to so many rows and columns. Paper:
+        10 for 128 pixels.
+    collapsed : bool, default=False
+        Whether all displacements make one joint distribution, whose total then passes no
+        gradient, or one each, as in all published models.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Mean over displacements; at best -ln K.
+
+    Notes
+    -----
+    One product of (K, B H W) by (B H W, K) for each of the (2 half_side + 1) ** 2
+    displacements.
+
+    References
+    ----------
+    .. [1] X. Ji, J. F. Henriques, A. Vedaldi, "Invariant information clustering for
+       unsupervised image classification and segmentation", ICCV 2019; equation 5.
+    """
+    p1, p2 = _full(p1), _full(p2)
+    if affine is not None:
+        grid = F.affine_grid(affine.to(p2), p2.shape, align_corners=False)
+        p2 = F.grid_sample(p2, grid, align_corners=False)
+    if mask is not None:
+        p1, p2 = (p * mask[:, None].to(p) for p in (p1, p2))
+    height, width = p1.shape[2:]
+    padded = F.pad(p1, (half_side,) * 4)
+    columns = p2.transpose(0, 1).flatten(1).T  # (B H W, K)
+    joints = []
+    with torch.autocast(p1.device.type, enabled=False):
+        for down in range(2 * half_side + 1):
+            for right in range(2 * half_side + 1):
+                moved = padded[:, :, down : down + height, right : right + width]
+                joints.append(moved.transpose(0, 1).flatten(1) @ columns)
+    joints = torch.stack(joints)  # (displacements, K, K)
+    if collapsed:
+        joints = joints.sum(0)
+        joints = joints / joints.sum().detach()
+    else:
+        joints = joints / joints.sum((-2, -1), True)
+    return _minus_information(joints, marginal_weight).mean()
+
+
+def _minus_information(joint, marginal_weight):
+    """Return the loss of joint distributions of shape (..., K, K) that sum to 1."""
+    joint = (joint + joint.mT) / 2
+    rows, columns = joint.sum(-1, True), joint.sum(-2, True)
+    least = torch.finfo(torch.float64).eps
+    joint, rows, columns = (
+        torch.where(p < least, least, p) for p in (joint, rows, columns)
+    )
+    logs = joint.log() - marginal_weight * (rows.log() + columns.log())
+    return -(joint * logs).sum((-2, -1))
+
+
+def student_assignment(z, centers, alpha=1.0):
+    r"""Assign rows to centers softly, by Student's t-distribution: DEC.
+
+    :math:`q_{ij} \propto (1 + |z_i - \mu_j|^2 / \alpha)^{-(\alpha + 1) / 2}`
+
+    Parameters
+    ----------
+    z : Tensor of shape (B, D)
+    centers : Tensor of shape (K, D)
+    alpha : float, default=1.0
+        Degrees of freedom, > 0.
+
+    Returns
+    -------
+    q : Tensor of shape (B, K)
+        Rows sum to 1.
+
+    References
+    ----------
+    .. [1] J. Xie, R. Girshick, A. Farhadi, "Unsupervised deep embedding for clustering
+       analysis", ICML 2016; equation 1.
+    """
+    z, centers = _full(z), _full(centers)
+    squares = (z[:, None] - centers).square().sum(-1)  # (B, K)
+    return (-(alpha + 1) / 2 * (squares / alpha).log1p()).softmax(1)
+
+
+@torch.no_grad()
+def sharpened_targets(q):
+    r"""Square an assignment and divide by the clusters' sizes: the target of DEC.
+
+    :math:`p_{ij} \propto q_{ij}^2 / \sum_i q_{ij}`
+
+    Parameters
+    ----------
+    q : Tensor of shape (n, K)
+        Of the whole set, not of a batch; rows sum to 1.
+
+    Returns
+    -------
+    p : Tensor of shape (n, K)
+        Rows sum to 1; without a gradient.
+
+    References
+    ----------
+    .. [1] J. Xie, R. Girshick, A. Farhadi, "Unsupervised deep embedding for clustering
+       analysis", ICML 2016; equation 3.
+    """
+    # the size of a cluster that nobody is near would make its targets explode
+    weights = q.square() / q.sum(0).clamp_min(torch.finfo(q.dtype).tiny)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def target_divergence(q, p):
+    r"""Distance of an assignment from its target, :math:`KL(p \| q)`: DEC's loss.
+
+    Parameters
+    ----------
+    q, p : Tensor of shape (B, K)
+        Assignment and target; entries below 1e-7 count as 1e-7. No gradient passes to p.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Sum over clusters, mean over rows.
+
+    References
+    ----------
+    .. [1] J. Xie, R. Girshick, A. Farhadi, "Unsupervised deep embedding for clustering
+       analysis", ICML 2016; equation 2.
+    """
+    p, q = p.detach().clamp(1e-7, 1), q.clamp(1e-7, 1)
+    return (p * (p / q).log()).sum(1).mean()
+
+
 def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):
     """Learn from one's own sure answers: SCAN's self-labeling.
 

@@ -97,6 +97,45 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+class ProjectionNet(nn.Module):
+    """Encoder with a projection head: what methods that compare views train.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Maps samples to ``(B, D)`` features; has ``n_features_out``.
+    project : nn.Module
+        Maps features to ``(B, projection_size)``.
+    projection_size : int
+    output : {"backbone", "projection"}, default="backbone"
+        Which of the two ``forward`` returns.
+
+    Attributes
+    ----------
+    n_features_out : int
+        Length of the rows that ``forward`` returns.
+    """
+
+    def __init__(self, backbone, project, projection_size, output="backbone"):
+        super().__init__()
+        self.backbone = backbone
+        self.project = project
+        self.output = output
+        widths = {"backbone": backbone.n_features_out, "projection": projection_size}
+        self.n_features_out = widths[output]
+
+    def forward(self, x):
+        return self.backbone(x) if self.output == "backbone" else self.projected(x)
+
+    def projected(self, x):
+        """Return the head's output for samples x, whatever ``output`` is."""
+        return self.project(self.backbone(x))
+
+    def parts(self):
+        """Return encoder and head as a sequence, to be copied and averaged."""
+        return nn.Sequential(self.backbone, self.project)
+
+
 class MultiHead(nn.Module):
     """Linear heads side by side, computed as one product.
 

@@ -16,10 +16,8 @@ TO_COME = set(
     badge_parts
     ccl_reconstructed
     clip_loss clip_zero_shot
-    dcec_loss dec_clustering
     deepcluster_order deepcluster_sampler deepcluster_whiten
     gcn_selection
-    iic_loss iic_segmentation_loss
     kcenter_greedy kcenter_robust
     learning_loss learning_loss_net
     mixmatch

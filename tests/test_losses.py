@@ -15,6 +15,8 @@ from sklabel.losses import (
     confidence_cross_entropy,
     entropy,
     group_discrimination,
+    iic_loss,
+    iic_segmentation_loss,
     info_nce,
     lloyd_groups,
     mean_entropy,
@@ -25,8 +27,11 @@ from sklabel.losses import (
     scan_consistency,
     scan_head_scores,
     scan_loss,
+    sharpened_targets,
     sinkhorn,
+    student_assignment,
     swapped_prediction,
+    target_divergence,
     unit_rows,
 )
 from tests._golden import cases
@@ -338,6 +343,103 @@ def test_unit_rows_have_length_one_or_zero(pair, scale):
     big = (z * scale).norm(dim=-1).numpy() > 1e-5
     np.testing.assert_allclose(lengths[big], 1, rtol=1e-6)
     assert (lengths < 1 + 1e-6).all()
+
+
+def test_iic_loss_golden():
+    for case in cases("iic_loss"):
+        p1, p2 = leaf(case["p1"]), leaf(case["p2"])
+        loss = iic_loss(p1, p2, float(case["lamb"]))
+        loss.backward()
+        assert_close(loss, case["loss"])
+        assert_close(p1.grad, case["grad_p1"])
+        assert_close(p2.grad, case["grad_p2"])
+        assert_close(iic_loss(p1, p2), case["loss_no_lamb"])
+
+
+def test_iic_loss_at_its_ends():
+    sure = torch.eye(5).repeat(3, 1)
+    assert_close(iic_loss(sure, sure), -math.log(5), rtol=1e-6)
+    even = torch.full((15, 5), 0.2)
+    assert_close(iic_loss(even, sure), 0, atol=1e-6)
+    heads = iic_loss(torch.stack([sure, even]), torch.stack([sure, sure]))
+    assert_close(heads, [-math.log(5), 0], rtol=1e-6, atol=1e-6)
+
+
+@given(pairs(5))
+def test_iic_loss_is_minus_the_information_of_views(pair):
+    p1, p2 = (torch.tensor(x).softmax(1) for x in pair)
+    loss = iic_loss(p1, p2)
+    assert -math.log(p1.shape[1]) - 1e-9 <= loss <= 1e-9
+    assert_close(iic_loss(p2, p1), loss)
+    order = torch.randperm(len(p1))
+    assert_close(iic_loss(p1[order], p2[order]), loss)
+
+
+def test_iic_segmentation_loss_golden():
+    for case in cases("iic_segmentation_loss"):
+        p1, p2 = leaf(case["p1"]), leaf(case["p2"])
+        parts = torch.tensor(case["affine2_to_1"]), torch.tensor(case["mask"])
+        settings = int(case["half_side"]), not case["uncollapsed"]
+        loss = iic_segmentation_loss(p1, p2, *parts, float(case["lamb"]), *settings)
+        loss.backward()
+        assert_close(loss, case["loss"], rtol=1e-7)
+        assert_close(p1.grad, case["grad_p1"], rtol=1e-7)
+        assert_close(p2.grad, case["grad_p2"], rtol=1e-7)
+
+
+def test_iic_segmentation_of_single_pixels_is_the_clustering_loss():
+    p1, p2 = torch.rand(2, 9, 4, 1, 1).softmax(2)
+    expected = iic_loss(p1[:, :, 0, 0], p2[:, :, 0, 0])
+    for collapsed in (True, False):
+        found = iic_segmentation_loss(p1, p2, collapsed=collapsed)
+        assert_close(found, expected, rtol=1e-5)
+
+
+def test_dec_golden():
+    # entries below 1e-7 count as 1e-7 here, as in Keras, but not in the file's code
+    for case in cases("dec_clustering"):
+        z, centers = leaf(case["z"]), leaf(case["centers"])
+        q = student_assignment(z, centers, float(case["alpha"]))
+        assert_close(q, case["q"], rtol=1e-9)
+        p = sharpened_targets(q)
+        assert_close(p, case["p"], rtol=1e-9, atol=1e-15)
+        loss = target_divergence(q, p)
+        loss.backward()
+        assert_close(loss, case["kl_batchmean"], rtol=1e-9, atol=1e-8)
+        assert_close(z.grad, case["grad_z_batchmean"], rtol=1e-9, atol=1e-9)
+        assert_close(centers.grad, case["grad_centers_batchmean"], rtol=1e-9, atol=1e-9)
+        assert_close(entropy(q), case["entropy_q"], rtol=1e-9, atol=1e-6)
+
+
+def test_dcec_golden():
+    for case in cases("dcec_loss"):
+        z, centers = leaf(case["z"]), leaf(case["centers"])
+        x = leaf(case["x_reconstructed"])
+        alpha, gamma = float(case["alpha"]), float(case["gamma"])
+        q = student_assignment(z, centers, alpha)
+        assert_close(q, case["q"])
+        everyone = student_assignment(torch.tensor(case["z_all"]), centers, alpha)
+        p = sharpened_targets(everyone)[: len(z)]
+        assert_close(p, case["p"])
+        divergence = target_divergence(q, p)
+        error = torch.nn.functional.mse_loss(x, torch.tensor(case["x"]))
+        loss = gamma * divergence + error
+        loss.backward()
+        assert_close(divergence, case["loss_cluster"])
+        assert_close(error, case["loss_reconstruction"])
+        assert_close(loss, case["loss"])
+        assert_close(z.grad, case["grad_z"], atol=1e-12)
+        assert_close(centers.grad, case["grad_centers"], atol=1e-12)
+        assert_close(x.grad, case["grad_x_reconstructed"], atol=1e-12)
+
+
+def test_sharpening_raises_what_is_sure():
+    q = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    p = sharpened_targets(q)
+    assert p[0, 0] > 0.9 and p[2, 1] > 0.8
+    assert_close(p.sum(1), np.ones(3), rtol=1e-6)
+    # an empty cluster gets no targets, and nothing is divided by 0
+    assert sharpened_targets(torch.tensor([[1.0, 0.0]])).tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

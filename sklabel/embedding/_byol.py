@@ -9,29 +9,17 @@ from torch import nn
 from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
 from .._callbacks import fitting
 from ..losses import normalized_mse
-from ..modules import ema_decay, ema_update_, frozen_copy, mlp
+from ..modules import ProjectionNet, ema_decay, ema_update_, frozen_copy, mlp
 
 
-class _BYOL(nn.Module):
-    def __init__(self, backbone, augments, project, predict, **settings):
-        super().__init__()
-        self.online = nn.Sequential(backbone, project)
-        self.average = frozen_copy(self.online)
+class _BYOL(ProjectionNet):
+    def __init__(self, *parts, predict, augments, decay, ramp, output):
+        super().__init__(*parts, output)
+        self.average = frozen_copy(self.parts())
         self.predict = predict
         self.augment1, self.augment2 = augments
-        self.decay = settings["ema_decay"]
-        self.ramp = "byol" if settings["ema_ramp"] else "fixmatch"
-        self.output = settings["output"]
-        self.n_features_out = backbone.n_features_out
-        if self.output == "projection":
-            self.n_features_out = project[-1][0].out_features
-
-    @property
-    def backbone(self):
-        return self.online[0]
-
-    def forward(self, x):
-        return self.backbone(x) if self.output == "backbone" else self.online(x)
+        self.decay = decay
+        self.ramp = "byol" if ramp else "fixmatch"
 
     def before_epoch(self, net, samples):
         self.step, self.total_steps = net.step_, net.total_steps_
@@ -39,7 +27,7 @@ class _BYOL(nn.Module):
     def loss(self, x, y):
         # a forward for each view: BatchNorm must not see both together
         x1, x2 = self.augment1(x), self.augment2(x)
-        p1, p2 = self.predict(self.online(x1)), self.predict(self.online(x2))
+        p1, p2 = (self.predict(self.projected(view)) for view in (x1, x2))
         with torch.no_grad():
             t1, t2 = self.average(x1), self.average(x2)
         return normalized_mse(p1, t2) + normalized_mse(p2, t1)
@@ -48,7 +36,7 @@ class _BYOL(nn.Module):
         decay = ema_decay(self.step, self.decay, self.ramp, self.total_steps)
         self.step += 1
         # the average's own BatchNorm statistics come from its own forwards
-        ema_update_(self.average, self.online, decay, copy_buffers=False)
+        ema_update_(self.average, self.parts(), decay, copy_buffers=False)
 
 
 class BYOLTransformer(EmbeddingMixin, BaseLearner):
@@ -264,14 +252,15 @@ class BYOLTransformer(EmbeddingMixin, BaseLearner):
             raise ValueError(f"augment={self.augment!r} must be one policy or a pair.")
         return _BYOL(
             backbone,
-            [
+            # the paper's bias before BatchNorm would have no effect
+            mlp(backbone.n_features_out, hidden, size, last_norm=None, bias=False),
+            size,
+            predict=mlp(size, hidden, size, last_norm=None, bias=False),
+            augments=[
                 self._build_augment(augment, kind, mean, std)
                 for augment, kind in zip(augments, ("byol_1", "byol_2"), strict=True)
             ],
-            # the paper's bias before BatchNorm would have no effect
-            mlp(backbone.n_features_out, hidden, size, last_norm=None, bias=False),
-            mlp(size, hidden, size, last_norm=None, bias=False),
-            ema_decay=self.ema_decay,
-            ema_ramp=self.ema_ramp,
+            decay=self.ema_decay,
+            ramp=self.ema_ramp,
             output=self.output,
         )

@@ -11,6 +11,7 @@ from .._callbacks import fitting
 from ..losses import group_discrimination, info_nce, unit_rows
 from ..modules import (
     NormLinear,
+    ProjectionNet,
     Queue,
     ema_update_,
     fitting_queue_size,
@@ -18,11 +19,10 @@ from ..modules import (
 )
 
 
-class _CLD(nn.Module):
-    def __init__(self, backbone, augment, project, group, queue, **settings):
-        super().__init__()
-        self.online = nn.Sequential(backbone, project)
-        self.average = frozen_copy(self.online)
+class _CLD(ProjectionNet):
+    def __init__(self, *parts, augment, group, queue, output, **settings):
+        super().__init__(*parts, output)
+        self.average = frozen_copy(self.parts())
         self.group = group
         self.augment = augment
         self.queue = queue
@@ -31,23 +31,13 @@ class _CLD(nn.Module):
         # the official start of this queue, not of length 1
         bound = (queue.rows.shape[1] / 3) ** -0.5
         nn.init.uniform_(queue.rows, -bound, bound)
-        self.n_features_out = backbone.n_features_out
-        if self.output == "projection":
-            self.n_features_out = queue.rows.shape[1]
         self.keys = None
-
-    @property
-    def backbone(self):
-        return self.online[0]
-
-    def forward(self, x):
-        return self.backbone(x) if self.output == "backbone" else self.online(x)
 
     def loss(self, x, y):
         branches = []
         for _ in range(2):  # a forward for each view
             h = self.backbone(self.augment(x))
-            branches.append((unit_rows(self.online[1](h)), unit_rows(self.group(h))))
+            branches.append((unit_rows(self.project(h)), unit_rows(self.group(h))))
         with torch.no_grad():
             k = unit_rows(self.average(self.augment(x)))  # a third view
         if self.training:
@@ -78,7 +68,7 @@ class _CLD(nn.Module):
         self.queue.push_(self.keys)
         self.keys = None
         # the average's own BatchNorm statistics come from the keys
-        ema_update_(self.average, self.online, self.decay, copy_buffers=False)
+        ema_update_(self.average, self.parts(), self.decay, copy_buffers=False)
 
 
 class CLDTransformer(EmbeddingMixin, BaseLearner):
@@ -326,10 +316,11 @@ class CLDTransformer(EmbeddingMixin, BaseLearner):
         width, size = backbone.n_features_out, self.projection_size
         return _CLD(
             backbone,
-            self._build_augment(self.augment, "cld", mean, std),
             head(width, size),
-            head(width, size),
-            Queue(self.queue_size_, size),
+            size,
+            augment=self._build_augment(self.augment, "cld", mean, std),
+            group=head(width, size),
+            queue=Queue(self.queue_size_, size),
             temperature=self.temperature,
             group_temperature=self.group_temperature,
             group_weight=self.group_weight,

@@ -10,6 +10,7 @@ from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
 from .._callbacks import fitting
 from ..losses import info_nce, unit_rows
 from ..modules import (
+    ProjectionNet,
     Queue,
     ema_update_,
     fitting_queue_size,
@@ -19,28 +20,16 @@ from ..modules import (
 )
 
 
-class _MoCo(nn.Module):
-    def __init__(self, backbone, augment, project, queue, **settings):
-        super().__init__()
-        self.online = nn.Sequential(backbone, project)
-        self.average = frozen_copy(self.online)
+class _MoCo(ProjectionNet):
+    def __init__(self, *parts, augment, queue, temperature, symmetric, decay, output):
+        super().__init__(*parts, output)
+        self.average = frozen_copy(self.parts())
         self.augment = augment
         self.queue = queue
-        self.temperature = settings["temperature"]
-        self.symmetric = settings["symmetric"]
-        self.decay = settings["ema_decay"]
-        self.output = settings["output"]
-        self.n_features_out = backbone.n_features_out
-        if self.output == "projection":
-            self.n_features_out = queue.rows.shape[1]
+        self.temperature = temperature
+        self.symmetric = symmetric
+        self.decay = decay
         self.keys = None
-
-    @property
-    def backbone(self):
-        return self.online[0]
-
-    def forward(self, x):
-        return self.backbone(x) if self.output == "backbone" else self.online(x)
 
     def loss(self, x, y):
         x1, x2 = self.augment(x), self.augment(x)
@@ -54,7 +43,7 @@ class _MoCo(nn.Module):
         return loss
 
     def contrast(self, x_query, x_key):
-        q = unit_rows(self.online(x_query))  # (B, D)
+        q = unit_rows(self.projected(x_query))  # (B, D)
         with torch.no_grad():
             # other parts of the batch for the keys' BatchNorm than for the queries'
             order = torch.randperm(len(x_key), device=x_key.device)
@@ -65,7 +54,7 @@ class _MoCo(nn.Module):
         self.queue.push_(self.keys)
         self.keys = None
         # the average's own BatchNorm statistics come from the keys
-        ema_update_(self.average, self.online, self.decay, copy_buffers=False)
+        ema_update_(self.average, self.parts(), self.decay, copy_buffers=False)
 
 
 class MoCoTransformer(EmbeddingMixin, BaseLearner):
@@ -324,11 +313,14 @@ class MoCoTransformer(EmbeddingMixin, BaseLearner):
         )
         return _MoCo(
             split_batchnorm_(backbone, self.bn_splits),
-            self._build_augment(self.augment, f"moco_{self.version}", mean, std),
             project,
-            Queue(self.queue_size_, self.projection_size),
+            self.projection_size,
+            augment=self._build_augment(
+                self.augment, f"moco_{self.version}", mean, std
+            ),
+            queue=Queue(self.queue_size_, self.projection_size),
             temperature=self.temperature,
             symmetric=self.symmetric,
-            ema_decay=self.ema_decay,
+            decay=self.ema_decay,
             output=self.output,
         )

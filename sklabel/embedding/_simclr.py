@@ -9,29 +9,19 @@ from torch import nn
 from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
 from .._callbacks import fitting
 from ..losses import nt_xent
-from ..modules import mlp
+from ..modules import ProjectionNet, mlp
 
 
-class _SimCLR(nn.Module):
-    def __init__(self, backbone, augment, project, temperature, output):
-        super().__init__()
-        self.backbone = backbone
+class _SimCLR(ProjectionNet):
+    def __init__(self, *parts, augment, temperature, output):
+        super().__init__(*parts, output)
         self.augment = augment
-        self.project = project
         self.temperature = temperature
-        self.output = output
-        self.n_features_out = backbone.n_features_out
-        if output == "projection":
-            self.n_features_out = project[-1][0].out_features
-
-    def forward(self, x):
-        h = self.backbone(x)  # (B, D)
-        return h if self.output == "backbone" else self.project(h)
 
     def loss(self, x, y):
         # both views in one forward: BatchNorm sees all 2B images
         views = torch.cat([self.augment(x), self.augment(x)])
-        z1, z2 = self.project(self.backbone(views)).chunk(2)
+        z1, z2 = self.projected(views).chunk(2)  # (B, projection_size) each
         return nt_xent(z1, z2, self.temperature)
 
 
@@ -242,5 +232,11 @@ class SimCLRTransformer(EmbeddingMixin, BaseLearner):
             self.projection_size,
             n_layers=self.projection_layers,
         )
-        augment = self._build_augment(self.augment, "contrastive", mean, std)
-        return _SimCLR(backbone, augment, project, self.temperature, self.output)
+        return _SimCLR(
+            backbone,
+            project,
+            self.projection_size,
+            augment=self._build_augment(self.augment, "contrastive", mean, std),
+            temperature=self.temperature,
+            output=self.output,
+        )

@@ -9,15 +9,13 @@ from torch import nn
 from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
 from .._callbacks import fitting
 from ..losses import sinkhorn, swapped_prediction, unit_rows
-from ..modules import Prototypes, mlp
+from ..modules import ProjectionNet, Prototypes, mlp
 
 
-class _SwAV(nn.Module):
-    def __init__(self, backbone, augments, project, prototypes, queue_size, **settings):
-        super().__init__()
-        self.backbone = backbone
+class _SwAV(ProjectionNet):
+    def __init__(self, *parts, augments, prototypes, queue_size, output, **settings):
+        super().__init__(*parts, output)
         self.augment, self.small_augment = augments
-        self.project = project
         self.prototypes = prototypes
         # one for each of the two crops that get codes
         rows = torch.zeros(2, queue_size, prototypes.weight.shape[1])
@@ -25,13 +23,6 @@ class _SwAV(nn.Module):
         for name, value in settings.items():
             setattr(self, name, value)
         self.frozen, self.queued = False, False
-        self.n_features_out = backbone.n_features_out
-        if self.output == "projection":
-            self.n_features_out = prototypes.weight.shape[1]
-
-    def forward(self, x):
-        h = self.backbone(x)  # (B, D)
-        return h if self.output == "backbone" else self.project(h)
 
     def before_epoch(self, net, samples):
         epoch = len(net.history) - 1
@@ -321,13 +312,14 @@ class SwAVTransformer(EmbeddingMixin, BaseLearner):
         )
         return _SwAV(
             backbone,
-            (
+            project,
+            self.projection_size,
+            augments=(
                 self._build_augment(self.augment, "swav", mean, std),
                 self._build_augment(self.small_augment, "swav_small", mean, std),
             ),
-            project,
-            Prototypes(self.projection_size, self.n_prototypes),
-            self.queue_size,
+            prototypes=Prototypes(self.projection_size, self.n_prototypes),
+            queue_size=self.queue_size,
             temperature=self.temperature,
             epsilon=self.epsilon,
             n_iterations=self.n_iterations,

@@ -29,7 +29,7 @@ class Times(nn.Module):
 def test_the_loss_is_both_directions_of_the_two_views():
     fitted = short(augment=(Times(1.0), Times(2.0))).fit(X)
     module, x = fitted.net_.module_.eval(), torch.from_numpy(X)
-    p1, p2 = (module.predict(module.online(v)) for v in (x, 2 * x))
+    p1, p2 = (module.predict(module.projected(v)) for v in (x, 2 * x))
     t1, t2 = (module.average(v) for v in (x, 2 * x))
     expected = normalized_mse(p1, t2) + normalized_mse(p2, t1)
     torch.testing.assert_close(module.loss(x, None), expected)
@@ -47,7 +47,7 @@ def test_the_average_moves_less_and_less_until_it_stands():
                 after_step = module.after_step
 
                 def spied():
-                    online = next(module.online.parameters()).detach().clone()
+                    online = next(module.parts().parameters()).detach().clone()
                     average = next(module.average.parameters())
                     before = average.detach().clone()
                     after_step()
@@ -74,7 +74,7 @@ def test_the_average_moves_less_and_less_until_it_stands():
 
 def test_heads_are_the_papers():
     module = short(projection_size=7, projection_hidden=9).fit(X).net_.module_
-    for head, n_in in ((module.online[1], 128), (module.predict, 7)):
+    for head, n_in in ((module.project, 128), (module.predict, 7)):
         kinds = [type(m) for layer in head for m in layer]
         assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
         assert [m.weight.shape for m in (head[0][0], head[1][0])] == [(9, n_in), (7, 9)]

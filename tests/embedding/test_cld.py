@@ -24,9 +24,10 @@ def test_objective_golden():
         module = _CLD(
             backbone,
             nn.Identity(),
-            nn.Identity(),
-            nn.Identity(),
-            queue,
+            1,
+            augment=nn.Identity(),
+            group=nn.Identity(),
+            queue=queue,
             temperature=float(case["temperature_instance"]),
             group_temperature=float(case["temperature_group"]),
             group_weight=float(case["weight"]),
@@ -80,7 +81,7 @@ def test_a_batch_shorter_than_the_groups():
 
 def test_heads():
     module = short(norm_head=True).fit(X).net_.module_
-    assert isinstance(module.online[1], NormLinear)
+    assert isinstance(module.project, NormLinear)
     assert isinstance(module.group, NormLinear)
     assert isinstance(short().fit(X).net_.module_.group, nn.Linear)
 

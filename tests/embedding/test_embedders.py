@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 import sklabel
@@ -202,6 +203,14 @@ def test_a_broken_training_continues_to_the_same_bits(cls, tmp_path, monkeypatch
             broken.fit(X)
     assert list(tmp_path.rglob("*.pt"))
     np.testing.assert_array_equal(broken.fit(X).transform(X), whole)
+
+
+@every
+def test_a_search_needs_no_labels(cls):
+    search = GridSearchCV(short(cls), {"lr": [1e-3, 1e-2]}, cv=2).fit(X)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all() and scores[0] != scores[1]
+    assert search.transform(X).shape[0] == 64
 
 
 @every

@@ -28,11 +28,12 @@ def test_training_golden():
         module = _MoCo(
             encoder,
             nn.Identity(),
-            nn.Identity(),
-            Queue(*queue.shape).double(),
+            weight.shape[1],
+            augment=nn.Identity(),
+            queue=Queue(*queue.shape).double(),
             temperature=float(case["temperature"]),
             symmetric=False,
-            ema_decay=float(case["momentum"]),
+            decay=float(case["momentum"]),
             output="backbone",
         )
         module.queue.rows.copy_(torch.tensor(queue))
@@ -59,7 +60,9 @@ def test_symmetric_loss_is_both_directions_against_the_old_queue():
     fitted = short(augment=None, bn_splits=1).fit(X)
     module, x = fitted.net_.module_.eval(), torch.from_numpy(X)
     queue = module.queue.rows.clone()
-    q, k = (nn.functional.normalize(net(x)) for net in (module.online, module.average))
+    q, k = (
+        nn.functional.normalize(net(x)) for net in (module.projected, module.average)
+    )
     torch.testing.assert_close(module.loss(x, None), 2 * info_nce(q, k, queue, 0.1))
     module.symmetric = False
     torch.testing.assert_close(module.loss(x, None), info_nce(q, k, queue, 0.1))
@@ -91,11 +94,11 @@ def test_the_average_follows_slowly():
     follows = short(ema_decay=0.0, max_steps=1, lr=1e-2, warmup_epochs=0).fit(X)
     for p, q in zip(
         follows.net_.module_.average.parameters(),
-        follows.net_.module_.online.parameters(),
+        follows.net_.module_.parts().parameters(),
         strict=True,
     ):
         torch.testing.assert_close(p, q)
-    pairs = zip(module.average.parameters(), module.online.parameters(), strict=True)
+    pairs = zip(module.average.parameters(), module.parts().parameters(), strict=True)
     assert not all(torch.equal(p, q) for p, q in pairs)
     # its own statistics: it saw the same images in another order and other weights
     assert not any(p.requires_grad for p in module.average.parameters())
@@ -107,7 +110,7 @@ def test_versions():
     for version in ("v1", "v2"):
         module = short(version=version, projection_hidden=9).fit(images).net_.module_
         heads[version] = [
-            m.out_features for m in module.online[1].modules() if hasattr(m, "weight")
+            m.out_features for m in module.project.modules() if hasattr(m, "weight")
         ]
         views[version] = module.augment
     assert heads == {"v1": [128], "v2": [9, 128]}
@@ -119,7 +122,7 @@ def test_versions():
 @pytest.mark.parametrize("n_splits, expected", [(8, True), (1, False)])
 def test_batch_norm_is_split_in_both_networks(n_splits, expected):
     module = short(bn_splits=n_splits).fit(X).net_.module_
-    for net in (module.online, module.average):
+    for net in (module.parts(), module.average):
         assert any(isinstance(m, SplitBatchNorm) for m in net.modules()) is expected
 
 

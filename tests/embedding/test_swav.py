@@ -33,10 +33,11 @@ def test_training_golden():
         prototypes.normalize_()
         module = _SwAV(
             backbone,
-            (nn.Identity(), nn.Identity()),
             nn.Identity(),
-            prototypes,
-            int(case["queue_size"]),
+            backbone.n_features_out,
+            augments=(nn.Identity(), nn.Identity()),
+            prototypes=prototypes,
+            queue_size=int(case["queue_size"]),
             temperature=float(case["temperature"]),
             epsilon=float(case["epsilon"]),
             n_iterations=int(case["n_iterations"]),
