@@ -397,6 +397,66 @@ class ClusteringMixin(ClusterMixin):
         """
         return _most_probable(self.predict_proba(X))
 
+    def _set_labels(self, p, samples, remedy, remedy_largest):
+        """Set ``labels_`` and what goes with them; return the clusters in use.
+
+        Parameters
+        ----------
+        p : ndarray of shape (n_samples, K)
+            Probabilities; clusters that no row uses do not count.
+        samples : Samples
+        remedy : str
+            What to do about clusters that are not in use.
+        remedy_largest : str
+            What to do about one cluster that holds most rows.
+        """
+        good = ~samples.bad
+        labels = p[good].argmax(1)
+        used = np.unique(labels)
+        self.n_clusters_ = len(used)
+        p = p[:, used] / p[:, used].sum(1, keepdims=True)
+        self.labels_ = np.full(len(samples), -1)
+        self.labels_[good] = np.searchsorted(used, labels)
+        self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
+        sizes = np.bincount(self.labels_[good])
+        share = sizes.max() / sizes.sum()
+        if len(used) < self.n_clusters:
+            warn(
+                f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in use; "
+                f"sizes {sizes.tolist()}. {remedy}.",
+                CollapseWarning,
+            )
+        elif share > max(0.5, 3 / self.n_clusters):
+            warn(
+                f"One cluster holds {share:.0%} of the rows. {remedy_largest}.",
+                CollapseWarning,
+            )
+        return used
+
+
+def predict_all(net, samples):
+    """Return the module's probabilities of all rows, un-augmented, in eval mode."""
+    batches = [net.evaluation_step(b) for b in net.get_iterator(samples)]
+    net.module_.train()
+    dim = 0 if batches[0].ndim == 2 else 1
+    p = torch.cat(batches, dim).cpu()
+    return p if dim == 0 else p.transpose(0, 1)  # (n, K) or (n, heads, K)
+
+
+def cluster_figures(p, neighbors=None):
+    """Return what shows trouble without labels: how the rows (n, K) lie in clusters."""
+    labels = p.argmax(1)
+    counts = torch.bincount(labels, minlength=p.shape[1])
+    figures = {
+        "largest_cluster": float(counts.max() / len(p)),
+        "clusters_used": int((counts > 0).sum()),
+        "confident_share": float((p.max(1).values > 0.99).float().mean()),
+    }
+    if neighbors is not None:
+        same = labels[torch.from_numpy(neighbors[:, 1:])] == labels[:, None]
+        figures["neighbor_agreement"] = float(same.float().mean())
+    return figures
+
 
 class ClassificationMixin(ClassifierMixin):
     """Encode partly labeled y, and predict classes from the module's probabilities."""

@@ -142,6 +142,30 @@ class Pairs(Samples):
         return (x, partner), y
 
 
+class Rounds(Samples):
+    """Samples whose epoch is a number of steps, whatever the number of rows.
+
+    Parameters
+    ----------
+    samples : Samples
+    n_steps : int
+        Batches of an epoch; passes over the rows follow each other, each in a new order.
+    """
+
+    def __init__(self, samples, n_steps):
+        super().__init__(
+            samples.source, samples.sample_shape, samples.channels_last, samples.bad
+        )
+        self.n_steps = n_steps
+
+    def n_batches(self, batch_size):
+        return self.n_steps
+
+    def epoch(self, batch_size):
+        passes = (super(Rounds, self).epoch(batch_size) for _ in itertools.count())
+        yield from itertools.islice(itertools.chain.from_iterable(passes), self.n_steps)
+
+
 class Mixed(Samples):
     """Samples whose every batch holds labeled and unlabeled rows.
 

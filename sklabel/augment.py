@@ -613,6 +613,41 @@ class Contrastive(_ImagePolicy):
         return steps
 
 
+def sobel(x, grey="luma"):
+    """Return the horizontal and vertical edges of the grey images.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, C, H, W)
+    grey : {"luma", "mean"}, default="luma"
+        Grey as 0.299 R + 0.587 G + 0.114 B (IIC), or as the mean of the channels
+        (DeepCluster). Images of other than three channels: the mean.
+
+    Returns
+    -------
+    edges : Tensor of shape (B, 2, H, W)
+        3 x 3 Sobel filters as cross-correlation, with zeros around the image.
+
+    Raises
+    ------
+    ValueError
+        For an unknown ``grey``.
+    """
+    if grey not in ("luma", "mean"):
+        raise ValueError(f'grey={grey!r} is neither "luma" nor "mean".')
+    channels = x.shape[1]
+    weights = [1 / channels] * channels
+    if grey == "luma" and channels == 3:
+        weights = [0.299, 0.587, 0.114]
+    across = x.new_tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]])
+    filters = torch.stack([across, across.T])[:, None]  # (2, 1, 3, 3)
+    return F.conv2d(
+        torch.einsum("bchw,c->bhw", x, x.new_tensor(weights))[:, None],
+        filters,
+        padding=1,
+    )
+
+
 # -- operations on 8-bit images, as PIL computes them
 
 

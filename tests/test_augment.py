@@ -804,3 +804,16 @@ def test_on_a_gpu_without_waiting_for_it(name):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert out.device == x.device and out.min() >= 0 and out.max() <= 1
+
+
+def test_sobel_golden():
+    for case in cases("sobel"):
+        x = torch.tensor(case["images"])
+        for grey, key in (("mean", "deepcluster"), ("luma", "iic")):
+            found = A.sobel(x, grey)
+            np.testing.assert_allclose(found, case[key], rtol=1e-6, atol=1e-8)
+        one = torch.tensor(case["grey"])
+        for grey in ("mean", "luma"):
+            np.testing.assert_allclose(A.sobel(one, grey), case["iic"], 1e-6, 1e-8)
+    with pytest.raises(ValueError, match="grey='blue'"):
+        A.sobel(x, "blue")

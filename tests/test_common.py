@@ -39,7 +39,7 @@ from sklabel import classification, clustering, embedding, selection
 from sklabel.classification import FixMatchClassifier
 from sklabel.clustering import SCANClusterer
 from sklabel.datasets import load_digit_images
-from sklabel.embedding import SimCLRTransformer
+from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.model_selection import LabeledKFold, labeled_accuracy
 from sklabel.selection import StratifiedSelector, USLSelector
 
@@ -52,6 +52,11 @@ SHORT = {
     "MoCoTransformer": {"max_epochs": 2},
     "SimCLRTransformer": {"max_epochs": 2},
     "SwAVTransformer": {"max_epochs": 2, "n_prototypes": 30, "projection_hidden": 64},
+    "DCECClusterer": {
+        "max_epochs": 5,
+        "n_clusters": 3,
+        "embedder": AutoencoderTransformer(2, hidden_sizes=(20, 30), max_epochs=30),
+    },
     "SCANClusterer": {"max_epochs": 40, "lr": 1e-2, "n_clusters": 3},
     "FixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
 }
@@ -66,6 +71,12 @@ SHORTEST = {
         "max_steps": 2,
         "n_prototypes": 30,
         "projection_hidden": 64,
+    },
+    "DCECClusterer": {
+        "max_steps": 2,
+        "n_clusters": 2,
+        "n_init": 1,
+        "embedder": AutoencoderTransformer(4, hidden_sizes=(20, 30), max_steps=2),
     },
     "SCANClusterer": {
         "max_steps": 2,

@@ -24,7 +24,6 @@ TO_COME = set(
     mma_query
     noisystudent_filter_balance noisystudent_loss noisystudent_lr
     simclrv2_distill
-    sobel
     tod
     uncertainty_scores
     uslt_global_loss uslt_local_loss uslt_normed_head uslt_selection

@@ -10,10 +10,15 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, ClusteringMixin, CollapseWarning
+from .._base import (
+    SHARED_CONSTRAINTS,
+    BaseLearner,
+    ClusteringMixin,
+    cluster_figures,
+    predict_all,
+)
 from .._callbacks import fitting
 from .._data import Pairs
-from .._warn import warn
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
@@ -54,7 +59,7 @@ class _SCAN(nn.Module):
         return sum(parts)
 
     def after_epoch(self, net, samples):
-        probabilities = _predict(net, samples).transpose(0, 1)  # (heads, n, K)
+        probabilities = predict_all(net, samples).transpose(0, 1)  # (heads, n, K)
         scores, consistency, entropy = scan_head_scores(
             probabilities, torch.from_numpy(samples.neighbors)
         )
@@ -65,7 +70,7 @@ class _SCAN(nn.Module):
             "score": float(scores[head]),
             "consistency": float(consistency[head]),
             "entropy": float(entropy[head]),
-            **_occupancy(probabilities[head], samples.neighbors),
+            **cluster_figures(probabilities[head], samples.neighbors),
         }
 
     def keep_best(self):
@@ -115,13 +120,13 @@ class _SelfLabel(nn.Module):
 
     def before_epoch(self, net, samples):
         if self.clustering_loss is not None and self.n_clusters is None:
-            p = _predict(net, samples)
-            self.n_clusters = _occupancy(p)["clusters_used"]
+            p = predict_all(net, samples)
+            self.n_clusters = cluster_figures(p)["clusters_used"]
             self.best.offer(self.clustering_loss(p), self.backbone, self.heads)
 
     def after_epoch(self, net, samples):
-        p = _predict(net, samples)
-        figures = _occupancy(p)
+        p = predict_all(net, samples)
+        figures = cluster_figures(p)
         if self.clustering_loss is not None:
             figures["clustering_loss"] = float(self.clustering_loss(p))
             self.best.offer(figures["clustering_loss"], self.backbone, self.heads)
@@ -163,30 +168,6 @@ def _clustering_loss(p, neighbors, entropy_weight, prior):
         scan_loss(log_p, log_p[column], entropy_weight, prior) for column in neighbors.T
     )
     return sum(losses) / neighbors.shape[1]
-
-
-def _predict(net, samples):
-    """Return the module's probabilities of all rows, un-augmented, in eval mode."""
-    batches = [net.evaluation_step(b) for b in net.get_iterator(samples)]
-    net.module_.train()
-    dim = 0 if batches[0].ndim == 2 else 1
-    p = torch.cat(batches, dim).cpu()
-    return p if dim == 0 else p.transpose(0, 1)  # (n, K) or (n, heads, K)
-
-
-def _occupancy(p, neighbors=None):
-    """Return what shows trouble without labels: how the rows (n, K) lie in clusters."""
-    labels = p.argmax(1)
-    counts = torch.bincount(labels, minlength=p.shape[1])
-    figures = {
-        "largest_cluster": float(counts.max() / len(p)),
-        "clusters_used": int((counts > 0).sum()),
-        "confident_share": float((p.max(1).values > 0.99).float().mean()),
-    }
-    if neighbors is not None:
-        same = labels[torch.from_numpy(neighbors[:, 1:])] == labels[:, None]
-        figures["neighbor_agreement"] = float(same.float().mean())
-    return figures
 
 
 class SCANClusterer(ClusteringMixin, BaseLearner):
@@ -549,32 +530,17 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         )
 
     def _rebuild_module(self, mean, std):
-        backbone = super()._build_backbone(mean, std)
+        backbone = self._build_backbone(mean, std)
         heads = MultiHead(backbone.n_features_out, self.n_clusters_, 1)
         return self._build_self_label(backbone, heads, mean, std)
 
     def _drop_unused(self, p, samples):
         """Set the labels, and drop outputs that no row uses."""
-        good = ~samples.bad
-        labels = p[good].argmax(1)
-        used = np.unique(labels)
+        remedy = f"entropy_weight={self.entropy_weight}"
+        used = self._set_labels(
+            p,
+            samples,
+            f"Raise {remedy}, or lower n_clusters",
+            f"Raise {remedy}, or give prior if that is so",
+        )
         self.net_.module_.heads = self.net_.module_.heads.keep_outputs(used)
-        self.n_clusters_ = len(used)
-        p = p[:, used] / p[:, used].sum(1, keepdims=True)
-        self.labels_ = np.full(len(samples), -1)
-        self.labels_[good] = np.searchsorted(used, labels)
-        self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
-        share = np.bincount(labels).max() / len(labels)
-        if len(used) < self.n_clusters:
-            warn(
-                f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in use; "
-                f"sizes {np.bincount(self.labels_[good]).tolist()}. Raise "
-                f"entropy_weight={self.entropy_weight}, or lower n_clusters.",
-                CollapseWarning,
-            )
-        elif share > max(0.5, 3 / self.n_clusters):
-            warn(
-                f"One cluster holds {share:.0%} of the rows. Raise "
-                f"entropy_weight={self.entropy_weight}, or give prior if that is so.",
-                CollapseWarning,
-            )

@@ -28,11 +28,13 @@ class _Autoencoder(nn.Module):
         return self.backbone(x)  # (B, D), the codes
 
     def loss(self, x, y):
-        return F.mse_loss(self.decoder(self(self.augment(x))).float(), self.target(x))
+        return self.error(self(self.augment(x)), x)
 
-    def target(self, x):
-        """Return what is to be reconstructed: pixels in [0, 1], standardized vectors."""
-        return (x - self.mean) / self.std if x.ndim == 2 else x
+    def error(self, z, x):
+        """Return how far samples drawn from codes z are from x, mean squared."""
+        # pixels in [0, 1], but standardized vectors
+        x = (x - self.mean) / self.std if x.ndim == 2 else x
+        return F.mse_loss(self.decoder(z).float(), x)
 
     def reconstruct(self, z):
         """Return samples from codes; the inverse of ``forward``."""

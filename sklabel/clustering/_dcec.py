@@ -1,0 +1,381 @@
+"""DEC, IDEC and DCEC: clustering in the code of an autoencoder (Xie et al., 2016)."""
+
+import copy
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.cluster import KMeans
+from sklearn.utils import _safe_indexing
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from .._base import (
+    SHARED_CONSTRAINTS,
+    BaseLearner,
+    ClusteringMixin,
+    cluster_figures,
+    predict_all,
+)
+from .._callbacks import fitting
+from .._data import Rounds
+from ..embedding import AutoencoderTransformer
+from ..losses import sharpened_targets, student_assignment, target_divergence
+
+
+class _DCEC(nn.Module):
+    def __init__(self, embed, centers, **settings):
+        super().__init__()
+        self.embed = embed
+        self.centers = nn.Parameter(centers)  # (K, D)
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.q = None  # of all rows, after the last round
+        self.targets = None
+
+    @property
+    def backbone(self):
+        return getattr(self.embed, "backbone", self.embed)
+
+    def forward(self, x):
+        return student_assignment(self.embed(x), self.centers, self.alpha)  # (B, K)
+
+    def before_epoch(self, net, samples):
+        # of the whole set, in evaluation mode, and constant for a round
+        q = predict_all(net, samples) if self.q is None else self.q
+        self.labels = q.argmax(1)
+        self.targets = sharpened_targets(q).to(net.device)
+
+    def loss(self, x, y):
+        z = self.embed(x)
+        q = student_assignment(z, self.centers, self.alpha)
+        cluster_loss = target_divergence(q, self.targets[y])
+        figures = {"cluster_loss": cluster_loss.detach()}
+        loss = self.cluster_weight * cluster_loss
+        if self.reconstruction_weight:
+            error = self.embed.error(z, x)
+            figures["reconstruction_loss"] = error.detach()
+            loss = loss + self.reconstruction_weight * error
+        return loss, figures
+
+    def after_epoch(self, net, samples):
+        self.q = predict_all(net, samples)
+        changed = float((self.q.argmax(1) != self.labels).float().mean())
+        if changed < self.tol:
+            net.stop()
+        return {"changed_share": changed, **cluster_figures(self.q)}
+
+    def forget(self):
+        """Drop what is of use in training only."""
+        self.q = self.labels = self.targets = None
+
+
+class DCECClusterer(ClusteringMixin, BaseLearner):
+    """Cluster images by short codes that are drawn toward cluster centers.
+
+    An autoencoder is trained first, and k-means on its codes gives the centers. Then
+    codes and centers move together: each row is assigned softly to all centers, and the
+    assignment must become like a sharper version of itself. The decoder goes on drawing
+    the images (DCEC for images, IDEC for vectors), which keeps the codes from falling
+    together; without it the method is DEC. Read more in the :ref:`User Guide <dcec>`.
+
+    Parameters
+    ----------
+    n_clusters : int, default=10
+        Number of clusters. Centers that no row of X is nearest to are dropped at the end.
+    cluster_weight : float, default=0.1
+        Weight of the clustering loss, > 0. Paper: gamma; 1 for DEC.
+    reconstruction_weight : float, default=1.0
+        Weight of the reconstruction, >= 0; 0: DEC, the decoder is not trained.
+    alpha : float, default=1.0
+        Degrees of freedom of the assignment, > 0.
+    update_interval : int, default=140
+        Steps between two updates of the targets; a round. Published: 140 for MNIST, 30 for
+        USPS.
+    tol : float, default=0.001
+        The training ends when fewer than this share of the rows has changed its cluster
+        in a round.
+    n_init : int, default=20
+        Starts of k-means.
+    embedder : estimator or None, default=None
+        Gives the codes; cloned and fitted, or used as it is in a
+        :class:`sklearn.frozen.FrozenEstimator`. None:
+        :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
+        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach its
+        parameters as ``embedder__temperature``.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
+    max_epochs : int, default=40
+        Passes over X, at most. Published: 20,000 steps.
+    max_steps : int or None, default=None
+        Length of training in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=256
+        Samples per step.
+    optimizer : str or class, default="adam"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    lr : float, default=1e-3
+        Peak learning rate.
+    weight_decay : float, default=0.0
+        Decay of weights; biases and norms have none.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
+        Course of the learning rate after the warm-up.
+    warmup_epochs : float, default=0
+        Epochs of linear warm-up.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    labels_ : ndarray of int of shape (n_samples,)
+        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
+    confidence_ : ndarray of shape (n_samples,), float32
+        Probability of each row's cluster.
+    n_clusters_ : int
+        Clusters in use.
+    cluster_centers_ : ndarray of shape (n_clusters_, n_components)
+        Centers, in the space of the codes.
+    embedder_ : estimator
+        Fitted embedder.
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per round ``train_loss``, ``cluster_loss``,
+        ``reconstruction_loss``, ``changed_share`` (rows that changed their cluster),
+        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
+    encoder_ : nn.Module
+        Trained encoder.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Rounds trained.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
+
+    Raises
+    ------
+    ValueError
+        If ``n_clusters`` is larger than the number of samples, or the embedder has no
+        decoder where a reconstruction is asked for.
+
+    See Also
+    --------
+    SCANClusterer : From neighbors in an embedding; better on photographs.
+    sklabel.embedding.AutoencoderTransformer : The codes alone.
+
+    Notes
+    -----
+    The loss is that of DCEC, a mean over pixels plus ``cluster_weight`` times a mean over
+    rows. Departures: rows are shuffled; ``tol`` compares the labels before and after a
+    round.
+
+    References
+    ----------
+    .. [1] J. Xie, R. Girshick, A. Farhadi, "Unsupervised deep embedding for clustering
+       analysis", ICML 2016; equations 1 to 3.
+    .. [2] X. Guo, L. Gao, X. Liu, J. Yin, "Improved deep embedded clustering with local
+       structure preservation", IJCAI 2017.
+    .. [3] X. Guo, X. Liu, E. Zhu, J. Yin, "Deep clustering with convolutional
+       autoencoders", ICONIP 2017.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.clustering import DCECClusterer
+    >>> from sklabel.embedding import AutoencoderTransformer
+    >>> X = load_digits().images[:200]
+    >>> embedder = AutoencoderTransformer(n_components=10, max_epochs=5)
+    >>> clusterer = DCECClusterer(5, embedder=embedder, max_epochs=2, random_state=0)
+    >>> clusterer.fit_predict(X).shape
+    (200,)
+    """
+
+    _parameter_constraints = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "cluster_weight": [Interval(Real, 0, None, closed="neither")],
+        "reconstruction_weight": [Interval(Real, 0, None, closed="left")],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "update_interval": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, 1, closed="both")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "embedder": [BaseEstimator, None],
+        **SHARED_CONSTRAINTS,
+    }
+
+    def __init__(
+        self,
+        n_clusters=10,
+        *,
+        cluster_weight=0.1,
+        reconstruction_weight=1.0,
+        alpha=1.0,
+        update_interval=140,
+        tol=0.001,
+        n_init=20,
+        embedder=None,
+        backbone="auto",
+        max_epochs=40,
+        max_steps=None,
+        batch_size=256,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup_epochs=0,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_clusters = n_clusters
+        self.cluster_weight = cluster_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.alpha = alpha
+        self.update_interval = update_interval
+        self.tol = tol
+        self.n_init = n_init
+        self.embedder = embedder
+        self.backbone = backbone
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @fitting
+    def fit(self, X, y=None):
+        """Cluster X.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : DCECClusterer
+        """
+        samples = self._check_X(X, reset=True)
+        if self.n_clusters > samples.n_trained:
+            raise ValueError(
+                f"n_clusters={self.n_clusters} is larger than the number of samples, "
+                f"{samples.n_trained}."
+            )
+        with self._seeded() as seed:
+            module = self._continued
+            if module is None:
+                module = self._build_module(self._find_centers(X, samples, seed))
+            steps = self.max_epochs * samples.n_batches(self.batch_size)
+            self._fit_net(
+                module,
+                Rounds(samples, self.update_interval),
+                stage="cluster",
+                max_steps=self.max_steps or steps,
+            )
+            module.forget()
+            p = self._forward_rows(samples)
+        used = self._set_labels(
+            p,
+            samples,
+            f"Lower cluster_weight={self.cluster_weight} or n_clusters",
+            f"Lower cluster_weight={self.cluster_weight}",
+        )
+        module.centers = nn.Parameter(module.centers.detach()[used])
+        return self
+
+    def _find_centers(self, X, samples, seed):
+        """Fit the embedder, and return the centers of k-means on its codes."""
+        embedder = self.embedder
+        if embedder is None:
+            embedder = AutoencoderTransformer(
+                n_components=10,
+                backbone=self.backbone,
+                device=self.device,
+                precision=self.precision,
+                verbose=self.verbose,
+            )
+        good = np.flatnonzero(~samples.bad)
+        # files that cannot be read were told of already
+        readable = _safe_indexing(X, good) if samples.bad.any() else X
+        self.embedder_ = self._fit_held(embedder, readable)
+        Z = np.asarray(self.embedder_.transform(readable))
+        n_clusters = min(self.n_clusters, len(np.unique(Z, axis=0)))
+        found = KMeans(n_clusters, n_init=self.n_init, random_state=seed).fit(Z)
+        # where there are fewer different rows than clusters, some centers are doubled
+        rows = np.arange(self.n_clusters) % n_clusters
+        return torch.from_numpy(found.cluster_centers_[rows].astype(np.float32))
+
+    def _build_module(self, centers):
+        embedder = getattr(
+            self.embedder_, "estimator", self.embedder_
+        )  # FrozenEstimator
+        module = getattr(getattr(embedder, "net_", None), "module_", None)
+        if self.reconstruction_weight and not hasattr(module, "error"):
+            raise ValueError(
+                f"embedder={type(embedder).__name__} has no decoder: use an "
+                "AutoencoderTransformer, or reconstruction_weight=0."
+            )
+        if not hasattr(module, "error"):
+            module = embedder.encoder_
+        return _DCEC(
+            copy.deepcopy(module).requires_grad_(True),
+            centers,
+            alpha=self.alpha,
+            cluster_weight=self.cluster_weight,
+            reconstruction_weight=self.reconstruction_weight,
+            tol=self.tol,
+        )
+
+    def _rebuild_module(self, mean, std):
+        embedder = getattr(self.embedder_, "estimator", self.embedder_)
+        width = embedder.net_.module_.backbone.n_features_out
+        return self._build_module(torch.zeros(self.n_clusters_, width))
+
+    @property
+    def cluster_centers_(self):
+        """Centers, in the space of the codes."""
+        check_is_fitted(self)
+        return self.net_.module_.centers.detach().cpu().numpy()

@@ -1,0 +1,181 @@
+"""DCEC, IDEC and DEC: codes gather, the reconstruction stays, rounds and their end."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.frozen import FrozenEstimator
+
+import sklabel
+from sklabel import CollapseWarning
+from sklabel._data import Rounds, Samples
+from sklabel.clustering import DCECClusterer
+from sklabel.datasets import load_digit_images
+from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+from sklabel.losses import sharpened_targets, student_assignment, target_divergence
+from sklabel.metrics import clustering_accuracy
+
+
+def blobs(n=90, k=3):
+    rng = np.random.default_rng(0)
+    centers = np.eye(6, dtype=np.float32)[:k] * 6
+    y = np.arange(n) % k
+    return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
+
+
+X, Y = blobs()
+CODES = AutoencoderTransformer(2, hidden_sizes=(20, 30), max_steps=60)
+
+
+def short(**parameters):
+    given = {"n_clusters": 3, "embedder": CODES, "max_steps": 4, "random_state": 0}
+    return DCECClusterer(**{**given, "batch_size": 32, **parameters})
+
+
+def test_groups_of_vectors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        embedder = AutoencoderTransformer(2, hidden_sizes=(20, 30), max_steps=400)
+        labels = short(embedder=embedder, max_steps=200).fit_predict(X)
+    assert clustering_accuracy(Y, labels) > 0.95
+
+
+def test_digits_gather_better_than_k_means_on_the_codes():
+    images, target = load_digit_images(return_X_y=True)
+    fitted = DCECClusterer(10, batch_size=128, random_state=0, max_epochs=40).fit(
+        images
+    )
+    Z = fitted.embedder_.transform(images)
+    before = KMeans(10, n_init=20, random_state=0).fit_predict(Z)
+    accuracy = clustering_accuracy(target, fitted.labels_)
+    assert accuracy > 0.7
+    assert accuracy > clustering_accuracy(target, before) + 0.01
+    history = fitted.net_.history
+    # the assignments grow sharper, and the images can still be drawn
+    assert history[-1, "confident_share"] >= history[0, "confident_share"]
+    assert history[-1, "reconstruction_loss"] < 0.05
+    assert (fitted.predict(images) == fitted.labels_).all()
+
+
+def test_the_loss_is_a_mean_of_pixels_and_a_mean_of_rows():
+    fitted = short().fit(X)
+    module, x = fitted.net_.module_.eval(), torch.from_numpy(X)
+    q = module(x)
+    z = module.embed(x)
+    torch.testing.assert_close(q, student_assignment(z, module.centers))
+    module.targets = sharpened_targets(q)
+    loss, figures = module.loss(x, torch.arange(len(x)))
+    expected = 0.1 * target_divergence(q, module.targets) + module.embed.error(z, x)
+    torch.testing.assert_close(loss, expected)
+    assert set(figures) == {"cluster_loss", "reconstruction_loss"}
+
+
+def test_dec_has_no_decoder_and_takes_other_embedders():
+    settings = {"reconstruction_weight": 0, "cluster_weight": 1}
+    fitted = short(embedder=SimCLRTransformer(max_steps=2), **settings).fit(X)
+    assert "reconstruction_loss" not in fitted.net_.history[-1]
+    assert fitted.cluster_centers_.shape == (fitted.n_clusters_, 128)
+    with pytest.raises(ValueError, match="SimCLRTransformer has no decoder"):
+        short(embedder=SimCLRTransformer(max_steps=2)).fit(X)
+
+
+def test_a_frozen_autoencoder_is_used_as_it_is():
+    embedder = AutoencoderTransformer(
+        2, hidden_sizes=(9,), max_steps=30, random_state=0
+    ).fit(X)
+    before = embedder.transform(X)
+    fitted = short(embedder=FrozenEstimator(embedder)).fit(X)
+    assert fitted.embedder_.estimator is embedder
+    np.testing.assert_array_equal(embedder.transform(X), before)
+    trained = fitted.encoder_.eval()(torch.from_numpy(X)).detach()
+    assert not np.allclose(trained, before)
+
+
+def test_it_ends_when_few_rows_change():
+    fitted = short(max_steps=None, max_epochs=1000, update_interval=5, tol=0.05).fit(X)
+    changed = fitted.net_.history[:, "changed_share"]
+    assert changed[-1] < 0.05 and all(share >= 0.05 for share in changed[:-1])
+    assert fitted.n_iter_ == len(changed) < 100
+    longer = short(max_steps=12, update_interval=5, tol=0).fit(X)
+    assert longer.net_.history[:, "train_batch_count"] == [5, 5, 2]
+
+
+def test_rounds_are_so_many_steps_over_all_rows():
+    rounds = Rounds(Samples(X, (6,)), 7)
+    batches = list(rounds.epoch(40))
+    assert len(batches) == rounds.n_batches(40) == 7
+    assert sorted(np.concatenate(batches[:3]).tolist()) == list(range(90))
+    assert sorted(np.concatenate(batches[3:6]).tolist()) == list(range(90))
+
+
+def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
+    settings = {"max_steps": 20, "update_interval": 5, "tol": 0}
+    whole = short(**settings).fit(X).predict_proba(X)
+    broken = short(**settings, checkpoint_dir=tmp_path)
+    from sklabel.clustering import _dcec
+
+    figures, calls = _dcec.cluster_figures, []
+
+    def power_cut(q):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("the power fails")
+        return figures(q)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_dcec, "cluster_figures", power_cut)
+        with pytest.raises(RuntimeError, match="the power fails"):
+            broken.fit(X)
+    np.testing.assert_array_equal(broken.fit(X).predict_proba(X), whole)
+
+
+def test_unused_centers_are_dropped_and_said():
+    doubled = np.repeat(np.eye(6, dtype=np.float32)[:2] * 9, 20, axis=0)
+    with pytest.warns(
+        CollapseWarning, match="Only 2 of n_clusters=3.*cluster_weight=0.1"
+    ):
+        fitted = short().fit(doubled)
+    assert fitted.n_clusters_ == 2 and set(fitted.labels_) == {0, 1}
+    p = fitted.predict_proba(doubled)
+    assert p.shape == (40, 2) and fitted.cluster_centers_.shape == (2, 2)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+
+
+def test_more_clusters_than_rows_are_refused():
+    with pytest.raises(ValueError, match="n_clusters=91 is larger"):
+        short(n_clusters=91).fit(X)
+
+
+def test_saved_and_loaded(tmp_path):
+    images = load_digit_images().images[:60]
+    for data in (X, images):
+        fitted = short().fit(data)
+        fitted.save(tmp_path / "model")
+        loaded = sklabel.load(tmp_path / "model")
+        np.testing.assert_array_equal(
+            loaded.predict_proba(data), fitted.predict_proba(data)
+        )
+
+
+def test_every_parameter_counts():
+    base = {"max_steps": 8, "update_interval": 4}
+    plain = short(**base).fit(X).predict_proba(X)
+    for change in (
+        {"cluster_weight": 1.0},
+        {"reconstruction_weight": 0.1},
+        {"alpha": 2.0},
+        {"update_interval": 2},
+        {"max_steps": 12},
+        {"batch_size": 16},
+        {"optimizer": "sgd"},
+        {"lr": 1e-2},
+        {"weight_decay": 0.5, "optimizer": "adamw"},
+        {"schedule": "cosine"},
+        {"warmup_epochs": 2},
+        {"embedder": AutoencoderTransformer(3, hidden_sizes=(9,), max_steps=9)},
+        {"random_state": 1},
+    ):
+        found = short(**{**base, **change}).fit(X).predict_proba(X)
+        assert not np.array_equal(found, plain), change
