@@ -1,9 +1,10 @@
-"""Folds and scorers for partly labeled y."""
+"""Folds and scorers for partly labeled y, and scorers that need no y at all."""
 
 import numbers
 
 import numpy as np
-from sklearn.metrics import get_scorer
+from sklearn.base import clone
+from sklearn.metrics import adjusted_rand_score, get_scorer, silhouette_score
 from sklearn.model_selection import (
     BaseCrossValidator,
     StratifiedKFold,
@@ -14,6 +15,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import get_routing_for_object
 
 from ._labels import encode_labels
+from .neighbors import kneighbors
 
 
 def _length(X):
@@ -446,3 +448,109 @@ def _per_row(value, n_samples):
 
 
 labeled_accuracy = labeled_scorer("accuracy")
+
+
+class _ClusteringScorer:
+    """Scorer of `clustering_scorer`."""
+
+    def __init__(self, figure, embedder, n_neighbors):
+        self.figure = figure
+        self.embedder = embedder
+        self.n_neighbors = n_neighbors
+
+    def __call__(self, estimator, X, y=None):
+        labels = np.asarray(estimator.predict(X))
+        good = labels >= 0  # files that could be read
+        if not good.any():
+            raise ValueError("X has no row with a cluster to score.")
+        labels = labels[good]
+        if self.figure == "confidence":
+            return float(estimator.predict_proba(X)[good].max(1).mean())
+        if self.figure == "stability":
+            other = clone(estimator)
+            seed = other.get_params()["random_state"]
+            # any other seed; None draws one by itself
+            other.set_params(random_state=1 if seed is None or seed != 1 else 2)
+            found = np.asarray(other.fit(X).predict(X))[good]
+            return float(adjusted_rand_score(labels, found))
+        if len(np.unique(labels)) < 2:
+            return 0.0
+        Z = self._embed(estimator, X)[good]
+        if self.figure == "silhouette":
+            rows = np.random.default_rng(0).permutation(len(Z))[:5000]
+            if len(np.unique(labels[rows])) in (1, len(rows)):
+                return 0.0
+            return float(silhouette_score(Z[rows], labels[rows]))
+        k = min(self.n_neighbors, len(Z) - 1)
+        _, indices = kneighbors(Z, k, include_self=False)
+        agreement = (labels[indices] == labels[:, None]).mean()
+        chance = np.square(np.bincount(labels) / len(labels)).sum()
+        return float((agreement - chance) / (1 - chance))
+
+    def _embed(self, estimator, X):
+        for embedder in (
+            self.embedder,
+            getattr(estimator, "embedder_", None),
+            estimator,
+        ):
+            if hasattr(embedder, "transform"):
+                return np.asarray(embedder.transform(X))
+        return np.asarray(X, dtype=np.float32).reshape(_length(X), -1)
+
+    def __repr__(self):
+        return f"clustering_scorer({self.figure!r})"
+
+
+def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors=20):
+    """Return a scorer of clusterers that needs no labels.
+
+    Parameters
+    ----------
+    figure : str, default="neighbor_agreement"
+        What is scored, the higher the better:
+
+        - "neighbor_agreement": how often a row and its nearest neighbors in the embedding
+          share a cluster, 0 as by chance to 1 always; so that few clusters are no
+          advantage;
+        - "silhouette": of the clusters in the embedding, -1 to 1, from at most 5000 rows;
+        - "stability": how well a second training with another seed, on the rows to be
+          scored, finds the same clusters: adjusted Rand index, 0 to 1. Costs a training;
+        - "confidence": mean probability of the rows' clusters. Of little worth alone: it
+          grows as clusters become fewer.
+    embedder : fitted transformer or None, default=None
+        Gives the embedding. None: the clusterer's own ``embedder_`` or ``transform``, or
+        else X as it is. Give one where clusterers with different embeddings compete.
+    n_neighbors : int, default=20
+        Neighbors of "neighbor_agreement".
+
+    Returns
+    -------
+    scorer : callable
+        ``scorer(estimator, X, y=None)``; to be given as ``scoring=`` to ``GridSearchCV``
+        and the like.
+
+    Raises
+    ------
+    ValueError
+        For an unknown ``figure``.
+
+    Notes
+    -----
+    None of these figures knows what you want to tell apart. Of settings that score alike,
+    take the one with most clusters: whole kinds that share a cluster cost them little. Look
+    at the images of each cluster before you believe it.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.model_selection import clustering_scorer
+    >>> X = load_digits().data[:300]
+    >>> model = KMeans(10, n_init=1, random_state=0).fit(X)
+    >>> 0 < clustering_scorer()(model, X) < 1
+    True
+    """
+    figures = ("neighbor_agreement", "silhouette", "stability", "confidence")
+    if figure not in figures:
+        raise ValueError(f"figure={figure!r} is none of {figures}.")
+    return _ClusteringScorer(figure, embedder, n_neighbors)

@@ -817,3 +817,32 @@ def test_sobel_golden():
             np.testing.assert_allclose(A.sobel(one, grey), case["iic"], 1e-6, 1e-8)
     with pytest.raises(ValueError, match="grey='blue'"):
         A.sobel(x, "blue")
+
+
+@pytest.mark.parametrize("size, expected", [(9, (9, 9)), ((9, 12), (9, 12))])
+def test_views_of_another_size(size, expected):
+    x = torch.rand(6, 3, 20, 28)
+    view = A.Contrastive(size=size, rotate=10, blur=0.5, solarize=0.5)
+    assert view(x).shape == (6, 3, *expected)
+    assert A.Contrastive(size=(20, 28))(x).shape == x.shape
+
+
+def test_resized_crop_to_a_size_is_interpolation_of_the_cut():
+    x = torch.rand(2, 3, 20, 28)
+    box = [torch.full((2,), float(v)) for v in (4, 6, 8, 10)]
+    found = A.resized_crop(x, *box, size=(16, 15))
+    cut = x[:, :, 4:12, 6:16]
+    expected = torch.nn.functional.interpolate(cut, (16, 15), mode="bilinear")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_default_views_of_every_method():
+    for kind in A.VIEWS:
+        for side in (32, 70):
+            view = A.build_augment(kind, (3, side, side))
+            out = side if kind != "swav_small" else round(side * 3 / 7)
+            x = torch.rand(4, 3, side, side)
+            assert view(x).shape == (4, 3, out, out)
+            # no recipe for CIFAR blurs, but all for ImageNet of the second generation do
+            blurs = kind not in ("moco_v1",) and side == 70
+            assert bool(view.blur) == blurs

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, get_scorer, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
+    KFold,
     LeaveOneGroupOut,
     RepeatedStratifiedKFold,
     ShuffleSplit,
@@ -25,10 +27,13 @@ from sklearn.model_selection import (
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
+from sklabel.clustering import DCECClusterer
+from sklabel.embedding import AutoencoderTransformer
 from sklabel.model_selection import (
     LabeledKFold,
     LabeledShuffleSplit,
     LabeledSplit,
+    clustering_scorer,
     labeled_accuracy,
     labeled_scorer,
 )
@@ -327,3 +332,68 @@ def test_scorer_pickles_prints_and_is_routed(digits):
             params={"sample_weight": np.linspace(0, 1, len(y))},
         )
     assert not np.array_equal(found["test_plain"], found["test_weighted"])
+
+
+# -- clusters without labels
+
+
+def three_groups(n=120):
+    rng = np.random.default_rng(0)
+    return np.repeat(np.eye(5)[:3] * 8, n // 3, axis=0) + rng.normal(size=(n, 5))
+
+
+@pytest.mark.parametrize("figure", ["neighbor_agreement", "silhouette", "stability"])
+def test_too_many_groups_are_seen_without_labels(figure):
+    search = GridSearchCV(
+        KMeans(n_init=5, random_state=0),
+        {"n_clusters": [3, 2, 7]},
+        scoring=clustering_scorer(figure, n_neighbors=10),
+        cv=KFold(2, shuffle=True, random_state=0),
+    ).fit(three_groups())
+    # whole groups in one cluster cost little: where 2 scored alike, 3 came first
+    assert search.best_params_ == {"n_clusters": 3}
+    assert search.best_score_ > 0.6
+    three, _, seven = search.cv_results_["mean_test_score"]
+    assert seven < three - 0.2
+
+
+def test_agreement_with_neighbors_is_corrected_for_chance():
+    Z, score = three_groups(), clustering_scorer(n_neighbors=5)
+
+    class Fixed:
+        def __init__(self, labels):
+            self.labels = labels
+
+        def predict(self, X):
+            return self.labels
+
+    truth = np.repeat([0, 1, 2], 40)
+    assert score(Fixed(truth), Z) == 1
+    shuffled = np.random.default_rng(0).permutation(truth)
+    assert abs(score(Fixed(shuffled), Z)) < 0.15
+    assert score(Fixed(truth * 0), Z) == 0
+    # an unreadable row has no cluster, and does not count
+    assert score(Fixed(np.where(np.arange(120) == 7, -1, truth)), Z) == 1
+    with pytest.raises(ValueError, match="no row with a cluster"):
+        score(Fixed(truth * 0 - 1), Z)
+
+
+def test_clusterers_are_scored_in_their_embedding():
+    Z = three_groups().astype(np.float32)
+    embedder = AutoencoderTransformer(
+        2, hidden_sizes=(9,), max_steps=200, random_state=0
+    )
+    fitted = DCECClusterer(3, embedder=embedder, max_steps=20, random_state=0).fit(Z)
+    p = fitted.predict_proba(Z)
+    assert clustering_scorer("confidence")(fitted, Z) == pytest.approx(p.max(1).mean())
+    for figure in ("neighbor_agreement", "silhouette", "stability"):
+        own = clustering_scorer(figure)(fitted, Z)
+        other = clustering_scorer(figure, embedder=fitted.embedder_)(fitted, Z)
+        assert own == other > 0.3
+
+
+def test_an_unknown_figure_is_refused():
+    with pytest.raises(ValueError, match="figure='beauty'"):
+        clustering_scorer("beauty")
+    assert repr(clustering_scorer()) == "clustering_scorer('neighbor_agreement')"
+    pickle.loads(pickle.dumps(clustering_scorer()))

@@ -5,8 +5,9 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -332,11 +333,17 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
         if embedder is None:
             embedder = AutoencoderTransformer(
                 n_components=10,
-                backbone=self.backbone,
                 device=self.device,
                 precision=self.precision,
                 verbose=self.verbose,
             )
+        if not isinstance(self.backbone, str) or self.backbone != "auto":
+            if isinstance(embedder, FrozenEstimator):
+                raise ValueError(
+                    f"backbone={self.backbone!r} has no effect on a frozen embedder: "
+                    'leave it at "auto".'
+                )
+            embedder = clone(embedder).set_params(backbone=self.backbone)
         good = np.flatnonzero(~samples.bad)
         # files that cannot be read were told of already
         readable = _safe_indexing(X, good) if samples.bad.any() else X

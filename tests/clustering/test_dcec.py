@@ -91,6 +91,8 @@ def test_a_frozen_autoencoder_is_used_as_it_is():
     np.testing.assert_array_equal(embedder.transform(X), before)
     trained = fitted.encoder_.eval()(torch.from_numpy(X)).detach()
     assert not np.allclose(trained, before)
+    with pytest.raises(ValueError, match="backbone='resnet9' has no effect"):
+        short(embedder=FrozenEstimator(embedder), backbone="resnet9").fit(X)
 
 
 def test_it_ends_when_few_rows_change():
