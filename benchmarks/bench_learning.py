@@ -1,4 +1,4 @@
-"""Learning on real images: FixMatch on chosen labels, SCAN without labels, SimCLR.
+"""Learning on real images: FixMatch on chosen labels, SCAN without labels.
 
 Every row is one seed; scores are those of the last epoch on the test images. Rows that
 are in the results file are not run again, so a broken run continues.
@@ -18,7 +18,7 @@ from sklabel.augment import Contrastive, RandAugment, Weak
 from sklabel.classification import FixMatchClassifier
 from sklabel.clustering import SCANClusterer
 from sklabel.embedding import SimCLRTransformer
-from sklabel.metrics import class_coverage, clustering_accuracy, knn_accuracy
+from sklabel.metrics import class_coverage, clustering_accuracy
 from sklabel.selection import RandomSelector, USLSelector
 
 # what a mirror or a strong crop would turn into something else
@@ -35,10 +35,10 @@ def views(data):
     return {"contrastive": "auto", "weak": "auto"}
 
 
-def embedder(args, seed, output):
+def embedder(args, seed):
     return SimCLRTransformer(
         temperature=args.temperature,
-        output=output,
+        output="projection",  # in which neighbors are sought
         augment=views(args.data)["contrastive"],
         max_epochs=args.embed_epochs,
         batch_size=256,
@@ -109,26 +109,9 @@ def kmeans(args, seed, data, fitted):
     }
 
 
-def neighbors(args, seed, data, fitted):
-    x, y, x_test, y_test = data
-    Z, Z_test = fitted.transform(x), fitted.transform(x_test)
-    return {"accuracy": knn_accuracy(Z, y, Z_test, y_test, k=200, temperature=0.1)}
-
-
-def lightly(args, seed, data):
-    """The same network under lightly's parts, for the same epochs."""
-    from _lightly import simclr_lightly
-
-    x, y, x_test, y_test = data
-    Z, Z_test = simclr_lightly(
-        x, x_test, args.embed_epochs, seed, args.checkpoints, args.temperature
-    )
-    return {"accuracy": knn_accuracy(Z, y, Z_test, y_test, k=200, temperature=0.1)}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", choices=["fixmatch", "scan", "simclr"], required=True)
+    parser.add_argument("--task", choices=["fixmatch", "scan"], required=True)
     parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n-labels", type=int, default=40)
@@ -158,9 +141,7 @@ def main():
     }
     rows = []
     for seed in args.seeds:
-        # neighbors are sought in the head's output, k-NN scores what lies before it
-        output = "backbone" if args.task == "simclr" else "projection"
-        fitted = embedder(args, seed, output).fit(data[0])
+        fitted = embedder(args, seed).fit(data[0])
         key = {**setting, "seed": seed}
         if args.task == "fixmatch":
             key = {"task": "fixmatch", **key, "n_labels": args.n_labels}
@@ -175,7 +156,7 @@ def main():
                         choice=choice,
                     )
                 )
-        elif args.task == "scan":
+        else:
             length = [args.scan_epochs, args.self_label_epochs]
             scan_key = {"epochs": length, "heads": args.heads}
             for name, task in (("kmeans", kmeans), ("scan", scan)):
@@ -188,23 +169,6 @@ def main():
                         **(scan_key if name == "scan" else {}),
                     )
                 )
-        else:
-            rows.append(
-                results.run(
-                    lambda s=seed, f=fitted: neighbors(args, s, data, f),
-                    task="knn",
-                    choice="sklabel",
-                    **key,
-                )
-            )
-            rows.append(
-                results.run(
-                    lambda s=seed: lightly(args, s, data),
-                    task="knn",
-                    choice="lightly",
-                    **key,
-                )
-            )
     summary(rows, ["task", "data", "choice"], "accuracy")
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "clustering",
     "datasets",
     "embedding",
+    "inspection",
     "load",
     "losses",
     "metrics",

@@ -370,6 +370,44 @@ def check_samples(estimator, X, reset, sample_shape=None):
     return samples
 
 
+def check_images(X, rows):
+    """Return some images of X as a picture library shows them.
+
+    Parameters
+    ----------
+    X : array-like
+        Images or paths, as `check_samples` takes them; 2-D X is refused.
+    rows : ndarray of int of shape (m,)
+
+    Returns
+    -------
+    images : list of m ndarray of shape (h, w) or (h, w, 3)
+        uint8, or floats in [0, 1].
+    """
+    paths = _as_paths(X)
+    if paths is not None:
+        return [_decoded(paths[row]) for row in rows]
+    X = _as_images(X)
+    if np.ndim(X) not in (3, 4):
+        raise ValueError(
+            f"X has shape {np.shape(X)}: give images, (n, h, w), (n, h, w, c) or "
+            "(n, c, h, w), or paths of image files."
+        )
+    samples = _from_images(X, None)
+    low, high = samples.pixel_range()
+    images = samples[rows][0]
+    if images.dtype != torch.uint8:
+        images = to_unit(images, (low, high))
+    images = images.permute(0, 2, 3, 1).numpy()
+    return [image[..., 0] if image.shape[2] == 1 else image for image in images]
+
+
+def _decoded(path):
+    """Return an image file as (h, w, 3) uint8, upright."""
+    with Image.open(path) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
 def _from_table(estimator, X, reset):
     """2-D X: vectors, or flattened images where the estimator has an image_shape."""
     shape = getattr(estimator, "image_shape", None)

@@ -28,6 +28,7 @@ FLOORS = {
     "backbones": 2,
     "neighbors": 2,
     "model_selection": 2.5,
+    "inspection": 3,
     "_callbacks": 3,
     "_net": 3,
     "_base": 4,

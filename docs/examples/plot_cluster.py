@@ -22,6 +22,7 @@ from sklabel.augment import Contrastive
 from sklabel.clustering import SCANClusterer
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import SimCLRTransformer
+from sklabel.inspection import ClusterDisplay
 from sklabel.metrics import clustering_accuracy
 
 X, truth = load_digit_images(return_X_y=True)
@@ -40,24 +41,11 @@ clusterer = SCANClusterer(
 # Look at the clusters
 # --------------------
 #
-# A cluster has a number, not a name: its most confident images tell what it is about,
-# its least confident ones where its border runs.
+# A cluster has a number, not a name.
+# :class:`~sklabel.inspection.ClusterDisplay` draws each as a row: its most confident
+# images tell what it is about, its least confident ones where its border runs.
 
-figure, axes = plt.subplots(
-    clusterer.n_clusters_, 13, figsize=(8, 6.4), layout="constrained"
-)
-for ax in axes.flat:
-    ax.set_axis_off()
-for cluster, line in enumerate(axes):
-    rows = np.flatnonzero(clusterer.labels_ == cluster)
-    rows = rows[np.argsort(-clusterer.confidence_[rows])]
-    # column 6 stays empty, between the two groups
-    for ax, row in zip(line[np.r_[0:6, 7:13]], [*rows[:6], *rows[-6:]], strict=False):
-        ax.imshow(X[row], cmap="gray_r")
-    line[0].text(-0.4, 0.5, f"{cluster}", transform=line[0].transAxes, va="center")
-axes[0, 2].set_title("most confident", loc="left", fontsize=10)
-axes[0, 9].set_title("least confident", loc="left", fontsize=10)
-figure.suptitle(f"{clusterer.n_clusters_} clusters, one in each row")
+ClusterDisplay.from_estimator(clusterer, X, cmap="gray_r")
 plt.show()
 
 # %%
