@@ -286,7 +286,7 @@ def resized_crop(x, top, left, height, width, flip=None, angle=None, size=None):
 
     Returns
     -------
-    x : Tensor of shape (B, C, *size)
+    x : Tensor of shape (B, C, height, width)
     """
     side_y, side_x = x.shape[2:]
     out_y, out_x = size or (side_y, side_x)

@@ -155,8 +155,8 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
         Probability of each row's cluster.
     n_clusters_ : int
         Clusters in use.
-    cluster_centers_ : ndarray of shape (n_clusters_, n_components)
-        Centers, in the space of the codes.
+    cluster_centers_ : ndarray of shape (n_centers, n_components)
+        Centers in use, in the space of the codes.
     embedder_ : estimator
         Fitted embedder.
     net_ : skorch.NeuralNet
