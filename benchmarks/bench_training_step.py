@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from _common import load, machine, print_ratios
 
+from sklabel import embedding
 from sklabel._base import watch_features
 from sklabel._net import multiplies_bfloat16
-from sklabel import embedding
 from sklabel.classification import FixMatchClassifier
 from sklabel.datasets import load_digit_images
 from sklabel.optim import param_groups
