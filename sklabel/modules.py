@@ -332,13 +332,14 @@ class SplitBatchNorm(nn.Module):
     norm : nn.BatchNorm1d or nn.BatchNorm2d
         Its weights, statistics and settings are taken over.
     n_splits : int
-        Row i belongs to part ``i % n_splits``. A batch that does not split evenly is split
+        Parts of equally many consecutive rows. A batch that does not split evenly is split
         into fewer parts (the greatest common divisor), of two rows at least.
 
     Notes
     -----
     The running statistics move by the mean over the parts; in evaluation mode they are
-    used as usual.
+    used as usual. The public code puts every ``n_splits``-th row into one part, which is
+    the same for batches in random order; consecutive rows keep their place in memory.
     """
 
     def __init__(self, norm, n_splits):
@@ -350,17 +351,18 @@ class SplitBatchNorm(nn.Module):
         n_splits = math.gcd(len(x), self.n_splits)
         if not self.training or n_splits == 1 or len(x) < 2 * n_splits:
             return self.norm(x)
-        norm, n_channels = self.norm, x.shape[1]
-        # as channels of their own: (B, C, ...) -> (B / s, s C, ...)
-        parts = x.reshape(-1, n_splits * n_channels, *x.shape[2:])
-        repeated = [t.repeat(n_splits) for t in (norm.running_mean, norm.running_var)]
-        affine = [t.repeat(n_splits) for t in (norm.weight, norm.bias)]
-        out = F.batch_norm(parts, *repeated, *affine, True, norm.momentum, norm.eps)
+        norm, out, moved = self.norm, [], []
+        for part in x.split(len(x) // n_splits):
+            moved.append((norm.running_mean.clone(), norm.running_var.clone()))
+            affine = norm.weight, norm.bias
+            out.append(
+                F.batch_norm(part, *moved[-1], *affine, True, norm.momentum, norm.eps)
+            )
         with torch.no_grad():
-            for own, moved in zip((norm.running_mean, norm.running_var), repeated):
-                own.copy_(moved.view(n_splits, -1).mean(0))
+            for own, parts in zip((norm.running_mean, norm.running_var), zip(*moved)):
+                own.copy_(torch.stack(parts).mean(0))
             norm.num_batches_tracked += 1
-        return out.reshape(x.shape)
+        return torch.cat(out)
 
 
 def split_batchnorm_(module, n_splits):

@@ -1,0 +1,555 @@
+"""IIC for segmentation: clusters of pixels (Ji, Henriques and Vedaldi, 2019)."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import ClusterMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+
+from .._base import SHARED_CONSTRAINTS, BaseLearner, CollapseWarning, cluster_figures
+from .._callbacks import fitting
+from .._data import Rounds
+from .._warn import warn
+from ..augment import Contrastive
+from ..backbones import build_backbone
+from ..losses import iic_segmentation_loss
+
+
+class _IICSegmentation(nn.Module):
+    """All images pass through the over-clustering head, then through the other one."""
+
+    def __init__(self, backbone, overcluster, head, augment, **settings):
+        super().__init__()
+        self.backbone = backbone
+        self.overcluster = overcluster
+        self.head = head
+        self.augment = augment
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.step, self.n_overcluster_steps, self.sums = 0, 0, {}
+
+    def forward(self, x):
+        # the net takes one row per sample
+        return self.maps(x, self.head).flatten(1)  # (B, K * H * W)
+
+    def maps(self, x, head):
+        """Return the probabilities (B, K, H, W) of the clusters of each pixel."""
+        encoder = self.backbone
+        # the encoder itself averages its maps
+        p = head(encoder.body((x - encoder.mean) / encoder.std)).float().softmax(1)
+        return F.interpolate(p, x.shape[2:], mode="bilinear", align_corners=False)
+
+    def before_epoch(self, net, samples):
+        n_passes = self.overcluster_epochs + self.cluster_epochs
+        self.step, self.sums = 0, {}
+        self.n_overcluster_steps = samples.n_steps // n_passes * self.overcluster_epochs
+
+    def loss(self, x, y):
+        if self.step < self.n_overcluster_steps:
+            name, head = "overcluster_loss", self.overcluster
+        else:
+            name, head = "cluster_loss", self.head
+        loss = self.information_loss(x, head)
+        total, n_steps = self.sums.get(name, (0, 0))
+        self.sums[name] = total + loss.detach(), n_steps + 1
+        return loss
+
+    def information_loss(self, x, head):
+        """Return the loss of images and of their recolored, moved copies."""
+        there, back = _random_moves(x, self.flip, self.rotate, self.zoom)
+        # what comes into view from outside is a mirror image, and not compared
+        grid = F.affine_grid(there, x.shape, align_corners=False)
+        view = F.grid_sample(
+            self.augment(x), grid, padding_mode="reflection", align_corners=False
+        )
+        grid = F.affine_grid(back, x.shape, align_corners=False)
+        return iic_segmentation_loss(
+            self.maps(x, head),
+            self.maps(view, head),
+            back,
+            (grid.abs() <= 1).all(-1),
+            self.marginal_weight,
+            self.half_side,
+            self.collapsed,
+        )
+
+    def after_step(self):
+        self.step += 1
+
+    def after_epoch(self, net, samples):
+        figures = {name: float(total / n) for name, (total, n) in self.sums.items()}
+        self.sums = {}
+        # some images stand for all
+        good = np.flatnonzero(~samples.bad)
+        rows = good[np.linspace(0, len(good) - 1, min(32, len(good))).astype(int)]
+        p = net.evaluation_step(samples[rows]).unflatten(1, (self.n_outputs, -1))
+        net.module_.train()
+        return {**figures, **cluster_figures(p.transpose(1, 2).flatten(0, 1))}
+
+    @property
+    def n_outputs(self):
+        return self.head.out_channels
+
+    def keep_outputs(self, used):
+        """Forget the clusters that no pixel uses."""
+        head = _head(self.head.in_channels, len(used)).to(self.head.weight.device)
+        used = torch.as_tensor(used, device=self.head.weight.device)
+        with torch.no_grad():
+            head.weight.copy_(self.head.weight[used])
+            head.bias.copy_(self.head.bias[used])
+        self.head = head
+
+
+def _random_moves(x, flip, rotate, zoom):
+    """Draw affine maps (B, 2, 3) for `affine_grid`, and return their inverses too."""
+    n, _, height, width = x.shape
+    draw = torch.rand(3, n, device=x.device)
+    radians = torch.deg2rad(rotate * (2 * draw[0] - 1))
+    factor = 1 + zoom * (2 * draw[1] - 1)
+    cos, sin = radians.cos() * factor, radians.sin() * factor
+    # in pixels, so that a rotation stays one where the image is not square
+    there = torch.stack([cos, -sin * height / width, sin * width / height, cos], -1)
+    there = there.unflatten(-1, (2, 2))
+    mirrored = torch.where(draw[2] < flip, -1.0, 1.0)
+    columns = torch.stack([mirrored, torch.ones_like(mirrored)], -1)
+    there = there * columns[:, None]
+    nowhere = torch.zeros(n, 2, 1, device=x.device)
+    return tuple(torch.cat([m, nowhere], 2) for m in (there, there.inverse()))
+
+
+def _published_net(n_channels, width):
+    """Return the paper's network, narrower: maps of half the height and width."""
+    sizes = [max(1, round(width * n)) for n in (64, 128, 256, 256, 512, 512)]
+    layers, n_in = [], n_channels
+    for i, n_out in enumerate(sizes):
+        dilation = 2 if i >= 4 else 1
+        conv = nn.Conv2d(n_in, n_out, 3, 1, dilation, dilation, bias=False)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        layers += [conv, nn.BatchNorm2d(n_out), nn.ReLU()]
+        if i == 1:
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        n_in = n_out
+    return nn.Sequential(*layers)
+
+
+def _head(n_features, n_outputs):
+    head = nn.Conv2d(n_features, n_outputs, 1)
+    nn.init.kaiming_normal_(head.weight, nonlinearity="relu")
+    nn.init.zeros_(head.bias)
+    return head
+
+
+class IICSegmenter(ClusterMixin, BaseLearner):
+    """Cluster the pixels of images by what surrounds them.
+
+    A convolutional network gives each pixel a cluster. It is trained from nothing to tell
+    as much as it can about the cluster of a pixel in a recolored and moved copy of the
+    image from the clusters of the pixels around that place in the image itself. Read more
+    in the :ref:`User Guide <iic>`.
+
+    Parameters
+    ----------
+    n_clusters : int, default=3
+        Number of clusters. Outputs that no pixel of X uses are dropped at the end.
+    n_overclusters : int or None, default=None
+        Clusters of the over-clustering head; None: five times ``n_clusters``. Published:
+        15 for 3 clusters on COCO-Stuff, 24 on Potsdam.
+    half_side : int, default=5
+        Pixels are paired over all displacements of up to so many rows and columns; the
+        time for the loss grows with its square. Less than the image's shorter side.
+        Published: 10 for 128 pixels, 5 on Potsdam.
+    marginal_weight : float, default=1.0
+        Weight of the entropy that keeps all clusters in use, > 0. Paper: lambda; 1.5 for
+        the head of ``n_clusters`` on COCO-Stuff-3.
+    collapsed : bool, default=False
+        Whether all displacements make one joint distribution, or one each, as in all
+        published models.
+    overcluster_epochs : int, default=1
+        Passes over X per epoch through the over-clustering head; 0 leaves it out.
+    cluster_epochs : int, default=1
+        Passes over X per epoch through the head of ``n_clusters``.
+    flip : float, default=0.5
+        Probability that the second view is mirrored left to right.
+    rotate : float, default=0.0
+        Largest rotation of the second view in degrees, both ways.
+    zoom : float, default=0.0
+        The second view shows up to so much less or more of the image: its side times
+        factors from ``1 - zoom`` to ``1 + zoom``; in [0, 1).
+    width : float, default=0.25
+        Channels of the network, as a share of the published ones, > 0; without effect
+        where ``backbone`` is given.
+    backbone : "auto" or nn.Module, default="auto"
+        Maps ``(B, C, H, W)`` images to ``(B, D, H', W')`` maps; "auto": the published
+        network, six 3 x 3 convolutions of 64 to 512 channels, scaled by ``width``.
+    augment : "auto", nn.Module or None, default="auto"
+        Changes the second view and must leave pixels in their places; "auto":
+        :class:`sklabel.augment.Contrastive` with nothing but its colors.
+    max_epochs : int, default=10
+        Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published: 4800.
+    max_steps : int or None, default=None
+        Length of training in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=32
+        Samples per step. Published: 60 to 120.
+    optimizer : str or class, default="adam"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    lr : float, default=1e-3
+        Peak learning rate. Published: 1e-4 to 1e-6, for hundreds of thousands of steps.
+    weight_decay : float, default=0.0
+        Decay of weights; biases and norms have none.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
+        Course of the learning rate after the warm-up.
+    warmup_epochs : float, default=0
+        Epochs of linear warm-up.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    labels_ : ndarray of int of shape (n_samples, height, width)
+        Cluster of each pixel, 0 to ``n_clusters_ - 1``, all of them in use.
+    n_clusters_ : int
+        Clusters in use.
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all passes),
+        ``cluster_loss`` and ``overcluster_loss`` (minus the mutual information, at best
+        minus the log of the number of clusters) and, of the pixels of up to 32 images,
+        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
+    encoder_ : nn.Module
+        Trained encoder; gives the mean of its maps over each image.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Epochs trained.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
+
+    Raises
+    ------
+    ValueError
+        If X holds vectors, ``half_side`` does not fit into the images, or ``backbone``
+        does not give maps.
+
+    See Also
+    --------
+    IICClusterer : Clusters whole images.
+
+    Notes
+    -----
+    A step takes one product of matrices for each of the ``(2 * half_side + 1) ** 2``
+    displacements, over all pixels of the batch.
+
+    Departures: a network a quarter as wide and a rate of 1e-3, for small data; the
+    convolution that makes the clusters has no border, so that maps keep their frame;
+    colors alone are seen, where the public code adds edges for COCO-Stuff.
+
+    References
+    ----------
+    .. [1] X. Ji, J. F. Henriques, A. Vedaldi, "Invariant information clustering for
+       unsupervised image classification and segmentation", ICCV 2019; equation 5.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.clustering import IICSegmenter
+    >>> X = load_digits().images[:50]
+    >>> segmenter = IICSegmenter(2, half_side=1, max_epochs=1, random_state=0).fit(X)
+    >>> segmenter.predict(X).shape
+    (50, 8, 8)
+    """
+
+    _parameter_constraints = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_overclusters": [Interval(Integral, 1, None, closed="left"), None],
+        "half_side": [Interval(Integral, 0, None, closed="left")],
+        "marginal_weight": [Interval(Real, 0, None, closed="neither")],
+        "collapsed": ["boolean"],
+        "overcluster_epochs": [Interval(Integral, 0, None, closed="left")],
+        "cluster_epochs": [Interval(Integral, 1, None, closed="left")],
+        "flip": [Interval(Real, 0, 1, closed="both")],
+        "rotate": [Interval(Real, 0, 180, closed="both")],
+        "zoom": [Interval(Real, 0, 1, closed="left")],
+        "width": [Interval(Real, 0, None, closed="neither")],
+        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
+        **SHARED_CONSTRAINTS,
+        "backbone": [StrOptions({"auto"}), nn.Module],
+    }
+
+    def __init__(
+        self,
+        n_clusters=3,
+        *,
+        n_overclusters=None,
+        half_side=5,
+        marginal_weight=1.0,
+        collapsed=False,
+        overcluster_epochs=1,
+        cluster_epochs=1,
+        flip=0.5,
+        rotate=0.0,
+        zoom=0.0,
+        width=0.25,
+        backbone="auto",
+        augment="auto",
+        max_epochs=10,
+        max_steps=None,
+        batch_size=32,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup_epochs=0,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_clusters = n_clusters
+        self.n_overclusters = n_overclusters
+        self.half_side = half_side
+        self.marginal_weight = marginal_weight
+        self.collapsed = collapsed
+        self.overcluster_epochs = overcluster_epochs
+        self.cluster_epochs = cluster_epochs
+        self.flip = flip
+        self.rotate = rotate
+        self.zoom = zoom
+        self.width = width
+        self.backbone = backbone
+        self.augment = augment
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @fitting
+    def fit(self, X, y=None):
+        """Cluster the pixels of X.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, or paths of image
+            files.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : IICSegmenter
+        """
+        samples = self._check_X(X, reset=True)
+        self._check_images()
+        n_passes = self.overcluster_epochs + self.cluster_epochs
+        n_steps = n_passes * samples.n_batches(self.batch_size)
+        with self._seeded():
+            module = self._build_module(*samples.statistics())
+            self._fit_net(module, Rounds(samples, n_steps))
+            labels = self._label_maps(samples)
+        self._set_label_maps(labels)
+        return self
+
+    def predict_proba(self, X):
+        """Return the probability of each cluster for each pixel.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_clusters, height, width), float32
+            NaN for a file that cannot be read, with ``on_error="skip"``.
+        """
+        samples = self._check_X(X)
+        p = np.concatenate(list(self._probability_maps(samples)))
+        p[samples.bad] = np.nan
+        return p
+
+    def predict(self, X):
+        """Return the cluster of each pixel.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        labels : ndarray of int of shape (n_samples, height, width)
+            -1 for a file that cannot be read, with ``on_error="skip"``.
+        """
+        return self._label_maps(self._check_X(X))
+
+    def score(self, X, y=None):
+        """Return minus the loss on X, so that a search needs no labels.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Mutual information of the clusters of pixels of two views, mean over batches,
+            where ``marginal_weight`` is 1; higher is better. Values compare only at equal
+            ``n_clusters`` and views.
+        """
+        samples = self._check_X(X)
+        net = self.net_
+        module = net.module_.eval()
+        losses = []
+        with self._seeded(), torch.inference_mode():
+            for rows in samples.epoch(self.batch_size):
+                with net.autocast():
+                    x = net.to_device(samples[rows][0])
+                    losses.append(float(module.information_loss(x, module.head)))
+        return -float(np.mean(losses))
+
+    def _check_images(self):
+        shape = self.sample_shape_
+        if len(shape) == 1:
+            raise ValueError(
+                f"IICSegmenter clusters the pixels of images, but X holds vectors of "
+                f"length {shape[0]}: give image_shape=(height, width) if they are "
+                "flattened images."
+            )
+        if self.half_side >= min(shape[1:]):
+            raise ValueError(
+                f"half_side={self.half_side} must be less than the shorter side of the "
+                f"images, {min(shape[1:])}."
+            )
+
+    def _build_module(self, mean, std, n_clusters=None):
+        before = self._continued
+        wanted = self.n_overclusters or 5 * self.n_clusters
+        if before is not None:
+            backbone, head, overcluster = before.backbone, before.head, before.overcluster
+        else:
+            backbone = self._build_backbone(mean, std)
+            head = _head(backbone.n_features_out, n_clusters or self.n_clusters)
+            overcluster = None
+        if overcluster is None or overcluster.out_channels != wanted:
+            overcluster = _head(backbone.n_features_out, wanted)
+        names = ("marginal_weight", "half_side", "collapsed", "flip", "rotate", "zoom")
+        names += ("overcluster_epochs", "cluster_epochs")
+        return _IICSegmentation(
+            backbone,
+            overcluster,
+            head,
+            self._build_colors(mean, std),
+            **{name: getattr(self, name) for name in names},
+        )
+
+    def _build_backbone(self, mean=None, std=None):
+        body = self.backbone
+        if isinstance(body, str):
+            body = _published_net(self.sample_shape_[0], self.width)
+        encoder = build_backbone(body, self.sample_shape_, mean, std)
+        with torch.no_grad():
+            maps = encoder.eval().body(torch.zeros(2, *self.sample_shape_))
+        if maps.ndim != 4:
+            raise ValueError(
+                f"backbone={type(body).__name__} gives an output of shape "
+                f"{tuple(maps.shape)} for two images; segmentation needs maps (B, D, H, "
+                "W): leave out what pools or flattens them."
+            )
+        return encoder.train()
+
+    def _build_colors(self, mean, std):
+        if isinstance(self.augment, str):
+            return Contrastive(crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
+        return self._build_augment(self.augment, "contrastive", mean, std)
+
+    def _rebuild_module(self, mean, std):
+        self._continued = None
+        return self._build_module(mean, std, self.n_clusters_)
+
+    def _probability_maps(self, samples):
+        """Yield the probabilities (B, K, H, W) of one batch after the other."""
+        # not the net's own batches: those are for vectors, not for maps
+        shape = self.net_.module_.n_outputs, *self.sample_shape_[1:]
+        for start in range(0, len(samples), self.batch_size):
+            rows = np.arange(start, min(start + self.batch_size, len(samples)))
+            p = self.net_.evaluation_step(samples[rows])
+            yield p.cpu().numpy().reshape(len(rows), *shape)
+
+    def _label_maps(self, samples):
+        labels = np.concatenate([p.argmax(1) for p in self._probability_maps(samples)])
+        labels[samples.bad] = -1
+        return labels
+
+    def _set_label_maps(self, labels):
+        """Set the labels, and drop outputs that no pixel uses."""
+        used, sizes = np.unique(labels[labels >= 0], return_counts=True)
+        self.n_clusters_ = len(used)
+        self.labels_ = np.where(labels < 0, -1, np.searchsorted(used, labels))
+        remedy = f"Raise marginal_weight={self.marginal_weight} or max_epochs="
+        share = sizes.max() / sizes.sum()
+        if len(used) < self.n_clusters:
+            warn(
+                f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in use; "
+                f"pixels {sizes.tolist()}. {remedy}{self.max_epochs}, or lower "
+                "n_clusters.",
+                CollapseWarning,
+            )
+        elif share > max(0.8, 3 / self.n_clusters):
+            warn(
+                f"One cluster holds {share:.0%} of the pixels. {remedy}"
+                f"{self.max_epochs}.",
+                CollapseWarning,
+            )
+        self.net_.module_.keep_outputs(used)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags
