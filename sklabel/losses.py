@@ -485,8 +485,10 @@ def iic_segmentation_loss(
     """
     p1, p2 = _full(p1), _full(p2)
     if affine is not None:
-        grid = F.affine_grid(affine.to(p2), p2.shape, align_corners=False)
-        p2 = F.grid_sample(p2, grid, align_corners=False)
+        # in bfloat16 the grid would be off by a third of a pixel
+        with torch.autocast(p2.device.type, enabled=False):
+            grid = F.affine_grid(affine.to(p2), p2.shape, align_corners=False)
+            p2 = F.grid_sample(p2, grid, align_corners=False)
     if mask is not None:
         p1, p2 = (p * mask[:, None].to(p) for p in (p1, p2))
     height, width = p1.shape[2:]

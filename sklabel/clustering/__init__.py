@@ -1,6 +1,8 @@
 """Clustering: images into groups without one label."""
 
 from ._dcec import DCECClusterer
+from ._iic import IICClusterer
+from ._iic_segmentation import IICSegmenter
 from ._scan import SCANClusterer
 
-__all__ = ["DCECClusterer", "SCANClusterer"]
+__all__ = ["DCECClusterer", "IICClusterer", "IICSegmenter", "SCANClusterer"]

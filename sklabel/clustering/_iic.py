@@ -91,18 +91,18 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     """Cluster images so that an image and a transformed copy share a cluster.
 
     A network is trained from nothing to tell as much as it can about the cluster of a
-    transformed image from the cluster of the image: the mutual information of the two is
-    greatest where they agree, each is sure, and all clusters are of one size. Heads with
-    more clusters than are wanted are trained in turn with the others, and teach the
-    encoder finer differences. Read more in the :ref:`User Guide <iic>`.
+    transformed image from the cluster of the image. The mutual information of the two
+    is greatest where they agree, each is sure, and all clusters are of one size. Heads
+    with more clusters than are wanted are trained in turn with the others, and teach
+    the encoder finer differences. Read more in the :ref:`User Guide <iic>`.
 
     Parameters
     ----------
     n_clusters : int, default=10
         Number of clusters. Outputs that no row of X uses are dropped at the end.
     n_overclusters : int or None, default=None
-        Clusters of the over-clustering heads; None: five times ``n_clusters``. Published:
-        70 for 10 clusters on CIFAR-10, 50 on MNIST.
+        Clusters of the over-clustering heads; None: five times ``n_clusters``.
+        Published: 70 for 10 clusters on CIFAR-10, 50 on MNIST.
     n_sub_heads : int, default=5
         Heads of each kind, trained side by side; the one with the lowest loss is kept.
     n_repeats : int, default=3
@@ -116,19 +116,19 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         Passes over X per epoch through the heads of ``n_clusters``. Published: 2 on
         CIFAR-10 and MNIST.
     sobel : bool, default=False
-        Whether the network sees the edges of the grey image in place of its colors, see
-        :func:`sklabel.augment.sobel`. Published: True, but for MNIST. Without, images of
-        one color may become a cluster.
+        Whether the network sees the edges of the grey image, two channels, in place of
+        its colors, see :func:`sklabel.augment.sobel`. Published: True, but for MNIST.
+        Without, images of one color may become a cluster.
     backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`. With ``sobel`` it gets two
-        channels.
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
     augment : "auto", nn.Module or None, default="auto"
         Random views that the plain rows are paired with; "auto":
         :class:`sklabel.augment.Contrastive` with 40 to 100 % of the area and colors
-        always changed for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn
-        off flips for digits: ``Contrastive(flip=0)``.
+        always changed for images, :class:`sklabel.augment.VectorNoise` for vectors.
+        Turn off flips for digits: ``Contrastive(flip=0)``.
     max_epochs : int, default=30
-        Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published: 2000.
+        Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published:
+        2000.
     max_steps : int or None, default=None
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int, default=256
@@ -175,10 +175,10 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     n_clusters_ : int
         Clusters in use.
     net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all passes),
-        ``cluster_loss`` and ``overcluster_loss`` (minus the mutual information, at best
-        minus the log of the number of clusters), ``largest_cluster`` (share),
-        ``clusters_used`` and ``confident_share``.
+        Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
+        passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
+        information, at best minus the log of the number of clusters),
+        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
     encoder_ : nn.Module
         Trained encoder, the heads left out.
     sample_shape_ : tuple of int
@@ -193,8 +193,8 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     Raises
     ------
     ValueError
-        If ``n_clusters`` is larger than the number of samples, or ``sobel`` is asked for
-        on vectors.
+        If ``n_clusters`` is larger than the number of samples, or ``sobel`` is asked
+        for on vectors.
 
     See Also
     --------
@@ -204,25 +204,29 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     Notes
     -----
     Some seeds end far below others: train several and keep the one with the highest
-    ``score``. The joint distribution of ``n_overclusters`` squared entries is estimated
-    from one batch, which should hold many more pairs than a tenth of that.
+    ``score``. Data of some hundred rows make few steps: raise ``lr`` to 1e-2 there.
+    The joint distribution of ``n_overclusters`` squared entries is estimated from one
+    batch, which should hold many more pairs than a tenth of that. Time and memory of a
+    step grow with ``n_repeats``.
 
-    Departures: the first view is the plain image, which is what is clustered in the end,
-    where the public code crops it too; the rate is 1e-3 because default trainings are
-    hundreds of steps long; batch normalization tracks its statistics on all data, so that
-    the cluster of a row does not depend on the rows it comes with.
+    Departures: the first view is the plain image, which is what is clustered in the
+    end, where the public code crops it too; the rate is 1e-3, for shorter trainings;
+    batch normalization tracks its statistics on all data, so that the cluster of a row
+    does not depend on the rows it comes with.
 
     References
     ----------
     .. [1] X. Ji, J. F. Henriques, A. Vedaldi, "Invariant information clustering for
-       unsupervised image classification and segmentation", ICCV 2019; equations 2 and 3.
+       unsupervised image classification and segmentation", ICCV 2019; equations 2
+       and 3.
 
     Examples
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sklabel.clustering import IICClusterer
     >>> X = load_digits().data[:200]
-    >>> IICClusterer(n_clusters=5, random_state=0).fit_predict(X).shape
+    >>> clusterer = IICClusterer(5, lr=1e-2, batch_size=50, random_state=0)
+    >>> clusterer.fit_predict(X).shape
     (200,)
     """
 
@@ -329,12 +333,15 @@ class IICClusterer(ClusteringMixin, BaseLearner):
             self._fit_net(module, Rounds(samples, n_steps))
             module.keep_best()
             p = self._forward_rows(samples)
-        remedy = f"Raise max_epochs={self.max_epochs} or marginal_weight="
+        remedy = (
+            f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
+            f"marginal_weight={self.marginal_weight}"
+        )
         used = self._set_labels(
             p,
             samples,
-            f"{remedy}{self.marginal_weight}, or lower n_clusters",
-            f"{remedy}{self.marginal_weight}",
+            f"{remedy}, or lower n_clusters",
+            f"{remedy}, or change the views",
         )
         module.heads = module.heads.keep_outputs(used)
         return self
@@ -353,8 +360,8 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         -------
         score : float
             Mutual information of the clusters of the rows and of their views, all rows
-            together, where ``marginal_weight`` is 1; higher is better. Values compare only
-            at equal ``n_clusters`` and ``augment``.
+            together, where ``marginal_weight`` is 1; higher is better. Values compare
+            only at equal ``n_clusters`` and ``augment``.
         """
         samples = self._check_X(X)
         net = self.net_

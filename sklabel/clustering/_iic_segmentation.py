@@ -59,22 +59,26 @@ class _IICSegmentation(nn.Module):
 
     def information_loss(self, x, head):
         """Return the loss of images and of their recolored, moved copies."""
-        there, back = _random_moves(x, self.flip, self.rotate, self.zoom)
-        # what comes into view from outside is a mirror image, and not compared
-        grid = F.affine_grid(there, x.shape, align_corners=False)
-        view = F.grid_sample(
-            self.augment(x), grid, padding_mode="reflection", align_corners=False
-        )
-        grid = F.affine_grid(back, x.shape, align_corners=False)
-        return iic_segmentation_loss(
-            self.maps(x, head),
-            self.maps(view, head),
-            back,
-            (grid.abs() <= 1).all(-1),
-            self.marginal_weight,
-            self.half_side,
-            self.collapsed,
-        )
+        # in full precision: a grid in bfloat16 is off by tenths of a pixel
+        with torch.autocast(x.device.type, enabled=False):
+            there, back = _random_moves(x, self.flip, self.rotate, self.zoom)
+            grid = F.affine_grid(there, x.shape, align_corners=False)
+            # what comes into view from outside is a mirror image, and not compared
+            view = F.grid_sample(
+                self.augment(x), grid, padding_mode="reflection", align_corners=False
+            )
+            inside = F.affine_grid(back, x.shape, align_corners=False).abs() <= 1
+        p1, p2 = self.maps(x, head), self.maps(view, head)
+        with torch.autocast(x.device.type, enabled=False):
+            return iic_segmentation_loss(
+                p1,
+                p2,
+                back,
+                inside.all(-1),
+                self.marginal_weight,
+                self.half_side,
+                self.collapsed,
+            )
 
     def after_step(self):
         self.step += 1
@@ -125,8 +129,10 @@ def _published_net(n_channels, width):
     sizes = [max(1, round(width * n)) for n in (64, 128, 256, 256, 512, 512)]
     layers, n_in = [], n_channels
     for i, n_out in enumerate(sizes):
-        dilation = 2 if i >= 4 else 1
-        conv = nn.Conv2d(n_in, n_out, 3, 1, dilation, dilation, bias=False)
+        d = 2 if i >= 4 else 1
+        # a border of zeros would tell where a pixel lies, and that is easier to agree
+        # on than what it shows: the clusters became the upper and the lower half
+        conv = nn.Conv2d(n_in, n_out, 3, 1, d, d, bias=False, padding_mode="replicate")
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         layers += [conv, nn.BatchNorm2d(n_out), nn.ReLU()]
         if i == 1:
@@ -145,25 +151,25 @@ def _head(n_features, n_outputs):
 class IICSegmenter(ClusterMixin, BaseLearner):
     """Cluster the pixels of images by what surrounds them.
 
-    A convolutional network gives each pixel a cluster. It is trained from nothing to tell
-    as much as it can about the cluster of a pixel in a recolored and moved copy of the
-    image from the clusters of the pixels around that place in the image itself. Read more
-    in the :ref:`User Guide <iic>`.
+    A convolutional network gives each pixel a cluster. It is trained from nothing to
+    tell as much as it can about the cluster of a pixel in a recolored and moved copy of
+    the image from the clusters of the pixels around that place in the image itself.
+    Read more in the :ref:`User Guide <iic>`.
 
     Parameters
     ----------
     n_clusters : int, default=3
         Number of clusters. Outputs that no pixel of X uses are dropped at the end.
     n_overclusters : int or None, default=None
-        Clusters of the over-clustering head; None: five times ``n_clusters``. Published:
-        15 for 3 clusters on COCO-Stuff, 24 on Potsdam.
+        Clusters of the over-clustering head; None: five times ``n_clusters``.
+        Published: 15 for 3 clusters on COCO-Stuff, 24 on Potsdam.
     half_side : int, default=5
         Pixels are paired over all displacements of up to so many rows and columns; the
         time for the loss grows with its square. Less than the image's shorter side.
         Published: 10 for 128 pixels, 5 on Potsdam.
     marginal_weight : float, default=1.0
-        Weight of the entropy that keeps all clusters in use, > 0. Paper: lambda; 1.5 for
-        the head of ``n_clusters`` on COCO-Stuff-3.
+        Weight of the entropy that keeps all clusters in use, > 0. Paper: lambda.
+        Published: 1, but 1.5 for the head of ``n_clusters`` on COCO-Stuff-3.
     collapsed : bool, default=False
         Whether all displacements make one joint distribution, or one each, as in all
         published models.
@@ -179,16 +185,17 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         The second view shows up to so much less or more of the image: its side times
         factors from ``1 - zoom`` to ``1 + zoom``; in [0, 1).
     width : float, default=0.25
-        Channels of the network, as a share of the published ones, > 0; without effect
-        where ``backbone`` is given.
-    backbone : "auto" or nn.Module, default="auto"
-        Maps ``(B, C, H, W)`` images to ``(B, D, H', W')`` maps; "auto": the published
-        network, six 3 x 3 convolutions of 64 to 512 channels, scaled by ``width``.
+        Channels of the network that ``backbone="auto"`` means, as a share of the
+        published ones, > 0: six 3 x 3 convolutions of 64 to 512 channels, which halve
+        the images once. Published: 1.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
     augment : "auto", nn.Module or None, default="auto"
         Changes the second view and must leave pixels in their places; "auto":
         :class:`sklabel.augment.Contrastive` with nothing but its colors.
     max_epochs : int, default=10
-        Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published: 4800.
+        Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published:
+        4800.
     max_steps : int or None, default=None
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int, default=32
@@ -233,10 +240,11 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     n_clusters_ : int
         Clusters in use.
     net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all passes),
-        ``cluster_loss`` and ``overcluster_loss`` (minus the mutual information, at best
-        minus the log of the number of clusters) and, of the pixels of up to 32 images,
-        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
+        Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
+        passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
+        information, at best minus the log of the number of clusters) and, of the
+        pixels of up to 32 images, ``largest_cluster`` (share), ``clusters_used`` and
+        ``confident_share``.
     encoder_ : nn.Module
         Trained encoder; gives the mean of its maps over each image.
     sample_shape_ : tuple of int
@@ -252,7 +260,7 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     ------
     ValueError
         If X holds vectors, ``half_side`` does not fit into the images, or ``backbone``
-        does not give maps.
+        does not give maps ``(B, D, H', W')`` of them before their mean is taken.
 
     See Also
     --------
@@ -263,7 +271,12 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     A step takes one product of matrices for each of the ``(2 * half_side + 1) ** 2``
     displacements, over all pixels of the batch.
 
-    Departures: a network a quarter as wide and a rate of 1e-3, for small data; the
+    A network that knows where a pixel lies may make the place its cluster, as it does
+    not depend on the content: look at ``labels_.mean(0)``. Convolutions with a border
+    of zeros tell the place in images that are no larger than the field of view.
+
+    Departures: a network a quarter as wide and a rate of 1e-3, for small data; borders
+    that repeat the outermost pixels in place of zeros, for the reason above; the
     convolution that makes the clusters has no border, so that maps keep their frame;
     colors alone are seen, where the public code adds edges for COCO-Stuff.
 
@@ -296,7 +309,6 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         "width": [Interval(Real, 0, None, closed="neither")],
         "augment": [StrOptions({"auto"}), nn.Module, callable, None],
         **SHARED_CONSTRAINTS,
-        "backbone": [StrOptions({"auto"}), nn.Module],
     }
 
     def __init__(
@@ -373,8 +385,8 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         Parameters
         ----------
         X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, or paths of image
-            files.
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; or paths of
+            image files.
         y : None
             Ignored.
 
@@ -439,9 +451,9 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         Returns
         -------
         score : float
-            Mutual information of the clusters of pixels of two views, mean over batches,
-            where ``marginal_weight`` is 1; higher is better. Values compare only at equal
-            ``n_clusters`` and views.
+            Mutual information of the clusters of pixels of two views, mean over
+            batches, where ``marginal_weight`` is 1; higher is better. Values compare
+            only at equal ``n_clusters`` and views.
         """
         samples = self._check_X(X)
         net = self.net_
@@ -472,7 +484,11 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         before = self._continued
         wanted = self.n_overclusters or 5 * self.n_clusters
         if before is not None:
-            backbone, head, overcluster = before.backbone, before.head, before.overcluster
+            backbone, head, overcluster = (
+                before.backbone,
+                before.head,
+                before.overcluster,
+            )
         else:
             backbone = self._build_backbone(mean, std)
             head = _head(backbone.n_features_out, n_clusters or self.n_clusters)
@@ -491,16 +507,17 @@ class IICSegmenter(ClusterMixin, BaseLearner):
 
     def _build_backbone(self, mean=None, std=None):
         body = self.backbone
-        if isinstance(body, str):
+        if isinstance(body, str) and body == "auto":
             body = _published_net(self.sample_shape_[0], self.width)
         encoder = build_backbone(body, self.sample_shape_, mean, std)
         with torch.no_grad():
             maps = encoder.eval().body(torch.zeros(2, *self.sample_shape_))
         if maps.ndim != 4:
+            name = repr(body) if isinstance(body, str) else type(body).__name__
             raise ValueError(
-                f"backbone={type(body).__name__} gives an output of shape "
-                f"{tuple(maps.shape)} for two images; segmentation needs maps (B, D, H, "
-                "W): leave out what pools or flattens them."
+                f"backbone={name} gives an output of shape {tuple(maps.shape)} for two "
+                "images; segmentation needs maps (B, D, H, W): leave out what pools or "
+                "flattens them."
             )
         return encoder.train()
 
@@ -532,19 +549,20 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         used, sizes = np.unique(labels[labels >= 0], return_counts=True)
         self.n_clusters_ = len(used)
         self.labels_ = np.where(labels < 0, -1, np.searchsorted(used, labels))
-        remedy = f"Raise marginal_weight={self.marginal_weight} or max_epochs="
+        remedy = (
+            f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
+            f"marginal_weight={self.marginal_weight}"
+        )
         share = sizes.max() / sizes.sum()
         if len(used) < self.n_clusters:
             warn(
-                f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in use; "
-                f"pixels {sizes.tolist()}. {remedy}{self.max_epochs}, or lower "
-                "n_clusters.",
+                f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in "
+                f"use; pixels {sizes.tolist()}. {remedy}, or lower n_clusters.",
                 CollapseWarning,
             )
         elif share > max(0.8, 3 / self.n_clusters):
             warn(
-                f"One cluster holds {share:.0%} of the pixels. {remedy}"
-                f"{self.max_epochs}.",
+                f"One cluster holds {share:.0%} of the pixels. {remedy}.",
                 CollapseWarning,
             )
         self.net_.module_.keep_outputs(used)

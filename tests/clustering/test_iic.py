@@ -1,0 +1,240 @@
+"""IIC: groups are found, the best head is kept, collapse is said."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from sklabel import CollapseWarning
+from sklabel.augment import Contrastive, sobel
+from sklabel.clustering._iic import _IIC, IICClusterer, _heads
+from sklabel.datasets import load_digit_images
+from sklabel.embedding import SimCLRTransformer
+from sklabel.losses import iic_loss
+from sklabel.metrics import clustering_accuracy
+
+
+def blobs(n=90, k=3):
+    rng = np.random.default_rng(0)
+    centers = np.eye(6, dtype=np.float32)[:k] * 6
+    y = np.arange(n) % k
+    return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
+
+
+X, Y = blobs()
+
+
+def short(**parameters):
+    given = {"n_clusters": 3, "max_epochs": 2, **parameters}
+    return IICClusterer(**{"random_state": 0, **given})
+
+
+def quiet(clusterer, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        return clusterer.fit(x)
+
+
+def digits(n):
+    images, target = load_digit_images(return_X_y=True)
+    return images[:n], target[:n]
+
+
+def weights(clusterer):
+    return torch.cat([p.detach().ravel() for p in clusterer.encoder_.parameters()])
+
+
+def test_groups_of_vectors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        clusterer = short(max_epochs=40, lr=1e-2).fit(X)
+    assert clustering_accuracy(Y, clusterer.labels_) > 0.95
+    assert clusterer.score(X) > 0.8  # at best log 3 = 1.10
+
+
+def test_digits_as_vectors():
+    images, target = digits(800)
+    x = images.reshape(800, -1) / 255
+    clusterer = IICClusterer(
+        10, lr=1e-2, max_epochs=20, batch_size=100, random_state=0
+    ).fit(x)
+    assert clustering_accuracy(target, clusterer.labels_) > 0.5
+
+
+def test_digits_as_images():
+    images, target = digits(400)
+    view = Contrastive(flip=0, crop=(0.5, 1.0), rotate=15, jitter=0.2)
+    settings = {"lr": 1e-2, "max_epochs": 14, "batch_size": 50, "n_repeats": 2}
+    settings["overcluster_epochs"] = 0  # in 5 seconds there is no time for both
+    clusterer = quiet(short(n_clusters=10, augment=view, **settings), images)
+    # chance, with the best one-to-one match, is below 0.2
+    assert clustering_accuracy(target, clusterer.labels_) > 0.3
+
+
+def test_what_fit_sets():
+    clusterer = quiet(short(lr=1e-2, max_epochs=20), X)
+    p = clusterer.predict_proba(X)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(clusterer.labels_, clusterer.predict(X))
+    np.testing.assert_allclose(clusterer.confidence_, p.max(1), rtol=1e-5)
+    assert sorted(set(clusterer.labels_)) == list(range(clusterer.n_clusters_))
+    assert p.shape == (90, clusterer.n_clusters_)
+    figures = clusterer.net_.history[-1]
+    assert figures["clusters_used"] == clusterer.n_clusters_
+    assert -np.log(3) <= figures["cluster_loss"] <= 0
+    assert -np.log(15) <= figures["overcluster_loss"] <= 0
+    mean = (figures["cluster_loss"] + figures["overcluster_loss"]) / 2
+    np.testing.assert_allclose(figures["train_loss"], mean, rtol=1e-4)
+
+
+def make_module(augment, n_heads=2, n_repeats=3):
+    torch.manual_seed(0)
+    return _IIC(
+        torch.nn.Identity(),
+        _heads(6, 15, n_heads),
+        _heads(6, 3, n_heads),
+        augment,
+        n_repeats=n_repeats,
+        marginal_weight=1.5,
+        overcluster_epochs=1,
+        cluster_epochs=1,
+    )
+
+
+def test_the_loss_is_that_of_all_pairs():
+    shifts = iter([0.5, -1.0, 2.0])
+    views = []
+
+    def augment(x):
+        views.append(x + next(shifts))
+        return views[-1]
+
+    module = make_module(augment)
+    x = torch.from_numpy(X[:20])
+    loss = module.loss(x, None)
+    # each plain row stands beside each of its copies
+    p1 = module.heads(torch.cat([x] * 3)).softmax(-1)
+    p2 = module.heads(torch.cat(views)).softmax(-1)
+    torch.testing.assert_close(loss, iic_loss(p1, p2, 1.5).mean())
+
+
+def test_passes_go_through_the_two_kinds_of_heads_in_turn(monkeypatch):
+    seen = []
+    views = _IIC.views
+
+    def spy(self, x, heads):
+        seen.append(heads.n_classes)
+        return views(self, x, heads)
+
+    monkeypatch.setattr(_IIC, "views", spy)
+    quiet(short(batch_size=30, cluster_epochs=2), X)
+    assert seen == ([15] * 3 + [3] * 6) * 2
+    seen.clear()
+    quiet(short(batch_size=30, overcluster_epochs=0), X)
+    assert seen == [3] * 6
+
+
+def test_the_sub_head_of_the_lowest_loss_is_kept(monkeypatch):
+    losses, before = [], []
+    after_epoch, keep_best = _IIC.after_epoch, _IIC.keep_best
+
+    def spy(self, net, samples):
+        total, n_steps = self.sums["cluster_loss"]
+        losses.append(total / n_steps)
+        return after_epoch(self, net, samples)
+
+    def spy_before(self):
+        before.append(self.heads.linear.weight.detach().clone())
+        return keep_best(self)
+
+    monkeypatch.setattr(_IIC, "after_epoch", spy)
+    monkeypatch.setattr(_IIC, "keep_best", spy_before)
+    clusterer = quiet(short(n_sub_heads=4, max_epochs=20, lr=1e-2), X)
+    best = int(losses[-1].argmin())
+    heads = clusterer.net_.module_.heads
+    assert heads.n_heads == 1 and clusterer.n_clusters_ == 3
+    torch.testing.assert_close(heads.linear.weight, before[0][3 * best : 3 * best + 3])
+
+
+def test_heads_start_as_published():
+    linear = _heads(1000, 70, 5).linear
+    assert abs(float(linear.weight.detach().std()) - 0.01) < 1e-4
+    assert (linear.bias == 0).all()
+
+
+def test_every_parameter_counts():
+    plain = weights(quiet(short(), X))
+    for change in (
+        {"n_clusters": 4},
+        {"n_overclusters": 7},
+        {"n_sub_heads": 2},
+        {"n_repeats": 1},
+        {"marginal_weight": 2.0},
+        {"overcluster_epochs": 0},
+        {"cluster_epochs": 2},
+        {"augment": None},
+        {"batch_size": 16},
+        {"max_epochs": 1},
+        {"max_steps": 1},
+        {"lr": 1e-2},
+        {"weight_decay": 0.5},
+        {"random_state": 1},
+    ):
+        assert not torch.equal(weights(quiet(short(**change), X)), plain), change
+
+
+def test_the_same_seed_gives_the_same_clusters_and_score():
+    a, b = (quiet(short(lr=1e-2), X) for _ in range(2))
+    np.testing.assert_array_equal(a.predict_proba(X), b.predict_proba(X))
+    assert a.score(X) == a.score(X) == b.score(X)
+
+
+def test_edges_in_place_of_colors():
+    x = np.random.default_rng(0).random((20, 8, 9, 3), dtype=np.float32)
+    clusterer = quiet(short(sobel=True, max_steps=2), x)
+    grey = (x @ np.float32([0.299, 0.587, 0.114]))[..., None].repeat(3, -1)
+    expected = clusterer.predict_proba(x)
+    np.testing.assert_allclose(clusterer.predict_proba(grey), expected, atol=1e-4)
+    encoder = clusterer.encoder_
+    images = torch.from_numpy(x).permute(0, 3, 1, 2)
+    h = encoder.body[1].eval()(sobel(images))
+    torch.testing.assert_close(encoder.eval()(images), h)
+    # the trained encoder takes images like any other
+    SimCLRTransformer(backbone=clusterer, max_steps=1).fit(x)
+
+
+def test_edges_of_vectors_are_refused():
+    with pytest.raises(ValueError, match="sobel=True needs images.*6"):
+        short(sobel=True).fit(X)
+
+
+def test_one_cluster_and_too_many():
+    assert set(quiet(short(n_clusters=1), X).labels_) == {0}
+    with pytest.raises(ValueError, match="n_clusters=91 is larger.*90"):
+        short(n_clusters=91).fit(X)
+
+
+@pytest.mark.parametrize(
+    "x, settings",
+    [
+        (np.zeros((40, 6), np.float32), {}),
+        (np.repeat(X[:2], 20, 0), {}),
+        (X, {"marginal_weight": 0.01, "max_epochs": 30, "lr": 1e-2}),
+    ],
+    ids=["constant", "fewer distinct rows than clusters", "no entropy"],
+)
+def test_collapse_is_said_with_what_to_change(x, settings):
+    with pytest.warns(CollapseWarning, match="max_epochs=.*marginal_weight="):
+        clusterer = short(**settings).fit(x)
+    assert clusterer.n_clusters_ < clusterer.n_clusters
+    assert clusterer.predict_proba(x).shape[1] == clusterer.n_clusters_
+
+
+def test_training_goes_on_with_what_was_learned():
+    clusterer = quiet(short(lr=1e-2, max_epochs=30, warm_start=True), X)
+    before, labels = weights(clusterer).clone(), clusterer.labels_
+    clusterer.set_params(lr=1e-8, max_epochs=1, n_overclusters=4).fit(X)
+    torch.testing.assert_close(weights(clusterer), before, atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(clusterer.labels_, labels)
+    assert clusterer.net_.module_.overcluster.n_classes == 4

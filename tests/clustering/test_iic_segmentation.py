@@ -1,0 +1,225 @@
+"""IIC for segmentation: textures are told apart, maps keep their frame."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from sklabel import CollapseWarning
+from sklabel.clustering._iic_segmentation import (
+    IICSegmenter,
+    _IICSegmentation,
+    _published_net,
+    _random_moves,
+)
+from sklabel.metrics import clustering_accuracy
+
+
+def textures(n=32, side=24):
+    """Return images of dashes along rows on one side and along columns on the other.
+
+    Dashes are black or white by chance: brightness tells nothing of farther pixels.
+    """
+    rng = np.random.default_rng(0)
+    columns = np.indices((side, side))[1]
+    x, y = np.zeros((n, side, side), np.float32), np.zeros((n, side, side), int)
+    for i in range(n):
+        cut = rng.integers(side // 3, 2 * side // 3)
+        y[i] = (columns < cut) ^ (rng.random() < 0.5)
+        along, down = (rng.integers(0, 2, (side, side // 3)).repeat(3, 1) for _ in "ab")
+        x[i] = np.where(y[i], along, down.T)
+    x += rng.normal(0, 0.1, x.shape)
+    return x.clip(0, 1), y
+
+
+X, Y = textures()
+
+
+def short(**parameters):
+    given = {"n_clusters": 2, "half_side": 2, "max_epochs": 1, "batch_size": 16}
+    return IICSegmenter(**{"random_state": 0, **given, **parameters})
+
+
+def quiet(segmenter, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        return segmenter.fit(x)
+
+
+def weights(segmenter):
+    return torch.cat([p.detach().ravel() for p in segmenter.encoder_.parameters()])
+
+
+def test_textures_without_one_label():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        views = {"half_side": 3, "rotate": 10, "zoom": 0.1}
+        segmenter = short(max_epochs=12, lr=3e-3, **views).fit(X)
+    assert clustering_accuracy(Y.ravel(), segmenter.labels_.ravel()) > 0.85
+    # the place of a pixel is not its cluster
+    assert np.abs(segmenter.labels_.mean(0) - 0.5).mean() < 0.25
+    assert segmenter.score(X) > 0.25  # at best log 2 = 0.69
+
+
+def test_what_fit_sets():
+    x = X[:, :20]  # not square
+    segmenter = quiet(short(n_clusters=3), x)
+    p = segmenter.predict_proba(x)
+    assert p.shape == (32, segmenter.n_clusters_, 20, 24) and p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    assert segmenter.labels_.shape == (32, 20, 24)
+    np.testing.assert_array_equal(segmenter.labels_, segmenter.predict(x))
+    np.testing.assert_array_equal(segmenter.labels_, p.argmax(1))
+    assert np.unique(segmenter.labels_).tolist() == list(range(segmenter.n_clusters_))
+    np.testing.assert_array_equal(quiet(short(n_clusters=3), x).labels_, p.argmax(1))
+    # an image's map does not depend on the images it comes with
+    np.testing.assert_allclose(segmenter.predict_proba(x[3:4]), p[3:4], atol=1e-4)
+    figures = segmenter.net_.history[-1]
+    assert {"cluster_loss", "overcluster_loss", "clusters_used"} < set(figures)
+    assert segmenter.score(x) == segmenter.score(x)
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 3), (4, 5), (6, 6, 1)])
+def test_odd_sizes_and_channels(shape):
+    x = np.random.default_rng(0).integers(0, 256, (10, *shape), dtype=np.uint8)
+    segmenter = quiet(short(), x)
+    assert segmenter.predict(x).shape == (10, *shape[:2])
+    assert np.isfinite(segmenter.predict_proba(x)).all()
+
+
+@pytest.mark.parametrize("moves", [(1.0, 0, 0), (0.0, 90, 0.3), (0.5, 20, 0.2)])
+def test_the_second_view_is_brought_back(moves):
+    torch.manual_seed(0)
+    side = torch.linspace(-1, 1, 40)
+    smooth = (3 * side[:, None] + 2 * side[None, :30]).sin() + side[None, :30]
+    x = smooth.expand(6, 1, 40, 30)
+    there, back = _random_moves(x, *moves)
+
+    def move(image, matrix):
+        grid = F.affine_grid(matrix, x.shape, align_corners=False)
+        return F.grid_sample(image, grid, align_corners=False), grid
+
+    again, grid = move(move(x, there)[0], back)
+    middle = (grid.abs() < 0.9).all(-1)[:, None]
+    middle[:, :, :4] = middle[:, :, -4:] = False
+    middle[..., :4] = middle[..., -4:] = False
+    assert middle.float().mean() > 0.3
+    assert (again - x)[middle].abs().max() < 0.05
+
+
+def test_a_network_that_moves_with_the_image_has_nothing_to_lose():
+    # one-hot maps of the pixels' own values are perfect answers
+
+    class Two(torch.nn.Module):
+        def forward(self, x):
+            return torch.cat([x, 1 - x], 1)
+
+    encoder = torch.nn.Module()
+    encoder.body, encoder.mean, encoder.std = Two(), 0.0, 1.0
+    module = _IICSegmentation(
+        encoder,
+        None,
+        None,
+        torch.nn.Identity(),
+        marginal_weight=1.0,
+        half_side=0,
+        collapsed=False,
+        flip=1.0,
+        rotate=0.0,
+        zoom=0.0,
+    )
+    x = torch.from_numpy((X > 0.5)[:, None] * 1.0).float()
+    loss = module.information_loss(x, lambda p: 50 * p)
+    torch.testing.assert_close(float(loss), -np.log(2), atol=0.01, rtol=0)
+
+
+def test_every_parameter_counts():
+    x = X[:16, :12, :12]
+    plain = weights(quiet(short(max_steps=4), x))
+    for change in (
+        {"n_clusters": 3},
+        {"n_overclusters": 7},
+        {"half_side": 1},
+        {"marginal_weight": 1.5},
+        {"collapsed": True},
+        {"overcluster_epochs": 0},
+        {"cluster_epochs": 2},
+        {"flip": 0.0},
+        {"rotate": 20.0},
+        {"zoom": 0.2},
+        {"width": 0.3},
+        {"augment": None},
+        {"batch_size": 8},
+        {"max_steps": 1},
+        {"lr": 1e-2},
+        {"random_state": 1},
+    ):
+        found = weights(quiet(short(**{"max_steps": 4, **change}), x))
+        assert not torch.equal(found, plain), change
+
+
+def test_the_published_network():
+    net = _published_net(3, 1.0)
+    sizes = [m.out_channels for m in net if isinstance(m, torch.nn.Conv2d)]
+    assert sizes == [64, 128, 256, 256, 512, 512]
+    assert net(torch.zeros(2, 3, 12, 10)).shape == (2, 512, 6, 5)
+
+
+def test_a_backbone_of_the_user():
+    body = torch.nn.Sequential(torch.nn.Conv2d(1, 5, 3, 2), torch.nn.ReLU())
+    before = body[0].weight.detach().clone()
+    segmenter = quiet(short(backbone=body), X)
+    assert segmenter.labels_.shape == X.shape
+    assert torch.equal(body[0].weight, before)
+    assert not torch.equal(segmenter.encoder_.body[0].weight, before)
+    by_name = quiet(short(backbone="resnet8", max_steps=1), X)
+    assert by_name.labels_.shape == X.shape
+    trained = quiet(short(backbone=segmenter, max_steps=1, lr=1e-8), X).encoder_
+    torch.testing.assert_close(
+        trained.body[0].weight, segmenter.encoder_.body[0].weight, atol=1e-6, rtol=0
+    )
+    flat = torch.nn.Sequential(body, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    with pytest.raises(ValueError, match=r"Sequential.*\(2, 5\).*maps"):
+        short(backbone=flat).fit(X)
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="vectors of length 6.*image_shape"):
+        short().fit(np.zeros((9, 6)))
+    with pytest.raises(ValueError, match="half_side=24.*shorter side.*24"):
+        short(half_side=24).fit(X)
+    with pytest.raises(ValueError, match="shape"):
+        quiet(short(), X).predict(X[:, :10])
+
+
+def test_collapse_is_said_with_what_to_change():
+    with pytest.warns(CollapseWarning, match="max_epochs=1, .*marginal_weight="):
+        segmenter = short(n_clusters=4).fit(np.zeros_like(X))
+    assert segmenter.n_clusters_ < 4
+    assert segmenter.predict_proba(X).shape[1] == segmenter.n_clusters_
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    for i, image in enumerate(X[:6]):
+        grey = Image.fromarray((image * 255).astype(np.uint8))
+        grey.save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_bytes(b"no image")
+    files = sorted(map(str, tmp_path.glob("*.png")))
+    with pytest.warns(UserWarning, match="left out"):
+        segmenter = quiet(short(on_error="skip", image_size=24), files)
+    bad = np.arange(6) == 3
+    assert (segmenter.labels_[bad] == -1).all()
+    assert (segmenter.labels_[~bad] >= 0).all()
+    with pytest.warns(UserWarning):
+        p = segmenter.predict_proba(files)
+    assert np.isnan(p[bad]).all() and np.isfinite(p[~bad]).all()
+
+
+def test_training_goes_on_with_what_was_learned():
+    segmenter = quiet(short(warm_start=True), X)
+    before = weights(segmenter).clone()
+    quiet(segmenter.set_params(lr=1e-8, max_steps=1), X)
+    torch.testing.assert_close(weights(segmenter), before, atol=1e-5, rtol=0)
