@@ -11,6 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
+import sklabel
 from sklabel import CollapseWarning
 from sklabel.augment import Contrastive
 from sklabel.clustering import SCANClusterer
@@ -265,3 +266,14 @@ def test_unreadable_files_are_told_of_once(form, tmp_path):
     # MoCo's split batch normalization is MoCo's alone
     module = scan.net_.module_
     assert not any(isinstance(m, SplitBatchNorm) for m in module.modules())
+
+
+def test_saved_with_an_embedder_of_another_network(tmp_path):
+    images = load_digit_images().images[:40]
+    embedder = SimCLRTransformer(backbone="resnet9", max_steps=1)
+    fitted = quiet(short(embedder=embedder, max_steps=1, n_neighbors=3), images)
+    fitted.save(tmp_path / "model")
+    loaded = sklabel.load(tmp_path / "model")
+    np.testing.assert_array_equal(
+        loaded.predict_proba(images), fitted.predict_proba(images)
+    )
