@@ -1,8 +1,10 @@
 """Clustering without labels: every clusterer beside k-means, on one data set.
 
 Accuracy is that of the best one-to-one match of clusters and classes (Hungarian), on the
-test images; training saw the training images alone, and no label. Rows that are in the
-results file are not run again, so a broken run continues.
+test images; training saw the training images alone, and no label. All but the autoencoders
+have the same small network. DEC and IDEC take pixels as vectors, like ClustPy's, which have
+the same layers, epochs and batches. Rows that are in the results file are not run again, so
+a broken run continues.
 """
 
 import argparse
@@ -14,9 +16,15 @@ from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.preprocessing import normalize
+from torch import nn
 
 from sklabel.augment import Contrastive, RandAugment, Weak
-from sklabel.clustering import DCECClusterer, SCANClusterer
+from sklabel.clustering import (
+    DCECClusterer,
+    DeepClusterer,
+    IICClusterer,
+    SCANClusterer,
+)
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.metrics import clustering_accuracy
 
@@ -42,12 +50,35 @@ def kmeans_of(Z, y, Z_test, y_test, seed):
     return figures(y_test, model.predict(Z_test))
 
 
-def simclr(args, seed):
-    upright = args.data in UPRIGHT
+def network(args, x, seed):
+    """Return four convolutions, 3x3 but for the first; the side is halved three times."""
+    torch.manual_seed(seed)
+    width = args.width
+    layers, n_in = [], 1 if x.ndim == 3 else x.shape[-1]
+    for n_out, side, stride in (
+        (width, 5, 2),
+        (2 * width, 3, 1),
+        (4 * width, 3, 1),
+        (8 * width, 3, 1),
+    ):
+        conv = nn.Conv2d(n_in, n_out, side, stride, side // 2, bias=False)
+        layers += [conv, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        n_in = n_out
+    del layers[3], layers[-1]  # the first halves by its stride, the last not at all
+    return nn.Sequential(*layers)
+
+
+def views(args, crop):
+    """Return what digits bear, or else the method's own views."""
+    return Contrastive(flip=0, crop=crop, rotate=20) if args.data in UPRIGHT else "auto"
+
+
+def simclr(args, seed, x):
     return SimCLRTransformer(
         temperature=0.2,
         output="projection",  # in which neighbors are sought
-        augment=Contrastive(flip=0, crop=(0.5, 1.0), rotate=20) if upright else "auto",
+        backbone=network(args, x, seed),
+        augment=views(args, crop=(0.5, 1.0)),
         max_epochs=args.embed_epochs,
         random_state=seed,
         checkpoint_dir=args.checkpoints,
@@ -55,7 +86,7 @@ def simclr(args, seed):
     )
 
 
-def autoencoder(args, seed):
+def autoencoder(args, seed, x):
     return AutoencoderTransformer(
         n_components=10,
         max_epochs=args.code_epochs,
@@ -73,7 +104,7 @@ def pixels(args, seed, data):
 def kmeans_on(embedder):
     def run(args, seed, data):
         x, y, x_test, y_test = data
-        fitted = embedder(args, seed).fit(x)
+        fitted = embedder(args, seed, x).fit(x)
         Z, Z_test = fitted.transform(x), fitted.transform(x_test)
         if embedder is simclr:  # on the sphere, where it was trained
             Z, Z_test = normalize(Z), normalize(Z_test)
@@ -87,7 +118,7 @@ def scan(args, seed, data):
     clusterer = SCANClusterer(
         len(np.unique(y)),
         n_heads=10,
-        embedder=FrozenEstimator(simclr(args, seed).fit(x)),
+        embedder=FrozenEstimator(simclr(args, seed, x).fit(x)),
         augment=RandAugment(weak=Weak(flip=0)) if args.data in UPRIGHT else "auto",
         max_epochs=args.epochs,
         self_label_epochs=1,
@@ -102,7 +133,7 @@ def dcec(args, seed, data):
     x, y, x_test, y_test = data
     clusterer = DCECClusterer(
         len(np.unique(y)),
-        embedder=FrozenEstimator(autoencoder(args, seed).fit(x)),
+        embedder=FrozenEstimator(autoencoder(args, seed, x).fit(x)),
         max_epochs=args.epochs,
         random_state=seed,
         checkpoint_dir=args.checkpoints,
@@ -111,13 +142,91 @@ def dcec(args, seed, data):
     return figures(y_test, clusterer.predict(x_test))
 
 
+def iic(args, seed, data):
+    x, y, x_test, y_test = data
+    upright = args.data in UPRIGHT
+    strong = Contrastive(
+        flip=0, crop=(0.4, 1.0), rotate=25, jitter=0.4, jitter_probability=1.0
+    )
+    clusterer = IICClusterer(
+        len(np.unique(y)),
+        n_repeats=1,
+        backbone=network(args, x, seed),
+        augment=strong if upright else "auto",
+        sobel=not upright,
+        max_epochs=args.iic_epochs,
+        random_state=seed,
+        checkpoint_dir=args.checkpoints,
+        verbose=args.verbose,
+    ).fit(x)
+    return figures(y_test, clusterer.predict(x_test))
+
+
+def deepcluster(args, seed, data):
+    x, y, x_test, y_test = data
+    clusterer = DeepClusterer(
+        len(np.unique(y)),
+        backbone=network(args, x, seed),
+        augment=views(args, crop=(0.4, 1.0)),
+        sobel=args.data not in UPRIGHT,
+        max_epochs=args.epochs,
+        random_state=seed,
+        checkpoint_dir=args.checkpoints,
+        verbose=args.verbose,
+    ).fit(x)
+    return figures(y_test, clusterer.predict(x_test))
+
+
+def dec(reconstruction_weight, cluster_weight):
+    def run(args, seed, data):
+        x, y, x_test, y_test = data
+        clusterer = DCECClusterer(
+            len(np.unique(y)),
+            cluster_weight=cluster_weight,
+            reconstruction_weight=reconstruction_weight,
+            tol=0.0,  # as many steps as ClustPy
+            embedder=AutoencoderTransformer(10, max_epochs=args.code_epochs),
+            max_epochs=args.epochs,
+            random_state=seed,
+            checkpoint_dir=args.checkpoints,
+            verbose=args.verbose,
+        ).fit(flat(x).astype(np.float32))
+        labels = clusterer.predict(flat(x_test).astype(np.float32))
+        return figures(y_test, labels)
+
+    return run
+
+
+def clustpy(name):
+    def run(args, seed, data):
+        from clustpy import deep  # pip install clustpy
+
+        x, y, x_test, y_test = data
+        clusterer = getattr(deep, name)(
+            len(np.unique(y)),
+            pretrain_epochs=args.code_epochs,
+            clustering_epochs=args.epochs,
+            random_state=seed,
+        ).fit(flat(x).astype(np.float32))
+        labels = clusterer.predict(flat(x_test).astype(np.float32))
+        return figures(y_test, labels)
+
+    return run
+
+
 # what runs, and which of the arguments count for it
 METHODS = {
     "k-means on pixels": (pixels, ()),
-    "k-means on SimCLR": (kmeans_on(simclr), ("embed_epochs",)),
+    "k-means on SimCLR": (kmeans_on(simclr), ("width", "embed_epochs")),
     "k-means on codes": (kmeans_on(autoencoder), ("code_epochs",)),
-    "SCAN": (scan, ("embed_epochs", "epochs")),
+    "SCAN": (scan, ("width", "embed_epochs", "epochs")),
     "DCEC": (dcec, ("code_epochs", "epochs")),
+    "DeepCluster": (deepcluster, ("width", "epochs")),
+    "IIC": (iic, ("width", "iic_epochs")),
+    "DEC": (dec(0.0, 1.0), ("code_epochs", "epochs")),
+    "IDEC": (dec(1.0, 0.1), ("code_epochs", "epochs")),
+    "ClustPy DEC": (clustpy("DEC"), ("code_epochs", "epochs")),
+    "ClustPy IDEC": (clustpy("IDEC"), ("code_epochs", "epochs")),
 }
 
 
@@ -127,11 +236,13 @@ def main():
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n-train", type=int, help="first rows of the training images")
-    parser.add_argument("--embed-epochs", type=int, default=6, help="of SimCLR")
+    parser.add_argument("--width", type=int, default=16, help="of the first layer")
+    parser.add_argument("--embed-epochs", type=int, default=10, help="of SimCLR")
     parser.add_argument(
-        "--code-epochs", type=int, default=20, help="of the autoencoder"
+        "--code-epochs", type=int, default=20, help="of the autoencoders"
     )
     parser.add_argument("--epochs", type=int, default=6, help="of the clustering")
+    parser.add_argument("--iic-epochs", type=int, default=25, help="of four passes")
     parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--verbose", type=int, default=0)

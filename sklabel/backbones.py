@@ -9,7 +9,11 @@ import torchvision
 from torch import nn
 
 from ._optional import import_optional
+from .augment import sobel
 from .modules import split_batchnorm_
+
+# the last part of a residual branch, in blocks of torchvision and of our own
+_BRANCH_ENDS = ("body", "bn3", "bn2", "conv3", "conv2")
 
 
 class Encoder(nn.Module):
@@ -106,6 +110,36 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
         ) from error
 
 
+def build_sobel_backbone(spec, sample_shape, grey="luma"):
+    """Return a fresh encoder that sees the edges of the grey images, two channels.
+
+    Parameters
+    ----------
+    spec : str, nn.Module or fitted embedder
+        See :func:`build_backbone`; an embedder must have been fitted on two channels.
+    sample_shape : tuple of int
+        ``(C, H, W)``.
+    grey : {"luma", "mean"}, default="luma"
+        See :func:`sklabel.augment.sobel`.
+
+    Returns
+    -------
+    encoder : Encoder
+
+    Raises
+    ------
+    ValueError
+        For vectors, and as :func:`build_backbone`.
+    """
+    if len(sample_shape) == 1:
+        raise ValueError(
+            "sobel=True needs images, but X holds vectors of length "
+            f"{sample_shape[0]}: give image_shape, or sobel=False."
+        )
+    edges = build_backbone(spec, (2, *sample_shape[1:]))
+    return Encoder(nn.Sequential(_Sobel(grey), edges), sample_shape)
+
+
 def build_autoencoder(sample_shape, n_components, sizes):
     """Return a fresh encoder into short codes, and the decoder that mirrors it.
 
@@ -169,6 +203,70 @@ def build_autoencoder(sample_shape, n_components, sizes):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
     return encoder, decoder
+
+
+def drop_blocks_(net, rate):
+    """Leave residual blocks out at random in training: stochastic depth, in place.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Blocks are found in our own networks and in those of torchvision and timm: what
+        has a ``shortcut`` or a ``downsample``, or a place for this of its own.
+    rate : float
+        Probability that the last block is left out for a row, in [0, 1); block i of N has
+        ``rate * i / N``. What is kept is scaled up, so that the mean stays.
+
+    Returns
+    -------
+    hooks : list
+        Their ``remove()`` makes it undone.
+
+    References
+    ----------
+    .. [1] G. Huang et al., "Deep networks with stochastic depth", ECCV 2016.
+    """
+    branches = []
+    for part in net.modules():
+        places = [
+            child
+            for name, child in part.named_children()
+            if name == "stochastic_depth" or name.startswith("drop_path")
+        ]
+        for place in places:
+            if hasattr(place, "p"):
+                place.p = 0.0  # torchvision's own rate
+        if not places and (hasattr(part, "shortcut") or hasattr(part, "downsample")):
+            ends = (getattr(part, name, None) for name in _BRANCH_ENDS)
+            places = [end for end in ends if isinstance(end, nn.Module)][:1]
+        branches += places
+    return [
+        branch.register_forward_hook(_DropBranch(rate * ((i + 1) / len(branches))))
+        for i, branch in enumerate(branches)
+        if rate > 0
+    ]
+
+
+class _DropBranch:
+    """Forward hook: in training, a residual branch is 0 for some of the rows."""
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, part, inputs, h):
+        if not part.training:
+            return h
+        kept = h.new_empty(len(h), *[1] * (h.ndim - 1)).bernoulli_(1 - self.rate)
+        return h * (kept / (1 - self.rate))
+
+
+class _Sobel(nn.Module):
+    def __init__(self, grey):
+        super().__init__()
+        self.grey = grey
+
+    def forward(self, x):
+        return sobel(x, self.grey)
 
 
 def _named(name, shape):

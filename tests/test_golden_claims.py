@@ -16,7 +16,6 @@ TO_COME = set(
     badge_parts
     ccl_reconstructed
     clip_loss clip_zero_shot
-    deepcluster_order deepcluster_sampler deepcluster_whiten
     gcn_selection
     kcenter_greedy kcenter_robust
     learning_loss learning_loss_net

@@ -1,8 +1,15 @@
 """Clustering: images into groups without one label."""
 
 from ._dcec import DCECClusterer
+from ._deepcluster import DeepClusterer
 from ._iic import IICClusterer
 from ._iic_segmentation import IICSegmenter
 from ._scan import SCANClusterer
 
-__all__ = ["DCECClusterer", "IICClusterer", "IICSegmenter", "SCANClusterer"]
+__all__ = [
+    "DCECClusterer",
+    "DeepClusterer",
+    "IICClusterer",
+    "IICSegmenter",
+    "SCANClusterer",
+]

@@ -24,6 +24,10 @@ from .._callbacks import fitting
 from .._data import Rounds
 from ..embedding import AutoencoderTransformer
 from ..losses import sharpened_targets, student_assignment, target_divergence
+from ..neighbors import kneighbors
+
+# in the codes before training, that the agreement is taken with
+_N_NEIGHBORS = 10
 
 
 class _DCEC(nn.Module):
@@ -35,6 +39,7 @@ class _DCEC(nn.Module):
             setattr(self, name, value)
         self.q = None  # of all rows, after the last round
         self.targets = None
+        self.neighbors = None  # (n, k + 1), the row itself first
 
     @property
     def backbone(self):
@@ -66,11 +71,11 @@ class _DCEC(nn.Module):
         changed = float((self.q.argmax(1) != self.labels).float().mean())
         if changed < self.tol:
             net.stop()
-        return {"changed_share": changed, **cluster_figures(self.q)}
+        return {"changed_share": changed, **cluster_figures(self.q, self.neighbors)}
 
     def forget(self):
         """Drop what is of use in training only."""
-        self.q = self.labels = self.targets = None
+        self.q = self.labels = self.targets = self.neighbors = None
 
 
 class DCECClusterer(ClusteringMixin, BaseLearner):
@@ -162,7 +167,9 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per round ``train_loss``, ``cluster_loss``,
         ``reconstruction_loss``, ``changed_share`` (rows that changed their cluster),
-        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
+        ``largest_cluster`` (share), ``clusters_used``, ``confident_share`` and
+        ``neighbor_agreement``: how often a row shares its cluster with its neighbors in
+        the codes before this training.
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int
@@ -306,9 +313,19 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
                 f"{samples.n_trained}."
             )
         with self._seeded() as seed:
-            module = self._continued
+            module, rows = self._continued, np.flatnonzero(~samples.bad)
+            # files that cannot be read were told of already
+            readable = _safe_indexing(X, rows) if samples.bad.any() else X
             if module is None:
-                module = self._build_module(self._find_centers(X, samples, seed))
+                self.embedder_ = self._fit_embedder(readable)
+            Z = np.asarray(self.embedder_.transform(readable))
+            if module is None:
+                module = self._build_module(self._find_centers(Z, seed))
+            # a row that cannot be read is its own neighbor
+            n_neighbors = min(_N_NEIGHBORS, len(Z) - 1)
+            neighbors = np.tile(np.arange(len(samples))[:, None], n_neighbors + 1)
+            neighbors[rows] = rows[kneighbors(Z, n_neighbors + 1)[1]]
+            module.neighbors = neighbors
             steps = self.max_epochs * samples.n_batches(self.batch_size)
             self._fit_net(
                 module,
@@ -327,8 +344,7 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
         module.centers = nn.Parameter(module.centers.detach()[used])
         return self
 
-    def _find_centers(self, X, samples, seed):
-        """Fit the embedder, and return the centers of k-means on its codes."""
+    def _fit_embedder(self, X):
         embedder = self.embedder
         if embedder is None:
             embedder = AutoencoderTransformer(
@@ -344,11 +360,10 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
                     'leave it at "auto".'
                 )
             embedder = clone(embedder).set_params(backbone=self.backbone)
-        good = np.flatnonzero(~samples.bad)
-        # files that cannot be read were told of already
-        readable = _safe_indexing(X, good) if samples.bad.any() else X
-        self.embedder_ = self._fit_held(embedder, readable)
-        Z = np.asarray(self.embedder_.transform(readable))
+        return self._fit_held(embedder, X)
+
+    def _find_centers(self, Z, seed):
+        """Return the centers of k-means on codes (n, D)."""
         n_clusters = min(self.n_clusters, len(np.unique(Z, axis=0)))
         found = KMeans(n_clusters, n_init=self.n_init, random_state=seed).fit(Z)
         # where there are fewer different rows than clusters, some centers are doubled

@@ -15,8 +15,7 @@ from .._base import (
 )
 from .._callbacks import fitting
 from .._data import Rounds
-from ..augment import Contrastive, sobel
-from ..backbones import Encoder, build_backbone
+from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
 from ..modules import MultiHead
 
@@ -49,10 +48,16 @@ class _IIC(nn.Module):
             name, heads = "overcluster_loss", self.overcluster
         else:
             name, heads = "cluster_loss", self.heads
-        losses = iic_loss(*self.views(x, heads), self.marginal_weight)  # (heads,)
-        total, n_steps = self.sums.get(name, (0, 0))
-        self.sums[name] = total + losses.detach(), n_steps + 1
+        p1, p2 = self.views(x, heads)
+        losses = iic_loss(p1, p2, self.marginal_weight)  # (heads,)
+        self.add(name, losses.detach())
+        if heads is self.heads:
+            self.add("view_agreement", (p1.argmax(-1) == p2.argmax(-1)).float().mean(1))
         return losses.mean()
+
+    def add(self, name, values):
+        total, n = self.sums.get(name, (0, 0))
+        self.sums[name] = total + values, n + 1
 
     def views(self, x, heads):
         """Return the probabilities (heads, B, K) of plain rows and of their views."""
@@ -68,11 +73,10 @@ class _IIC(nn.Module):
 
     def after_epoch(self, net, samples):
         figures = {}
-        for name, (total, n_steps) in self.sums.items():
-            losses = total / n_steps
-            figures[name] = float(losses.mean())
-            if name == "cluster_loss":
-                self.best_head.fill_(losses.argmin())
+        for name, (total, n) in self.sums.items():
+            figures[name] = float((total / n).mean())
+        if "cluster_loss" in self.sums:
+            self.best_head.fill_(self.sums["cluster_loss"][0].argmin())
         self.sums = {}
         return {**figures, **cluster_figures(predict_all(net, samples))}
 
@@ -80,11 +84,6 @@ class _IIC(nn.Module):
         """Forget all heads but the one of the lowest loss."""
         self.heads = self.heads.keep_head(int(self.best_head))
         self.best_head.fill_(0)
-
-
-class _Sobel(nn.Module):
-    def forward(self, x):
-        return sobel(x)
 
 
 class IICClusterer(ClusteringMixin, BaseLearner):
@@ -178,6 +177,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
         passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
         information, at best minus the log of the number of clusters),
+        ``view_agreement`` (share of rows whose views are in their cluster),
         ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
     encoder_ : nn.Module
         Trained encoder, the heads left out.
@@ -381,17 +381,17 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         wanted = self.n_overclusters or 5 * self.n_clusters, self.n_sub_heads
         overcluster = before.overcluster if before else None
         if before is None or wanted != (overcluster.n_classes, overcluster.n_heads):
-            overcluster = _heads(backbone.n_features_out, *wanted)
+            overcluster = MultiHead(backbone.n_features_out, *wanted, init_std=0.01)
         if before is None:
             n_outputs = n_clusters or self.n_clusters, n_heads or self.n_sub_heads
-            heads = _heads(backbone.n_features_out, *n_outputs)
+            heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=0.01)
         else:
             heads = before.heads
         return _IIC(
             backbone,
             overcluster,
             heads,
-            self._build_views(mean, std),
+            self._build_augment(self.augment, "iic", mean, std),
             n_repeats=self.n_repeats,
             marginal_weight=self.marginal_weight,
             overcluster_epochs=self.overcluster_epochs,
@@ -399,35 +399,10 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         )
 
     def _build_backbone(self, mean=None, std=None):
-        if not self.sobel:
-            return super()._build_backbone(mean, std)
-        if len(self.sample_shape_) == 1:
-            raise ValueError(
-                "sobel=True needs images, but X holds vectors of length "
-                f"{self.sample_shape_[0]}: give image_shape, or sobel=False."
-            )
-        edges = build_backbone(self.backbone, (2, *self.sample_shape_[1:]))
-        return Encoder(nn.Sequential(_Sobel(), edges), self.sample_shape_)
-
-    def _build_views(self, mean, std):
-        if isinstance(self.augment, str) and len(self.sample_shape_) == 3:
-            # as for CIFAR; the public code cuts out 20 of 32 pixels, 40 % of the area
-            return Contrastive(
-                crop=(0.4, 1.0),
-                jitter=(0.4, 0.4, 0.4, 0.125),
-                jitter_probability=1.0,
-                grayscale=0.0,
-            )
-        return self._build_augment(self.augment, "contrastive", mean, std)
+        if self.sobel:
+            return build_sobel_backbone(self.backbone, self.sample_shape_)
+        return super()._build_backbone(mean, std)
 
     def _rebuild_module(self, mean, std):
         self._continued = None
         return self._build_module(mean, std, self.n_clusters_, n_heads=1)
-
-
-def _heads(n_features, n_outputs, n_heads):
-    """Return linear heads with the paper's initial weights."""
-    heads = MultiHead(n_features, n_outputs, n_heads)
-    nn.init.normal_(heads.linear.weight, std=0.01)
-    nn.init.zeros_(heads.linear.bias)
-    return heads

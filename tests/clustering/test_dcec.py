@@ -120,11 +120,11 @@ def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
 
     figures, calls = _dcec.cluster_figures, []
 
-    def power_cut(q):
+    def power_cut(*given):
         calls.append(1)
         if len(calls) == 3:
             raise RuntimeError("the power fails")
-        return figures(q)
+        return figures(*given)
 
     with monkeypatch.context() as patch:
         patch.setattr(_dcec, "cluster_figures", power_cut)

@@ -8,10 +8,11 @@ import torch
 
 from sklabel import CollapseWarning
 from sklabel.augment import Contrastive, sobel
-from sklabel.clustering._iic import _IIC, IICClusterer, _heads
+from sklabel.clustering._iic import _IIC, IICClusterer
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import SimCLRTransformer
 from sklabel.losses import iic_loss
+from sklabel.modules import MultiHead
 from sklabel.metrics import clustering_accuracy
 
 
@@ -92,8 +93,8 @@ def make_module(augment, n_heads=2, n_repeats=3):
     torch.manual_seed(0)
     return _IIC(
         torch.nn.Identity(),
-        _heads(6, 15, n_heads),
-        _heads(6, 3, n_heads),
+        MultiHead(6, 15, n_heads, init_std=0.01),
+        MultiHead(6, 3, n_heads, init_std=0.01),
         augment,
         n_repeats=n_repeats,
         marginal_weight=1.5,
@@ -158,9 +159,12 @@ def test_the_sub_head_of_the_lowest_loss_is_kept(monkeypatch):
 
 
 def test_heads_start_as_published():
-    linear = _heads(1000, 70, 5).linear
-    assert abs(float(linear.weight.detach().std()) - 0.01) < 1e-4
-    assert (linear.bias == 0).all()
+    module = IICClusterer(4)
+    module.sample_shape_, module._continued = (6,), None
+    built = module._build_module(None, None)
+    for heads in (built.heads, built.overcluster):
+        assert abs(float(heads.linear.weight.detach().std()) - 0.01) < 1e-3
+        assert (heads.linear.bias == 0).all()
 
 
 def test_every_parameter_counts():

@@ -1,0 +1,577 @@
+"""DeepCluster: learn from the clusters of the features (Caron et al., 2018)."""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array
+from sklearn.base import ClusterMixin
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import normalized_mutual_info_score, pairwise_distances_argmin
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+
+from .._base import (
+    SHARED_CONSTRAINTS,
+    BaseLearner,
+    CollapseWarning,
+    EmbeddingMixin,
+    predict_all,
+)
+from .._callbacks import fitting
+from .._data import Samples, _split
+from .._warn import warn
+from ..backbones import build_sobel_backbone
+from ..neighbors import kmeans
+from ..optim import param_groups
+
+
+class _DeepCluster(nn.Module):
+    def __init__(self, backbone, augment, n_rows, n_training_clusters, **settings):
+        super().__init__()
+        self.backbone = backbone
+        self.augment = augment
+        # frozen until the first epoch: the net's optimizer must not take it
+        self.head = nn.Linear(backbone.n_features_out, n_training_clusters)
+        self.head.requires_grad_(False)
+        self.register_buffer("assigned", torch.zeros(n_rows, dtype=torch.int64))
+        for name, value in settings.items():
+            setattr(self, name, value)
+
+    @property
+    def n_features_out(self):
+        return self.backbone.n_features_out
+
+    def forward(self, x):
+        return self.backbone(x)  # (B, D)
+
+    def loss(self, x, y):
+        logits = self.head(self.backbone(self.augment(x)))  # (B, K)
+        return F.cross_entropy(logits.float(), y)
+
+    def before_epoch(self, net, samples):
+        self.nmi = 1.0  # of two equal assignments
+        if (len(net.history) - 1) % self.reassign_epochs == 0:
+            self.reassign(net, samples)
+        samples.targets = self.assigned.cpu().numpy()
+        self.head.requires_grad_(True)
+        groups = param_groups(self.head, net.weight_decay)
+        # without momentum it has no state that a checkpoint would have to keep
+        self.head_optimizer = torch.optim.SGD(groups, lr=net.lr)
+        self.net_group = net.optimizer_.param_groups[0]
+
+    def reassign(self, net, samples):
+        """Cluster the features of all rows, and start a new head."""
+        good = np.flatnonzero(~samples.bad)
+        Z = predict_all(net, samples).numpy()[good]
+        Z = whiten(Z, *fit_whitening(Z, self.n_components))
+        labels, _ = _cluster(Z, self.head.out_features, self.n_kmeans_iter)
+        before = self.assigned.cpu().numpy()[good]
+        self.nmi = float(normalized_mutual_info_score(before, labels))
+        assigned = torch.full_like(self.assigned, -1)
+        assigned[good] = torch.from_numpy(labels).to(assigned)
+        self.assigned.copy_(assigned)
+        # cluster numbers mean something else each time
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def after_step(self):
+        for group in self.head_optimizer.param_groups:
+            group["lr"] = self.net_group["lr"]
+        self.head_optimizer.step()
+        self.head_optimizer.zero_grad()
+
+    def after_epoch(self, net, samples):
+        sizes = torch.bincount(self.assigned[self.assigned >= 0])
+        return {
+            "nmi": self.nmi,
+            "clusters_used": int((sizes > 0).sum()),
+            "largest_cluster": float(sizes.max() / sizes.sum()),
+        }
+
+    def forget(self):
+        """Drop what is of use in training only."""
+        self.head = self.assigned = self.head_optimizer = self.net_group = None
+
+
+class _Balanced(Samples):
+    """Samples drawn equally often from every cluster, which is their target.
+
+    ``targets`` are set before each epoch.
+    """
+
+    def __init__(self, samples):
+        super().__init__(
+            samples.source, samples.sample_shape, samples.channels_last, samples.bad
+        )
+
+    def epoch(self, batch_size):
+        yield from _split(balanced_rows(self.targets, self.n_trained), batch_size)
+
+
+def fit_whitening(Z, n_components):
+    """Return what centers rows, and turns and scales them to variance 1.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n, D)
+    n_components : int
+        Principal components kept: at most so many, and none without variance.
+
+    Returns
+    -------
+    mean : ndarray of shape (D,), float64
+    components : ndarray of shape (D, m), float64
+        ``(Z - mean) @ components`` has variance 1. Equal rows: one column of zeros.
+    """
+    mean = Z.mean(0, dtype=np.float64)
+    covariance = power = 0.0
+    for block in _blocks(Z):
+        centered = block - mean
+        covariance += centered.T @ centered / len(Z)
+        power += np.square(block).sum() / Z.size
+    variances, axes = np.linalg.eigh(covariance)
+    # what is below this is the rounding of features in single precision
+    floor = 1e-12 * max(variances[-1], power)
+    kept = np.flatnonzero(variances > floor)[::-1][:n_components]
+    if len(kept) == 0:
+        return mean, np.zeros((Z.shape[1], 1))
+    return mean, axes[:, kept] / np.sqrt(variances[kept])
+
+
+def whiten(Z, mean, components):
+    """Return whitened rows of length 1, shape (n, m); a row at the mean is 0."""
+    W = np.concatenate([(block - mean) @ components for block in _blocks(Z)])
+    return W / np.linalg.norm(W, axis=1, keepdims=True).clip(1e-6)
+
+
+def _blocks(Z, size=2**16):
+    """Yield blocks of rows in double precision, which all rows may be too many for."""
+    for start in range(0, len(Z), size):
+        yield Z[start : start + size].astype(np.float64)
+
+
+def balanced_rows(labels, n_samples):
+    """Draw rows equally often from every cluster, in random order.
+
+    Parameters
+    ----------
+    labels : ndarray of int of shape (n,)
+        Cluster of each row; rows with -1 are never drawn.
+    n_samples : int
+
+    Returns
+    -------
+    rows : ndarray of int of shape (n_samples,)
+        Of each cluster ``n_samples // n_clusters + 1`` draws, less what is cut off at
+        the end; distinct rows where the cluster has more than that.
+    """
+    order = np.argsort(labels, kind="stable")
+    order = order[labels[order] >= 0]
+    starts = np.flatnonzero(np.diff(labels[order])) + 1
+    clusters = np.split(order, starts)
+    n_draws = n_samples // len(clusters) + 1
+    drawn = []
+    for rows in clusters:
+        n = len(rows)
+        distinct = n > n_draws
+        draw = torch.randperm(n)[:n_draws] if distinct else torch.randint(n, (n_draws,))
+        drawn.append(rows[draw.numpy()])
+    drawn = np.concatenate(drawn)
+    return drawn[torch.randperm(len(drawn)).numpy()[:n_samples]]
+
+
+def _cluster(Z, n_clusters, max_iter, n_init=1):
+    """Return labels without gaps, and the centers in use, of the best k-means."""
+    Z = Z.astype(np.float32)
+    runs = []
+    for _ in range(n_init):
+        seed = int(torch.randint(2**31 - 1, ()))
+        runs.append(kmeans(Z, n_clusters, max_iter=max_iter, random_state=seed))
+    labels, centers, *_ = min(runs, key=lambda run: run[2])
+    used, labels = np.unique(labels, return_inverse=True)
+    return labels, centers[used].astype(np.float64)
+
+
+def _directions(Z, labels):
+    """Return where each cluster's mean lies, seen from the mean of all; length 1.
+
+    Not whitened: what the clusters have learned to differ in most counts most.
+    """
+    rows = np.arange(len(Z))
+    mean = csr_array((np.ones(len(Z)), (labels, rows))) @ Z.astype(np.float64)
+    mean /= np.bincount(labels)[:, None]
+    mean -= Z.mean(0, dtype=np.float64)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12)
+
+
+class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
+    """Cluster images by features that learn to tell their own clusters apart.
+
+    Two steps alternate. K-means groups the features of all images into many small
+    clusters, and the network is trained to name the cluster of each augmented image.
+    At the end the small clusters are merged into those asked for. Read more in the
+    :ref:`User Guide <deepcluster>`.
+
+    Parameters
+    ----------
+    n_clusters : int, default=10
+        Number of clusters.
+    n_training_clusters : int or None, default=None
+        Clusters of k-means, ``n_clusters`` to ``n_samples``; those of the end are
+        merged into ``n_clusters``. None: ``10 * n_clusters``, but at most a tenth of
+        the rows, and at least ``n_clusters``. Published: 10 times the classes, 10,000
+        on ImageNet.
+    n_components : int or None, default=None
+        Principal components of the features that k-means sees; those without variance
+        are left out. None: 256, but at most a fiftieth of the rows, and at least 2: all
+        are scaled to one variance, so too many of them are noise. Published: 256.
+    n_kmeans_iter : int, default=20
+        Iterations of k-means, at most.
+    reassign_epochs : int, default=1
+        Epochs between two assignments of the rows to clusters.
+    sobel : bool, default=False
+        Whether the network sees the edges of the grey image, two channels, in place of
+        its colors, see :func:`sklabel.augment.sobel`. Published: True on ImageNet.
+        Without, images of one color may become a cluster.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
+    augment : "auto", nn.Module or None, default="auto"
+        Random views; "auto": :class:`sklabel.augment.Contrastive` for images,
+        :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
+        ``Contrastive(flip=0)``. Published: crops and flips, with ``sobel``.
+    max_epochs : int, default=40
+        Passes over X. Published: 200 on CIFAR-10, 500 on ImageNet.
+    max_steps : int or None, default=None
+        Length of training in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=64
+        Samples per step. Published: 256.
+    optimizer : str or class, default="sgd"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+        The new layer of each assignment has plain SGD of the same ``lr`` in any case.
+    lr : float, default=0.05
+        Peak learning rate; 0.2 for a few hundred rows.
+    weight_decay : float, default=1e-5
+        Decay of weights; biases and norms have none.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
+        Course of the learning rate after the warm-up.
+    warmup_epochs : float, default=0
+        Epochs of linear warm-up.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    labels_ : ndarray of int of shape (n_samples,)
+        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
+    n_clusters_ : int
+        Clusters in use.
+    cluster_centers_ : ndarray of shape (n_centers, n_components)
+        Centers of k-means in use, in the space of the whitened features.
+    center_labels_ : ndarray of int of shape (n_centers,)
+        Cluster that each center was merged into.
+    whitening_mean_ : ndarray of shape (n_features_out,)
+        Mean of the features.
+    whitening_components_ : ndarray of shape (n_features_out, n_components)
+        Principal axes, divided by the standard deviations along them.
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``nmi``
+        (normalized mutual information of this assignment and the one before; 0 in the
+        first epoch, it rises as the clusters settle), ``clusters_used`` and
+        ``largest_cluster`` (share), both of k-means.
+    encoder_ : nn.Module
+        Trained encoder.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Epochs trained.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
+
+    Raises
+    ------
+    ValueError
+        If ``n_clusters`` or ``n_training_clusters`` is larger than the number of
+        samples, ``n_training_clusters`` is smaller than ``n_clusters``, or ``sobel`` is
+        asked of vectors.
+
+    Warns
+    -----
+    CollapseWarning
+        If fewer than ``n_clusters`` clusters are in use at the end, or one holds most
+        of the rows.
+
+    See Also
+    --------
+    SCANClusterer : From neighbors in an embedding; better on photographs.
+    sklabel.embedding.SwAVTransformer : Features from clusters found in passing.
+
+    Notes
+    -----
+    Each assignment is one pass over X in evaluation mode and k-means on all rows,
+    n_samples * n_training_clusters * n_components per iteration.
+
+    The paper's setting for ImageNet is ``n_training_clusters=10_000, n_components=256,
+    sobel=True, backbone="vgg16_bn", max_epochs=500, batch_size=256, lr=0.05``.
+
+    Departures: ``batch_size`` is for trainings of hundreds of steps, where each new layer
+    has few of them to learn its clusters. Every cluster is drawn equally
+    often, as the paper says; the public code draws large clusters more often, because
+    it numbers the images in two ways. A cluster that becomes empty takes the row
+    farthest from its own center, where faiss splits a large cluster. The features are
+    those after the last activation. The bias of the new layer does not decay. The last
+    clustering is the best of ten starts, and its clusters are merged by Ward's method, by
+    the directions of their mean features; in the whitened space, where every small
+    difference counts as much as the large ones, the merged clusters are much worse.
+
+    References
+    ----------
+    .. [1] M. Caron, P. Bojanowski, A. Joulin, M. Douze, "Deep clustering for
+       unsupervised learning of visual features", ECCV 2018; section 3.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.clustering import DeepClusterer
+    >>> X = load_digits().images[:200]
+    >>> DeepClusterer(n_clusters=5, max_epochs=2, random_state=0).fit_predict(X).shape
+    (200,)
+    """
+
+    _parameter_constraints = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "n_training_clusters": [Interval(Integral, 1, None, closed="left"), None],
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "n_kmeans_iter": [Interval(Integral, 1, None, closed="left")],
+        "reassign_epochs": [Interval(Integral, 1, None, closed="left")],
+        "sobel": ["boolean"],
+        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
+        **SHARED_CONSTRAINTS,
+    }
+
+    def __init__(
+        self,
+        n_clusters=10,
+        *,
+        n_training_clusters=None,
+        n_components=None,
+        n_kmeans_iter=20,
+        reassign_epochs=1,
+        sobel=False,
+        backbone="auto",
+        augment="auto",
+        max_epochs=40,
+        max_steps=None,
+        batch_size=64,
+        optimizer="sgd",
+        lr=0.05,
+        weight_decay=1e-5,
+        schedule="constant",
+        warmup_epochs=0,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_clusters = n_clusters
+        self.n_training_clusters = n_training_clusters
+        self.n_components = n_components
+        self.n_kmeans_iter = n_kmeans_iter
+        self.reassign_epochs = reassign_epochs
+        self.sobel = sobel
+        self.backbone = backbone
+        self.augment = augment
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @fitting
+    def fit(self, X, y=None):
+        """Cluster X.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : DeepClusterer
+        """
+        samples = self._check_X(X, reset=True)
+        counts = self._check_counts(samples.n_trained)
+        with self._seeded():
+            module = self._build_module(*samples.statistics(), len(samples), *counts)
+            self._fit_net(module, _Balanced(samples), predicts=False)
+            module.forget()
+            Z = self._forward_rows(samples)
+            self._set_centers(Z[~samples.bad], *counts)
+        self._set_labels(Z, counts[0])
+        return self
+
+    def predict(self, X):
+        """Return the cluster of each sample: that of the nearest center.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        labels : ndarray of int of shape (n_samples,)
+            -1 for a file that cannot be read, with ``on_error="skip"``.
+        """
+        return self._nearest(self._predict_rows(X))[0]
+
+    def score(self, X, y=None):
+        """Return minus the loss of k-means on X, so that a search needs no labels.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Minus the mean squared distance to the nearest center; higher is better.
+            Values compare only at equal ``n_training_clusters`` and ``n_components``.
+        """
+        return -float(np.nanmean(self._nearest(self._predict_rows(X))[1]))
+
+    def _check_counts(self, n_samples):
+        """Return the numbers of training clusters and of components."""
+        if self.n_clusters > n_samples:
+            raise ValueError(
+                f"n_clusters={self.n_clusters} is larger than the number of samples, "
+                f"{n_samples}."
+            )
+        n_training_clusters = self.n_training_clusters
+        if n_training_clusters is None:
+            n_training_clusters = min(10 * self.n_clusters, n_samples // 10)
+            n_training_clusters = max(self.n_clusters, n_training_clusters)
+        if not self.n_clusters <= n_training_clusters <= n_samples:
+            raise ValueError(
+                f"n_training_clusters={n_training_clusters} must lie between "
+                f"n_clusters={self.n_clusters} and the number of samples, {n_samples}."
+            )
+        n_components = self.n_components or max(2, min(256, n_samples // 50))
+        return n_training_clusters, n_components
+
+    def _build_module(self, mean, std, n_rows, n_training_clusters, n_components):
+        before = self._continued
+        return _DeepCluster(
+            before.backbone if before else self._build_backbone(mean, std),
+            self._build_augment(self.augment, "contrastive", mean, std),
+            n_rows,
+            n_training_clusters,
+            n_components=n_components,
+            n_kmeans_iter=self.n_kmeans_iter,
+            reassign_epochs=self.reassign_epochs,
+        )
+
+    def _build_backbone(self, mean=None, std=None):
+        if self.sobel:
+            return build_sobel_backbone(self.backbone, self.sample_shape_, "mean")
+        return super()._build_backbone(mean, std)
+
+    def _rebuild_module(self, mean, std):
+        self._continued = None
+        module = self._build_module(mean, std, 0, 1, 1)
+        module.forget()
+        return module
+
+    def _set_centers(self, Z, n_training_clusters, n_components):
+        """Cluster features (n, D) for the last time, and merge what is too many."""
+        mean, components = fit_whitening(Z, n_components)
+        W = whiten(Z, mean, components)
+        _, centers = _cluster(W, n_training_clusters, self.n_kmeans_iter, n_init=10)
+        # as in predict; centers that are nearest to no row are dropped
+        nearest = pairwise_distances_argmin(W, centers)
+        used, labels = np.unique(nearest, return_inverse=True)
+        self.whitening_mean_, self.whitening_components_ = mean, components
+        self.cluster_centers_ = centers[used]
+        self.center_labels_ = np.arange(len(used))
+        if len(used) > self.n_clusters:
+            merge = AgglomerativeClustering(self.n_clusters, linkage="ward")
+            self.center_labels_ = merge.fit_predict(_directions(Z, labels))
+
+    def _nearest(self, Z):
+        """Return labels of features (n, D), and squared distances to the centers."""
+        labels = np.full(len(Z), -1)
+        squared = np.full(len(Z), np.nan)
+        good = ~np.isnan(Z[:, 0])
+        W = whiten(Z[good], self.whitening_mean_, self.whitening_components_)
+        nearest = pairwise_distances_argmin(W, self.cluster_centers_)
+        labels[good] = self.center_labels_[nearest]
+        squared[good] = np.square(W - self.cluster_centers_[nearest]).sum(1)
+        return labels, squared
+
+    def _set_labels(self, Z, n_training_clusters):
+        self.labels_ = self._nearest(Z)[0]
+        sizes = np.bincount(self.labels_[self.labels_ >= 0])
+        self.n_clusters_ = len(sizes)
+        share = sizes.max() / sizes.sum()
+        remedy = (
+            f"Raise n_training_clusters={n_training_clusters}, or lower lr={self.lr}"
+        )
+        if self.n_clusters_ < self.n_clusters:
+            warn(
+                f"Only {self.n_clusters_} of n_clusters={self.n_clusters} clusters are "
+                f"in use; sizes {sizes.tolist()}. {remedy} or n_clusters.",
+                CollapseWarning,
+            )
+        elif share > max(0.5, 3 / self.n_clusters):
+            warn(
+                f"One cluster holds {share:.0%} of the rows. {remedy}.", CollapseWarning
+            )
