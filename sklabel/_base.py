@@ -18,9 +18,11 @@ from sklearn.base import (
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from . import _persistence
+from ._calibration import fit_temperature, hold_out, rescale
 from ._callbacks import CallbackSupportMixin, Stage
 from ._data import check_samples
 from ._labels import check_labels, decode_labels, encode_labels, is_labeled
@@ -54,6 +56,15 @@ SHARED_CONSTRAINTS = {
     "random_state": ["random_state"],
     "verbose": ["verbose"],
     "net_params": [dict, None],
+}
+CLASSIFIER_CONSTRAINTS = {
+    "class_weight": [StrOptions({"balanced"}), dict, None],
+    "calibration_size": [
+        Interval(Integral, 1, None, closed="left"),
+        Interval(Real, 0, 1, closed="neither"),
+        None,
+    ],
+    **SHARED_CONSTRAINTS,
 }
 
 
@@ -484,14 +495,58 @@ class ClassificationMixin(ClassifierMixin):
         self.classes_ = classes
         return codes
 
-    def _transduce(self, samples, codes, y):
-        """Return a class for every row: the given one, else the predicted one.
+    def _label_weights(self, codes, sample_weight=None):
+        """Return how often each labeled row is drawn; None: all equally often."""
+        if self.class_weight is None and sample_weight is None:
+            return None
+        labeled = codes >= 0
+        class_weight = self.class_weight
+        if isinstance(class_weight, dict):
+            known = {value: code for code, value in enumerate(self.classes_.tolist())}
+            unknown = [name for name in class_weight if name not in known]
+            if unknown:
+                raise ValueError(
+                    f"class_weight names {unknown}, which are no labels of y: "
+                    f"{self.classes_}."
+                )
+            class_weight = {known[name]: w for name, w in class_weight.items()}
+        weights = np.zeros(len(codes))
+        weights[labeled] = compute_sample_weight(class_weight, codes[labeled])
+        if sample_weight is not None:
+            given = np.asarray(sample_weight, dtype=np.float64)
+            if given.ndim == 0:
+                given = np.full(len(codes), given)
+            if given.shape != (len(codes),):
+                raise ValueError(
+                    f"sample_weight.shape == {given.shape}, expected {(len(codes),)}!"
+                )
+            weights = weights * given
+        if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+            raise ValueError(
+                "class_weight and sample_weight must be finite and not negative, and "
+                "the weights of the labeled rows must not all be zero."
+            )
+        return weights
 
-        A row that could not be read keeps the mark that unlabeled rows have in y.
+    def _hold_out(self, codes, samples, seed):
+        """Return the codes to train on, and the rows withheld for the calibration."""
+        if self.calibration_size is None:
+            return codes, np.empty(0, int)
+        readable = np.where(samples.bad, -1, codes)
+        return hold_out(readable, self.calibration_size, seed)
+
+    def _finish(self, samples, codes, held, y):
+        """Calibrate on the rows withheld, and give every row of X a class.
+
+        A row has the given class, else the predicted one. One that could not be read
+        keeps the mark that unlabeled rows have in y.
         """
-        predicted = _most_probable(self._forward_rows(samples))
-        codes = np.where(codes >= 0, codes, predicted)
-        return decode_labels(codes, self.classes_, like=y)
+        p = self._forward_rows(samples)
+        self.calibration_temperature_ = 1.0
+        if len(held):
+            self.calibration_temperature_ = fit_temperature(p[held], codes[held])
+        codes = np.where(codes >= 0, codes, _most_probable(p))
+        self.transduction_ = decode_labels(codes, self.classes_, like=y)
 
     def predict_proba(self, X):
         """Return the probability of each class.
@@ -506,7 +561,7 @@ class ClassificationMixin(ClassifierMixin):
         probabilities : ndarray of shape (n_samples, n_classes), float32
             Columns in the order of ``classes_``.
         """
-        return self._predict_rows(X)
+        return rescale(self._predict_rows(X), self.calibration_temperature_)
 
     def predict(self, X):
         """Return the class of each sample.

@@ -178,25 +178,26 @@ class Mixed(Samples):
         Unlabeled rows per labeled row of a batch; 0 or no unlabeled row: none.
     include_labeled : bool
         Whether the labeled images also stand among the unlabeled ones.
-    balance : bool
-        Whether labeled rows are drawn equally often from every class.
+    weights : ndarray of shape (n_samples,) or None
+        How often a labeled row is drawn, compared with the others; None: equally often.
 
     Notes
     -----
-    A batch is ``x, y``: first the labeled rows, then the unlabeled ones with ``y = -1``.
-    Labeled rows are repeated as often as needed. An epoch is one pass over the unlabeled
-    rows, or over the labeled ones where there are no others.
+    A batch is ``x, y``: first the labeled rows, then the unlabeled ones, where ``y`` is
+    ``-1 - row``. Labeled rows are repeated as often as needed. An epoch is one pass over
+    the unlabeled rows, or over the labeled ones where there are no others.
     """
 
-    def __init__(self, samples, targets, ratio, include_labeled=True, balance=False):
+    def __init__(self, samples, targets, ratio, include_labeled=True, weights=None):
         super().__init__(
             samples.source, samples.sample_shape, samples.channels_last, samples.bad
         )
         self.targets = np.asarray(targets)
         self.ratio = ratio
-        self.balance = balance
         good = ~self.bad
-        self.labeled = np.flatnonzero(good & (self.targets >= 0))
+        drawn = self.targets >= 0 if weights is None else weights > 0
+        self.labeled = np.flatnonzero(good & (self.targets >= 0) & drawn)
+        self.weights = None if weights is None else weights[self.labeled]
         self.unlabeled = np.flatnonzero(good & ((self.targets < 0) | include_labeled))
         if ratio <= 0 or len(self.unlabeled) == 0 or not (good & (targets < 0)).any():
             # everything is labeled: plain supervised training
@@ -208,8 +209,8 @@ class Mixed(Samples):
         return max(1, len(self.unlabeled) // self._n_unlabeled(batch_size))
 
     def epoch(self, batch_size):
-        if len(self.unlabeled) == 0 and not self.balance:
-            for rows in _split(_shuffled(self.labeled), batch_size):
+        if len(self.unlabeled) == 0:
+            for rows in _split(self._labeled_pass(), batch_size):
                 yield rows, self.unlabeled
             return
         n_unlabeled = self._n_unlabeled(batch_size)
@@ -221,23 +222,36 @@ class Mixed(Samples):
     def __getitem__(self, rows):
         if not isinstance(rows, tuple):
             return super().__getitem__(rows)
-        labeled, _ = rows
+        labeled, unlabeled = rows
         x, y = super().__getitem__(np.concatenate(rows))
-        y[len(labeled) :] = -1
+        y[len(labeled) :] = torch.from_numpy(-1 - unlabeled)
         return x, y
+
+    def class_shares(self, n_classes):
+        """Return how often each class is drawn among the labeled rows, summing to 1."""
+        codes = self.targets[self.labeled]
+        counts = np.bincount(codes, weights=self.weights, minlength=n_classes)
+        return counts / counts.sum()
 
     def _n_unlabeled(self, batch_size):
         return min(max(1, round(batch_size * self.ratio)), len(self.unlabeled))
 
     def _labeled_stream(self, batch_size):
-        """Yield batches of labeled rows without end, each pass in a new order."""
-        groups = [self.labeled]
-        if self.balance:
-            codes = self.targets[self.labeled]
-            groups = [self.labeled[codes == code] for code in np.unique(codes)]
-        turns = itertools.cycle([_endless(group) for group in groups])
+        """Yield batches of labeled rows without end, one pass after the other."""
+        passes = (self._labeled_pass() for _ in itertools.count())
+        rows = itertools.chain.from_iterable(passes)
         while True:
-            yield np.array([next(next(turns)) for _ in range(batch_size)])
+            yield np.fromiter(itertools.islice(rows, batch_size), int, batch_size)
+
+    def _labeled_pass(self):
+        """Return the labeled rows in random order, each as often as its weight says."""
+        if self.weights is None:
+            return _shuffled(self.labeled)
+        n = len(self.labeled)
+        edges = np.append(0, self.weights.cumsum() / self.weights.sum() * n)
+        edges[-1] = n
+        counts = np.diff(np.floor(edges + float(torch.rand(()))).astype(int))
+        return _shuffled(np.repeat(self.labeled, counts))
 
 
 class ImageFiles:
@@ -622,8 +636,3 @@ def _shuffled(rows):
 
 def _blocks(n, size=4096):
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def _endless(rows):
-    while True:
-        yield from _shuffled(rows)

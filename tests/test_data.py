@@ -361,7 +361,9 @@ def test_mixed_batches(n, n_labeled, batch_size, ratio):
     batches = [samples[rows] for rows in samples.epoch(batch_size)]
     assert len(batches) == samples.n_batches(batch_size)
     for x, y in batches:
-        assert (y[:batch_size] >= 0).all() and (y[batch_size:] == -1).all()
+        assert (y[:batch_size] >= 0).all()
+        # an unlabeled row is told by its number
+        assert torch.equal(y[batch_size:], -1 - x[batch_size:, 0].long())
         assert torch.equal(
             torch.from_numpy(targets)[x[:batch_size, 0].long()], y[:batch_size]
         )
@@ -376,12 +378,28 @@ def test_mixed_with_everything_labeled_is_supervised():
     assert all((y >= 0).all() for _, y in batches)
 
 
-def test_balanced_batches_hold_every_class_equally():
-    targets = np.array([0] * 20 + [1] * 2 + [-1] * 20)
-    samples = Mixed(Samples(np.zeros((42, 1)), (1,)), targets, 1, balance=True)
-    for rows in samples.epoch(8):
-        _, y = samples[rows]
-        assert (y == 0).sum() == (y == 1).sum() == 4
+@given(
+    weights=st.lists(st.floats(0, 100), min_size=1, max_size=30).filter(sum),
+    everything=st.booleans(),
+)
+def test_weights_say_how_often_labeled_rows_are_drawn(weights, everything):
+    weights = np.array(weights)
+    n = len(weights)
+    targets = np.arange(n) % 2
+    if not everything:
+        targets, weights = np.append(targets, -1), np.append(weights, 9.0)
+    samples = Mixed(
+        Samples(np.arange(len(targets))[:, None], (1,)), targets, 1, weights=weights
+    )
+    expected = weights[:n] / weights[:n].sum() * (weights[:n] > 0).sum()
+    for _ in range(3):
+        counts = np.bincount(samples._labeled_pass(), minlength=n)
+        assert counts.sum() == (weights[:n] > 0).sum()
+        assert (np.abs(counts - expected) < 1 + 1e-6).all()
+    shares = samples.class_shares(2)
+    np.testing.assert_allclose(
+        shares * weights[:n].sum(), [weights[:n:2].sum(), weights[1:n:2].sum()]
+    )
 
 
 def test_pairs_draw_from_the_given_neighbors():

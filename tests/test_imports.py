@@ -24,6 +24,7 @@ FLOORS = {
     "datasets": 1,
     "_data": 2,
     "_display": 1,
+    "_calibration": 1,
     "_persistence": 2,
     "backbones": 2,
     "neighbors": 2,

@@ -2,20 +2,27 @@
 
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, ClassificationMixin
+from .._base import (
+    CLASSIFIER_CONSTRAINTS,
+    BaseLearner,
+    ClassificationMixin,
+    CollapseWarning,
+)
 from .._callbacks import fitting
 from .._data import Mixed
+from .._warn import warn
 from ..losses import pseudo_label
 from ..modules import ema_decay, ema_update_, frozen_copy
 
 
 class _FixMatch(nn.Module):
-    def __init__(self, backbone, n_classes, weak, strong, **settings):
+    def __init__(self, backbone, n_classes, weak, strong, prior, n_rows, **settings):
         super().__init__()
         head = nn.Linear(backbone.n_features_out, n_classes)
         nn.init.xavier_normal_(head.weight)
@@ -24,13 +31,14 @@ class _FixMatch(nn.Module):
         self.average = frozen_copy(self.online)
         self.weak = weak
         self.strong = strong
-        self.threshold = settings["threshold"]
-        self.temperature = settings["temperature"]
-        self.hard_labels = settings["hard_labels"]
-        self.unlabeled_weight = settings["unlabeled_weight"]
-        self.decay = settings["ema_decay"]
-        self.ramp = settings["ema_ramp"]
+        for name, value in settings.items():
+            setattr(self, name, value)
         self.n_steps = 0
+        self.register_buffer("prior", prior)  # of the labeled rows
+        self.register_buffer("mean_prediction", torch.full((n_classes,), 1 / n_classes))
+        # of every row: its last prediction, and the last one that was sure; -1: none yet
+        self.register_buffer("predicted", torch.full((n_rows,), -1))
+        self.register_buffer("sure", torch.full((n_rows,), -1))
 
     @property
     def backbone(self):
@@ -59,25 +67,51 @@ class _FixMatch(nn.Module):
         if not len(x_unlabeled):
             return loss
         logits_weak, logits_strong = logits[n_labeled:].chunk(2)
+        logits_weak = self._align(logits_weak.detach())
         unlabeled_loss, mask = pseudo_label(
             logits_weak,
             logits_strong,
-            threshold=self.threshold,
+            threshold=self._thresholds(),
             temperature=self.temperature,
             hard=self.hard_labels,
         )
+        rows, classes = -1 - y[n_labeled:], logits_weak.argmax(1)
+        agreement = (self.predicted[rows] == classes).float().mean()
+        self.predicted[rows] = classes
+        # how well a class is learned is judged by the threshold that all share
+        sure = logits_weak.softmax(1).max(1).values >= self.threshold
+        self.sure[rows] = torch.where(sure, classes, self.sure[rows])
         share = mask.float()
-        classes = nn.functional.one_hot(logits_weak.argmax(1), logits.shape[1])
+        classes = nn.functional.one_hot(classes, logits.shape[1])
         return loss + self.unlabeled_weight * unlabeled_loss, {
             "labeled_loss": loss.detach(),
             "pseudo_label_share": share.mean(),
             "pseudo_label_classes": (classes * share[:, None]).mean(0),
+            "pseudo_label_agreement": agreement,
         }
+
+    def _align(self, logits):
+        """Return logits whose mean prediction is that of the labels (ReMixMatch)."""
+        if not self.distribution_alignment:
+            return logits
+        mean = logits.softmax(1).mean(0)
+        decay = ema_decay(self.n_steps + 1, 0.999, "noisy_student")
+        self.mean_prediction.lerp_(mean, 1 - decay)
+        return logits + (self.prior / self.mean_prediction.clamp_min(1e-6)).log()
+
+    def _thresholds(self):
+        """Return one threshold, or one per class that grows with it (FlexMatch)."""
+        if not self.class_thresholds:
+            return self.threshold
+        counts = torch.bincount(self.sure + 1, minlength=len(self.prior) + 1)
+        # rows without a sure prediction count as a class of their own
+        learned = counts[1:] / counts.max()
+        return self.threshold * learned / (2 - learned)
 
     def after_step(self):
         self.n_steps += 1
-        kind = "noisy_student" if self.ramp else "fixmatch"
-        decay = ema_decay(self.n_steps, self.decay, kind)
+        kind = "noisy_student" if self.ema_ramp else "fixmatch"
+        decay = ema_decay(self.n_steps, self.ema_decay, kind)
         ema_update_(self.average, self.online, decay)
 
     @torch.no_grad()
@@ -87,6 +121,10 @@ class _FixMatch(nn.Module):
         p = self.average(views).float().softmax(1)
         truth = nn.functional.one_hot(y, p.shape[1])
         self.strong.update(draw, 1 - 0.5 * (p - truth).abs().sum(1))
+
+    def forget(self):
+        """Drop what is of use in training only."""
+        self.predicted = self.sure = None
 
     def get_extra_state(self):
         return torch.tensor(self.n_steps)
@@ -117,8 +155,12 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         Whether the target is the most probable class, or the probabilities.
     include_labeled : bool, default=True
         Whether the labeled images also stand among the unlabeled ones.
-    balance_labeled : bool, default=False
-        Whether labeled rows are drawn equally often from every class.
+    distribution_alignment : bool, default=False
+        Whether predictions on weak views are scaled so that their mean is the class
+        distribution of the labeled rows, as drawn (ReMixMatch [2]_).
+    class_thresholds : bool, default=False
+        Whether a class has a lower threshold while fewer rows are sure of it
+        (FlexMatch [3]_).
     ema_decay : float, default=0.999
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool, default=True
@@ -132,6 +174,13 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
     strong_augment : {"randaugment", "ctaugment"}, nn.Module or None, \
             default="randaugment"
         Strong view, applied after a weak one.
+    class_weight : dict, "balanced" or None, default=None
+        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
+        class equally often; None: every row equally often.
+    calibration_size : int, float or None, default=None
+        Labeled rows, or their share, that are withheld from training to fit the
+        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
+        probabilities as trained, usually too sure.
     backbone : str, nn.Module or fitted embedder, default="auto"
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     max_epochs : int, default=60
@@ -179,10 +228,13 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         Classes, sorted.
     transduction_ : ndarray of shape (n_samples,)
         A class for every row of X: the given label, else the predicted one.
+    calibration_temperature_ : float
+        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``,
         ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all unlabeled rows,
-        per class).
+        per class), and ``pseudo_label_agreement`` (share of the unlabeled rows with the
+        most probable class that they had before).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
     sample_shape_ : tuple of int
@@ -197,7 +249,14 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
     Raises
     ------
     ValueError
-        If no row is labeled, all labels are of one class, or y does not fit X.
+        If no row is labeled, all labels are of one class, y does not fit X, or too few
+        rows are labeled for ``calibration_size``.
+
+    Warns
+    -----
+    CollapseWarning
+        If hardly any unlabeled row has a pseudo-label at the end, a class has none, or
+        one class has nearly all.
 
     See Also
     --------
@@ -214,6 +273,10 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
     ----------
     .. [1] K. Sohn et al., "FixMatch: simplifying semi-supervised learning with
        consistency and confidence", NeurIPS 2020; algorithm 1.
+    .. [2] D. Berthelot et al., "ReMixMatch: semi-supervised learning with distribution
+       alignment and augmentation anchoring", ICLR 2020; section 3.1.
+    .. [3] B. Zhang et al., "FlexMatch: boosting semi-supervised learning with curriculum
+       pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
 
     Examples
     --------
@@ -234,7 +297,8 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "hard_labels": ["boolean"],
         "include_labeled": ["boolean"],
-        "balance_labeled": ["boolean"],
+        "distribution_alignment": ["boolean"],
+        "class_thresholds": ["boolean"],
         "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "ema_ramp": ["boolean"],
         "weak_augment": [StrOptions({"auto"}), nn.Module, callable, None],
@@ -244,7 +308,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             callable,
             None,
         ],
-        **SHARED_CONSTRAINTS,
+        **CLASSIFIER_CONSTRAINTS,
         "batch_size": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -257,11 +321,14 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         temperature=1.0,
         hard_labels=True,
         include_labeled=True,
-        balance_labeled=False,
+        distribution_alignment=False,
+        class_thresholds=False,
         ema_decay=0.999,
         ema_ramp=True,
         weak_augment="auto",
         strong_augment="randaugment",
+        class_weight=None,
+        calibration_size=None,
         backbone="auto",
         max_epochs=60,
         max_steps=None,
@@ -288,11 +355,14 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         self.temperature = temperature
         self.hard_labels = hard_labels
         self.include_labeled = include_labeled
-        self.balance_labeled = balance_labeled
+        self.distribution_alignment = distribution_alignment
+        self.class_thresholds = class_thresholds
         self.ema_decay = ema_decay
         self.ema_ramp = ema_ramp
         self.weak_augment = weak_augment
         self.strong_augment = strong_augment
+        self.class_weight = class_weight
+        self.calibration_size = calibration_size
         self.backbone = backbone
         self.max_epochs = max_epochs
         self.max_steps = max_steps
@@ -314,7 +384,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         self.net_params = net_params
 
     @fitting
-    def fit(self, X, y):
+    def fit(self, X, y, sample_weight=None):
         """Train on labeled and unlabeled rows.
 
         Parameters
@@ -324,6 +394,9 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             files; or vectors ``(n, D)``.
         y : array-like of shape (n_samples,)
             Classes; -1, None or NaN for unlabeled rows.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often a labeled row is drawn, compared with the others; times the weight
+            of its class. Unlabeled rows have no weight.
 
         Returns
         -------
@@ -331,20 +404,20 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
-        with self._seeded():
-            module = self._continued or self._build_module(*samples.statistics())
+        weights = self._label_weights(codes, sample_weight)
+        with self._seeded() as seed:
+            trained, held = self._hold_out(codes, samples, seed)
             mixed = Mixed(
-                samples,
-                codes,
-                self.unlabeled_ratio,
-                self.include_labeled,
-                self.balance_labeled,
+                samples, trained, self.unlabeled_ratio, self.include_labeled, weights
             )
+            module = self._build_module(*samples.statistics(), mixed)
             self._fit_net(module, mixed)
-        self.transduction_ = self._transduce(samples, codes, y)
+            module.forget()
+        self._finish(samples, codes, held, y)
+        self._check_pseudo_labels(module)
         return self
 
-    def _build_module(self, mean, std):
+    def _build_module(self, mean, std, mixed=None):
         weak = self._build_augment(self.weak_augment, "weak", mean, std)
         kind = self.strong_augment
         if kind in ("randaugment", "ctaugment"):
@@ -352,15 +425,65 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             strong = self._build_augment("auto", kind, mean, std)
         else:
             strong = self._build_augment(kind, None, mean, std)
-        return _FixMatch(
+        n_classes = len(self.classes_)
+        prior = torch.full((n_classes,), 1 / n_classes)
+        if mixed is not None:
+            prior = torch.from_numpy(mixed.class_shares(n_classes)).float()
+        module = _FixMatch(
             self._build_backbone(mean, std),
-            len(self.classes_),
+            n_classes,
             weak,
             strong,
+            prior,
+            len(mixed or ()),
             threshold=self.threshold,
             temperature=self.temperature,
             hard_labels=self.hard_labels,
             unlabeled_weight=self.unlabeled_weight,
+            distribution_alignment=self.distribution_alignment,
+            class_thresholds=self.class_thresholds,
             ema_decay=self.ema_decay,
             ema_ramp=self.ema_ramp,
         )
+        if self._continued is not None:
+            for name in ("online", "average", "n_steps"):
+                setattr(module, name, getattr(self._continued, name))
+        return module
+
+    def _rebuild_module(self, mean, std):
+        self._continued = None
+        module = self._build_module(mean, std)
+        module.forget()
+        return module
+
+    def _check_pseudo_labels(self, module):
+        """Say what is wrong with the pseudo-labels of the last epoch."""
+        last = self.net_.history[-1]
+        if "pseudo_label_share" not in last:
+            return  # no unlabeled row was used
+        share = last["pseudo_label_share"]
+        remedy = 'try class_weight="balanced", class_thresholds=True or '
+        remedy += "distribution_alignment=True, or label more rows of what is rare"
+        if share < 0.01:
+            warn(
+                f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "
+                "in the last epoch, so that they are hardly used. Train longer, lower "
+                "the threshold, or start from a fitted embedder (backbone=).",
+                CollapseWarning,
+            )
+            return
+        shares = np.array(last["pseudo_label_classes"]) / share
+        most, prior = shares.argmax(), module.prior.cpu().numpy()
+        if shares[most] > (1 + prior[most]) / 2:
+            warn(
+                f"{shares[most]:.0%} of the pseudo-labels are of class "
+                f"{self.classes_[most]}, but {prior[most]:.0%} of the labels. Unless "
+                f"your data are like that, {remedy}.",
+                CollapseWarning,
+            )
+        elif shares.min() < 1e-4:
+            warn(
+                f"No unlabeled row is sure of class {self.classes_[shares.argmin()]}: "
+                f"{remedy}.",
+                CollapseWarning,
+            )

@@ -1,12 +1,16 @@
 """FixMatch: unlabeled rows help, every parameter counts, hard cases work."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import log_loss
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from sklabel import CollapseWarning
 from sklabel.augment import Weak
 from sklabel.classification import FixMatchClassifier
 from sklabel.datasets import load_digit_images
@@ -57,6 +61,12 @@ class _Shift(nn.Module):
         return x + self.by
 
 
+def remember(module, n_rows):
+    """Give a trained module back what it knew of the rows in training."""
+    module.predicted = torch.full((n_rows,), -1)
+    module.sure = torch.full((n_rows,), -1)
+
+
 @pytest.mark.parametrize("hard", [True, False])
 def test_the_loss_is_that_of_the_paper(hard):
     clf = short(
@@ -69,7 +79,11 @@ def test_the_loss_is_that_of_the_paper(hard):
     ).fit(X, Y)
     module = clf.net_.module_.eval()  # plain normalization: rows stand for themselves
     x, y = torch.from_numpy(X[:40]), torch.from_numpy(Y[:40])
+    y = y.where(y >= 0, -1 - torch.arange(40))  # an unlabeled row is told by its number
+    remember(module, 40)
     loss, figures = module.loss(x, y)
+    assert figures["pseudo_label_agreement"] == 0  # nothing was predicted before
+    assert module.loss(x, y)[1]["pseudo_label_agreement"] == 1
     with torch.no_grad():
         labeled = cross_entropy(module.online(x[:10] + 0.5), y[:10]).item()
         unlabeled, taken = 0.0, 0
@@ -109,7 +123,8 @@ def test_predictions_come_from_the_average():
 
 
 def test_every_parameter_counts():
-    plain = short().fit(X, Y).predict_proba(X)
+    y = np.where(np.arange(80) < 30, TRUTH, -1)
+    plain = short(random_state=1).fit(X, y).predict_proba(X)
     for change in (
         {"threshold": 0.0},
         {"threshold": 0.0, "unlabeled_weight": 5.0},
@@ -117,6 +132,10 @@ def test_every_parameter_counts():
         {"threshold": 0.0, "temperature": 0.1, "hard_labels": False},
         {"threshold": 0.0, "hard_labels": False},
         {"include_labeled": False},
+        {"threshold": 0.6, "class_thresholds": True},
+        {"threshold": 0.0, "distribution_alignment": True, "hard_labels": False},
+        {"class_weight": {0: 5.0}},
+        {"calibration_size": 0.5},
         {"ema_decay": 0.1},
         {"weak_augment": None},
         {"threshold": 0.0, "strong_augment": None},
@@ -124,7 +143,7 @@ def test_every_parameter_counts():
         {"max_steps": 5},
         {"batch_size": 8},
     ):
-        found = short(**change).fit(X, Y).predict_proba(X)
+        found = short(**{"random_state": 1, **change}).fit(X, y).predict_proba(X)
         assert not np.array_equal(found, plain), change
 
 
@@ -168,13 +187,13 @@ HARD = {
 
 @pytest.mark.parametrize("name", HARD)
 @pytest.mark.parametrize("include", [True, False])
-@pytest.mark.parametrize("balance", [True, False])
-def test_hard_cases(name, include, balance):
+@pytest.mark.parametrize("weight", [None, "balanced"])
+def test_hard_cases(name, include, weight):
     clf = FixMatchClassifier(
         max_steps=40,
         batch_size=64,  # larger than the labeled rows
         include_labeled=include,
-        balance_labeled=balance,
+        class_weight=weight,
         lr=0.01,
         random_state=0,
     ).fit(X, HARD[name].astype(int))
@@ -195,13 +214,93 @@ def test_balance_draws_every_class_equally_often():
     x = np.zeros((80, 6), np.float32)
     x[0] = 1  # the only row of its class
     y = np.where(np.arange(80) < 40, np.arange(80) == 0, -1).astype(int)
-    for balance, share in ((False, 1 / 40), (True, 1 / 2)):
+    for weight, share in ((None, 1 / 40), ("balanced", 1 / 2), ({1: 39 / 9}, 0.1)):
         seen.clear()
         short(
-            weak_augment=Note(0), balance_labeled=balance, batch_size=20, max_steps=20
+            weak_augment=Note(0), class_weight=weight, batch_size=20, max_steps=20
         ).fit(x, y)
         labeled = torch.cat([part for part in seen if len(part) == 20])
         assert abs(labeled.float().mean().item() - share) < 0.03
+    seen.clear()
+    given = np.where(np.arange(80) < 40, np.where(x[:, 0] == 1, 39.0, 1.0), 1e9)
+    short(weak_augment=Note(0), batch_size=20, max_steps=20).fit(x, y, given)
+    labeled = torch.cat([part for part in seen if len(part) == 20])
+    assert abs(labeled.float().mean().item() - 1 / 2) < 0.03
+
+
+def test_weights_that_make_no_sense_are_refused():
+    for weights, message in (
+        (np.ones(79), r"sample_weight.shape == \(79,\), expected \(80,\)"),
+        (-np.ones(80), "not negative"),
+        (np.zeros(80), "all be zero"),
+        (np.full(80, np.nan), "finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            short().fit(X, Y, weights)
+    with pytest.raises(ValueError, match=r"class_weight names \['cat'\]"):
+        short(class_weight={"cat": 2}).fit(X, Y)
+
+
+def test_thresholds_follow_what_a_class_has_learned():
+    module = short(threshold=0.8, class_thresholds=True).fit(X, Y).net_.module_
+    module.sure = torch.tensor([0] * 6 + [1] * 3 + [-1] * 2)
+    # FlexMatch, equations 5, 7 and 12: 6 and 3 of at most 6
+    expected = [0.8, 0.8 * 0.5 / 1.5]
+    torch.testing.assert_close(module._thresholds(), torch.tensor(expected))
+    module.sure = torch.tensor([0] * 2 + [1] * 1 + [-1] * 8)  # the warm-up, equation 11
+    expected = [0.8 * 0.25 / 1.75, 0.8 * 0.125 / 1.875]
+    torch.testing.assert_close(module._thresholds(), torch.tensor(expected))
+
+
+def test_aligned_predictions_have_the_mean_of_the_labels():
+    module = short(distribution_alignment=True).fit(X, Y).net_.module_
+    module.prior = torch.tensor([0.5, 0.5])
+    module.mean_prediction, module.n_steps = torch.tensor([0.8, 0.2]), 10**6
+    aligned = module._align(torch.tensor([[0.8, 0.2]]).log()).softmax(1)
+    torch.testing.assert_close(aligned, torch.tensor([[0.5, 0.5]]), atol=1e-3, rtol=0)
+    module.distribution_alignment = False
+    torch.testing.assert_close(module._align(torch.ones(2, 2)), torch.ones(2, 2))
+
+
+def test_what_goes_wrong_is_said():
+    settings = {"max_steps": 60, "lr": 0.1, "include_labeled": False}
+    with pytest.warns(CollapseWarning, match="reached threshold=0.99.*lower the thr"):
+        short(threshold=0.99, lr=1e-6).fit(X, Y)
+    # the labels say 90:10, and all unlabeled rows look like the first class
+    y = np.where(np.arange(80) < 20, np.arange(80) >= 18, -1).astype(int)
+    x = (np.where(y == 1, 9, 0)[:, None] + X / 10).astype(np.float32)
+    with pytest.warns(CollapseWarning, match="100% .* of class 0, but 90% .*weight"):
+        short(**settings).fit(x, y)
+    # of the third class there are labeled rows only
+    y = np.where(np.arange(80) < 40, TRUTH, -1)
+    y[:4] = 2
+    x = (np.where(y == 2, 9, 0)[:, None] + X * 5).astype(np.float32)
+    with pytest.warns(CollapseWarning, match="No unlabeled row is sure of class 2"):
+        short(**settings).fit(x, y)
+
+
+def test_calibration_on_withheld_labels():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 6)).astype(np.float32)
+    truth = (x[:, 0] + rng.normal(size=300) > 0).astype(int)  # sure answers are wrong
+    y = np.where(np.arange(300) < 200, truth, -1)
+    settings = {"max_steps": 200, "batch_size": 50}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        plain = short(**settings).fit(x, y)
+        fitted = short(calibration_size=0.5, **settings).fit(x, y)
+    assert plain.calibration_temperature_ == 1
+    assert fitted.calibration_temperature_ > 1.5
+    np.testing.assert_array_equal(fitted.transduction_[:200], y[:200])
+    p = fitted.predict_proba(x)
+    assert p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    assert log_loss(truth[200:], p[200:]) < log_loss(
+        truth[200:], plain.predict_proba(x)[200:]
+    )
+    for size in (5, 199, 0.01):
+        with pytest.raises(ValueError, match=f"calibration_size={size} would withhold"):
+            short(calibration_size=size).fit(x, y)
 
 
 def test_class_names_come_back():

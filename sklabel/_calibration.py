@@ -1,0 +1,100 @@
+"""Confidence that can be believed: one temperature, fitted on held-out labeled rows."""
+
+from numbers import Integral
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+# fewer say too little about a temperature
+_FEWEST_ROWS = 10
+
+
+def hold_out(codes, size, seed):
+    """Return codes with some labels withheld, and the rows that lost theirs.
+
+    Parameters
+    ----------
+    codes : ndarray of int of shape (n_samples,)
+        Class of each row, -1 for an unlabeled one.
+    size : int or float
+        Labeled rows to withhold, or their share.
+    seed : int
+        Of the draw, which takes about the same share of every class.
+
+    Returns
+    -------
+    codes : ndarray of int of shape (n_samples,)
+    rows : ndarray of int
+
+    Raises
+    ------
+    ValueError
+        If too few would be withheld, or a class would keep no labeled row.
+    """
+    rng = np.random.default_rng(seed)
+    labeled = rng.permutation(np.flatnonzero(codes >= 0))
+    _, kept = np.unique(codes[labeled], return_index=True)  # one row of each class
+    spare = np.delete(labeled, kept)
+    n_held = size if isinstance(size, Integral) else round(size * len(labeled))
+    fewest = max(_FEWEST_ROWS, len(kept))
+    if not fewest <= n_held <= len(spare):
+        raise ValueError(
+            f"calibration_size={size} would withhold {n_held} of {len(labeled)} labeled "
+            f"rows. At least {fewest} are needed, and at most {len(spare)} can be "
+            "spared: change calibration_size, label more rows, or use "
+            "calibration_size=None."
+        )
+    # evenly over the rows in order of their classes
+    spare = spare[np.argsort(codes[spare], kind="stable")]
+    places = (np.arange(n_held) + rng.random()) * len(spare) / n_held
+    rows = np.sort(spare[places.astype(int)])
+    codes = codes.copy()
+    codes[rows] = -1
+    return codes, rows
+
+
+def fit_temperature(p, codes):
+    """Return the temperature that makes probabilities most likely (Guo et al., 2017).
+
+    Parameters
+    ----------
+    p : ndarray of shape (n, K)
+        Probabilities.
+    codes : ndarray of int of shape (n,)
+        True classes.
+
+    Returns
+    -------
+    temperature : float
+        Above 1 where the probabilities were too sure. Between 0.01 and 100.
+    """
+    log_p = _log(p)
+
+    def negative_log_likelihood(log_temperature):
+        logits = log_p * np.exp(-log_temperature)
+        highest = logits.max(1)
+        total = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
+        return (total - logits[np.arange(len(codes)), codes]).mean()
+
+    limit = np.log(100)
+    return float(
+        np.exp(
+            minimize_scalar(
+                negative_log_likelihood, bounds=(-limit, limit), method="bounded"
+            ).x
+        )
+    )
+
+
+def rescale(p, temperature):
+    """Return probabilities (n, K) whose logits are divided by a temperature."""
+    if temperature == 1:
+        return p
+    logits = _log(p) / temperature
+    scaled = np.exp(logits - logits.max(1, keepdims=True))
+    return (scaled / scaled.sum(1, keepdims=True)).astype(p.dtype)
+
+
+def _log(p):
+    # a class of probability 0 is one too small for single precision
+    return np.log(np.maximum(np.asarray(p, np.float64), 1e-38))

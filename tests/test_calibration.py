@@ -1,0 +1,66 @@
+"""Temperature scaling: known temperatures come back, labels are withheld fairly."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sklabel._calibration import fit_temperature, hold_out, rescale
+
+
+def draw(n=20_000, k=4, scale=2.0, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, k)) * scale
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    codes = (p.cumsum(1) > rng.random((n, 1))).argmax(1)
+    return p, codes
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
+def test_a_known_temperature_is_found(temperature):
+    p, codes = draw()
+    too_sure = rescale(p, 1 / temperature)
+    found = fit_temperature(too_sure, codes)
+    assert abs(found / temperature - 1) < 0.05
+    np.testing.assert_allclose(rescale(too_sure, temperature), p, atol=1e-6)
+
+
+def test_sure_answers_stay_finite():
+    p = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    assert 1 < fit_temperature(p, np.array([0, 1, 2, 1])) <= 100.1
+    assert fit_temperature(p, np.array([0, 1, 2, 0])) < 1.1
+    scaled = rescale(p, 3.0)
+    assert scaled.dtype == np.float32 and np.isfinite(scaled).all()
+    np.testing.assert_allclose(scaled.sum(1), 1, rtol=1e-6)
+    assert rescale(p, 1.0) is p
+
+
+def test_an_unreadable_row_stays_so():
+    p = np.array([[np.nan, np.nan], [0.9, 0.1]], np.float32)
+    scaled = rescale(p, 2.0)
+    assert np.isnan(scaled[0]).all() and np.isfinite(scaled[1]).all()
+
+
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=2, max_size=6),
+    size=st.one_of(st.integers(1, 60), st.floats(0.05, 0.95)),
+    seed=st.integers(0, 99),
+)
+def test_labels_are_withheld_of_every_class(counts, size, seed):
+    codes = np.append(np.repeat(np.arange(len(counts)), counts), [-1] * 5)
+    try:
+        trained, rows = hold_out(codes, size, seed)
+    except ValueError as error:
+        assert f"calibration_size={size} would withhold" in str(error)
+        return
+    assert (codes[rows] >= 0).all() and (trained[rows] == -1).all()
+    rest = np.setdiff1d(np.arange(len(codes)), rows)
+    np.testing.assert_array_equal(trained[rest], codes[rest])
+    assert set(trained) == set(codes)  # no class is lost
+    wanted = size if isinstance(size, int) else round(size * sum(counts))
+    assert len(rows) == wanted >= 10
+    assert len(set(rows)) == len(rows)
+    found = np.bincount(codes[rows], minlength=len(counts))
+    spare = np.array(counts) - 1  # one of each class stays
+    assert (np.abs(found - len(rows) * spare / spare.sum()) < 1 + 1e-9).all()
