@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from sklabel import datasets
 
 RESULTS = Path(__file__).parent / "results"
+# what a mirror or a strong crop would turn into something else
+UPRIGHT = ("mnist", "usps", "fashion_mnist")
 
 
 def load(data):
@@ -21,6 +24,30 @@ def load(data):
             return tuple(file[k] for k in ("x_train", "y_train", "x_test", "y_test"))
     bunch = getattr(datasets, f"fetch_{data}")()
     return bunch.x_train, bunch.y_train, bunch.x_test, bunch.y_test
+
+
+def small_network(x, width, seed):
+    """Return four convolutions, 3x3 but for the first; the side is halved three times.
+
+    Parameters
+    ----------
+    x : ndarray
+        Images, of which the channels are counted.
+    width : int
+        Channels of the first layer; each other has twice as many as the one before.
+    seed : int
+        Of the initial weights.
+    """
+    torch.manual_seed(seed)
+    layers, n_in = [], 1 if x.ndim == 3 else x.shape[-1]
+    for i, n_out in enumerate((width, 2 * width, 4 * width, 8 * width)):
+        side, stride = (5, 2) if i == 0 else (3, 1)
+        conv = nn.Conv2d(n_in, n_out, side, stride, side // 2, bias=False)
+        layers += [conv, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True)]
+        if i in (1, 2):
+            layers.append(nn.MaxPool2d(2))
+        n_in = n_out
+    return nn.Sequential(*layers)
 
 
 def machine():

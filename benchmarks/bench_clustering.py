@@ -11,12 +11,11 @@ import argparse
 
 import numpy as np
 import torch
-from _common import Results, load, summary
+from _common import UPRIGHT, Results, load, small_network, summary
 from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.preprocessing import normalize
-from torch import nn
 
 from sklabel.augment import Contrastive, RandAugment, Weak
 from sklabel.clustering import (
@@ -27,9 +26,6 @@ from sklabel.clustering import (
 )
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.metrics import clustering_accuracy
-
-# what a mirror or a strong crop would turn into something else
-UPRIGHT = ("mnist", "usps", "fashion_mnist")
 
 
 def figures(y, labels):
@@ -50,24 +46,6 @@ def kmeans_of(Z, y, Z_test, y_test, seed):
     return figures(y_test, model.predict(Z_test))
 
 
-def network(args, x, seed):
-    """Return four convolutions, 3x3 but for the first; the side is halved three times."""
-    torch.manual_seed(seed)
-    width = args.width
-    layers, n_in = [], 1 if x.ndim == 3 else x.shape[-1]
-    for n_out, side, stride in (
-        (width, 5, 2),
-        (2 * width, 3, 1),
-        (4 * width, 3, 1),
-        (8 * width, 3, 1),
-    ):
-        conv = nn.Conv2d(n_in, n_out, side, stride, side // 2, bias=False)
-        layers += [conv, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
-        n_in = n_out
-    del layers[3], layers[-1]  # the first halves by its stride, the last not at all
-    return nn.Sequential(*layers)
-
-
 def views(args, crop):
     """Return what digits bear, or else the method's own views."""
     return Contrastive(flip=0, crop=crop, rotate=20) if args.data in UPRIGHT else "auto"
@@ -77,7 +55,7 @@ def simclr(args, seed, x):
     return SimCLRTransformer(
         temperature=0.2,
         output="projection",  # in which neighbors are sought
-        backbone=network(args, x, seed),
+        backbone=small_network(x, args.width, seed),
         augment=views(args, crop=(0.5, 1.0)),
         max_epochs=args.embed_epochs,
         random_state=seed,
@@ -151,7 +129,7 @@ def iic(args, seed, data):
     clusterer = IICClusterer(
         len(np.unique(y)),
         n_repeats=1,
-        backbone=network(args, x, seed),
+        backbone=small_network(x, args.width, seed),
         augment=strong if upright else "auto",
         sobel=not upright,
         max_epochs=args.iic_epochs,
@@ -166,7 +144,7 @@ def deepcluster(args, seed, data):
     x, y, x_test, y_test = data
     clusterer = DeepClusterer(
         len(np.unique(y)),
-        backbone=network(args, x, seed),
+        backbone=small_network(x, args.width, seed),
         augment=views(args, crop=(0.4, 1.0)),
         sobel=args.data not in UPRIGHT,
         max_epochs=args.epochs,

@@ -8,7 +8,7 @@ import argparse
 
 import numpy as np
 import torch
-from _common import Results, load, summary
+from _common import UPRIGHT, Results, load, summary
 from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -20,9 +20,6 @@ from sklabel.clustering import SCANClusterer
 from sklabel.embedding import SimCLRTransformer
 from sklabel.metrics import class_coverage, clustering_accuracy
 from sklabel.selection import RandomSelector, USLSelector
-
-# what a mirror or a strong crop would turn into something else
-UPRIGHT = ("mnist", "usps", "fashion_mnist")
 
 
 def views(data):

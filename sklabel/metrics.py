@@ -405,6 +405,49 @@ def class_balance(y_selected, classes):
     return float(min(1.0, max(0.0, -(p * np.log(p)).sum() / np.log(len(counts)))))
 
 
+def expected_calibration_error(y_true, probabilities, n_bins=15):
+    """Return how far confidence and accuracy lie apart.
+
+    Rows are put into bins by their largest probability; the error is the mean difference
+    of accuracy and mean confidence of the bins, weighted by their numbers of rows.
+
+    Parameters
+    ----------
+    y_true : array-like of int of shape (n_samples,)
+        Column of the true class, 0 to ``n_classes - 1``.
+    probabilities : array-like of shape (n_samples, n_classes)
+    n_bins : int, default=15
+        Bins of equal width from 0 to 1.
+
+    Returns
+    -------
+    error : float
+        0 (of the rows with confidence 0.8, 80 % are right, and so on) to 1.
+
+    References
+    ----------
+    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On calibration of modern neural
+       networks", ICML 2017; equation 3.
+
+    Examples
+    --------
+    >>> from sklabel.metrics import expected_calibration_error
+    >>> expected_calibration_error([0, 1], [[1.0, 0.0], [1.0, 0.0]])
+    0.5
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    y_true = np.asarray(y_true)
+    if p.ndim != 2 or y_true.shape != (len(p),) or len(p) == 0:
+        raise ValueError(
+            f"probabilities must have shape (n_samples, n_classes) and y_true "
+            f"(n_samples,), got {p.shape} and {y_true.shape}."
+        )
+    confidence, hits = p.max(1), p.argmax(1) == y_true
+    bins = np.ceil(confidence * n_bins).astype(int).clip(1, n_bins)
+    gaps = np.bincount(bins, weights=hits - confidence, minlength=n_bins + 1)
+    return float(np.abs(gaps).sum() / len(p))
+
+
 def _class_counts(y_selected, classes):
     classes = np.unique(np.asarray(classes))
     if len(classes) == 0:

@@ -61,6 +61,7 @@ SHORT = {
     "IICClusterer": {"max_epochs": 40, "lr": 1e-2, "n_clusters": 3},
     "SCANClusterer": {"max_epochs": 40, "lr": 1e-2, "n_clusters": 3},
     "FixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
+    "SupervisedClassifier": {"max_steps": 50},
 }
 # The shortest training: where only form is checked.
 SHORTEST = {
@@ -89,6 +90,7 @@ SHORTEST = {
         "embedder": SimCLRTransformer(max_steps=1),
     },
     "FixMatchClassifier": {"max_steps": 2, "batch_size": 8},
+    "SupervisedClassifier": {"max_steps": 2},
 }
 FOLDERS = embedding, clustering, classification, selection
 # Takes images only, and gives a map for each: its own tests do what is done here.

@@ -16,6 +16,7 @@ from sklabel.metrics import (
     class_coverage,
     clustering_accuracy,
     effective_rank,
+    expected_calibration_error,
     feature_std,
     hungarian_match,
     knn_accuracy,
@@ -264,3 +265,26 @@ def test_collapse_scores_stay_in_range(h):
     assert 0 <= float(feature_std(h)) <= 1 + 1e-4
     rank = float(effective_rank(h))
     assert rank == 0 or 1 - 1e-3 <= rank <= 4 + 1e-3
+
+
+def test_calibration_error_by_hand():
+    p = np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.7, 0.3], [1.0, 0.0]])
+    # bins 0.9: half right; 0.6: right; 0.7: wrong; 1.0: right
+    expected = (2 * abs(0.5 - 0.9) + abs(1 - 0.6) + 0.7 + 0) / 5
+    found = expected_calibration_error([0, 1, 1, 1, 0], p)
+    np.testing.assert_allclose(found, expected)
+
+
+@given(seed=st.integers(0, 99), n_bins=st.integers(1, 40))
+def test_calibration_error_has_bounds(seed, n_bins):
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.ones(4), 50)
+    y = rng.integers(0, 4, 50)
+    assert 0 <= expected_calibration_error(y, p, n_bins) <= 1
+    one_bin = abs((p.argmax(1) == y).mean() - p.max(1).mean())
+    np.testing.assert_allclose(expected_calibration_error(y, p, 1), one_bin)
+
+
+def test_calibration_error_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"got \(3, 2\) and \(2,\)"):
+        expected_calibration_error([0, 1], np.ones((3, 2)) / 2)
