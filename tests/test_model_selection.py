@@ -27,6 +27,7 @@ from sklearn.model_selection import (
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
+from sklabel.classification import FixMatchClassifier
 from sklabel.clustering import DCECClusterer
 from sklabel.embedding import AutoencoderTransformer
 from sklabel.model_selection import (
@@ -242,6 +243,28 @@ def test_in_a_grid_search(digits):
     assert search.best_score_ > 0.85
     assert scores[2] < scores[1]
     assert np.mean(search.best_estimator_.transduction_ == truth) > 0.85
+
+
+def test_a_threshold_by_successive_halving():
+    from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+    from sklearn.model_selection import HalvingGridSearchCV
+
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 5)).astype(np.float32)
+    X[::2] += 2
+    y = np.where(np.arange(120) < 24, np.arange(120) % 2, -1)
+    search = HalvingGridSearchCV(
+        FixMatchClassifier(batch_size=8, lr=3e-3, random_state=0),
+        {"threshold": [0.5, 0.8, 0.95, 1.0]},
+        resource="max_steps",
+        min_resources=10,
+        max_resources=40,
+        factor=2,
+        cv=LabeledKFold(3),
+        scoring=labeled_accuracy,
+    ).fit(X, y)
+    assert search.n_resources_ == [10, 20, 40] and search.n_candidates_ == [4, 2, 1]
+    assert search.best_estimator_.max_steps == 40 and search.best_score_ > 0.8
 
 
 def test_cross_val_predict_refuses():

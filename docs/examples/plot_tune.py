@@ -1,9 +1,9 @@
 """
-Which threshold, when only 60 rows have a label?
-================================================
+Which threshold, when only 100 rows have a label?
+=================================================
 
 FixMatch learns from its own predictions where their probability reaches `threshold`. How
-high should it be, and how long should training last? The 60 labels are all there is to
+high should it be, and how long should training last? The 100 labels are all there is to
 decide by. scikit-learn's own folds would count -1 as a class;
 :class:`~sklabel.model_selection.LabeledKFold` folds the labeled rows and leaves all
 unlabeled ones in every training part.
@@ -24,7 +24,7 @@ from sklabel.model_selection import LabeledKFold
 from sklabel.selection import StratifiedSelector
 
 X, truth = load_digit_images(return_X_y=True)
-labeled = StratifiedSelector(60, random_state=0).fit_select(X, truth)
+labeled = StratifiedSelector(100, random_state=0).fit_select(X, truth)
 y = np.full(len(X), -1)
 y[labeled] = truth[labeled]
 
@@ -42,7 +42,7 @@ search = GridSearchCV(
 # ----------------------
 #
 # In this example the classes of the unlabeled rows are known, so each candidate can also
-# be fitted on all 60 labels and scored on the other rows: what the search tries to guess.
+# be fitted on all 100 labels and scored on the other rows: what the search tries to guess.
 # Bars are one standard error over the three folds.
 
 rest = y == -1
@@ -65,7 +65,7 @@ for ax, length in zip(axes, lengths, strict=True):
         spread[mine],
         fmt="o",
         capsize=3,
-        label="guessed from 60 labels",
+        label="guessed from 100 labels",
     )
     ax.plot(place + 0.05, real, "s", label=f"measured on {rest.sum()} rows")
     ax.set_xticks(place, thresholds)
@@ -78,5 +78,5 @@ print(search.best_params_)
 
 # %%
 # Among trainings of one length the search does not put the thresholds in the measured
-# order: 60 labels, 20 of them in each test part, are too few to decide. That the longer
+# order: 100 labels, 33 of them in each test part, are too few to decide. That the longer
 # training is better, they can tell.
