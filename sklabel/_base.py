@@ -493,6 +493,7 @@ class ClassificationMixin(ClassifierMixin):
                 f"{classes}: use warm_start=False."
             )
         self.classes_ = classes
+        self.calibration_temperature_ = 1.0  # until the end: callbacks may predict
         return codes
 
     def _label_weights(self, codes, sample_weight=None):
@@ -542,7 +543,6 @@ class ClassificationMixin(ClassifierMixin):
         keeps the mark that unlabeled rows have in y.
         """
         p = self._forward_rows(samples)
-        self.calibration_temperature_ = 1.0
         if len(held):
             self.calibration_temperature_ = fit_temperature(p[held], codes[held])
         codes = np.where(codes >= 0, codes, _most_probable(p))

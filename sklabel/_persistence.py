@@ -99,7 +99,7 @@ def fingerprint(estimator, samples):
     paths = getattr(samples.source, "paths", None)
     data = joblib.hash(samples.source[rows] if paths is None else list(paths))
     key = [type(estimator).__name__, _plain(parameters), n, samples.sample_shape, data]
-    for extra in ("targets", "neighbors"):
+    for extra in ("targets", "weights", "neighbors"):
         key.append(joblib.hash(getattr(samples, extra, None)))
     return joblib.hash(repr(key))[:12]
 

@@ -596,6 +596,67 @@ def target_divergence(q, p):
     return (p * (p / q).log()).sum(1).mean()
 
 
+def contrastive_clustering(
+    z, y, centers, temperature=0.5, contrast="rows", normalize=True
+):
+    r"""Pull codes to the center of their class, and others away from it: CCL.
+
+    .. math:: -\frac{1}{C} \sum_c \frac{1}{|I_c|} \sum_{i \in I_c}
+              \ln \frac{e^{s_{ic}}}{e^{s_{ic}} + \sum_{j \notin I_c} e^{s_{jc}}}, \quad
+              s_{ic} = z_i \cdot \mu_c / T
+
+    Parameters
+    ----------
+    z : Tensor of shape (B, D)
+        Codes.
+    y : Tensor of int of shape (B,)
+        Class of each row.
+    centers : Tensor of shape (K, D)
+        One for each class.
+    temperature : float, default=0.5
+        T, > 0.
+    contrast : {"rows", "literal", "centers"}, default="rows"
+        "rows": as above. "literal": as printed, without the positive in the denominator
+        and with a sum over the classes. "centers": the cross-entropy of each row among
+        all centers, mean over rows.
+    normalize : bool, default=True
+        Whether codes and centers are scaled to length 1.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        With "rows" and "literal" over the classes of the batch, and 0 where there is only
+        one. "literal" without ``normalize`` has no lower bound.
+
+    Notes
+    -----
+    The authors have published no code and the article leaves the formula open to these
+    readings.
+
+    References
+    ----------
+    .. [1] H. Roda and A. B. Geva, "Semi-supervised active learning using convolutional
+       auto-encoder and contrastive learning", Frontiers in Artificial Intelligence 7,
+       2024; equation 7.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        z, centers = _full(z), _full(centers)
+        if normalize:
+            z, centers = unit_rows(z), unit_rows(centers)
+        scores = z @ centers.T / temperature  # (B, K)
+        if contrast == "centers":
+            return F.cross_entropy(scores, y)
+        if (y == y[0]).all():  # nothing to be told apart from
+            return 0 * scores.sum()
+        members = F.one_hot(y, len(centers))  # (B, K)
+        others = scores.masked_fill(members.bool(), -math.inf).logsumexp(0)[y]  # (B,)
+        own = scores.gather(1, y[:, None])[:, 0]
+        counts = members.sum(0)
+        all_ = others if contrast == "literal" else torch.logaddexp(own, others)
+        total = ((all_ - own) / counts[y]).sum()
+        return total if contrast == "literal" else total / (counts > 0).sum()
+
+
 def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):
     """Learn from one's own sure answers: SCAN's self-labeling.
 
@@ -702,6 +763,186 @@ def pseudo_label(
         targets = targets.to(logits_strong)
     losses = F.cross_entropy(logits_strong, targets, reduction="none")  # (B,)
     return losses.masked_fill(~mask, 0).sum() / max(1, len(mask)), mask
+
+
+def distillation(logits_teacher, logits_student, temperature=1.0):
+    r"""Teach a student the probabilities of a teacher: SimCLRv2's last stage.
+
+    .. math:: -\frac{1}{B} \sum_i \sum_k p_{ik} \ln q_{ik}, \quad
+              p_i = \mathrm{softmax}(t_i / T), \; q_i = \mathrm{softmax}(s_i / T)
+
+    Parameters
+    ----------
+    logits_teacher, logits_student : Tensor of shape (B, K)
+        t and s, of the same views; no gradient passes to the first.
+    temperature : float, default=1.0
+        T, > 0; below 1 sharpens both. The loss is not multiplied by its square, as the
+        authors' notebook does and their paper does not.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Mean over the rows; at least the mean entropy of the teacher.
+
+    References
+    ----------
+    .. [1] T. Chen et al., "Big self-supervised models are strong semi-supervised
+       learners", NeurIPS 2020; equation 2.
+    """
+    p = (_full(logits_teacher.detach()) / temperature).softmax(-1)
+    log_q = (_full(logits_student) / temperature).log_softmax(-1)
+    return -(p * log_q).sum(-1).mean()
+
+
+def sharpen(probabilities, temperature=0.5):
+    r"""Move distributions toward their largest entries.
+
+    .. math:: q_k = p_k^{1/T} / \sum_j p_j^{1/T}
+
+    Parameters
+    ----------
+    probabilities : Tensor of shape (..., K)
+        Last axis sums to one.
+    temperature : float, default=0.5
+        T, > 0; 1 changes nothing, towards 0 the largest entry takes all.
+
+    Returns
+    -------
+    q : Tensor of shape (..., K)
+        In float32 at least.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
+       learning", NeurIPS 2019; equation 7.
+    """
+    # as logarithms: powers of small probabilities would all become 0
+    return (_full(probabilities).log() / temperature).softmax(-1)
+
+
+def guessed_labels(logits, temperature=0.5):
+    """Guess one soft label per row from several views of it: MixMatch's targets.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (V, B, K)
+        Of V views of the same rows; no gradient passes.
+    temperature : float, default=0.5
+        > 0; see `sharpen`.
+
+    Returns
+    -------
+    targets : Tensor of shape (B, K)
+        The mean of the views' probabilities, sharpened.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
+       learning", NeurIPS 2019; equations 6 and 7.
+    """
+    return sharpen(_full(logits.detach()).softmax(-1).mean(0), temperature)
+
+
+def mixup(x, order, weights):
+    r"""Mix every row with another one.
+
+    .. math:: x'_i = w_i x_i + (1 - w_i) x_{o(i)}
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...)
+        Samples, or their targets as distributions.
+    order : Tensor of int of shape (B,)
+        The other row of each row.
+    weights : Tensor of shape (B,)
+        Share of the row itself, in [0, 1]. MixMatch: the larger of a and 1 - a for a
+        drawn from Beta(alpha, alpha), so that a row stays closer to itself.
+
+    Returns
+    -------
+    x : Tensor of shape (B, ...)
+
+    References
+    ----------
+    .. [1] H. Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018.
+    .. [2] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
+       learning", NeurIPS 2019; equations 8 to 11.
+    """
+    weights = weights.to(x).reshape(-1, *[1] * (x.ndim - 1))
+    return weights * x + (1 - weights) * x[order]
+
+
+def mixmatch_losses(logits, targets, n_labeled):
+    """Return MixMatch's two terms: cross-entropy, and squared error of probabilities.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K)
+        Of mixed rows; first those that come from labeled ones.
+    targets : Tensor of shape (B, K)
+        Mixed distributions.
+    n_labeled : int
+        Rows that come from labeled ones, >= 1.
+
+    Returns
+    -------
+    labeled : Tensor of shape ()
+        Mean cross-entropy of the first ``n_labeled`` rows.
+    unlabeled : Tensor of shape ()
+        Mean over the other rows AND the classes of the squared difference between
+        target and softmax; 0 where there is no other row.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
+       learning", NeurIPS 2019; equations 3 and 4.
+    """
+    logits = _full(logits)
+    targets = targets.to(logits)
+    labeled = F.cross_entropy(logits[:n_labeled], targets[:n_labeled])
+    difference = targets[n_labeled:] - logits[n_labeled:].softmax(1)
+    return labeled, difference.square().sum() / max(1, difference.numel())
+
+
+def noisy_student_loss(
+    logits_labeled, labels, logits_unlabeled, targets, label_smoothing=0.1
+):
+    """Learn from labels and from a teacher's answers, every row alike: Noisy Student.
+
+    Parameters
+    ----------
+    logits_labeled : Tensor of shape (B, K)
+    labels : Tensor of int of shape (B,)
+    logits_unlabeled : Tensor of shape (M, K)
+        M may be 0.
+    targets : Tensor of shape (M,) or (M, K)
+        The teacher's classes, or its probabilities.
+    label_smoothing : float, default=0.1
+        Share of a class's weight that is spread over all classes, in [0, 1]; for classes
+        only, never for probabilities.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Mean cross-entropy of the labeled rows, plus M / B times that of the others.
+
+    References
+    ----------
+    .. [1] Q. Xie et al., "Self-training with Noisy Student improves ImageNet
+       classification", CVPR 2020; algorithm 1 and its public code.
+    """
+    loss = F.cross_entropy(
+        _full(logits_labeled), labels, label_smoothing=label_smoothing
+    )
+    if len(logits_unlabeled) == 0:
+        return loss
+    logits_unlabeled = _full(logits_unlabeled)
+    if targets.ndim == 2:
+        targets, label_smoothing = targets.to(logits_unlabeled), 0.0
+    unlabeled_loss = F.cross_entropy(
+        logits_unlabeled, targets, label_smoothing=label_smoothing
+    )
+    return loss + len(logits_unlabeled) / len(logits_labeled) * unlabeled_loss
 
 
 def _full(x):

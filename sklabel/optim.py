@@ -318,6 +318,35 @@ def step_decay(step, total_steps, warmup_steps=0, milestones=(0.6, 0.8), factor=
     return factor ** sum(step >= share * total_steps for share in milestones)
 
 
+def exponential_decay(
+    step, total_steps, warmup_steps=0, interval=2.4 / 350, factor=0.97
+):
+    """Linear from 0 to 1, then down in many small steps: EfficientNet, Noisy Student.
+
+    Parameters
+    ----------
+    step : int
+        Steps done, >= 0. The falls are counted from step 0, those that the linear part
+        hides included, as in the public code.
+    total_steps : int
+    warmup_steps : int, default=0
+        Steps of the linear part. Noisy Student: 5 of 350 epochs.
+    interval : float, default=2.4 / 350
+        Share of ``total_steps`` after which the factor falls, > 0. Noisy Student: 2.4 of
+        350 epochs, so that the rate ends at about a hundredth.
+    factor : float, default=0.97
+        Times the rate at each.
+
+    Returns
+    -------
+    factor : float
+        Times the peak rate.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    return factor ** (step // (interval * total_steps))
+
+
 def constant(step, total_steps, warmup_steps=0):
     """Linear from 0 to 1, then 1.
 

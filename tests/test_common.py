@@ -61,6 +61,15 @@ SHORT = {
     "IICClusterer": {"max_epochs": 40, "lr": 1e-2, "n_clusters": 3},
     "SCANClusterer": {"max_epochs": 40, "lr": 1e-2, "n_clusters": 3},
     "FixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
+    "MixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
+    "NoisyStudentClassifier": {"n_rounds": 1, "max_steps": 40, "batch_size": 16},
+    "SimCLRv2Classifier": {
+        "embedder": SimCLRTransformer(projection_layers=3, max_epochs=2),
+        "max_steps": 20,
+        "lr": 3e-3,
+        "distill_epochs": 20,
+        "distill_batch_size": 32,
+    },
     "SupervisedClassifier": {"max_steps": 50},
 }
 # The shortest training: where only form is checked.
@@ -90,6 +99,18 @@ SHORTEST = {
         "embedder": SimCLRTransformer(max_steps=1),
     },
     "FixMatchClassifier": {"max_steps": 2, "batch_size": 8},
+    "MixMatchClassifier": {"max_steps": 2, "batch_size": 8},
+    "NoisyStudentClassifier": {
+        "n_rounds": 1,
+        "max_steps": 2,
+        "batch_size": 8,
+        "threshold": 0.0,
+    },
+    "SimCLRv2Classifier": {
+        "embedder": SimCLRTransformer(max_steps=1),
+        "max_steps": 2,
+        "distill_epochs": 1,
+    },
     "SupervisedClassifier": {"max_steps": 2},
 }
 FOLDERS = embedding, clustering, classification, selection

@@ -19,10 +19,7 @@ TO_COME = set(
     gcn_selection
     kcenter_greedy kcenter_robust
     learning_loss learning_loss_net
-    mixmatch
     mma_query
-    noisystudent_filter_balance noisystudent_loss noisystudent_lr
-    simclrv2_distill
     tod
     uncertainty_scores
     uslt_global_loss uslt_local_loss uslt_normed_head uslt_selection

@@ -1,6 +1,15 @@
 """Classification: a few labels in, the labels of all other images out."""
 
 from ._fixmatch import FixMatchClassifier
+from ._mixmatch import MixMatchClassifier
+from ._noisy_student import NoisyStudentClassifier
+from ._simclrv2 import SimCLRv2Classifier
 from ._supervised import SupervisedClassifier
 
-__all__ = ["FixMatchClassifier", "SupervisedClassifier"]
+__all__ = [
+    "FixMatchClassifier",
+    "MixMatchClassifier",
+    "NoisyStudentClassifier",
+    "SimCLRv2Classifier",
+    "SupervisedClassifier",
+]

@@ -339,3 +339,11 @@ def test_labels_on_unreadable_files_only_are_refused(tmp_path):
     with pytest.raises(ValueError, match="None of the 2 labeled image files"):
         with pytest.warns(UserWarning, match="2 of 6"):
             clf.fit(files, [0, 1, -1, -1, -1, -1])
+
+
+def test_a_checkpoint_is_that_of_the_same_weights(tmp_path):
+    weights = np.where(np.arange(80) < 5, 9.0, 1.0)
+    clf = short(checkpoint_dir=tmp_path)
+    plain = clf.fit(X, Y).predict_proba(X)
+    assert not np.array_equal(clf.fit(X, Y, weights).predict_proba(X), plain)
+    np.testing.assert_array_equal(clf.fit(X, Y).predict_proba(X), plain)

@@ -1,0 +1,202 @@
+"""Few labels: every classifier beside scikit-learn's on the same embedding and labels.
+
+The embedding is SimCLR's with a small network, from the training images without labels.
+Every classifier but CCL starts from its encoder; scikit-learn's self-training (around a
+logistic regression) and label spreading see its vectors. The labeled rows are drawn with one
+of each class at least, then at random. Accuracy and calibration error on the test images,
+after the last step. Rows that are in the results file are not run again, so a broken run
+continues.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from _common import UPRIGHT, Results, load, small_network, summary
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
+
+from sklabel.augment import Contrastive, Weak
+from sklabel.classification import (
+    CCLClassifier,
+    FixMatchClassifier,
+    MixMatchClassifier,
+    NoisyStudentClassifier,
+    SimCLRv2Classifier,
+    SupervisedClassifier,
+)
+from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+from sklabel.metrics import expected_calibration_error
+
+
+def draw(y, n_labels, seed):
+    """Return y with all but ``n_labels`` labels hidden."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(y))
+    _, first = np.unique(y[order], return_index=True)
+    rows = order[np.r_[first, np.delete(np.arange(len(y)), first)][:n_labels]]
+    hidden = np.full(len(y), -1)
+    hidden[rows] = y[rows]
+    return hidden
+
+
+def shared(args, seed):
+    return {
+        "random_state": seed,
+        "checkpoint_dir": args.checkpoints,
+        "verbose": args.verbose,
+    }
+
+
+def embedder(args, seed, x):
+    upright = args.data in UPRIGHT
+    return SimCLRTransformer(
+        temperature=0.2,
+        projection_layers=3,  # for SimCLRv2; the others leave the head behind
+        backbone=small_network(x, args.width, seed),
+        augment=Contrastive(flip=0, crop=(0.5, 1.0), rotate=20) if upright else "auto",
+        max_epochs=args.embed_epochs,
+        batch_size=256,
+        **shared(args, seed),
+    )
+
+
+def weak(args):
+    return Weak(flip=0) if args.data in UPRIGHT else "auto"
+
+
+def on_vectors(model):
+    def run(args, seed, fitted, x, y, x_test):
+        Z, Z_test = fitted.transform(x), fitted.transform(x_test)
+        clf = make_pipeline(StandardScaler(), model()).fit(Z, y)
+        return clf.predict_proba(Z_test)
+
+    return run
+
+
+def fit(estimator, x, y, x_test):
+    return estimator.fit(x, y).predict_proba(x_test)
+
+
+def supervised(args, seed, fitted, x, y, x_test):
+    clf = SupervisedClassifier(
+        augment=weak(args), backbone=fitted, max_steps=args.steps, **shared(args, seed)
+    )
+    return fit(clf, x, y, x_test)
+
+
+def fixmatch(args, seed, fitted, x, y, x_test):
+    clf = FixMatchClassifier(
+        weak_augment=weak(args),
+        backbone=fitted,
+        batch_size=args.batch_size,
+        max_steps=args.steps,
+        **shared(args, seed),
+    )
+    return fit(clf, x, y, x_test)
+
+
+def mixmatch(args, seed, fitted, x, y, x_test):
+    clf = MixMatchClassifier(
+        weak_augment=weak(args),
+        backbone=fitted,
+        max_steps=args.steps,
+        **shared(args, seed),
+    )
+    return fit(clf, x, y, x_test)
+
+
+def noisy_student(args, seed, fitted, x, y, x_test):
+    clf = NoisyStudentClassifier(
+        weak_augment=weak(args),
+        backbone=fitted,
+        max_steps=args.steps,
+        **shared(args, seed),
+    )
+    return fit(clf, x, y, x_test)
+
+
+def simclrv2(args, seed, fitted, x, y, x_test):
+    clf = SimCLRv2Classifier(
+        embedder=FrozenEstimator(fitted),
+        augment=weak(args),
+        max_steps=args.steps,
+        distill_epochs=max(1, round(args.steps * 256 / len(x))),
+        **shared(args, seed),
+    )
+    return fit(clf, x, y, x_test)
+
+
+def ccl(args, seed, fitted, x, y, x_test):
+    codes = AutoencoderTransformer(
+        10, max_epochs=args.code_epochs, **shared(args, seed)
+    ).fit(x)
+    clf = CCLClassifier(
+        embedder=FrozenEstimator(codes), max_steps=args.steps, **shared(args, seed)
+    )
+    return fit(clf, x, y, x_test)
+
+
+METHODS = {
+    "self-training": on_vectors(
+        lambda: SelfTrainingClassifier(LogisticRegression(max_iter=1000), threshold=0.9)
+    ),
+    "label spreading": on_vectors(lambda: LabelSpreading("knn", n_neighbors=20)),
+    "supervised": supervised,
+    "FixMatch": fixmatch,
+    "MixMatch": mixmatch,
+    "Noisy Student": noisy_student,
+    "SimCLRv2": simclrv2,
+    "CCL": ccl,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--n-labels", type=int, nargs="+", default=[10, 40, 100, 250])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--n-train", type=int, default=5000, help="first rows")
+    parser.add_argument("--width", type=int, default=16, help="of the first layer")
+    parser.add_argument("--embed-epochs", type=int, default=40, help="of SimCLR")
+    parser.add_argument("--code-epochs", type=int, default=60, help="of CCL's codes")
+    parser.add_argument("--steps", type=int, default=500, help="of every stage")
+    parser.add_argument("--batch-size", type=int, default=16, help="of FixMatch")
+    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--verbose", type=int, default=0)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    x, y, x_test, y_test = load(args.data)
+    x, y = x[: args.n_train], y[: args.n_train]
+    setting = {"data": args.data, "n_train": len(x), "steps": args.steps}
+    setting |= {"width": args.width, "embed_epochs": args.embed_epochs}
+    results, rows = Results("classification"), []
+    for seed in args.seeds:
+        fitted = None
+        for n_labels in args.n_labels:
+            hidden = draw(y, n_labels, seed)
+            for name in args.method:
+                key = {**setting, "n_labels": n_labels, "method": name, "seed": seed}
+                if fitted is None and results.find(**key) is None:
+                    fitted = embedder(args, seed, x).fit(x)
+
+                def run(name=name, seed=seed, fitted=fitted, hidden=hidden):
+                    p = METHODS[name](args, seed, fitted, x, hidden, x_test)
+                    return {
+                        "accuracy": float((p.argmax(1) == y_test).mean()),
+                        "calibration_error": expected_calibration_error(y_test, p),
+                    }
+
+                rows.append(results.run(run, **key))
+    summary(rows, ["data", "n_labels", "method"], "accuracy")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,656 @@
+"""Noisy Student: students with noise learn from teachers without (Xie et al., 2020)."""
+
+import copy
+import itertools
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from .._base import (
+    CLASSIFIER_CONSTRAINTS,
+    BaseLearner,
+    ClassificationMixin,
+    CollapseWarning,
+)
+from .._calibration import rescale
+from .._callbacks import fitting
+from .._data import Mixed
+from .._warn import warn
+from ..augment import RandAugment
+from ..backbones import build_backbone, drop_blocks_
+from ..losses import noisy_student_loss
+from ..modules import ema_decay, ema_update_, frozen_copy
+
+
+class _NoisyStudent(nn.Module):
+    """A teacher or a student; ``targets``: what the teacher before says of each row."""
+
+    def __init__(
+        self, online, average, augment, stochastic_depth, targets=None, **settings
+    ):
+        super().__init__()
+        self.online = online
+        self.average = average
+        self.augment = augment
+        self.hooks = drop_blocks_(online, stochastic_depth)
+        self.n_steps = 0
+        for name, value in settings.items():
+            setattr(self, name, value)
+        # made anew from the teacher, never saved
+        self.register_buffer("targets", targets, persistent=False)
+
+    @property
+    def backbone(self):
+        return self.average[0]
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    def forward(self, x):
+        return self.average(x).float().softmax(1)  # (B, K)
+
+    def loss(self, x, y):
+        n_labeled = int((y >= 0).sum())
+        # one forward: BatchNorm sees labeled and unlabeled rows together
+        logits = self.online(self.augment(x)).float()
+        labels, rows = y[:n_labeled], -1 - y[n_labeled:]
+        labeled, unlabeled = logits[:n_labeled], logits[n_labeled:]
+        targets = None if self.targets is None else self.targets[rows]
+        loss = noisy_student_loss(
+            labeled, labels, unlabeled, targets, self.label_smoothing
+        )
+        return loss, {"labeled_loss": cross_entropy(labeled.detach(), labels)}
+
+    def after_step(self):
+        self.n_steps += 1
+        decay = ema_decay(self.n_steps, self.ema_decay, "noisy_student")
+        ema_update_(self.average, self.online, decay)
+
+    def after_epoch(self, net, samples):
+        return {"round": self.number}
+
+    def forget(self):
+        """Drop what is of use in training only."""
+        self.targets = None
+        for hook in self.hooks:
+            hook.remove()
+        self.hooks = []
+
+    def get_extra_state(self):
+        return torch.tensor(self.n_steps)
+
+    def set_extra_state(self, state):
+        self.n_steps = int(state)
+
+
+class _Taught(Mixed):
+    """Labeled rows, and as many copies of each unlabeled row as a teacher gives it.
+
+    An epoch is as long as one pass over all unlabeled rows, whatever is kept of them:
+    all rounds are equally long.
+    """
+
+    copies = None
+
+    def epoch(self, batch_size):
+        kept = np.empty(0, int)
+        if self.copies is not None:
+            kept = np.repeat(np.arange(len(self)), self.copies)
+        passes = (kept[torch.randperm(len(kept)).numpy()] for _ in itertools.count())
+        stream = itertools.chain.from_iterable(passes) if len(kept) else iter(())
+        for labeled, unlabeled in super().epoch(batch_size):
+            part = itertools.islice(stream, len(unlabeled))
+            yield labeled, np.fromiter(part, int)
+
+
+def _class_threshold(scores, n_rows, threshold):
+    """Return the highest hundredth that ``n_rows`` scores of one class reach.
+
+    ``threshold`` where fewer rows than that reach it.
+    """
+    grid = np.arange(100, -1, -1) / 100
+    grid = grid[grid >= threshold]
+    counts = len(scores) - np.searchsorted(np.sort(scores), grid)
+    enough = np.flatnonzero(counts >= n_rows)
+    return grid[enough[0]] if len(enough) else threshold
+
+
+def _balanced_copies(p, draws, n_rows, threshold=0.3, duplicate=True):
+    """Filter and balance pseudo-labels; return how often a student sees each row.
+
+    Parameters
+    ----------
+    p : ndarray of shape (n, K)
+        Probabilities.
+    draws : ndarray of shape (n,)
+        Uniform in [0, 1): rows above the threshold of their class get the same number
+        of copies in expectation.
+    n_rows : int or None
+        Copies of each class together; None: every row above ``threshold`` once.
+    threshold : float
+        Smallest probability.
+    duplicate : bool
+        Whether a row may have several copies.
+
+    Returns
+    -------
+    copies : ndarray of int of shape (n,)
+    """
+    classes, scores = p.argmax(1), p.max(1).astype(np.float64)
+    copies = (scores >= threshold).astype(int)
+    if n_rows is None:
+        return copies
+    for k in range(p.shape[1]):
+        rows = np.flatnonzero(classes == k)
+        kept = scores[rows] >= _class_threshold(scores[rows], n_rows, threshold)
+        share = n_rows / max(1, kept.sum())
+        if not duplicate:
+            share = min(share, 1)
+        copies[rows] = kept * (int(share) + (draws[rows] < share - int(share)))
+    return copies
+
+
+def _figures(copies, p, before):
+    """Return what a round was taught with, and how far it agrees with its teacher.
+
+    Parameters
+    ----------
+    copies : ndarray of int of shape (n,)
+    p, before : ndarray of shape (n, K)
+        Probabilities after the round and before it, of the unlabeled rows.
+    """
+    classes, kept = before.argmax(1), copies > 0
+    counts = np.bincount(classes[kept], minlength=p.shape[1])
+    return {
+        "pseudo_label_share": float(kept.mean()),
+        "pseudo_label_classes": (counts / len(copies)).tolist(),
+        "pseudo_label_agreement": float((p.argmax(1) == classes).mean()),
+    }
+
+
+class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
+    """Classify images by a chain of students, each taught by the one before.
+
+    A teacher learns from the labels and, undisturbed, gives every unlabeled image its
+    probabilities. From the sure ones, classes balanced, a student of the same size or a
+    larger one learns under harder conditions: its images are distorted, features and
+    whole blocks of it are left out. Then the student is the teacher. Read more in the
+    :ref:`User Guide <noisy_student>`.
+
+    Parameters
+    ----------
+    n_rounds : int, default=3
+        Students trained after the first teacher; 0: the teacher alone, plain supervised
+        training on the labeled rows.
+    threshold : float, default=0.3
+        Smallest probability of a pseudo-label, in [0, 1].
+    unlabeled_ratio : float, default=3
+        Unlabeled rows per labeled row in a batch, >= 0. Published: 1 to 5; 14 for the
+        largest network.
+    student_backbone : spec or list of n_rounds specs or None, default=None
+        Encoders of the students, as large as the teacher's or larger, for example
+        ``["resnet9", "wrn_28_2", "wrn_28_2"]``; one: that of all students; None:
+        ``backbone``.
+    hard_labels : bool, default=False
+        Whether the target is the most probable class, or the probabilities.
+    temperature : float, default=1.0
+        Divides the teacher's logits where its probabilities become targets, > 0; rows
+        are chosen without it.
+    rows_per_class : int, "auto" or None, default="auto"
+        Rows of each class that a student is taught with: of common classes some sure
+        rows are drawn, those of rare ones are copied. "auto": the mean over the classes
+        of the rows above the threshold; None: each of those rows once. Published:
+        130,000 for ImageNet.
+    duplicate : bool, default=True
+        Whether rows of rare classes are copied.
+    dropout : float, default=0.2
+        Share of the features that are left out before the last layer, in [0, 1).
+        Published: 0.2 for the smallest network to 0.5 for the largest.
+    stochastic_depth : float, default=0.2
+        Probability that the last residual block is left out for a row, in [0, 1); those
+        before it have less, in proportion. Networks without residual blocks, as that
+        for vectors, have none.
+    label_smoothing : float, default=0.1
+        Share of a label's weight that is spread over all classes, in [0, 1]; hard
+        pseudo-labels have it too, soft ones never.
+    ema_decay : float, default=0.999
+        Decay of the averaged weights, in [0, 1); it grows as (1 + t) / (10 + t) up to
+        this. Published: 0.9999.
+    noisy_teacher : bool, default=False
+        Whether the first teacher is trained with all the noise of the students, as
+        published; False: with weak views alone, from which few labels teach more.
+    weak_augment : "auto", nn.Module or None, default="auto"
+        Weak view; "auto": :class:`sklabel.augment.Weak` for images,
+        :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
+        ``Weak(flip=0)``.
+    strong_augment : {"randaugment"}, nn.Module or None, default="randaugment"
+        Strong view, applied after a weak one, of all rows that a student is trained on;
+        "randaugment": :class:`sklabel.augment.RandAugment` with ``probability=1,
+        cutout=0`` for images, more noise for vectors. Published for 32 x 32 pixels:
+        ``cutout=0.5``.
+    class_weight : dict, "balanced" or None, default=None
+        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
+        class equally often; None: every row equally often.
+    calibration_size : int, float or None, default=None
+        Labeled rows, or their share, that are withheld from training to fit the
+        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
+        probabilities as trained, usually too sure.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
+    max_epochs : int, default=30
+        Length of each round, the teacher's included, in passes over the unlabeled rows,
+        kept or not. Published: 350 passes over the labeled ones.
+    max_steps : int or None, default=None
+        Length of each round in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=64
+        Labeled samples per step; labeled rows are repeated as needed.
+    optimizer : str or class, default="nesterov"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+        Published: ``torch.optim.RMSprop``, with ``lr=0.016 * batch_size / 256``.
+    lr : float, default=0.03
+        Peak learning rate.
+    weight_decay : float, default=5e-4
+        Decay of weights; biases and norms have none. Published: 1e-5.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
+        Course of the learning rate after the warm-up, in each round. Published:
+        :func:`sklabel.optim.exponential_decay`.
+    warmup_epochs : float, default=0
+        Epochs of linear warm-up.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Classes, sorted.
+    transduction_ : ndarray of shape (n_samples,)
+        A class for every row of X: the given label, else the predicted one.
+    calibration_temperature_ : float
+        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
+    n_rounds_ : int
+        Students trained; the last one predicts. Fewer than ``n_rounds`` where there was
+        nothing to teach.
+    net_ : skorch.NeuralNet
+        Trained net of the last round; ``net_.history`` holds the epochs of all rounds,
+        with ``round`` (0: the first teacher), ``train_loss`` and ``labeled_loss``
+        (without smoothing). Epochs of students also have what holds for their whole
+        round: ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all
+        unlabeled rows that the student was taught with, copies not counted, and per
+        class), and ``pseudo_label_agreement`` (share of the unlabeled rows whose most
+        probable class is the same after the round before and after this one).
+    encoder_ : nn.Module
+        Trained encoder, averaged weights.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Epochs trained, all rounds together.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early. A student's round that was broken off
+        is dropped, and its teacher predicts.
+
+    Raises
+    ------
+    ValueError
+        If no row is labeled, all labels are of one class, y does not fit X, too few
+        rows are labeled for ``calibration_size``, or ``student_backbone`` has another
+        length than ``n_rounds``.
+
+    Warns
+    -----
+    CollapseWarning
+        If hardly any unlabeled row has a pseudo-label in the last round, a class has
+        none, or one class has nearly all.
+
+    See Also
+    --------
+    FixMatchClassifier : One network that teaches itself, batch by batch.
+    sklabel.selection.USLSelector : Choose the rows to label.
+
+    Notes
+    -----
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
+    same. Class names go into an object array, ``y = np.array(names, dtype=object)``.
+
+    No noise disturbs a network that gives pseudo-labels, and they come from averaged
+    weights. Departures: the first teacher is trained on weak views (``noisy_teacher``);
+    rows are chosen anew in each round, where the public code keeps the first choice;
+    strengths of RandAugment's operations are drawn, not fixed; there is no last
+    training at a larger resolution. With ``warm_start`` there is no new teacher: the last fit's
+    network teaches, and the students continue from its weights. Time: ``n_rounds + 1``
+    trainings; memory: the targets, 4 bytes per row and class.
+
+    References
+    ----------
+    .. [1] Q. Xie, M.-T. Luong, E. Hovy, Q. V. Le, "Self-training with Noisy Student
+       improves ImageNet classification", CVPR 2020; algorithm 1.
+    .. [2] G. Huang et al., "Deep networks with stochastic depth", ECCV 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.classification import NoisyStudentClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y_partly = np.where(np.arange(len(y)) < 100, y, -1)
+    >>> clf = NoisyStudentClassifier(n_rounds=1, max_epochs=5, random_state=0)
+    >>> clf.fit(X, y_partly).transduction_.shape
+    (1797,)
+    """
+
+    _parameter_constraints = {
+        "n_rounds": [Interval(Integral, 0, None, closed="left")],
+        "threshold": [Interval(Real, 0, 1, closed="both")],
+        "unlabeled_ratio": [Interval(Real, 0, None, closed="left")],
+        "student_backbone": [str, nn.Module, BaseEstimator, "array-like", None],
+        "hard_labels": ["boolean"],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "rows_per_class": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
+        "duplicate": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "stochastic_depth": [Interval(Real, 0, 1, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="both")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
+        "noisy_teacher": ["boolean"],
+        "weak_augment": [StrOptions({"auto"}), nn.Module, callable, None],
+        "strong_augment": [StrOptions({"randaugment"}), nn.Module, callable, None],
+        **CLASSIFIER_CONSTRAINTS,
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_rounds=3,
+        threshold=0.3,
+        unlabeled_ratio=3,
+        *,
+        student_backbone=None,
+        hard_labels=False,
+        temperature=1.0,
+        rows_per_class="auto",
+        duplicate=True,
+        dropout=0.2,
+        stochastic_depth=0.2,
+        label_smoothing=0.1,
+        ema_decay=0.999,
+        noisy_teacher=False,
+        weak_augment="auto",
+        strong_augment="randaugment",
+        class_weight=None,
+        calibration_size=None,
+        backbone="auto",
+        max_epochs=30,
+        max_steps=None,
+        batch_size=64,
+        optimizer="nesterov",
+        lr=0.03,
+        weight_decay=5e-4,
+        schedule="cosine",
+        warmup_epochs=0,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_rounds = n_rounds
+        self.threshold = threshold
+        self.unlabeled_ratio = unlabeled_ratio
+        self.student_backbone = student_backbone
+        self.hard_labels = hard_labels
+        self.temperature = temperature
+        self.rows_per_class = rows_per_class
+        self.duplicate = duplicate
+        self.dropout = dropout
+        self.stochastic_depth = stochastic_depth
+        self.label_smoothing = label_smoothing
+        self.ema_decay = ema_decay
+        self.noisy_teacher = noisy_teacher
+        self.weak_augment = weak_augment
+        self.strong_augment = strong_augment
+        self.class_weight = class_weight
+        self.calibration_size = calibration_size
+        self.backbone = backbone
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @fitting
+    def fit(self, X, y, sample_weight=None):
+        """Train on labeled and unlabeled rows.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : array-like of shape (n_samples,)
+            Classes; -1, None or NaN for unlabeled rows.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often a labeled row is drawn, compared with the others; times the weight
+            of its class. Unlabeled rows have no weight.
+
+        Returns
+        -------
+        self : NoisyStudentClassifier
+        """
+        samples = self._check_X(X, reset=True)
+        codes = self._encode_y(y, samples)
+        weights = self._label_weights(codes, sample_weight)
+        self._backbone_of(self.n_rounds)  # a wrong list is told of before the training
+        with self._seeded() as seed:
+            trained, held = self._hold_out(codes, samples, seed)
+            taught = _Taught(samples, trained, self.unlabeled_ratio, False, weights)
+            self._train_rounds(taught)
+        self._finish(samples, codes, held, y)
+        self._check_pseudo_labels(taught)
+        return self
+
+    def _train_rounds(self, taught):
+        """Train the teacher, then one student after the other; set what they leave."""
+        statistics = taught.statistics()
+        rows = taught.unlabeled
+        n_rounds = self.n_rounds if len(rows) else 0
+        last, self._continued = self._continued, None
+        first = 0 if last is None or n_rounds == 0 else 1
+        p = self._forward_rows(taught) if first else None
+        self.n_rounds_, history = 0, []
+        for number in range(first, n_rounds + 1):
+            if number:
+                taught.copies = self._copies(p, rows)
+                if not taught.copies.any():
+                    break
+            teacher = getattr(self, "net_", None)
+            module = self._build_module(*statistics, number, p, last)
+            self._fit_net(module, taught, stage=f"round-{number}")
+            module.forget()
+            if self.interrupted_ and number:
+                self.net_ = teacher
+                break
+            figures = {}
+            p, before = self._forward_rows(taught), p
+            if number:
+                self.n_rounds_ = number
+                figures = _figures(taught.copies[rows], p[rows], before[rows])
+            for epoch in self.net_.history:
+                epoch.update(figures)
+            history += self.net_.history
+            if last is None:
+                self._network = number  # its weights are loaded into such a one
+            else:
+                last = module
+            if self.interrupted_:
+                break
+        if history:
+            self.net_.history[:] = history
+        self.n_iter_ = len(history)
+
+    def _copies(self, p, rows):
+        """Return how often the next student sees each row of X."""
+        n_rows = self.rows_per_class
+        if n_rows == "auto":
+            sure = rows[p[rows].max(1).astype(np.float64) >= self.threshold]
+            n_classes = len(np.unique(p[sure].argmax(1)))
+            n_rows = max(1, round(len(sure) / max(1, n_classes)))
+        draws = torch.rand(len(rows), dtype=torch.float64).numpy()
+        copies = np.zeros(len(p), int)
+        copies[rows] = _balanced_copies(
+            p[rows], draws, n_rows, self.threshold, self.duplicate
+        )
+        return copies
+
+    def _backbone_of(self, number):
+        """Return what the encoder of a round is built from."""
+        specs = self.student_backbone
+        if number == 0 or specs is None:
+            return self.backbone
+        if not isinstance(specs, (list, tuple)):
+            return specs
+        if len(specs) != self.n_rounds:
+            raise ValueError(
+                f"student_backbone has {len(specs)} entries; it must have one for each "
+                f"of n_rounds={self.n_rounds} students."
+            )
+        return specs[number - 1]
+
+    def _build_module(self, mean, std, number, p=None, last=None):
+        """Return the network of a round; p (n, K) are the probabilities it learns."""
+        targets = None
+        if number and p is not None:
+            targets = p.argmax(1) if self.hard_labels else rescale(p, self.temperature)
+            targets = torch.from_numpy(targets)
+        if last is None:
+            spec = self._backbone_of(number)
+            backbone = build_backbone(spec, self.sample_shape_, mean, std)
+            head = nn.Linear(backbone.n_features_out, len(self.classes_))
+            online = nn.Sequential(backbone, nn.Dropout(), head)
+            average = frozen_copy(online)
+        else:
+            # copies, since what was trained before is needed if this is broken off
+            online, average = copy.deepcopy(last.online), frozen_copy(last.average)
+        noisy = number > 0 or self.noisy_teacher
+        online[1].p = self.dropout if noisy else 0.0
+        module = _NoisyStudent(
+            online,
+            average,
+            self._build_views(noisy, mean, std),
+            self.stochastic_depth if noisy else 0.0,
+            targets,
+            number=number,
+            label_smoothing=self.label_smoothing,
+            ema_decay=self.ema_decay,
+        )
+        if last is not None:
+            module.n_steps = last.n_steps
+        return module
+
+    def _build_views(self, noisy, mean, std):
+        weak = self._build_augment(self.weak_augment, "weak", mean, std)
+        if not noisy:
+            return weak
+        strong = self.strong_augment
+        if strong == "randaugment":
+            strong = "auto"
+            if len(self.sample_shape_) == 3:
+                # as published, every operation that is drawn is applied
+                strong = RandAugment(probability=1, cutout=0)
+        return nn.Sequential(weak, self._build_augment(strong, "strong", mean, std))
+
+    def _rebuild_module(self, mean, std):
+        module = self._build_module(mean, std, self._network)
+        module.forget()
+        return module
+
+    def _check_pseudo_labels(self, taught):
+        """Say what is wrong with the pseudo-labels of the last round."""
+        if taught.copies is None:
+            return  # no student, or no unlabeled row
+        if not taught.copies.any():
+            warn(
+                f"No unlabeled row reached threshold={self.threshold}, so that round "
+                f"{self.n_rounds_ + 1} of {self.n_rounds} has nothing to teach. Train "
+                "longer, lower the threshold, or start from a fitted embedder "
+                "(backbone=).",
+                CollapseWarning,
+            )
+            return
+        if "pseudo_label_share" not in self.net_.history[-1]:
+            return  # interrupted
+        share = self.net_.history[-1]["pseudo_label_share"]
+        classes = np.array(self.net_.history[-1]["pseudo_label_classes"])
+        prior = taught.class_shares(len(self.classes_))
+        remedy = 'try class_weight="balanced" or a higher threshold, or label more '
+        remedy += "rows of what is rare"
+        most, least = classes.argmax(), classes.argmin()
+        if share < 0.01 and not isinstance(self.rows_per_class, Integral):
+            warn(
+                f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "
+                "in the last round, so that they are hardly used. Train longer, lower "
+                "the threshold, or start from a fitted embedder (backbone=).",
+                CollapseWarning,
+            )
+        elif classes[most] / share > (1 + prior[most]) / 2:
+            warn(
+                f"{classes[most] / share:.0%} of the pseudo-labels are of class "
+                f"{self.classes_[most]}, but {prior[most]:.0%} of the labels. Unless "
+                f"your data are like that, {remedy}.",
+                CollapseWarning,
+            )
+        elif classes[least] == 0:
+            warn(
+                f"No unlabeled row is taken for class {self.classes_[least]}: "
+                f"{remedy}.",
+                CollapseWarning,
+            )

@@ -1,0 +1,488 @@
+"""SimCLRv2: pretrain, fine-tune from the head's middle, distill (Chen et al., 2020)."""
+
+import copy
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import _safe_indexing
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
+from .._callbacks import fitting
+from .._data import Mixed
+from ..backbones import build_backbone
+from ..embedding import SimCLRTransformer
+from ..losses import distillation
+from ..modules import frozen_copy, split_batchnorm_
+
+
+class _FineTuned(nn.Module):
+    """Encoder, the first layers of its projection head, and a new linear layer."""
+
+    def __init__(self, backbone, project, n_classes, augment=None):
+        super().__init__()
+        self.backbone = backbone
+        self.project = project
+        widths = [
+            m.out_features for m in project.modules() if hasattr(m, "out_features")
+        ]
+        self.head = nn.Linear([backbone.n_features_out, *widths][-1], n_classes)
+        # as published: every class is equally likely at first
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.augment = augment
+
+    def logits(self, x):
+        return self.head(self.project(self.backbone(x))).float()  # (B, K)
+
+    def forward(self, x):
+        return self.logits(x).softmax(1)
+
+    def loss(self, x, y):
+        return cross_entropy(self.logits(self.augment(x)), y)
+
+    def after_epoch(self, net, samples):
+        return {"stage": "fine-tune"}
+
+
+class _Distilled(nn.Module):
+    """A student learns to answer on every row as its teacher does."""
+
+    def __init__(self, teacher, student, augment, temperature, alpha):
+        super().__init__()
+        self.teacher = frozen_copy(teacher)
+        self.student = student
+        self.augment = augment
+        self.temperature = temperature
+        self.alpha = alpha
+
+    @property
+    def backbone(self):
+        return self.student.backbone
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, x):
+        return self.student(x)  # (B, K)
+
+    def loss(self, x, y):
+        n_labeled = int((y >= 0).sum()) if self.alpha < 1 else 0
+        x = self.augment(x)
+        # where every row is labeled, those are what there is to distill
+        first = n_labeled if n_labeled < len(x) else 0
+        with torch.no_grad():
+            told = self.teacher.logits(x[first:])
+        # one forward: BatchNorm sees labeled and unlabeled rows together
+        logits = self.student.logits(x)
+        said = logits[first:]
+        loss = distillation(told, said, self.temperature)
+        same = told.argmax(1) == said.argmax(1)
+        figures = {
+            "distillation_loss": loss.detach(),
+            "teacher_agreement": same.float().mean(),
+        }
+        if n_labeled:
+            labeled = cross_entropy(logits[:n_labeled], y[:n_labeled])
+            figures["labeled_loss"] = labeled.detach()
+            loss = (1 - self.alpha) * labeled + self.alpha * loss
+        return loss, figures
+
+    def after_epoch(self, net, samples):
+        return {"stage": "distill"}
+
+
+class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
+    """Classify images with a network that has seen all of them before the first label.
+
+    Three stages: a network learns from all images without labels (contrastive
+    pretraining); it is fine-tuned on the labeled ones, together with the first layer of
+    the projection head, which other methods throw away; then a student learns to answer
+    on every image as this teacher does, and it is the student that predicts. It may be a
+    smaller network. Read more in the :ref:`User Guide <simclrv2>`.
+
+    Parameters
+    ----------
+    embedder : estimator or None, default=None
+        Pretraining: cloned and fitted, or used as it is in a
+        :class:`sklearn.frozen.FrozenEstimator`. None:
+        :class:`sklabel.embedding.SimCLRTransformer` with a head of three layers, as
+        published. Give one to set its views and its length; searches reach its
+        parameters as ``embedder__temperature``.
+    head_layer : int, default=1
+        Layer of the projection head from whose output the network is fine-tuned; 0: from
+        the encoder, as embedders without such a head are. Published: 1 with few labels, 0
+        where all rows are labeled.
+    student_backbone : str, nn.Module, fitted embedder or None, default=None
+        Network of the student, see :func:`sklabel.backbones.build_backbone`; a name
+        starts from nothing. None: the embedder's, with the weights of the pretraining.
+    temperature : float, default=0.1
+        Divides the logits of teacher and student, > 0. Published: 0.1 for a student like
+        the teacher, 1 for a smaller one.
+    alpha : float, default=1.0
+        Weight of the distillation, in [0, 1]; labeled rows add their cross-entropy with
+        the weight 1 - alpha.
+    distill_epochs : int, default=40
+        Passes of the distillation over X; 0 leaves it out, and the teacher predicts.
+        Published: 400.
+    distill_batch_size : int, default=256
+        Rows of X per step of the distillation. Published: 4096.
+    distill_lr : float or None, default=None
+        Peak learning rate of the distillation; None: ``lr``. Published: that of the
+        pretraining.
+    distill_weight_decay : float, default=1e-4
+        Decay of weights in the distillation.
+    augment : "auto", nn.Module or None, default="auto"
+        Random views in fine-tuning and distillation; teacher and student see the same.
+        "auto": :class:`sklabel.augment.Weak` for images,
+        :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
+        ``Weak(flip=0)``. Published: ``Contrastive(jitter=0, grayscale=0)``.
+    class_weight : dict, "balanced" or None, default=None
+        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
+        class equally often; None: every row equally often.
+    calibration_size : int, float or None, default=None
+        Labeled rows, or their share, that are withheld from training to fit the
+        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
+        probabilities as trained, usually too sure.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
+    max_epochs : int, default=100
+        Passes of the fine-tuning over the labeled rows. Published: 60 with 1 % of
+        ImageNet's labels, 30 with 10 %.
+    max_steps : int or None, default=None
+        Length of the fine-tuning in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=64
+        Labeled rows per step. Published: 1024.
+    optimizer : str or class, default="adamw"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+        Published: "lars".
+    lr : float, default=1e-3
+        Peak learning rate of the fine-tuning. Published: 0.16 with "lars".
+    weight_decay : float, default=0.0
+        Decay of weights in the fine-tuning; biases and norms have none.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
+        Course of the learning rate after the warm-up.
+    warmup_epochs : float, default=0
+        Epochs of linear warm-up, in both stages.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Classes, sorted.
+    transduction_ : ndarray of shape (n_samples,)
+        A class for every row of X: the given label, else the predicted one.
+    calibration_temperature_ : float
+        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
+    embedder_ : estimator
+        Fitted embedder.
+    net_ : skorch.NeuralNet
+        Trained net of the last stage; ``net_.history`` holds per epoch ``stage``
+        ("fine-tune", then "distill") and ``train_loss``, and in the distillation
+        ``distillation_loss``, ``teacher_agreement`` (share of the rows that student and
+        teacher give the same class) and, with ``alpha < 1``, ``labeled_loss``.
+    encoder_ : nn.Module
+        Trained encoder, of the student where there is one.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Epochs trained, fine-tuning and distillation together.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
+
+    Raises
+    ------
+    ValueError
+        If no row is labeled, all labels are of one class, y does not fit X, too few rows
+        are labeled for ``calibration_size``, the head has fewer layers than
+        ``head_layer``, or the embedder trains no network.
+
+    See Also
+    --------
+    FixMatchClassifier : Learns from its own sure answers, without pretraining.
+    sklabel.embedding.SimCLRTransformer : The pretraining alone.
+
+    Notes
+    -----
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
+    same. Departures, for small data and batches: AdamW, shifts in place of crops, and a
+    student that starts from the pretrained encoder; the authors' notebook starts a small
+    one from nothing, which needs more epochs. In the distillation every row counts as
+    unlabeled too, as on ImageNet.
+
+    References
+    ----------
+    .. [1] T. Chen, S. Kornblith, K. Swersky, M. Norouzi, G. Hinton, "Big self-supervised
+       models are strong semi-supervised learners", NeurIPS 2020; equations 2 and 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.classification import SimCLRv2Classifier
+    >>> from sklabel.embedding import SimCLRTransformer
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y_partly = np.where(np.arange(len(y)) < 100, y, -1)
+    >>> embedder = SimCLRTransformer(projection_layers=3, max_epochs=2)
+    >>> clf = SimCLRv2Classifier(
+    ...     embedder, max_epochs=5, distill_epochs=2, random_state=0
+    ... )
+    >>> clf.fit(X, y_partly).transduction_.shape
+    (1797,)
+    """
+
+    _parameter_constraints = {
+        "embedder": [BaseEstimator, None],
+        "head_layer": [Interval(Integral, 0, None, closed="left")],
+        "student_backbone": [str, nn.Module, BaseEstimator, None],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, 1, closed="both")],
+        "distill_epochs": [Interval(Integral, 0, None, closed="left")],
+        "distill_batch_size": [Interval(Integral, 2, None, closed="left")],
+        "distill_lr": [Interval(Real, 0, None, closed="neither"), None],
+        "distill_weight_decay": [Interval(Real, 0, None, closed="left")],
+        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
+        **CLASSIFIER_CONSTRAINTS,
+    }
+
+    def __init__(
+        self,
+        embedder=None,
+        head_layer=1,
+        *,
+        student_backbone=None,
+        temperature=0.1,
+        alpha=1.0,
+        distill_epochs=40,
+        distill_batch_size=256,
+        distill_lr=None,
+        distill_weight_decay=1e-4,
+        augment="auto",
+        class_weight=None,
+        calibration_size=None,
+        backbone="auto",
+        max_epochs=100,
+        max_steps=None,
+        batch_size=64,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.0,
+        schedule="cosine",
+        warmup_epochs=0,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.embedder = embedder
+        self.head_layer = head_layer
+        self.student_backbone = student_backbone
+        self.temperature = temperature
+        self.alpha = alpha
+        self.distill_epochs = distill_epochs
+        self.distill_batch_size = distill_batch_size
+        self.distill_lr = distill_lr
+        self.distill_weight_decay = distill_weight_decay
+        self.augment = augment
+        self.class_weight = class_weight
+        self.calibration_size = calibration_size
+        self.backbone = backbone
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @fitting
+    def fit(self, X, y, sample_weight=None):
+        """Pretrain on all rows, fine-tune on the labeled ones, distill on all.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : array-like of shape (n_samples,)
+            Classes; -1, None or NaN for unlabeled rows.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often a labeled row is drawn, compared with the others; times the weight
+            of its class. Unlabeled rows have no weight.
+
+        Returns
+        -------
+        self : SimCLRv2Classifier
+        """
+        samples = self._check_X(X, reset=True)
+        codes = self._encode_y(y, samples)
+        weights = self._label_weights(codes, sample_weight)
+        with self._seeded() as seed:
+            trained, held = self._hold_out(codes, samples, seed)
+            statistics, continued = samples.statistics(), self._continued
+            if continued is None:
+                self.embedder_ = self._fit_embedder(X, samples)
+            teacher = self._build_teacher(*statistics, continued)
+            labeled = _mixed(samples, trained, 0, weights)
+            self._fit_net(teacher, labeled, stage="fine-tune")
+            # a teacher that is half trained is better than an untrained student
+            self._distilled = self.distill_epochs > 0 and not self.interrupted_
+            if self._distilled:
+                module = self._build_distilled(teacher, *statistics, continued)
+                self._distill(module, samples, trained, weights)
+        self._finish(samples, codes, held, y)
+        return self
+
+    def _fit_embedder(self, X, samples):
+        embedder = self.embedder
+        if embedder is None:
+            embedder = SimCLRTransformer(
+                projection_layers=3,
+                device=self.device,
+                precision=self.precision,
+                verbose=self.verbose,
+            )
+        if not isinstance(self.backbone, str) or self.backbone != "auto":
+            if isinstance(embedder, FrozenEstimator):
+                raise ValueError(
+                    f"backbone={self.backbone!r} has no effect on a frozen embedder: "
+                    'leave it at "auto".'
+                )
+            embedder = clone(embedder).set_params(backbone=self.backbone)
+        if samples.bad.any():  # files that cannot be read were told of already
+            X = _safe_indexing(X, np.flatnonzero(~samples.bad))
+        return self._fit_held(embedder, X)
+
+    def _build_teacher(self, mean, std, continued=None):
+        augment = self._build_augment(self.augment, "weak", mean, std)
+        if continued is not None:
+            teacher = getattr(continued, "teacher", continued).requires_grad_(True)
+            teacher.augment = augment
+            return teacher
+        embedder = _unfrozen(self.embedder_)
+        if not hasattr(embedder, "encoder_"):
+            raise ValueError(
+                f"embedder={type(embedder).__name__} trains no network that could be "
+                "fine-tuned: use one of sklabel.embedding."
+            )
+        return _FineTuned(
+            build_backbone(embedder, self.sample_shape_),
+            self._kept_layers(embedder.net_.module_),
+            len(self.classes_),
+            augment,
+        )
+
+    def _kept_layers(self, module):
+        """Return a copy of the layers of the projection head that are fine-tuned."""
+        project = getattr(module, "project", nn.Sequential())
+        if not isinstance(project, nn.Sequential):
+            project = nn.Sequential(project)  # a head of one layer
+        if 0 < len(project) < self.head_layer:
+            raise ValueError(
+                f"head_layer={self.head_layer}, but the embedder's projection head has "
+                f"{len(project)} layers."
+            )
+        # what MoCo splits for its own training is whole again
+        kept = split_batchnorm_(copy.deepcopy(project[: self.head_layer]), 1)
+        return kept.requires_grad_(True)
+
+    def _build_distilled(self, teacher, mean, std, continued=None):
+        student = getattr(continued, "student", None)
+        if student is None:
+            backbone = self.student_backbone
+            if backbone is None:
+                backbone = _unfrozen(self.embedder_)
+            student = _FineTuned(
+                build_backbone(backbone, self.sample_shape_, mean, std),
+                nn.Sequential(),
+                len(self.classes_),
+            )
+        augment, teacher.augment = teacher.augment, None
+        return _Distilled(teacher, student, augment, self.temperature, self.alpha)
+
+    def _distill(self, module, samples, trained, weights):
+        """Train the student; the history goes on from that of the fine-tuning."""
+        fine_tuning = self.net_.history
+        if self.alpha == 1:
+            # neither labels nor weights are used, but they shaped the teacher, and a
+            # checkpoint is named after what its samples hold
+            rows = samples.with_targets(trained)
+            rows.weights = weights
+            batch_size = self.distill_batch_size
+        else:
+            ratio = self.distill_batch_size / self.batch_size
+            rows, batch_size = _mixed(samples, trained, ratio, weights), self.batch_size
+        self._fit_net(
+            module,
+            rows,
+            stage="distill",
+            max_epochs=self.distill_epochs,
+            max_steps=None,
+            batch_size=batch_size,
+            lr=self.distill_lr or self.lr,
+            weight_decay=self.distill_weight_decay,
+        )
+        self.net_.history[:0] = fine_tuning
+        self.n_iter_ = len(self.net_.history)
+
+    def _rebuild_module(self, mean, std):
+        teacher = self._build_teacher(mean, std)
+        return self._build_distilled(teacher, mean, std) if self._distilled else teacher
+
+
+def _unfrozen(embedder):
+    return getattr(embedder, "estimator", embedder)
+
+
+def _mixed(samples, targets, ratio, weights):
+    mixed = Mixed(samples, targets, ratio, weights=weights)
+    if len(mixed.labeled) == 1:  # BatchNorm cannot train on a single row
+        mixed.labeled, mixed.weights = mixed.labeled.repeat(2), None
+    return mixed
