@@ -163,7 +163,9 @@ def dec(reconstruction_weight, cluster_weight):
             cluster_weight=cluster_weight,
             reconstruction_weight=reconstruction_weight,
             tol=0.0,  # as many steps as ClustPy
-            embedder=AutoencoderTransformer(10, max_epochs=args.code_epochs),
+            embedder=AutoencoderTransformer(
+                10, common_scale=True, max_epochs=args.code_epochs
+            ),
             max_epochs=args.epochs,
             random_state=seed,
             checkpoint_dir=args.checkpoints,

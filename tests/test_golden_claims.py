@@ -14,7 +14,6 @@ TESTS = Path(__file__).parent
 TO_COME = set(
     """
     badge_parts
-    ccl_reconstructed
     clip_loss clip_zero_shot
     gcn_selection
     kcenter_greedy kcenter_robust

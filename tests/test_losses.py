@@ -13,13 +13,19 @@ from hypothesis.extra.numpy import arrays
 from sklabel import losses
 from sklabel.losses import (
     confidence_cross_entropy,
+    contrastive_clustering,
+    distillation,
     entropy,
     group_discrimination,
+    guessed_labels,
     iic_loss,
     iic_segmentation_loss,
     info_nce,
     lloyd_groups,
     mean_entropy,
+    mixmatch_losses,
+    mixup,
+    noisy_student_loss,
     normalized_mse,
     nt_xent,
     pseudo_label,
@@ -27,6 +33,7 @@ from sklabel.losses import (
     scan_consistency,
     scan_head_scores,
     scan_loss,
+    sharpen,
     sharpened_targets,
     sinkhorn,
     student_assignment,
@@ -783,6 +790,81 @@ def test_losses_on_the_gpu():
     expected, expected_mask = pseudo_label(a, b, thresholds)
     assert_close(loss.cpu(), expected.numpy(), rtol=1e-4)
     assert torch.equal(mask.cpu(), expected_mask)
+
+
+@given(pairs())
+def test_distillation_is_least_where_student_and_teacher_agree(given_pair):
+    teacher, student = map(leaf, given_pair)
+    loss = distillation(teacher, student, temperature=2.0)
+    loss.backward()
+    assert teacher.grad is None and torch.isfinite(student.grad).all()
+    own = entropy(teacher.detach() / 2, from_logits=True).mean()
+    assert_close(distillation(teacher, teacher, temperature=2.0), own)
+    assert loss.item() >= own.item() - 1e-9
+
+
+@given(pairs(5.0))
+def test_guesses_are_sharpened_means(given_pair):
+    logits = torch.stack([torch.from_numpy(part) for part in given_pair])
+    mean = logits.softmax(-1).mean(0)
+    guess = guessed_labels(logits, 0.5)
+    assert_close(guess, mean**2 / (mean**2).sum(1, keepdim=True))
+    assert_close(guess, sharpen(mean, 0.5))
+    assert_close(sharpen(mean, 1.0), mean)
+    assert (entropy(guess) <= entropy(mean) + 1e-9).all()
+
+
+@given(pairs(5.0), st.integers(0, 99))
+def test_mixed_rows_and_their_losses(given_pair, seed):
+    logits, other = map(torch.from_numpy, given_pair)
+    torch.manual_seed(seed)
+    order, weights = torch.randperm(len(logits)), torch.rand(len(logits))
+    targets = mixup(other.softmax(1), order, weights)
+    assert_close(targets.sum(1), torch.ones(len(targets)), rtol=1e-6)
+    assert_close(mixup(logits, order, torch.ones(len(logits))), logits)
+    assert_close(mixup(logits, order, torch.zeros(len(logits))), logits[order])
+    n_labeled = 1 + seed % len(logits)
+    labeled, unlabeled = mixmatch_losses(logits, targets, n_labeled)
+    by_hand = -(targets * logits.log_softmax(1))[:n_labeled].sum(1).mean()
+    assert_close(labeled, by_hand, rtol=1e-6)
+    assert 0 <= unlabeled.item() <= 2 / logits.shape[1] + 1e-6
+    if n_labeled == len(logits):
+        assert unlabeled.item() == 0
+
+
+@given(pairs(5.0), st.floats(0, 0.9))
+def test_noisy_student_weighs_every_row_alike(given_pair, smoothing):
+    logits, other = map(torch.from_numpy, given_pair)
+    labels = other.argmax(1)
+    empty = logits[:0]
+    alone = noisy_student_loss(logits, labels, empty, empty, smoothing)
+    log_p = logits.log_softmax(1)
+    exact = -log_p.gather(1, labels[:, None]).mean()
+    assert_close(alone, (1 - smoothing) * exact - smoothing * log_p.mean(), rtol=1e-6)
+    twice = torch.cat([other, other])
+    both = noisy_student_loss(logits, labels, twice, twice.softmax(1), smoothing)
+    # the targets are the predictions: their entropy, two rows for each labeled one
+    assert_close(both - alone, 2 * entropy(other.softmax(1)).mean(), rtol=1e-6)
+
+
+@given(pairs(3.0))
+def test_contrastive_clustering_prefers_the_right_centers(given_pair):
+    z, other = map(leaf, given_pair)
+    k = z.shape[1]
+    y = torch.arange(len(z)) % k
+    centers = torch.eye(k, dtype=torch.float64)
+    for contrast in ("rows", "literal", "centers"):
+        right = contrastive_clustering(
+            4 * centers[y], y, centers, 0.5, contrast, normalize=False
+        )
+        wrong = contrastive_clustering(
+            4 * centers[(y + 1) % k], y, centers, 0.5, contrast, normalize=False
+        )
+        if len(z) > 1:
+            assert right < wrong
+        loss = contrastive_clustering(z, y, other, 0.5, contrast)
+        grads = torch.autograd.grad(loss, (z, other), allow_unused=True)
+        assert all(g is None or torch.isfinite(g).all() for g in grads)
 
 
 def test_every_public_loss_is_tested_here():

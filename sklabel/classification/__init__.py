@@ -1,5 +1,6 @@
 """Classification: a few labels in, the labels of all other images out."""
 
+from ._ccl import CCLClassifier
 from ._fixmatch import FixMatchClassifier
 from ._mixmatch import MixMatchClassifier
 from ._noisy_student import NoisyStudentClassifier
@@ -7,6 +8,7 @@ from ._simclrv2 import SimCLRv2Classifier
 from ._supervised import SupervisedClassifier
 
 __all__ = [
+    "CCLClassifier",
     "FixMatchClassifier",
     "MixMatchClassifier",
     "NoisyStudentClassifier",

@@ -147,3 +147,19 @@ def test_every_parameter_counts():
     assert not np.array_equal(
         short(hidden_sizes=(9,)).fit_transform(X), short().fit_transform(X)
     )
+
+
+def test_a_common_scale_keeps_small_features_small():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(60, 4)) * [10, 10, 10, 0.01]).astype(np.float32)
+    for common in (False, True):
+        fitted = AutoencoderTransformer(
+            2, hidden_sizes=(8,), common_scale=common, max_steps=2, random_state=0
+        ).fit(x)
+        std = fitted.net_.module_.std.numpy()
+        if common:
+            np.testing.assert_allclose(std, np.sqrt((x.std(0) ** 2).mean()), rtol=1e-5)
+            np.testing.assert_array_equal(fitted.encoder_.std, std)
+        else:
+            np.testing.assert_allclose(std, x.std(0), rtol=1e-5)
+        assert fitted.inverse_transform(fitted.transform(x)).shape == x.shape

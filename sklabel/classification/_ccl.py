@@ -1,0 +1,522 @@
+"""CCL: codes of an autoencoder gather around one center a class (Roda, Geva, 2024)."""
+
+import copy
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.base import BaseEstimator, clone
+from sklearn.cluster import KMeans
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import _safe_indexing
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from .._base import (
+    CLASSIFIER_CONSTRAINTS,
+    BaseLearner,
+    ClassificationMixin,
+    CollapseWarning,
+    predict_all,
+)
+from .._callbacks import fitting
+from .._data import Mixed, Rounds
+from .._warn import warn
+from ..embedding import AutoencoderTransformer
+from ..losses import (
+    contrastive_clustering,
+    sharpened_targets,
+    student_assignment,
+    target_divergence,
+)
+
+
+class _MixedRounds(Mixed):
+    """Labeled rows and rows of the whole set, in epochs of so many steps."""
+
+    def __init__(self, samples, targets, ratio, weights, n_steps):
+        super().__init__(samples, targets, ratio, weights=weights)
+        self.n_steps = n_steps
+        # only the contrast asks for labels: all else is learned from every row, also
+        # where each has a label
+        self.unlabeled = np.flatnonzero(~self.bad)
+
+    def n_batches(self, batch_size):
+        return self.n_steps
+
+    def epoch(self, batch_size):
+        labeled = self._labeled_stream(batch_size)
+        size = self._n_unlabeled(batch_size)
+        for rows in Rounds(self, self.n_steps).epoch(size):
+            yield next(labeled), rows
+
+
+class _CCL(nn.Module):
+    def __init__(self, embed, centers, **settings):
+        super().__init__()
+        self.embed = embed
+        self.centers = nn.Parameter(centers)  # (K, D), in the order of the classes
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.q = None  # of all rows, after the last round
+        self.targets = None
+
+    @property
+    def backbone(self):
+        return getattr(self.embed, "backbone", self.embed)
+
+    def forward(self, x):
+        return student_assignment(self.embed(x), self.centers, self.alpha)  # (B, K)
+
+    def before_epoch(self, net, samples):
+        # of the whole set, in evaluation mode, and constant for a round
+        q = predict_all(net, samples) if self.q is None else self.q
+        self.predicted = q.argmax(1)
+        self.targets = sharpened_targets(q).to(net.device)
+
+    def loss(self, x, y):
+        n_labeled = int((y >= 0).sum())
+        z = self.embed(x)
+        contrastive_loss = contrastive_clustering(
+            z[:n_labeled],
+            y[:n_labeled],
+            self.centers,
+            self.temperature,
+            self.contrast,
+            normalize=self.contrast == "rows",
+        )
+        z, x, rows = z[n_labeled:], x[n_labeled:], -1 - y[n_labeled:]
+        q = student_assignment(z, self.centers, self.alpha)
+        cluster_loss = target_divergence(q, self.targets[rows])
+        loss = self.contrastive_weight * contrastive_loss
+        loss = loss + self.cluster_weight * cluster_loss
+        figures = {
+            "contrastive_loss": contrastive_loss.detach(),
+            "cluster_loss": cluster_loss.detach(),
+        }
+        if self.reconstruction_weight:
+            error = self.embed.error(z, x)
+            figures["reconstruction_loss"] = error.detach()
+            loss = loss + self.reconstruction_weight * error
+        return loss, figures
+
+    def after_epoch(self, net, samples):
+        self.q = predict_all(net, samples)
+        predicted = self.q.argmax(1)
+        good = torch.from_numpy(~samples.bad)
+        labeled = samples.labeled
+        right = predicted[labeled] == torch.from_numpy(samples.targets)[labeled]
+        counts = torch.bincount(predicted[good], minlength=len(self.centers))
+        sure = self.q[good].max(1).values > 0.5
+        return {
+            "labeled_accuracy": float(right.float().mean()),
+            "changed_share": float((predicted != self.predicted)[good].float().mean()),
+            "confident_share": float(sure.float().mean()),
+            "class_shares": (counts / counts.sum()).tolist(),
+        }
+
+    def forget(self):
+        """Drop what is of use in training only."""
+        self.q = self.predicted = self.targets = None
+
+
+class CCLClassifier(ClassificationMixin, BaseLearner):
+    """Classify images by short codes that are drawn toward one center for each class.
+
+    An autoencoder is trained on all images first; the mean code of the labeled images of
+    a class is the class's center. Then codes and centers move together: every image is
+    assigned softly to all centers and the assignment must become like a sharper version
+    of itself, labeled images are pulled to their own center and pushed from the others,
+    and the decoder goes on drawing the images. Read more in the
+    :ref:`User Guide <ccl>`.
+
+    Parameters
+    ----------
+    contrastive_weight : float, default=1.0
+        Weight of the contrastive loss of the labeled rows, >= 0. Paper: not given.
+    cluster_weight : float, default=1.0
+        Weight of the clustering loss of all rows, >= 0. Paper: not given; 0.1 in DCEC.
+    reconstruction_weight : float, default=1.0
+        Weight of the reconstruction of all rows, >= 0; 0: the decoder is not trained.
+    unlabeled_ratio : float, default=7
+        Rows of X, labeled or not, per labeled row in a batch, > 0. With the default
+        ``batch_size`` 256 rows in all, as in DCEC.
+    contrast : {"rows", "literal", "centers"}, default="rows"
+        What a labeled row is contrasted with. "rows": for its center, the rows of other
+        classes in the batch, by cosine. "literal": the same as the paper prints it,
+        without the row itself in the denominator, by dot product and summed over classes;
+        it has no lower bound, so give it a ``contrastive_weight`` of some 1e-4.
+        "centers": the other centers, by dot product. See
+        :func:`sklabel.losses.contrastive_clustering`.
+    temperature : float, default=0.5
+        Divides the similarities in the contrastive loss, > 0. Paper: tau, not given.
+    alpha : float, default=1.0
+        Degrees of freedom of the assignment, > 0.
+    update_interval : int, default=80
+        Steps between two updates of the targets; an epoch of ``net_.history``. Smaller
+        sets learn faster with smaller ones.
+    embedder : estimator or None, default=None
+        Gives the codes; cloned and fitted, or used as it is in a
+        :class:`sklearn.frozen.FrozenEstimator`. None:
+        :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
+        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach its
+        parameters as ``embedder__temperature``.
+    class_weight : dict, "balanced" or None, default=None
+        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
+        class equally often; None: every row equally often.
+    calibration_size : int, float or None, default=None
+        Labeled rows, or their share, that are withheld from training to fit the
+        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
+        probabilities as trained, here usually not sure enough.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
+    max_epochs : int, default=100
+        Passes over X. Published: 10 after each of 20 queries for labels.
+    max_steps : int or None, default=None
+        Length of training in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=32
+        Labeled samples per step; labeled rows are repeated as needed.
+    optimizer : str or class, default="adam"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    lr : float, default=1e-3
+        Peak learning rate.
+    weight_decay : float, default=0.0
+        Decay of weights; biases and norms have none.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
+        Course of the learning rate after the warm-up.
+    warmup_epochs : float, default=0
+        Epochs of linear warm-up.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Classes, sorted.
+    transduction_ : ndarray of shape (n_samples,)
+        A class for every row of X: the given label, else the predicted one.
+    calibration_temperature_ : float
+        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
+    class_centers_ : ndarray of shape (n_classes, n_components)
+        Center of each class, in the space of the codes.
+    embedder_ : estimator
+        Fitted embedder, as it was before this training.
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per ``update_interval`` ``train_loss``,
+        ``contrastive_loss``, ``cluster_loss``, ``reconstruction_loss``,
+        ``labeled_accuracy`` (on the rows trained with), ``changed_share`` (rows that
+        changed their class), ``confident_share`` (rows with a probability above 0.5) and
+        ``class_shares`` (of the rows, by predicted class).
+    encoder_ : nn.Module
+        Trained encoder.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Rounds of ``update_interval`` steps trained.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
+
+    Raises
+    ------
+    ValueError
+        If no row is labeled, all labels are of one class, y does not fit X, too few rows
+        are labeled for ``calibration_size``, or the embedder has no decoder where a
+        reconstruction is asked for.
+
+    Warns
+    -----
+    CollapseWarning
+        If no row is predicted to be of some class at the end, or nearly all of one.
+
+    See Also
+    --------
+    FixMatchClassifier : From augmented views; better on photographs.
+    sklabel.clustering.DCECClusterer : The same without labels.
+
+    Notes
+    -----
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
+    same. The authors have published no code: loss weights, temperature, batch and
+    networks are not in the paper, and its contrastive formula has several readings, see
+    ``contrast``. Departure: labeled rows stand in every batch, drawn beside the rows of
+    X, so that a few labels count in each step.
+
+    A class has one center however often its rows are drawn, and with ``contrast="rows"``
+    all classes of a batch count equally: ``class_weight`` changes little, most with
+    ``contrast="centers"``. The entropy of :meth:`predict_proba` is the paper's score for
+    the rows to label next.
+
+    References
+    ----------
+    .. [1] H. Roda and A. B. Geva, "Semi-supervised active learning using convolutional
+       auto-encoder and contrastive learning", Frontiers in Artificial Intelligence 7,
+       2024; equations 2 to 7.
+    .. [2] X. Guo, X. Liu, E. Zhu, J. Yin, "Deep clustering with convolutional
+       autoencoders", ICONIP 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.classification import CCLClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y_partly = np.where(np.arange(len(y)) < 100, y, -1)
+    >>> clf = CCLClassifier(max_steps=5, image_shape=(8, 8), random_state=0)
+    >>> clf.fit(X, y_partly).transduction_.shape
+    (1797,)
+    """
+
+    _parameter_constraints = {
+        "contrastive_weight": [Interval(Real, 0, None, closed="left")],
+        "cluster_weight": [Interval(Real, 0, None, closed="left")],
+        "reconstruction_weight": [Interval(Real, 0, None, closed="left")],
+        "unlabeled_ratio": [Interval(Real, 0, None, closed="neither")],
+        "contrast": [StrOptions({"rows", "literal", "centers"})],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "update_interval": [Interval(Integral, 1, None, closed="left")],
+        "embedder": [BaseEstimator, None],
+        **CLASSIFIER_CONSTRAINTS,
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        contrastive_weight=1.0,
+        cluster_weight=1.0,
+        *,
+        reconstruction_weight=1.0,
+        unlabeled_ratio=7,
+        contrast="rows",
+        temperature=0.5,
+        alpha=1.0,
+        update_interval=80,
+        embedder=None,
+        class_weight=None,
+        calibration_size=None,
+        backbone="auto",
+        max_epochs=100,
+        max_steps=None,
+        batch_size=32,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup_epochs=0,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.contrastive_weight = contrastive_weight
+        self.cluster_weight = cluster_weight
+        self.reconstruction_weight = reconstruction_weight
+        self.unlabeled_ratio = unlabeled_ratio
+        self.contrast = contrast
+        self.temperature = temperature
+        self.alpha = alpha
+        self.update_interval = update_interval
+        self.embedder = embedder
+        self.class_weight = class_weight
+        self.calibration_size = calibration_size
+        self.backbone = backbone
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @fitting
+    def fit(self, X, y, sample_weight=None):
+        """Train on labeled and unlabeled rows.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : array-like of shape (n_samples,)
+            Classes; -1, None or NaN for unlabeled rows.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often a labeled row is drawn, compared with the others; times the weight
+            of its class. Unlabeled rows have no weight.
+
+        Returns
+        -------
+        self : CCLClassifier
+        """
+        samples = self._check_X(X, reset=True)
+        codes = self._encode_y(y, samples)
+        weights = self._label_weights(codes, sample_weight)
+        with self._seeded() as seed:
+            trained, held = self._hold_out(codes, samples, seed)
+            mixed = _MixedRounds(
+                samples, trained, self.unlabeled_ratio, weights, self.update_interval
+            )
+            if self._continued is None:
+                rows = np.flatnonzero(~samples.bad)
+                # files that cannot be read were told of already
+                readable = _safe_indexing(X, rows) if samples.bad.any() else X
+                self.embedder_ = self._fit_embedder(readable)
+                centers = self._find_centers(readable, rows, mixed, seed)
+            else:
+                centers = self._continued.centers.detach()
+            module = self._build_module(centers)
+            steps = samples.n_batches(mixed._n_unlabeled(self.batch_size))
+            self._fit_net(
+                module, mixed, max_steps=self.max_steps or self.max_epochs * steps
+            )
+            module.forget()
+        self._finish(samples, codes, held, y)
+        self._check_shares(mixed)
+        return self
+
+    def _fit_embedder(self, X):
+        embedder = self.embedder
+        if embedder is None:
+            embedder = AutoencoderTransformer(
+                n_components=10,
+                device=self.device,
+                precision=self.precision,
+                verbose=self.verbose,
+            )
+        if not isinstance(self.backbone, str) or self.backbone != "auto":
+            if isinstance(embedder, FrozenEstimator):
+                raise ValueError(
+                    f"backbone={self.backbone!r} has no effect on a frozen embedder: "
+                    'leave it at "auto".'
+                )
+            embedder = clone(embedder).set_params(backbone=self.backbone)
+        return self._fit_held(embedder, X)
+
+    def _find_centers(self, X, rows, mixed, seed):
+        """Return the mean code of each class, of its labeled rows as they are drawn.
+
+        Parameters
+        ----------
+        X : array-like
+            Rows that can be read.
+        rows : ndarray of int
+            Their numbers among all rows.
+        mixed : Mixed
+        seed : int
+        """
+        Z = np.asarray(self.embedder_.transform(X), dtype=np.float64)
+        labeled = np.searchsorted(rows, mixed.labeled)
+        n_classes = len(self.classes_)
+        members = np.eye(n_classes)[mixed.targets[mixed.labeled]].T  # (K, labeled)
+        if mixed.weights is not None:
+            members = members * mixed.weights
+        sizes = members.sum(1, keepdims=True)
+        centers = members @ Z[labeled] / np.where(sizes > 0, sizes, 1)
+        known = sizes[:, 0] > 0
+        if not known.all():
+            # labels on weight 0 or unreadable files alone: a center of k-means that is
+            # near the mean of no other class
+            n_clusters = min(n_classes, len(np.unique(Z, axis=0)))
+            found = KMeans(n_clusters, n_init=20, random_state=seed).fit(Z)
+            found = found.cluster_centers_[np.arange(n_classes) % n_clusters]
+            distances = np.linalg.norm(centers[known, None] - found, axis=2)
+            _, taken = linear_sum_assignment(distances)
+            centers[~known] = np.delete(found, taken, axis=0)
+        return torch.from_numpy(centers.astype(np.float32))
+
+    def _build_module(self, centers):
+        embedder = getattr(self.embedder_, "estimator", self.embedder_)  # if frozen
+        embed = getattr(getattr(embedder, "net_", None), "module_", None)
+        if self.reconstruction_weight and not hasattr(embed, "error"):
+            raise ValueError(
+                f"embedder={type(embedder).__name__} has no decoder: use an "
+                "AutoencoderTransformer, or reconstruction_weight=0."
+            )
+        if self._continued is not None:
+            embed = self._continued.embed
+        elif not hasattr(embed, "error"):
+            embed = embedder.encoder_
+        return _CCL(
+            copy.deepcopy(embed).requires_grad_(True),
+            centers,
+            contrastive_weight=self.contrastive_weight,
+            cluster_weight=self.cluster_weight,
+            reconstruction_weight=self.reconstruction_weight,
+            contrast=self.contrast,
+            temperature=self.temperature,
+            alpha=self.alpha,
+        )
+
+    def _rebuild_module(self, mean, std):
+        self._continued = None
+        embedder = getattr(self.embedder_, "estimator", self.embedder_)
+        width = embedder.net_.module_.backbone.n_features_out
+        return self._build_module(torch.zeros(len(self.classes_), width))
+
+    @property
+    def class_centers_(self):
+        """Centers of the classes, in the space of the codes."""
+        check_is_fitted(self)
+        return self.net_.module_.centers.detach().cpu().numpy()
+
+    def _check_shares(self, mixed):
+        """Say so where the centers have lost a class, or all but one."""
+        if not self.net_.history:
+            return  # interrupted in the first epoch
+        shares = np.array(self.net_.history[-1, "class_shares"])
+        prior = mixed.class_shares(len(shares))
+        most = shares.argmax()
+        remedy = f"lower cluster_weight={self.cluster_weight} or label more rows"
+        if shares[most] > (1 + prior[most]) / 2:
+            warn(
+                f"{shares[most]:.0%} of the rows are predicted to be of class "
+                f"{self.classes_[most]}, but {prior[most]:.0%} of the labels are. Unless "
+                f"your data are like that, {remedy}.",
+                CollapseWarning,
+            )
+        elif shares.min() == 0:
+            warn(
+                f"No row is predicted to be of class {self.classes_[shares.argmin()]}: "
+                f"{remedy}.",
+                CollapseWarning,
+            )

@@ -1,0 +1,377 @@
+"""CCL: one center a class, three readings of the contrast, hard cases, parameters."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import sklabel
+from sklabel import CollapseWarning
+from sklabel._data import Samples
+from sklabel.classification import _ccl
+from sklabel.classification._ccl import CCLClassifier, _MixedRounds
+from sklabel.datasets import load_digit_images
+from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+from sklabel.losses import (
+    contrastive_clustering,
+    sharpened_targets,
+    student_assignment,
+    target_divergence,
+)
+from tests._golden import cases
+
+X = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
+X[::2] += 2
+TRUTH = (np.arange(80) + 1) % 2
+Y = np.where(np.arange(80) < 10, TRUTH, -1)
+CODES = AutoencoderTransformer(2, hidden_sizes=(16,), max_steps=60)
+
+
+def short(**parameters):
+    given = {"max_steps": 3, "batch_size": 5, "unlabeled_ratio": 4, "embedder": CODES}
+    given["random_state"] = 0
+    return CCLClassifier(**{**given, **parameters})
+
+
+def fitted_quietly(clf, *given):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        return clf.fit(*given)
+
+
+# what each reading is called in the golden file
+READINGS = [
+    ("rows", True, "center_anchored_norm1_pos1", "norm1_pos1"),
+    ("rows", False, "center_anchored_norm0_pos1", "norm0_pos1"),
+    ("literal", True, "center_anchored_sum_over_classes_norm1_pos0", "norm1_pos0"),
+    ("literal", False, "center_anchored_sum_over_classes_norm0_pos0", "norm0_pos0"),
+    ("centers", True, "centroid_ce_norm1", "centroid_ce_norm1"),
+    ("centers", False, "centroid_ce_norm0", "centroid_ce_norm0"),
+]
+
+
+@pytest.mark.parametrize("contrast, normalize, value, gradient", READINGS)
+def test_golden_losses_and_gradients(contrast, normalize, value, gradient):
+    for case in cases("ccl_reconstructed"):
+        z, centers = (
+            torch.from_numpy(case[k]).requires_grad_() for k in ("z", "centers")
+        )
+        y, temperature = torch.from_numpy(case["labels"]), float(case["temperature"])
+        loss = contrastive_clustering(z, y, centers, temperature, contrast, normalize)
+        np.testing.assert_allclose(loss.item(), case[value], rtol=1e-8, atol=1e-12)
+        loss.backward()
+        # the stored gradient is that of the mean over the classes in use
+        times = max(1, int(case["classes_used"])) if contrast == "literal" else 1
+        for name, tensor in (("z", z), ("centers", centers)):
+            expected = times * case[f"grad_{name}_{gradient}"]
+            np.testing.assert_allclose(tensor.grad, expected, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("contrast", ["rows", "literal", "centers"])
+def test_the_estimator_trains_on_the_golden_losses(contrast):
+    """The whole loss on codes that are given, beside the stored contrast."""
+
+    class Given(torch.nn.Module):
+        def forward(self, x):
+            return x
+
+        def error(self, z, x):
+            return (z - 1).square().mean()
+
+    normalize = contrast == "rows"
+    key = next(r[2] for r in READINGS if r[:2] == (contrast, normalize))
+    for case in cases("ccl_reconstructed"):
+        z, centers = (torch.from_numpy(case[k]) for k in ("z", "centers"))
+        module = _ccl._CCL(
+            Given(),
+            centers,
+            contrastive_weight=3.0,
+            cluster_weight=0.5,
+            reconstruction_weight=2.0,
+            contrast=contrast,
+            temperature=float(case["temperature"]),
+            alpha=1.0,
+        )
+        q = student_assignment(z, centers)
+        module.targets = sharpened_targets(q)
+        rows = torch.arange(0, len(z), 2)
+        y = torch.cat([torch.from_numpy(case["labels"]), -1 - rows])
+        loss, figures = module.loss(torch.cat([z, z[rows]]), y)
+        cluster = target_divergence(q[rows], module.targets[rows])
+        error = (z[rows] - 1).square().mean()
+        expected = 3 * case[key] + 0.5 * cluster + 2 * error
+        np.testing.assert_allclose(loss.item(), expected.item(), rtol=1e-8)
+        np.testing.assert_allclose(
+            figures["contrastive_loss"].item(), case[key], rtol=1e-8, atol=1e-12
+        )
+
+
+def test_the_entropy_that_chooses_the_next_labels():
+    for case in cases("dec_clustering"):
+        z, centers = (torch.from_numpy(case[k]) for k in ("z", "centers"))
+        embed, alpha = torch.nn.Identity(), float(case["alpha"])
+        module = _ccl._CCL(embed, centers, alpha=alpha)
+        q = module(z).detach().numpy()
+        np.testing.assert_allclose(q, case["q"], rtol=1e-8)
+        found = -(q * np.log(q)).sum(1)
+        np.testing.assert_allclose(found, case["entropy_q"], rtol=1e-8)
+
+
+def test_digits_from_forty_labels():
+    images, target = load_digit_images(return_X_y=True)
+    rng = np.random.default_rng(0)
+    y = np.full(len(target), -1)
+    for k in range(10):
+        y[rng.permutation(np.flatnonzero(target == k))[:4]] = k
+    labeled = y >= 0
+    clf = CCLClassifier(max_steps=200, update_interval=20, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        clf.fit(images, y)
+    accuracy = (clf.transduction_ == target)[~labeled].mean()
+    Z = clf.embedder_.transform(images)
+    alone = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    alone.fit(Z[labeled], y[labeled])
+    assert accuracy > 0.75
+    assert accuracy > alone.score(Z[~labeled], target[~labeled]) + 0.01
+    history = clf.net_.history
+    assert history[-1, "reconstruction_loss"] < 0.06
+    assert history[-1, "labeled_accuracy"] > 0.85
+    assert len(history[-1, "class_shares"]) == 10
+    assert abs(sum(history[-1, "class_shares"]) - 1) < 1e-6
+    # the rows it is least sure of are those worth a label
+    p = clf.predict_proba(images)
+    entropy = -(p * np.log(p)).sum(1)
+    unsure = np.argsort(-entropy)[:200]
+    wrong = clf.predict(images) != target
+    assert wrong[unsure].mean() > 1.5 * wrong.mean()
+
+
+def test_centers_begin_at_the_mean_code_of_each_class():
+    clf = short(max_steps=1, lr=1e-30).fit(X, Y)
+    Z = clf.embedder_.transform(X)
+    means = [Z[Y == k].mean(0) for k in (0, 1)]
+    np.testing.assert_allclose(clf.class_centers_, means, rtol=1e-4, atol=1e-5)
+    weights = np.arange(80.0)
+    clf = short(max_steps=1, lr=1e-30).fit(X, Y, sample_weight=weights)
+    means = [np.average(Z[Y == k], 0, weights[Y == k]) for k in (0, 1)]
+    np.testing.assert_allclose(clf.class_centers_, means, rtol=1e-4, atol=1e-5)
+    # predictions are the nearest centers
+    distances = np.linalg.norm(Z[:, None] - clf.class_centers_, axis=2)
+    np.testing.assert_array_equal(clf.predict(X), distances.argmin(1))
+
+
+def test_a_class_without_a_usable_label_begins_at_a_center_of_k_means():
+    x = np.repeat(np.eye(6, dtype=np.float32)[:3] * 9, 20, axis=0)
+    x += np.random.default_rng(0).normal(size=x.shape).astype(np.float32) / 9
+    y = np.where(np.arange(60) % 20 < 3, np.arange(60) // 20, -1)
+    weights = (y != 2).astype(float)
+    embedder = AutoencoderTransformer(2, hidden_sizes=(20,), max_steps=300)
+    clf = short(max_steps=1, lr=1e-30, embedder=embedder)
+    clf.fit(x, y, sample_weight=weights)
+    # the group that no other class lies in
+    assert (clf.predict(x) == np.arange(60) // 20).mean() > 0.9
+
+
+def test_batches_hold_labels_and_rows_of_the_whole_set():
+    for targets in (Y, TRUTH):
+        mixed = _MixedRounds(Samples(X, (6,)), targets, 4, None, 9)
+        batches = [mixed[rows] for rows in mixed.epoch(8)]
+        assert len(batches) == mixed.n_batches(8) == 9
+        passes = []
+        for x, y in batches:
+            assert (y[:8] >= 0).all() and (y[8:] < 0).all()
+            np.testing.assert_array_equal(x[8:], X[-1 - y[8:]])
+            passes.append(-1 - y[8:])
+        for start in (0, 3, 6):  # 32, 32 and 16 rows
+            seen = torch.cat(passes[start : start + 3])
+            assert sorted(seen.tolist()) == list(range(80))
+
+
+def test_every_parameter_counts():
+    base = {"max_steps": 8, "update_interval": 4}
+    plain = short(**base).fit(X, Y).predict_proba(X)
+    for change in (
+        {"contrastive_weight": 0.1},
+        {"cluster_weight": 0.1},
+        {"reconstruction_weight": 0.1},
+        {"unlabeled_ratio": 2},
+        {"contrast": "literal"},
+        {"contrast": "centers"},
+        {"temperature": 0.1},
+        {"alpha": 2.0},
+        {"update_interval": 2},
+        {"embedder": AutoencoderTransformer(3, hidden_sizes=(9,), max_steps=9)},
+        {"class_weight": {0: 9.0}},
+        {"calibration_size": 0.5},
+        {"max_steps": 12},
+        {"batch_size": 16},
+        {"optimizer": "sgd"},
+        {"lr": 1e-2},
+        {"weight_decay": 0.5, "optimizer": "adamw"},
+        {"schedule": "cosine"},
+        {"warmup_epochs": 2},
+        {"random_state": 1},
+    ):
+        y = (
+            np.where(np.arange(80) < 40, TRUTH, -1)
+            if "calibration_size" in change
+            else Y
+        )
+        found = fitted_quietly(short(**{**base, **change}), X, y).predict_proba(X)
+        assert not np.array_equal(found, plain), change
+
+
+def test_the_same_seed_gives_the_same_bits():
+    first = short().fit(X, Y).predict_proba(X)
+    np.testing.assert_array_equal(short().fit(X, Y).predict_proba(X), first)
+
+
+def test_epochs_and_steps():
+    # 80 rows, 20 of them in a batch beside 5 labeled ones
+    count = short(max_steps=None, max_epochs=3, update_interval=5).fit(X, Y)
+    assert count.net_.history[:, "train_batch_count"] == [5, 5, 2]
+    assert count.n_iter_ == 3
+
+
+HARD = {
+    "one label a class": np.where(np.arange(80) < 2, TRUTH, -1),
+    "everything labeled": TRUTH,
+    "hundred to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
+}
+
+
+@pytest.mark.parametrize("name", HARD)
+@pytest.mark.parametrize("contrast", ["rows", "literal", "centers"])
+@pytest.mark.parametrize("weight", [None, "balanced"])
+def test_hard_cases(name, contrast, weight):
+    clf = short(
+        max_steps=40,
+        batch_size=64,  # larger than the labeled rows
+        contrast=contrast,
+        contrastive_weight=1e-3 if contrast == "literal" else 1.0,
+        class_weight=weight,
+    )
+    clf = fitted_quietly(clf, X, HARD[name].astype(int))
+    p = clf.predict_proba(X)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    if name == "everything labeled":
+        assert clf.score(X, TRUTH) > 0.9
+
+
+def test_calibration_makes_labels_more_likely():
+    y = np.where(np.arange(80) < 40, TRUTH, -1)
+    plain = short(max_steps=40, calibration_size=20).fit(X, y)
+    assert plain.calibration_temperature_ != 1
+    p = plain.predict_proba(X)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    told = plain._predict_rows(X).argmax(1)
+    np.testing.assert_array_equal(p.argmax(1), told)  # the order stays
+
+
+def test_class_names_come_back():
+    y = np.array([["ant", "bee"][k] if k >= 0 else -1 for k in Y], dtype=object)
+    clf = short().fit(X, y)
+    assert clf.classes_.tolist() == ["ant", "bee"]
+    assert set(clf.transduction_) <= {"ant", "bee"} and set(clf.predict(X)) <= {
+        "ant",
+        "bee",
+    }
+    kept = clf.transduction_[:10]
+    np.testing.assert_array_equal(kept, y[:10])
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        (np.full(80, -1), "label"),
+        (np.where(np.arange(80) < 5, 3, -1), "class"),
+        (Y[:70], "70"),
+    ],
+    ids=["no label", "one class", "too short"],
+)
+def test_wrong_y_is_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        short().fit(X, y)
+
+
+def test_a_frozen_autoencoder_is_used_as_it_is():
+    embedder = AutoencoderTransformer(
+        2, hidden_sizes=(9,), max_steps=30, random_state=0
+    ).fit(X)
+    before = embedder.transform(X)
+    clf = short(embedder=FrozenEstimator(embedder)).fit(X, Y)
+    assert clf.embedder_.estimator is embedder
+    np.testing.assert_array_equal(embedder.transform(X), before)
+    trained = clf.encoder_.eval()(torch.from_numpy(X)).detach()
+    assert not np.allclose(trained, before)
+    with pytest.raises(ValueError, match="backbone='resnet9' has no effect"):
+        short(embedder=FrozenEstimator(embedder), backbone="resnet9").fit(X, Y)
+
+
+def test_without_a_decoder_it_takes_other_embedders():
+    embedder = SimCLRTransformer(max_steps=2)
+    clf = fitted_quietly(short(embedder=embedder, reconstruction_weight=0), X, Y)
+    assert "reconstruction_loss" not in clf.net_.history[-1]
+    assert clf.class_centers_.shape == (2, 128)
+    with pytest.raises(ValueError, match="SimCLRTransformer has no decoder"):
+        short(embedder=embedder).fit(X, Y)
+
+
+def test_a_lost_class_is_told():
+    groups = np.repeat(np.eye(6, dtype=np.float32)[:2] * 9, 20, axis=0)
+    y = np.full(40, -1)
+    y[[0, 20, 21]] = 0, 1, 2  # the last two are alike
+    with pytest.warns(CollapseWarning, match="No row is predicted to be of class 2"):
+        short(max_steps=1, lr=1e-30).fit(groups, y)
+    embedder = FrozenEstimator(AutoencoderTransformer(2, max_steps=1).fit(groups))
+    with pytest.warns(CollapseWarning, match="100% of the rows.* class 0.*33%"):
+        short(max_steps=1, lr=1e-30, embedder=embedder).fit(0 * groups, y)
+
+
+def test_warm_start_goes_on_from_codes_and_centers():
+    clf = short(warm_start=True).fit(X, Y)
+    embedder, centers = clf.embedder_, clf.class_centers_.copy()
+    clf.set_params(lr=1e-30, cluster_weight=0.0).fit(X, Y)
+    assert clf.embedder_ is embedder
+    np.testing.assert_allclose(clf.class_centers_, centers, rtol=1e-5)
+    assert clf.net_.module_.cluster_weight == 0
+
+
+def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
+    settings = {"max_steps": 20, "update_interval": 5}
+    whole = short(**settings).fit(X, Y).predict_proba(X)
+    broken = short(**settings, checkpoint_dir=tmp_path)
+    targets, calls = _ccl.sharpened_targets, []
+
+    def power_cut(q):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("the power fails")
+        return targets(q)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_ccl, "sharpened_targets", power_cut)
+        with pytest.raises(RuntimeError, match="the power fails"):
+            broken.fit(X, Y)
+    again = broken.fit(X, Y)
+    np.testing.assert_array_equal(again.predict_proba(X), whole)
+    assert len(again.net_.history) == 4
+
+
+def test_saved_and_loaded(tmp_path):
+    images, target = load_digit_images(return_X_y=True)
+    digits = images[:60], np.where(np.arange(60) < 30, target[:60], -1)
+    for data, y in ((X, Y), digits):
+        clf = fitted_quietly(short(), data, y)
+        clf.save(tmp_path / "model")
+        loaded = sklabel.load(tmp_path / "model")
+        np.testing.assert_array_equal(
+            loaded.predict_proba(data), clf.predict_proba(data)
+        )
+        np.testing.assert_array_equal(loaded.class_centers_, clf.class_centers_)
