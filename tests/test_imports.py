@@ -34,6 +34,7 @@ FLOORS = {
     "_net": 3,
     "_base": 4,
     "embedding": 5,
+    "_codes": 5.5,
     "clustering": 6,
     "classification": 6,
     "selection": 7,

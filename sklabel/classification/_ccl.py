@@ -1,14 +1,12 @@
 """CCL: codes of an autoencoder gather around one center a class (Roda, Geva, 2024)."""
 
-import copy
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -22,9 +20,9 @@ from .._base import (
     predict_all,
 )
 from .._callbacks import fitting
+from .._codes import CodesMixin
 from .._data import Mixed, Rounds
 from .._warn import warn
-from ..embedding import AutoencoderTransformer
 from ..losses import (
     contrastive_clustering,
     sharpened_targets,
@@ -122,7 +120,7 @@ class _CCL(nn.Module):
         self.q = self.predicted = self.targets = None
 
 
-class CCLClassifier(ClassificationMixin, BaseLearner):
+class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
     """Classify images by short codes that are drawn toward one center for each class.
 
     An autoencoder is trained on all images first; the mean code of the labeled images of
@@ -414,24 +412,6 @@ class CCLClassifier(ClassificationMixin, BaseLearner):
         self._check_shares(mixed)
         return self
 
-    def _fit_embedder(self, X):
-        embedder = self.embedder
-        if embedder is None:
-            embedder = AutoencoderTransformer(
-                n_components=10,
-                device=self.device,
-                precision=self.precision,
-                verbose=self.verbose,
-            )
-        if not isinstance(self.backbone, str) or self.backbone != "auto":
-            if isinstance(embedder, FrozenEstimator):
-                raise ValueError(
-                    f"backbone={self.backbone!r} has no effect on a frozen embedder: "
-                    'leave it at "auto".'
-                )
-            embedder = clone(embedder).set_params(backbone=self.backbone)
-        return self._fit_held(embedder, X)
-
     def _find_centers(self, X, rows, mixed, seed):
         """Return the mean code of each class, of its labeled rows as they are drawn.
 
@@ -465,19 +445,8 @@ class CCLClassifier(ClassificationMixin, BaseLearner):
         return torch.from_numpy(centers.astype(np.float32))
 
     def _build_module(self, centers):
-        embedder = getattr(self.embedder_, "estimator", self.embedder_)  # if frozen
-        embed = getattr(getattr(embedder, "net_", None), "module_", None)
-        if self.reconstruction_weight and not hasattr(embed, "error"):
-            raise ValueError(
-                f"embedder={type(embedder).__name__} has no decoder: use an "
-                "AutoencoderTransformer, or reconstruction_weight=0."
-            )
-        if self._continued is not None:
-            embed = self._continued.embed
-        elif not hasattr(embed, "error"):
-            embed = embedder.encoder_
         return _CCL(
-            copy.deepcopy(embed).requires_grad_(True),
+            self._build_embed(),
             centers,
             contrastive_weight=self.contrastive_weight,
             cluster_weight=self.cluster_weight,
@@ -489,9 +458,7 @@ class CCLClassifier(ClassificationMixin, BaseLearner):
 
     def _rebuild_module(self, mean, std):
         self._continued = None
-        embedder = getattr(self.embedder_, "estimator", self.embedder_)
-        width = embedder.net_.module_.backbone.n_features_out
-        return self._build_module(torch.zeros(len(self.classes_), width))
+        return self._build_module(torch.zeros(len(self.classes_), self._code_length()))
 
     @property
     def class_centers_(self):

@@ -1,13 +1,11 @@
 """DEC, IDEC and DCEC: clustering in the code of an autoencoder (Xie et al., 2016)."""
 
-import copy
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -21,8 +19,8 @@ from .._base import (
     predict_all,
 )
 from .._callbacks import fitting
+from .._codes import CodesMixin
 from .._data import Rounds
-from ..embedding import AutoencoderTransformer
 from ..losses import sharpened_targets, student_assignment, target_divergence
 from ..neighbors import kneighbors
 
@@ -78,7 +76,7 @@ class _DCEC(nn.Module):
         self.q = self.labels = self.targets = self.neighbors = None
 
 
-class DCECClusterer(ClusteringMixin, BaseLearner):
+class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
     """Cluster images by short codes that are drawn toward cluster centers.
 
     An autoencoder is trained first, and k-means on its codes gives the centers. Then
@@ -313,14 +311,17 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
                 f"{samples.n_trained}."
             )
         with self._seeded() as seed:
-            module, rows = self._continued, np.flatnonzero(~samples.bad)
+            rows = np.flatnonzero(~samples.bad)
             # files that cannot be read were told of already
             readable = _safe_indexing(X, rows) if samples.bad.any() else X
-            if module is None:
+            if self._continued is None:
                 self.embedder_ = self._fit_embedder(readable)
             Z = np.asarray(self.embedder_.transform(readable))
-            if module is None:
-                module = self._build_module(self._find_centers(Z, seed))
+            if self._continued is None:
+                centers = self._find_centers(Z, seed)
+            else:
+                centers = self._continued.centers.detach()
+            module = self._build_module(centers)
             # a row that cannot be read is its own neighbor
             n_neighbors = min(_N_NEIGHBORS, len(Z) - 1)
             neighbors = np.tile(np.arange(len(samples))[:, None], n_neighbors + 1)
@@ -344,24 +345,6 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
         module.centers = nn.Parameter(module.centers.detach()[used])
         return self
 
-    def _fit_embedder(self, X):
-        embedder = self.embedder
-        if embedder is None:
-            embedder = AutoencoderTransformer(
-                n_components=10,
-                device=self.device,
-                precision=self.precision,
-                verbose=self.verbose,
-            )
-        if not isinstance(self.backbone, str) or self.backbone != "auto":
-            if isinstance(embedder, FrozenEstimator):
-                raise ValueError(
-                    f"backbone={self.backbone!r} has no effect on a frozen embedder: "
-                    'leave it at "auto".'
-                )
-            embedder = clone(embedder).set_params(backbone=self.backbone)
-        return self._fit_held(embedder, X)
-
     def _find_centers(self, Z, seed):
         """Return the centers of k-means on codes (n, D)."""
         n_clusters = min(self.n_clusters, len(np.unique(Z, axis=0)))
@@ -371,19 +354,8 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
         return torch.from_numpy(found.cluster_centers_[rows].astype(np.float32))
 
     def _build_module(self, centers):
-        embedder = getattr(
-            self.embedder_, "estimator", self.embedder_
-        )  # FrozenEstimator
-        module = getattr(getattr(embedder, "net_", None), "module_", None)
-        if self.reconstruction_weight and not hasattr(module, "error"):
-            raise ValueError(
-                f"embedder={type(embedder).__name__} has no decoder: use an "
-                "AutoencoderTransformer, or reconstruction_weight=0."
-            )
-        if not hasattr(module, "error"):
-            module = embedder.encoder_
         return _DCEC(
-            copy.deepcopy(module).requires_grad_(True),
+            self._build_embed(),
             centers,
             alpha=self.alpha,
             cluster_weight=self.cluster_weight,
@@ -392,9 +364,8 @@ class DCECClusterer(ClusteringMixin, BaseLearner):
         )
 
     def _rebuild_module(self, mean, std):
-        embedder = getattr(self.embedder_, "estimator", self.embedder_)
-        width = embedder.net_.module_.backbone.n_features_out
-        return self._build_module(torch.zeros(self.n_clusters_, width))
+        self._continued = None
+        return self._build_module(torch.zeros(self.n_clusters_, self._code_length()))
 
     @property
     def cluster_centers_(self):

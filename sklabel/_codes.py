@@ -1,0 +1,53 @@
+"""What learns in the codes of an embedder: fit it, and train on a copy of its network."""
+
+import copy
+
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+
+from .embedding import AutoencoderTransformer
+
+
+class CodesMixin:
+    """For estimators with ``embedder``, ``backbone`` and ``reconstruction_weight``."""
+
+    def _fit_embedder(self, X):
+        """Return the embedder, fitted; by default an autoencoder with codes of 10."""
+        embedder = self.embedder
+        if embedder is None:
+            embedder = AutoencoderTransformer(
+                n_components=10,
+                device=self.device,
+                precision=self.precision,
+                verbose=self.verbose,
+            )
+        if not isinstance(self.backbone, str) or self.backbone != "auto":
+            if isinstance(embedder, FrozenEstimator):
+                raise ValueError(
+                    f"backbone={self.backbone!r} has no effect on a frozen embedder: "
+                    'leave it at "auto".'
+                )
+            embedder = clone(embedder).set_params(backbone=self.backbone)
+        return self._fit_held(embedder, X)
+
+    def _build_embed(self):
+        """Return a trainable copy of what gives the codes, and draws samples from them."""
+        trained = self._trained_embedder()
+        embed = getattr(getattr(trained, "net_", None), "module_", None)
+        decodes = hasattr(embed, "error")
+        if self.reconstruction_weight and not decodes:
+            raise ValueError(
+                f"embedder={type(trained).__name__} has no decoder: use an "
+                "AutoencoderTransformer, or reconstruction_weight=0."
+            )
+        if self._continued is not None:
+            embed = self._continued.embed
+        elif not decodes:
+            embed = trained.encoder_
+        return copy.deepcopy(embed).requires_grad_(True)
+
+    def _code_length(self):
+        return self._trained_embedder().net_.module_.backbone.n_features_out
+
+    def _trained_embedder(self):
+        return getattr(self.embedder_, "estimator", self.embedder_)  # if frozen
