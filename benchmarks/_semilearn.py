@@ -1,9 +1,18 @@
 """FixMatch of semilearn (USB), on images held in memory and without a graphics card."""
 
+import importlib.machinery
+import sys
 import time
+import types
 
 import numpy as np
 import torch
+
+# it is loaded for speech alone, and only where its build is that of torch
+speech = types.ModuleType("torchaudio")
+speech.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
+sys.modules.setdefault("torchaudio", speech)
+
 from semilearn import BasicDataset, get_algorithm, get_config, get_data_loader
 from semilearn.core.hooks import EMAHook, ParamUpdateHook
 from semilearn.datasets.augmentation import RandAugment
