@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CollapseWarning",
+    "active_learning",
     "augment",
     "backbones",
     "classification",

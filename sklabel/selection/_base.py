@@ -4,13 +4,19 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import (
     _num_samples,
     check_consistent_length,
+    check_is_fitted,
     validate_data,
 )
 
+from .._base import ClassificationMixin
 from .._data import _as_paths
 from .._labels import is_labeled
 from ..neighbors import kneighbors
@@ -20,6 +26,32 @@ N_SAMPLES_CONSTRAINT = [
     Interval(Real, 0, 1, closed="neither"),
     None,
 ]
+
+
+def fit_partly(classifier, X, y):
+    """Fit a classifier to partly labeled y, and return it.
+
+    Of one that does not know unlabeled rows the labeled rows are fitted.
+    """
+    if _knows_unlabeled_rows(classifier):
+        return classifier.fit(X, y)
+    rows = np.flatnonzero(is_labeled(y))
+    # as a list, names among marks of unlabeled rows become text again
+    return classifier.fit(
+        _safe_indexing(X, rows), np.asarray(list(_safe_indexing(y, rows)))
+    )
+
+
+def _knows_unlabeled_rows(classifier):
+    """Tell whether -1 in y means unlabeled to a classifier, or to the last of a pipe."""
+    while not isinstance(classifier, ClassificationMixin):
+        if hasattr(classifier, "steps"):
+            classifier = classifier.steps[-1][1]
+        elif hasattr(classifier, "estimator") and hasattr(classifier, "cv"):
+            classifier = classifier.estimator  # of a search
+        else:
+            return type(classifier).__module__.startswith("sklearn.semi_supervised")
+    return True
 
 
 class SelectionMixin:
@@ -103,6 +135,30 @@ class SelectionMixin:
                 "where a label may be asked."
             )
         return int(n_samples), labeled
+
+    def _fit_classifier(self, X, y):
+        """Return ``classifier`` fitted: a clone of it, or itself where it is frozen.
+
+        Of a classifier that does not know unlabeled rows, the labeled rows are fitted.
+
+        Raises
+        ------
+        ValueError
+            If it must be fitted and no row has a label.
+        """
+        if isinstance(self.classifier, FrozenEstimator):
+            check_is_fitted(self.classifier)
+            return self.classifier
+        if y is None or not is_labeled(y).any():
+            raise ValueError(
+                f"{type(self).__name__} asks a classifier, which needs labels to be "
+                "fitted: pass y with some labels (a first choice can be that of "
+                "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
+            )
+        default = LogisticRegression(max_iter=1000)
+        return fit_partly(
+            clone(default if self.classifier is None else self.classifier), X, y
+        )
 
     def _set_selection(self, X, sample_indices, scores):
         """Set the fitted attributes of a choice and return the selector.

@@ -2,12 +2,50 @@
 
 import numpy as np
 import pytest
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.ensemble import VotingClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from sklabel.selection import RandomSelector, StratifiedSelector, USLSelector
+from sklabel.selection import (
+    BADGESelector,
+    BALDSelector,
+    CoreSetSelector,
+    MMASelector,
+    RandomSelector,
+    StratifiedSelector,
+    UncertaintySelector,
+    USLSelector,
+)
+
+
+class AnyWidth(ClassifierMixin, BaseEstimator):
+    """A fitted classifier for vectors of any length: here y has no label, or one class."""
+
+    def __init__(self, slope=1.0):
+        self.slope = slope
+
+    def fit(self, X=None, y=None):
+        self.classes_ = np.arange(3)
+        return self
+
+    def predict_proba(self, X):
+        weights = np.cos(self.slope * np.arange(3 * X.shape[1])).reshape(-1, 3)
+        logits = np.asarray(X, np.float64) @ weights
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        return p / p.sum(1, keepdims=True)
+
+
+def _committee():
+    committee = VotingClassifier([("a", AnyWidth())], voting="soft")
+    committee.estimators_ = [AnyWidth(s).fit() for s in (0.3, 1.0, 2.0, -0.5)]
+    committee.classes_ = np.arange(3)
+    return FrozenEstimator(committee)
+
+
+HELD = FrozenEstimator(AnyWidth().fit())
 
 # A new selector is added here. Those that read all labels are in ORACLES.
 SELECTORS = [
@@ -18,6 +56,20 @@ SELECTORS = [
     USLSelector(random_state=0, horizon=None, exclude_same_cluster=False),
     USLSelector(random_state=0, reg_weight=0, kmeans_init="k-means++"),
     USLSelector(random_state=0, normalize=False),
+    *[
+        UncertaintySelector(measure, classifier=HELD, random_state=0)
+        for measure in ("entropy", "margin", "least_confidence", "variation_ratio")
+    ],
+    BALDSelector(classifier=_committee(), random_state=0),
+    BALDSelector(classifier=_committee(), random_state=0, measure="mean_std"),
+    BALDSelector(classifier=_committee(), random_state=0, batch=True),
+    BADGESelector(classifier=HELD, random_state=0),
+    MMASelector(classifier=HELD, random_state=0),
+    MMASelector(classifier=HELD, diversity="kmeans", random_state=0),
+    MMASelector(classifier=HELD, diversity="density", random_state=0),
+    CoreSetSelector(random_state=0),
+    CoreSetSelector(random_state=0, normalize=True),
+    CoreSetSelector(random_state=0, robust=True, time_limit=2),
 ]
 ORACLES = [
     StratifiedSelector(random_state=0),
@@ -65,9 +117,7 @@ def _check_promises(selector, X, y, n_samples):
         assert np.isfinite(selector.scores_[y == -1]).all()
     assert selector.assignments_.shape == (len(X),)
     if n_samples:
-        np.testing.assert_array_equal(
-            selector.assignments_[rows], np.arange(n_samples)
-        )
+        np.testing.assert_array_equal(selector.assignments_[rows], np.arange(n_samples))
     assert selector.n_features_in_ == X.shape[1]
 
 

@@ -1,0 +1,169 @@
+"""What selectors read off a fitted classifier: its features, and who it is inside."""
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_array
+
+from ._base import ClassificationMixin
+from ._data import _as_paths, check_samples
+
+
+def check_rows(selector, X):
+    """Check X, vectors or whatever a classifier takes.
+
+    Parameters
+    ----------
+    selector : SelectionMixin
+        With a ``classifier``; its ``n_features_in_`` is set. Not for paths.
+    X : array-like
+        Vectors, images or paths.
+
+    Returns
+    -------
+    given : array-like of length n_rows
+        X for the classifier.
+    vectors : ndarray of shape (n_rows, n_features) or None
+        X as float32; None where X holds images or paths.
+    """
+    for name in ("n_features_in_", "feature_names_in_"):
+        vars(selector).pop(name, None)  # paths set none
+    if selector.classifier is not None:  # the default one takes vectors only
+        paths = _as_paths(X)
+        if paths is not None:
+            return X, None
+        if len(getattr(X, "shape", None) or np.shape(X)) > 2:
+            check_samples(selector, X, True)
+            return X, None
+    vectors = selector._check_vectors(X)
+    # A frame has names that a frozen classifier looks for, uint8 are pixels.
+    as_given = hasattr(X, "columns") or getattr(X, "dtype", None) == np.uint8
+    return (X if as_given else vectors), vectors
+
+
+def fit_classifier(selector, X, y, random):
+    """Return the classifier of a selector fitted, with seeds where it has none.
+
+    Parameters
+    ----------
+    selector : SelectionMixin
+        With a ``classifier``; it stays as it is.
+    X : array-like of length n_rows
+    y : array-like of shape (n_rows,) or None
+    random : RandomState
+        Gives the seeds.
+
+    Returns
+    -------
+    classifier : estimator
+    """
+    classifier = selector.classifier
+    if classifier is None or isinstance(classifier, FrozenEstimator):
+        return selector._fit_classifier(X, y)
+    seeds = {
+        name: int(random.randint(2**31 - 1))
+        for name, value in sorted(classifier.get_params().items(), key=lambda p: p[0])
+        if value is None and name.split("__")[-1] == "random_state"
+    }
+    seeded = clone(classifier).set_params(**seeds)
+    return clone(selector).set_params(classifier=seeded)._fit_classifier(X, y)
+
+
+def inner_classifier(classifier, X):
+    """Return the classifier within pipelines, searches and frozen ones, and its X.
+
+    Parameters
+    ----------
+    classifier : estimator
+        Fitted.
+    X : array-like
+        Rows as ``classifier`` takes them.
+
+    Returns
+    -------
+    classifier : estimator
+    X : array-like
+        Rows as this one takes them: after the steps before it.
+    """
+    while not isinstance(classifier, ClassificationMixin):
+        if isinstance(classifier, FrozenEstimator):
+            classifier = classifier.estimator
+        elif isinstance(classifier, Pipeline):
+            if len(classifier.steps) > 1:
+                X = classifier[:-1].transform(X)
+            classifier = classifier[-1]
+        elif hasattr(classifier, "best_estimator_"):
+            classifier = classifier.best_estimator_
+        else:
+            break
+    return classifier, X
+
+
+def hidden_features(classifier, X):
+    """Return what the last layer of a fitted classifier gets to see of each row.
+
+    Parameters
+    ----------
+    classifier : estimator
+        Of sklabel's: the features of its ``encoder_``. Of others: X itself, after the
+        steps of a pipeline.
+    X : array-like of length n
+
+    Returns
+    -------
+    features : ndarray of shape (n, D), float32 or float64
+
+    Raises
+    ------
+    ValueError
+        If a classifier that is not sklabel's has no vectors as X.
+    """
+    classifier, X = inner_classifier(classifier, X)
+    if not isinstance(classifier, ClassificationMixin):
+        if len(getattr(X, "shape", None) or np.shape(X)) != 2:
+            raise ValueError(
+                f"{type(classifier).__name__} has no features to look at but its X, "
+                f"which is of shape {np.shape(X)} and not vectors: take one of "
+                "sklabel's classifiers, or embed the images first."
+            )
+        return check_array(X, dtype=[np.float32, np.float64], order="C")
+    samples = classifier._check_X(X)
+    net, encoder = classifier.net_, classifier.encoder_.eval()
+    features = []
+    with torch.inference_mode(), net.autocast():
+        for x, _ in net.get_iterator(samples):
+            features.append(encoder(net.to_device(x)).float().flatten(1).cpu())
+    return torch.cat(features).numpy()
+
+
+def open_rows(labeled, probabilities, n_samples):
+    """Return the rows among which to choose: neither labeled nor unreadable.
+
+    Parameters
+    ----------
+    labeled : ndarray of shape (n,), dtype bool
+    probabilities : ndarray of shape (n, C)
+        A row of NaN for a file that cannot be read.
+    n_samples : int
+        Rows that will be chosen.
+
+    Returns
+    -------
+    rows : ndarray of int
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows than will be chosen.
+    """
+    unreadable = np.isnan(probabilities).any(axis=1)
+    rows = np.flatnonzero(~labeled & ~unreadable)
+    if len(rows) < n_samples:
+        raise ValueError(
+            f"n_samples={n_samples} rows are asked, but {unreadable.sum()} rows have no "
+            f"probabilities (NaN), which leaves {len(rows)} without a label: ask for "
+            "fewer, or replace the files that cannot be read."
+        )
+    return rows

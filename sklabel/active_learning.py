@@ -1,0 +1,493 @@
+"""The loop of active learning: choose rows, ask for their labels, learn, choose again."""
+
+import time
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+
+from ._callbacks import CallbackSupportMixin, fitting
+from ._data import _as_paths
+from ._labels import check_labels, encode_labels, is_labeled
+from .classification import SupervisedClassifier
+from .embedding import SimCLRTransformer
+from .selection import UncertaintySelector, USLSelector
+from .selection._base import fit_partly
+
+
+def _classifier_has(name):
+    def check(self):
+        getattr(self.__dict__.get("classifier_", self.classifier), name)
+        return True
+
+    return check
+
+
+class ActiveLearningClassifier(
+    MetaEstimatorMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator
+):
+    """Classify with labels that are asked for in rounds.
+
+    A first selector, which needs no labels, chooses the first rows. Then, round by
+    round, the classifier is trained on what is labeled, and a second selector chooses
+    the rows whose labels it would learn most from. Answers come from a function, from
+    labels that are known but hidden (to try a method out), or from a person
+    (:meth:`begin`, :meth:`query`, :meth:`teach`). Read more in the
+    :ref:`User Guide <active_learning>`.
+
+    Parameters
+    ----------
+    classifier : estimator or None, default=None
+        What is trained; cloned. None: :class:`sklabel.classification.SupervisedClassifier`.
+        One that does not know unlabeled rows, as most of scikit-learn, gets the labeled
+        ones.
+    selector : selector or None, default=None
+        Chooses the rows of a round; cloned. Its ``classifier``, where it has one, is that
+        of the loop. None: :class:`sklabel.selection.UncertaintySelector`.
+    initial_selector : selector or None, default=None
+        Chooses the first rows; cloned. None: :class:`sklabel.selection.USLSelector`.
+    n_rounds : int, default=5
+        Rounds of ``fit`` after the first choice, >= 0.
+    n_samples : int, default=40
+        Rows asked in a round, >= 1; the last round may have fewer.
+    n_initial : int or None, default=None
+        Rows asked at first; None: ``n_samples``.
+    oracle : callable or None, default=None
+        ``oracle(indices)`` returns the labels of rows; -1, None or NaN where it has none,
+        and such a row is not asked again. None: labels are uncovered from the y that is
+        given to ``fit``, for the rows asked alone.
+    embedder : estimator or None, default=None
+        Gives the vectors of images to selectors that need vectors; cloned and fitted
+        once, or used as it is in a :class:`sklearn.frozen.FrozenEstimator`. None:
+        :class:`sklabel.embedding.SimCLRTransformer`. Not used for 2-D X.
+    warm_start : bool, default=False
+        Whether the classifier continues from the weights of the round before, for which
+        it must have a parameter of that name; else each round starts anew.
+    random_state : int, RandomState instance or None, default=None
+        Seed of classifier, selectors and embedder that have none of their own.
+
+    Attributes
+    ----------
+    classifier_ : estimator
+        Trained on all answers.
+    classes_ : ndarray of shape (n_classes,)
+        Classes among the answers.
+    labels_ : ndarray of shape (n_samples,), dtype object
+        Answers so far; -1 where there is none.
+    sample_indices_ : ndarray of int
+        Rows asked, in the order of asking.
+    refused_ : ndarray of int
+        Rows that got no label; they are not asked again.
+    pending_ : ndarray of int
+        Rows asked and not answered yet.
+    history_ : list of dict
+        Per round ``n_asked``, ``n_labeled``, ``seconds`` (of choice and training) and,
+        where labels are uncovered, ``accuracy`` on the rows not asked yet: the learning
+        curve.
+    n_features_in_ : int
+        Values per sample, where X has 2 dimensions.
+
+    Raises
+    ------
+    ValueError
+        If no label is known to uncover, an answer has another length than the rows, or
+        rows are taught that X does not have.
+
+    See Also
+    --------
+    sklabel.selection.USLSelector : The first choice.
+    sklabel.classification.CCLClassifier : Made for this loop.
+
+    Notes
+    -----
+    While the answers are of one class, nothing can be trained, and the first selector is
+    asked again. Pickles hold the state of the loop, but not X: after loading, give it
+    back by ``attach(X)``.
+
+    The loop of Roda and Geva (2024) is ``ActiveLearningClassifier(CCLClassifier(),
+    UncertaintySelector("entropy"), RandomSelector(), n_rounds=20, n_samples=250)``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklabel.active_learning import ActiveLearningClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> loop = ActiveLearningClassifier(
+    ...     LogisticRegression(max_iter=1000), n_rounds=2, n_samples=20, random_state=0
+    ... ).fit(X, y)
+    >>> [step["n_labeled"] for step in loop.history_]
+    [20, 40, 60]
+
+    With a person:
+
+    >>> loop.begin(X)
+    ActiveLearningClassifier(...)
+    >>> rows = loop.query()
+    >>> loop.teach(rows, y[rows]).predict(X).shape
+    (1797,)
+    """
+
+    _parameter_constraints = {
+        "classifier": [BaseEstimator, None],
+        "selector": [BaseEstimator, None],
+        "initial_selector": [BaseEstimator, None],
+        "n_rounds": [Interval(Integral, 0, None, closed="left")],
+        "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "n_initial": [Interval(Integral, 1, None, closed="left"), None],
+        "oracle": [callable, None],
+        "embedder": [BaseEstimator, None],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        classifier=None,
+        selector=None,
+        initial_selector=None,
+        *,
+        n_rounds=5,
+        n_samples=40,
+        n_initial=None,
+        oracle=None,
+        embedder=None,
+        warm_start=False,
+        random_state=None,
+    ):
+        self.classifier = classifier
+        self.selector = selector
+        self.initial_selector = initial_selector
+        self.n_rounds = n_rounds
+        self.n_samples = n_samples
+        self.n_initial = n_initial
+        self.oracle = oracle
+        self.embedder = embedder
+        self.warm_start = warm_start
+        self.random_state = random_state
+
+    @fitting
+    def fit(self, X, y=None):
+        """Run the loop.
+
+        Parameters
+        ----------
+        X : array-like
+            What the classifier takes: vectors ``(n, D)``, images, or paths of image files.
+        y : array-like of shape (n_samples,) or None
+            With ``oracle`` the labels known so far, -1 where there is none, or None.
+            Without, the labels to uncover: -1 where a row would get no answer.
+
+        Returns
+        -------
+        self : ActiveLearningClassifier
+        """
+        hidden = None
+        if self.oracle is None:
+            X = self._check_X(X, reset=True)
+            check_labels(y, n_samples=_num_samples(X))
+            hidden, y = np.asarray(y, dtype=object).reshape(-1), None
+        self.begin(X, y)
+        self._hidden = hidden
+        for _ in range(self.n_rounds + 1):
+            rows = self.query()
+            if len(rows) == 0:
+                break
+            answers = hidden[rows] if self.oracle is None else self.oracle(rows)
+            self.teach(rows, answers)
+        if not hasattr(self, "classifier_"):
+            raise ValueError(
+                f"All {len(np.flatnonzero(is_labeled(self.labels_)))} answers are of one "
+                f"class: ask for more rows, n_rounds={self.n_rounds} and n_samples="
+                f"{self.n_samples}."
+            )
+        return self
+
+    def begin(self, X, y=None):
+        """Start the loop; nothing is asked and nothing trained, but for given labels.
+
+        Parameters
+        ----------
+        X : array-like
+            What the classifier takes.
+        y : array-like of shape (n_samples,) or None
+            Labels known so far, -1 where there is none.
+
+        Returns
+        -------
+        self : ActiveLearningClassifier
+        """
+        self._validate_params()
+        X = self._check_X(X, reset=True)
+        n_rows = _num_samples(X)
+        for name in ("classifier_", "classes_", "_Z", "_hidden"):
+            vars(self).pop(name, None)
+        self._rng = np.random.RandomState(
+            check_random_state(self.random_state).randint(2**31 - 1)
+        )
+        self.labels_ = np.full(n_rows, -1, dtype=object)
+        self.sample_indices_ = self.pending_ = self.refused_ = np.empty(0, np.int64)
+        self.history_ = []
+        self.attach(X)
+        if y is not None:
+            known = np.asarray(y, dtype=object).reshape(-1)
+            if len(known) != n_rows:
+                raise ValueError(
+                    f"Found input variables with inconsistent numbers of samples: X has "
+                    f"{n_rows} rows, y has {len(known)}."
+                )
+            labeled = is_labeled(y)
+            self.labels_[labeled] = known[labeled]
+            self._train()
+        return self
+
+    def attach(self, X):
+        """Give the loop its rows, after it was loaded from a file.
+
+        Parameters
+        ----------
+        X : array-like
+            The rows it was begun with.
+
+        Returns
+        -------
+        self : ActiveLearningClassifier
+        """
+        check_is_fitted(self, "labels_")
+        X = self._check_X(X)
+        if _num_samples(X) != len(self.labels_):
+            raise ValueError(
+                f"The loop was begun with {len(self.labels_)} rows, but X has "
+                f"{_num_samples(X)}: attach the rows that it was begun with."
+            )
+        self._X = X
+        return self
+
+    def query(self):
+        """Choose the rows to label next.
+
+        The same rows are returned until they are answered by :meth:`teach`.
+
+        Returns
+        -------
+        indices : ndarray of int of shape (n_rows,)
+            At most ``n_samples``, in the order of asking; empty when none is left.
+        """
+        self._check_attached()
+        if len(self.pending_):
+            return self.pending_
+        start = time.perf_counter()
+        closed = is_labeled(self.labels_)
+        closed[self.refused_] = True
+        first = not hasattr(self, "classifier_")
+        n_samples = self.n_initial or self.n_samples if first else self.n_samples
+        n_samples = min(n_samples, int((~closed).sum()))
+        if n_samples == 0:
+            return np.empty(0, np.int64)
+        selector = self.initial_selector if first else self.selector
+        if selector is None:
+            selector = USLSelector() if first else UncertaintySelector()
+        rows = self._select(clone(selector), n_samples, np.where(closed, 0, -1))
+        self.pending_ = rows
+        self.sample_indices_ = np.append(self.sample_indices_, rows)
+        self._seconds = time.perf_counter() - start
+        return rows
+
+    def teach(self, indices, y):
+        """Take answers, and train on all of them.
+
+        Parameters
+        ----------
+        indices : array-like of int
+            Rows, of those asked or others, in any order. Rows of the question that are
+            left out may be asked again.
+        y : array-like
+            Their labels; -1, None or NaN for a row that gets none and shall not be asked
+            again. An earlier answer is replaced.
+
+        Returns
+        -------
+        self : ActiveLearningClassifier
+        """
+        self._check_attached()
+        rows = np.asarray(indices, dtype=np.int64).reshape(-1)
+        answers = np.empty(len(rows), dtype=object)
+        given = y.tolist() if hasattr(y, "tolist") else list(y)
+        if len(given) != len(rows):
+            raise ValueError(
+                f"{len(given)} answers for {len(rows)} rows: give one for each, -1 where "
+                "there is none."
+            )
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(self.labels_)):
+            raise ValueError(
+                f"indices must be rows of X, 0 to {len(self.labels_) - 1}, got "
+                f"{rows.min()} to {rows.max()}."
+            )
+        answers[:] = given
+        answered = is_labeled(answers)
+        start = time.perf_counter()
+        self.labels_[rows[answered]] = answers[answered]
+        refused = np.union1d(self.refused_, rows[~answered])
+        self.refused_ = np.setdiff1d(refused, np.flatnonzero(is_labeled(self.labels_)))
+        self.pending_ = np.empty(0, np.int64)
+        self._train()
+        seconds = time.perf_counter() - start + vars(self).pop("_seconds", 0)
+        self.history_.append(
+            {
+                "n_asked": len(self.sample_indices_),
+                "n_labeled": int(is_labeled(self.labels_).sum()),
+                "seconds": round(seconds, 3),
+                **self._curve(),
+            }
+        )
+        return self
+
+    @available_if(_classifier_has("predict_proba"))
+    def predict_proba(self, X):
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like
+            What the classifier takes.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        check_is_fitted(self, "classifier_")
+        return self.classifier_.predict_proba(self._check_X(X))
+
+    def predict(self, X):
+        """Return the class of each sample.
+
+        Parameters
+        ----------
+        X : array-like
+            What the classifier takes.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+        """
+        check_is_fitted(self, "classifier_")
+        return self.classifier_.predict(self._check_X(X))
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy on the labeled rows.
+
+        Parameters
+        ----------
+        X : array-like
+            What the classifier takes.
+        y : array-like of shape (n_samples,)
+            Classes; rows that are unlabeled (-1, None or NaN) do not count.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        accuracy : float
+        """
+        labeled = is_labeled(y)
+        if not labeled.any():
+            raise ValueError("y has no labeled row to score on: every label is -1.")
+        hits = np.asarray(self.predict(X))[labeled] == np.asarray(y)[labeled]
+        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
+        return float(np.average(hits, weights=weight))
+
+    def _check_X(self, X, reset=False):
+        """Return vectors as an array; images and paths are checked by who takes them."""
+        if len(getattr(X, "shape", ())) > 2 or _as_paths(X) is not None:
+            return X
+        return validate_data(self, X, reset=reset)
+
+    def _check_attached(self):
+        check_is_fitted(self, "labels_")
+        if not hasattr(self, "_X"):
+            raise ValueError(
+                "The loop was loaded without its rows: call attach(X) with those that it "
+                "was begun with."
+            )
+
+    def _train(self):
+        """Train on all answers, where they are of two classes at least."""
+        labeled = is_labeled(self.labels_)
+        if not labeled.any():
+            return
+        # names stay objects, numbers become numbers again
+        y = self.labels_
+        if all(isinstance(value, (int, np.integer)) for value in y[labeled]):
+            y = y.astype(np.int64)
+        classes, _ = encode_labels(y)
+        if len(classes) < 2:
+            return
+        classifier = vars(self).get("classifier_")
+        if classifier is None or not self.warm_start:
+            classifier = self.classifier
+            default = SupervisedClassifier()
+            classifier = self._seed(
+                clone(default if classifier is None else classifier)
+            )
+        elif "warm_start" in classifier.get_params(deep=False):
+            same = np.array_equal(classes, self.classes_)
+            classifier.set_params(warm_start=same)
+        self.classifier_ = fit_partly(classifier, self._X, y)
+        self.classes_ = np.asarray(self.classifier_.classes_)
+
+    def _select(self, selector, n_samples, y):
+        """Return rows chosen by a selector, or by the last of a pipeline."""
+        last = selector.steps[-1][1] if hasattr(selector, "steps") else selector
+        last.set_params(n_samples=n_samples)
+        self._seed(last)
+        X = self._X
+        if "classifier" in last.get_params(deep=False) and hasattr(self, "classifier_"):
+            last.set_params(classifier=FrozenEstimator(self.classifier_))
+        elif last is selector:
+            X = self._vectors()
+        selector.fit(X, y)
+        last = selector.steps[-1][1] if hasattr(selector, "steps") else selector
+        return last.sample_indices_
+
+    def _vectors(self):
+        """Return X where it is 2-D, else its embedding."""
+        if len(getattr(self._X, "shape", ())) == 2 and _as_paths(self._X) is None:
+            return self._X
+        if not hasattr(self, "_Z"):
+            embedder = SimCLRTransformer() if self.embedder is None else self.embedder
+            if not isinstance(embedder, FrozenEstimator):
+                embedder = self._seed(clone(embedder)).fit(self._X)
+            self._Z = np.asarray(embedder.transform(self._X))
+        return self._Z
+
+    def _seed(self, estimator):
+        """Give an estimator a seed, if it has none."""
+        if estimator.get_params(deep=False).get("random_state", 0) is None:
+            estimator.set_params(random_state=int(self._rng.randint(2**31 - 1)))
+        return estimator
+
+    def _curve(self):
+        """Return the accuracy on rows not asked yet, where their labels are known."""
+        hidden = vars(self).get("_hidden")
+        if hidden is None or not hasattr(self, "classifier_"):
+            return {}
+        rest = is_labeled(hidden) & ~is_labeled(self.labels_)
+        if not rest.any():
+            return {}
+        predicted = np.asarray(self.classifier_.predict(self._X), dtype=object)
+        return {"accuracy": float((predicted[rest] == hidden[rest]).mean())}
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        return {k: v for k, v in state.items() if k not in ("_X", "_Z", "_hidden")}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.oracle is None
+        return tags

@@ -1,0 +1,302 @@
+"""BADGE: batch active learning by diverse gradient embeddings (Ash et al., 2020)."""
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods
+
+from .._callbacks import CallbackSupportMixin, fitting
+from .._hidden import check_rows, fit_classifier, hidden_features, open_rows
+from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+
+# Values gathered at once where distances are computed from differences.
+_BLOCK_VALUES = 2**22
+
+
+def gradient_residuals(probabilities):
+    """Return the gradient of the cross-entropy with respect to the logits.
+
+    The most probable class (the first among equals) stands for the label that nobody
+    knows: ``p - onehot(argmax p)``.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n, C)
+        Rows in [0, 1] that add up to 1.
+
+    Returns
+    -------
+    residuals : ndarray of shape (n, C), float64
+        Rows of zeros where a probability is 1.
+
+    References
+    ----------
+    .. [1] J. Ash et al., "Deep batch active learning by diverse, uncertain gradient
+       lower bounds", ICLR 2020, equation 1.
+    """
+    residuals = np.array(probabilities, dtype=np.float64)
+    rows = np.arange(len(residuals))
+    residuals[rows, residuals.argmax(axis=1)] -= 1
+    return residuals
+
+
+def gradient_norms(residuals, features):
+    """Return the length of each gradient embedding, ``|residual| * |feature|``.
+
+    The gradient embedding of a row is the outer product of the two: the gradient of
+    its loss with respect to the weights of the last layer.
+
+    Parameters
+    ----------
+    residuals : ndarray of shape (n, C)
+        See `gradient_residuals`.
+    features : ndarray of shape (n, D)
+        Input of the last layer.
+
+    Returns
+    -------
+    norms : ndarray of shape (n,), float64
+    """
+    return np.sqrt(_squares(residuals)) * np.sqrt(_squares(features))
+
+
+def gradient_distances(residuals, features, row):
+    """Return squared distances of all gradient embeddings to that of one row.
+
+    Never forms them: with residuals r and features h,
+
+    ``|g_i - g_j|^2 = |r_i|^2 |h_i|^2 + |r_j|^2 |h_j|^2 - 2 (r_i . r_j) (h_i . h_j)``.
+
+    Pairs so close that the subtraction would lose most digits are computed from their
+    differences, so equal rows are exactly 0 apart.
+
+    Parameters
+    ----------
+    residuals : ndarray of shape (n, C)
+    features : ndarray of shape (n, D)
+        float32 or float64; their products are computed in this precision.
+    row : int
+        Number of the row.
+
+    Returns
+    -------
+    squared : ndarray of shape (n,), float64
+        At least 0.
+    """
+    lengths = gradient_norms(residuals, features) ** 2
+    return _distances(residuals, features, lengths, row)
+
+
+def choose_plus_plus(residuals, features, n_samples, random_state=None):
+    """Draw rows by k-means++ on their gradient embeddings.
+
+    The first is the row of the longest embedding; each further one is drawn with
+    probability proportional to the squared distance to the nearest of those drawn
+    before.
+
+    Parameters
+    ----------
+    residuals : ndarray of shape (n, C)
+        See `gradient_residuals`.
+    features : ndarray of shape (n, D)
+        Input of the last layer.
+    n_samples : int
+        Number of rows to draw, 1 to n.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draws.
+
+    Returns
+    -------
+    chosen : ndarray of shape (n_samples,)
+        Different rows in the order of the draw. Where only copies of drawn rows are
+        left, those of the lowest numbers.
+
+    Notes
+    -----
+    Time n * (C + D) for each row drawn; memory n * C beside the features.
+
+    References
+    ----------
+    .. [1] J. Ash et al., "Deep batch active learning by diverse, uncertain gradient
+       lower bounds", ICLR 2020, algorithm 1; its released code starts with the longest
+       embedding, the paper with a row at random.
+    """
+    rng = check_random_state(random_state)
+    peak = max(features.max(), -features.min())
+    if peak > 0 and not 1e-12 < peak < 1e12:
+        features = features / peak  # float32 squares would overflow or vanish
+    norms = gradient_norms(residuals, features)
+    lengths = norms**2
+    chosen = [int(norms.argmax())]
+    nearest = np.full(len(norms), np.inf)
+    while len(chosen) < n_samples:
+        squared = _distances(residuals, features, lengths, chosen[-1])
+        np.minimum(nearest, squared, out=nearest)
+        nearest[chosen[-1]] = 0
+        total = nearest.cumsum()
+        if total[-1] <= 0:
+            left = np.setdiff1d(np.arange(len(norms)), chosen)
+            chosen.extend(left[: n_samples - len(chosen)].tolist())
+            break
+        draw = rng.random_sample() * total[-1]
+        row = np.searchsorted(total, draw, side="right")
+        if row == len(total):  # the product was rounded up to the total
+            row = np.flatnonzero(nearest)[-1]
+        chosen.append(int(row))
+    return np.array(chosen, dtype=np.int64)
+
+
+def _squares(rows):
+    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+
+
+def _distances(residuals, features, lengths, row):
+    """`gradient_distances` with the squared norms given."""
+    r, h = residuals[row], features[row]
+    sums = lengths + lengths[row]
+    squared = sums - 2 * (residuals @ r) * (features @ h).astype(np.float64)
+    few_digits = 1e-3 if features.dtype == np.float32 else 1e-9
+    close = np.flatnonzero(squared < few_digits * sums)
+    h = h.astype(np.float64)
+    step = max(1, _BLOCK_VALUES // features.shape[1])
+    for start in range(0, len(close), step):
+        rows = close[start : start + step]
+        other = residuals[rows]
+        change, shift = r - other, h - features[rows]
+        # g_row - g_i = change x h + other x shift
+        squared[rows] = (
+            _squares(change) * (h @ h)
+            + _squares(other) * _squares(shift)
+            + 2 * np.einsum("ij,ij->i", other, change) * (shift @ h)
+        )
+    return np.maximum(squared, 0, out=squared)
+
+
+class BADGESelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+    """Select rows that a classifier is unsure of and that differ from one another.
+
+    The gradient that a row would send into the last layer, were its most probable
+    class the label, is long where the classifier is unsure, and points elsewhere for
+    other classes and features. Rows are drawn by k-means++ on these gradients: long
+    ones, far apart. Read more in the :ref:`User Guide <badge>`.
+
+    Parameters
+    ----------
+    n_samples : int, float or None, default=None
+        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
+        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
+        whichever is less; 0 where every row is labeled.
+    classifier : estimator with predict_proba or None, default=None
+        Asked for probabilities and features. It is cloned and fitted;
+        ``FrozenEstimator(classifier)`` is used as it is. None: logistic regression,
+        for vectors.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draws, and of the classifier where that has no ``random_state`` of
+        its own.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_samples,)
+        Chosen rows in the order of asking.
+    scores_ : ndarray of shape (n_rows,)
+        Length of the gradient of each row, 0 where a probability is 1; ``-inf`` for
+        rows labeled already and for files that cannot be read. The choice also
+        depends on how far apart the gradients are.
+    support_ : ndarray of shape (n_rows,), dtype bool
+        True for the chosen rows.
+    assignments_ : ndarray of shape (n_rows,)
+        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
+        vectors.
+    classifier_ : estimator
+        The fitted classifier. Not where every row is labeled.
+    n_features_in_ : int
+        Number of features seen in ``fit``. Not for paths.
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
+        Names of the features, where X has any that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If more rows are asked than have no label, or if the classifier must be fitted
+        and y has no labels.
+
+    See Also
+    --------
+    MMASelector : Rows that a classifier is unsure of, by other measures.
+    USLSelector : Needs neither labels nor classifier.
+
+    Notes
+    -----
+    Features are the output of ``encoder_`` for sklabel's classifiers, and X itself
+    (after the steps of a pipeline) for others: center and scale it first. Layers of a
+    head between encoder and last layer (SimCLRv2 without distillation) are left out.
+
+    The first row is the one of the longest gradient, as in the released code; the
+    paper draws it at random. Where only copies of chosen rows are left, those of the
+    lowest numbers are taken.
+
+    The gradients have n_classes * n_features numbers each and are never formed: their
+    distances follow from products of probabilities and of features. Each row chosen
+    takes time n_rows * (n_classes + n_features).
+
+    References
+    ----------
+    .. [1] J. Ash, C. Zhang, A. Krishnamurthy, J. Langford, A. Agarwal, "Deep batch
+       active learning by diverse, uncertain gradient lower bounds", ICLR 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.selection import BADGESelector
+    >>> X, target = load_digits(return_X_y=True)
+    >>> y = np.where(np.arange(len(X)) < 50, target, -1)
+    >>> rows = BADGESelector(20, random_state=0).fit_select(X / 16, y)
+    >>> bool(rows.min() >= 50)
+    True
+    """
+
+    _parameter_constraints = {
+        "n_samples": N_SAMPLES_CONSTRAINT,
+        "classifier": [HasMethods(["fit", "predict_proba"]), None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, n_samples=None, *, classifier=None, random_state=None):
+        self.n_samples = n_samples
+        self.classifier = classifier
+        self.random_state = random_state
+
+    @fitting
+    def fit(self, X, y=None):
+        """Choose rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, ...)
+            What the classifier takes: vectors, or images and paths for sklabel's.
+        y : array-like of shape (n_rows,), default=None
+            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
+            never chosen. None: no row is labeled yet, which suits a frozen classifier
+            only.
+
+        Returns
+        -------
+        self : BADGESelector
+        """
+        given, vectors = check_rows(self, X)
+        n_samples, labeled = self._candidates(given, y, self.n_samples)
+        vars(self).pop("classifier_", None)
+        scores = np.full(len(labeled), -np.inf)
+        if not n_samples:
+            return self._set_selection(vectors, [], scores)
+        random = check_random_state(self.random_state)
+        seed = random.randint(2**31 - 1)  # first: whatever seeds the classifier takes
+        self.classifier_ = fit_classifier(self, given, y, random)
+        probabilities = np.asarray(self.classifier_.predict_proba(given))
+        rows = open_rows(labeled, probabilities, n_samples)
+        residuals = gradient_residuals(probabilities[rows])
+        features = hidden_features(self.classifier_, given)[rows]
+        scores[rows] = gradient_norms(residuals, features)
+        chosen = choose_plus_plus(residuals, features, n_samples, seed)
+        return self._set_selection(vectors, rows[chosen], scores)

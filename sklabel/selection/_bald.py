@@ -1,0 +1,551 @@
+"""BALD: what draws of a model disagree about (Houlsby et al., 2011), and BatchBALD."""
+
+import copy
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from scipy.special import entr
+from sklearn.base import BaseEstimator
+from sklearn.ensemble import (
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    RandomForestClassifier,
+    VotingClassifier,
+)
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from torch import nn
+
+from .._base import ClassificationMixin
+from .._calibration import rescale
+from .._callbacks import CallbackSupportMixin, fitting
+from .._hidden import check_rows, fit_classifier, inner_classifier, open_rows
+from .._labels import encode_labels
+from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+
+_BLOCK_VALUES = 2**22
+_BATCH_ROWS = 256
+_ROWS_AT_ONCE = 16
+_CACHE_VALUES = 2**15
+# What is less is rounding, and rounding must not decide between equal rows.
+_ROUNDING = 1e-12
+_ENSEMBLES = (
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    RandomForestClassifier,
+    VotingClassifier,
+)
+
+
+def bald(p):
+    """Mutual information of a row's class and the model, from draws of the model.
+
+    Entropy of the mean prediction minus the mean entropy of the predictions: high where
+    each draw is sure, but of another class.
+
+    Parameters
+    ----------
+    p : array-like of shape (n_draws, n, n_classes)
+        Probabilities in [0, 1] that each draw gives; they sum to 1 over the classes.
+
+    Returns
+    -------
+    score : ndarray of shape (n,), float64
+        In nats, 0 to the lesser of ln ``n_draws`` and ln ``n_classes``; exactly 0 below
+        1e-12.
+
+    References
+    ----------
+    .. [1] N. Houlsby et al., "Bayesian active learning for classification and
+       preference learning", 2011, equation 2.
+    """
+    p = _clipped(p)
+    score = entr(p.mean(axis=0)).sum(axis=-1) - _mean_entropy(p)
+    score[score < _ROUNDING] = 0  # not NaN, which marks a row that cannot be read
+    return score
+
+
+def mean_std(p):
+    """Standard deviation of each class over the draws, averaged over the classes.
+
+    Parameters
+    ----------
+    p : array-like of shape (n_draws, n, n_classes)
+        Probabilities in [0, 1] that each draw gives; they sum to 1 over the classes.
+
+    Returns
+    -------
+    score : ndarray of shape (n,), float64
+        0 to about 0.7; with the divisor ``n_draws`` - 1; 0 for one draw.
+
+    References
+    ----------
+    .. [1] A. Kendall, V. Badrinarayanan, R. Cipolla, "Bayesian SegNet", 2015; as in
+       the code of BatchBALD.
+    """
+    p = _clipped(p)
+    squares = ((p - p.mean(axis=0)) ** 2).sum(axis=0)  # (n, C)
+    return np.sqrt(squares / max(1, len(p) - 1)).mean(axis=-1)
+
+
+def batch_bald(p, n_samples, n_configurations=40_000, random_state=None):
+    """Choose rows one by one, each for what it adds to the information of the batch.
+
+    What a row adds is its :func:`bald` given the labels of the rows chosen before, on
+    average over what these may be: the draws are weighted by how well they foretold
+    them. A copy of a chosen row adds little.
+
+    Parameters
+    ----------
+    p : array-like of shape (n_draws, n, n_classes)
+        Probabilities in [0, 1] that each draw gives; they sum to 1 over the classes.
+        Draw k must be the same model for every row.
+    n_samples : int
+        Rows to choose, at most n.
+    n_configurations : int, default=40000
+        Joint labels of the chosen rows that are looked at: all, exactly, while there
+        are no more, then so many drawn at random.
+    random_state : int, RandomState instance or None, default=None
+        Seed of these draws.
+
+    Returns
+    -------
+    selected : ndarray of shape (n_samples,)
+        Rows in the order of choosing, the lowest number among equals.
+    scores : ndarray of shape (n_samples,), float64
+        Information of the batch up to each row, in nats; at most ln ``n_draws``.
+
+    References
+    ----------
+    .. [1] A. Kirsch, J. van Amersfoort, Y. Gal, "BatchBALD: efficient and diverse batch
+       acquisition for deep Bayesian active learning", NeurIPS 2019, section 3.
+    """
+    p = _clipped(p)
+    random = check_random_state(random_state)
+    n_draws, n, n_classes = p.shape
+    expected = _mean_entropy(p)
+    # Of each configuration: its probability, and that of each draw given it.
+    weights, posterior = np.ones(1), np.full((1, n_draws), 1 / n_draws)
+    drawn_by = None  # the draw that each configuration is sampled from; None: all
+    gain, selected, gains = np.full(n, np.inf), [], []
+    for _ in range(n_samples):
+        best = _best_gain(gain, p, expected, weights, posterior)
+        selected.append(best)
+        gains.append(max(gain[best], 0.0))
+        gain[best] = -np.inf
+        if drawn_by is None and len(weights) * n_classes > n_configurations:
+            drawn_by = np.arange(max(n_configurations, n_draws)) % n_draws
+            weights = np.full(len(drawn_by), 1 / len(drawn_by))
+            posterior = np.full((len(drawn_by), n_draws), 1 / n_draws)
+            for row in selected:
+                posterior = _sampled(p[:, row], posterior, drawn_by, random)
+        elif drawn_by is not None:
+            posterior = _sampled(p[:, best], posterior, drawn_by, random)
+        else:
+            weights, posterior = _enumerated(p[:, best], weights, posterior)
+    return np.array(selected, dtype=np.int64), np.cumsum(gains)
+
+
+def _clipped(p):
+    """Return p in double precision, without the tiny negatives of some classifiers."""
+    return np.clip(np.asarray(p, dtype=np.float64), 0, 1)
+
+
+def _mean_entropy(p):
+    """Return the mean over the draws of the entropy of each row, (n,)."""
+    return entr(p).sum(axis=-1).mean(axis=0)
+
+
+def _best_gain(gain, p, expected, weights, posterior):
+    """Return the row that adds most, the first among equals; ``gain`` is updated.
+
+    What a row adds only falls as others are chosen, so a row is looked at again only
+    while what it added last is not below the best of the rows looked at.
+    """
+    order = np.argsort(-gain, kind="stable")
+    new = np.full(len(gain), -np.inf)
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        rows = order[start : start + _ROWS_AT_ONCE]
+        if gain[rows[0]] < new.max() - _ROUNDING:
+            break
+        rows = rows[gain[rows] > -np.inf]
+        known = _entropy_given(p[:, rows], weights, posterior)
+        new[rows] = gain[rows] = known - expected[rows]
+    return int((new >= new.max() - _ROUNDING).argmax())
+
+
+def _entropy_given(p, weights, posterior):
+    """Return the mean entropy of each row's label when the configuration is known."""
+    n_draws, n, n_classes = p.shape
+    flat = p.reshape(n_draws, -1)
+    total = np.zeros(n)
+    step = max(1, _CACHE_VALUES // flat.shape[1])
+    for start in range(0, len(weights), step):
+        block = slice(start, start + step)
+        known = posterior[block] @ flat  # (m, n * C)
+        # faster than entr by far, and 0 ln 0 is 0 as well
+        known *= np.log(np.maximum(known, np.finfo(float).tiny))
+        total -= (weights[block] @ known).reshape(n, n_classes).sum(axis=1)
+    return total
+
+
+def _enumerated(p, weights, posterior):
+    """Return all configurations with one row more, whose probabilities are p (K, C)."""
+    joint = posterior[:, None, :] * p.T  # (M, C, K)
+    joint = joint.reshape(-1, len(p))
+    total = joint.sum(axis=1)
+    weights = np.repeat(weights, p.shape[1]) * total
+    possible = weights > 0
+    return weights[possible], joint[possible] / total[possible, None]
+
+
+def _sampled(p, posterior, drawn_by, random):
+    """Return the posterior of the draws, once a label of one row more is sampled."""
+    bounds = np.cumsum(p, axis=1)  # (K, C)
+    at = random.random_sample(len(drawn_by)) * bounds[drawn_by, -1]
+    labels = (bounds[drawn_by] <= at[:, None]).sum(axis=1)  # never one of probability 0
+    joint = posterior * p.T[labels]  # (M, K)
+    return joint / joint.sum(axis=1, keepdims=True)
+
+
+_SCORES = {"bald": bald, "mean_std": mean_std}
+
+
+class BALDSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+    """Select the rows about which draws of a model disagree.
+
+    A row may be unsure because it is a mixture, which no label changes, or because the
+    labels so far allow several models. BALD asks for the latter: rows whose label tells
+    most about the model. ``batch=True`` chooses rows that tell most together. Read more
+    in the :ref:`User Guide <bald>`.
+
+    Draws of a model are
+
+    - for a classifier of sklabel: the trained net with dropout on the features before
+      its last linear layer, with the same masks for every row;
+    - for a random forest, extra trees, bagging or voting: its members;
+    - for any other classifier: copies fitted on resampled labeled rows.
+
+    Parameters
+    ----------
+    n_samples : int, float or None, default=None
+        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
+        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
+        whichever is less; 0 where every row is labeled.
+    measure : {"bald", "mean_std"}, default="bald"
+        Mutual information, or the standard deviation over the draws, averaged over the
+        classes.
+    batch : bool, default=False
+        Choose by BatchBALD, so that near copies are not chosen together; else the rows
+        of highest score. Needs ``measure="bald"``.
+    n_draws : int, default=10
+        Draws of the model, >= 2; an ensemble has as many as members. A batch cannot
+        tell more than ln ``n_draws`` nats: take 100 with ``batch=True``.
+    dropout : float, default=0.5
+        Share of the features that is dropped, in (0, 1).
+    n_candidates : int or None, default=None
+        Rows of highest BALD among which BatchBALD chooses, at least ``n_samples``.
+        None: 200, or four for each row to choose, whichever is more.
+    n_configurations : int, default=40000
+        Joint labels of the chosen rows that BatchBALD looks at: all, exactly, while
+        there are no more, then so many drawn at random.
+    classifier : estimator or None, default=None
+        Has ``predict_proba``; cloned and fitted, or used as it is in a
+        :class:`sklearn.frozen.FrozenEstimator`. A classifier that knows unlabeled rows
+        is given all of them. None: logistic regression.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the draws, and of the classifier where that has no ``random_state`` of
+        its own.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_samples,)
+        Chosen rows in the order of asking, the lower row number among equals.
+    scores_ : ndarray of shape (n_rows,)
+        Measure of each row alone; ``-inf`` for rows labeled already and for files that
+        cannot be read.
+    batch_scores_ : ndarray of shape (n_samples,)
+        Information of the rows chosen up to each one. Only with ``batch=True``.
+    support_ : ndarray of shape (n_rows,), dtype bool
+        True for the chosen rows.
+    assignments_ : ndarray of shape (n_rows,)
+        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
+        vectors.
+    estimators_ : list of estimators
+        Classifiers fitted: one, of which dropout or the members give draws; or the
+        copies fitted on resampled rows. Empty where every row is labeled.
+    n_features_in_ : int
+        Number of features seen in ``fit``. Not for paths.
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
+        Names of the features, where X has any that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If no row is labeled and the classifier is not frozen, if a frozen classifier is
+        neither sklabel's nor an ensemble (it cannot be fitted again), if more rows are
+        asked than have no label (and can be read), or if ``batch=True`` goes with
+        ``measure="mean_std"``.
+
+    See Also
+    --------
+    UncertaintySelector : What a single model is unsure of.
+
+    Notes
+    -----
+    Departures from the published code of BatchBALD:
+
+    - The masks lie on the last features only and the net was trained without them, so
+      one pass through the encoder serves all draws; there, dropout stands between the
+      layers, in training too.
+    - A row's gain is computed given each configuration, not as a difference of joint
+      entropies: the same number, without underflow in large batches.
+    - Sampled configurations are carried on from row to row, not drawn anew, and rows
+      that added little before are not looked at again while others add more.
+
+    Resampled rows hold at least one of each class, so members agree where a class has a
+    single label: with one label of each class there is nothing to disagree about.
+
+    Time: one prediction of all rows (one of each member in a committee); BatchBALD
+    takes up to ``n_samples * n_candidates * n_configurations * n_classes * n_draws``.
+    Memory: blocks of rows, the draws of the candidates, ``n_configurations * n_draws``.
+
+    References
+    ----------
+    .. [1] N. Houlsby et al., "Bayesian active learning for classification and
+       preference learning", 2011.
+    .. [2] Y. Gal, R. Islam, Z. Ghahramani, "Deep Bayesian active learning with image
+       data", ICML 2017.
+    .. [3] A. Kirsch, J. van Amersfoort, Y. Gal, "BatchBALD: efficient and diverse batch
+       acquisition for deep Bayesian active learning", NeurIPS 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.ensemble import RandomForestClassifier
+    >>> from sklabel.selection import BALDSelector
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y_partly = np.where(np.arange(len(y)) < 50, y, -1)
+    >>> forest = RandomForestClassifier(20)
+    >>> selector = BALDSelector(5, batch=True, classifier=forest, random_state=0)
+    >>> rows = selector.fit_select(X, y_partly)
+    >>> bool(rows.min() >= 50)
+    True
+    """
+
+    _parameter_constraints = {
+        "n_samples": N_SAMPLES_CONSTRAINT,
+        "measure": [StrOptions(set(_SCORES))],
+        "batch": ["boolean"],
+        "n_draws": [Interval(Integral, 2, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="neither")],
+        "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
+        "n_configurations": [Interval(Integral, 1, None, closed="left")],
+        "classifier": [HasMethods(["fit", "predict_proba"]), None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_samples=None,
+        *,
+        measure="bald",
+        batch=False,
+        n_draws=10,
+        dropout=0.5,
+        n_candidates=None,
+        n_configurations=40_000,
+        classifier=None,
+        random_state=None,
+    ):
+        self.n_samples = n_samples
+        self.measure = measure
+        self.batch = batch
+        self.n_draws = n_draws
+        self.dropout = dropout
+        self.n_candidates = n_candidates
+        self.n_configurations = n_configurations
+        self.classifier = classifier
+        self.random_state = random_state
+
+    @fitting
+    def fit(self, X, y=None):
+        """Choose rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, ...)
+            What the classifier takes: vectors; for sklabel's classifiers images or
+            paths too.
+        y : array-like of shape (n_rows,), default=None
+            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
+            never chosen. None: no row is labeled, which takes a frozen classifier.
+
+        Returns
+        -------
+        self : BALDSelector
+        """
+        if self.batch and self.measure != "bald":
+            raise ValueError(
+                f'batch=True needs measure="bald", got measure={self.measure!r}.'
+            )
+        X, vectors = check_rows(self, X)
+        n_samples, labeled = self._candidates(X, y, self.n_samples)
+        self.estimators_ = []
+        vars(self).pop("batch_scores_", None)
+        scores = np.full(len(labeled), -np.inf)
+        if labeled.all():
+            if self.batch:
+                self.batch_scores_ = np.zeros(0)
+            return self._set_selection(vectors, [], scores)
+        random = check_random_state(self.random_state)
+        draw = self._draws(X, y, random)
+        rows = np.flatnonzero(~labeled)
+        step = max(1, _BLOCK_VALUES // draw(rows[:1]).size)
+        for start in range(0, len(rows), step):
+            block = rows[start : start + step]
+            scores[block] = _SCORES[self.measure](draw(block))
+        rows = open_rows(labeled, scores[:, None], n_samples)
+        scores[np.isnan(scores)] = -np.inf
+        by_score = np.argsort(-scores, kind="stable")
+        chosen = by_score[:n_samples]
+        if self.batch:
+            n_candidates = self.n_candidates or max(200, 4 * n_samples)
+            n_candidates = min(max(n_candidates, n_samples), len(rows))
+            pool = np.sort(by_score[:n_candidates])
+            best, self.batch_scores_ = batch_bald(
+                draw(pool), n_samples, self.n_configurations, random
+            )
+            chosen = pool[best]
+        return self._set_selection(vectors, chosen, scores)
+
+    def _draws(self, X, y, random):
+        """Return a function of row numbers (b,) that gives probabilities (K, b, C)."""
+        frozen = isinstance(self.classifier, FrozenEstimator)
+        last = _last_step(self.classifier)
+        if isinstance(last, (ClassificationMixin, *_ENSEMBLES)):
+            fitted = fit_classifier(self, X, y, random)
+            self.estimators_ = [fitted]
+            last, X = inner_classifier(fitted, X)
+            if isinstance(last, ClassificationMixin):
+                return _dropout_draws(last, X, self.n_draws, self.dropout, random)
+            columns = getattr(last, "estimators_features_", None)
+            return _member_draws(last.estimators_, len(last.classes_), X, columns)
+        if frozen:
+            raise ValueError(
+                f"Draws of {type(last).__name__} are copies fitted on resampled rows, "
+                "but a FrozenEstimator is not fitted again: pass the classifier "
+                "itself, or freeze a classifier of sklabel, a forest or a bagging."
+            )
+        members = []
+        for rows in _resampled(y, self.n_draws, random):
+            part = _safe_indexing(X, rows), _safe_indexing(y, rows)
+            members.append(fit_classifier(self, *part, random))
+        self.estimators_ = members
+        return _member_draws(members, len(members[0].classes_), X)
+
+
+def _last_step(classifier):
+    """Return the classifier, fitted or not, within pipelines, searches, frozen ones."""
+    while True:
+        if isinstance(classifier, FrozenEstimator):
+            classifier = classifier.estimator
+        elif isinstance(classifier, Pipeline):
+            classifier = classifier[-1]
+        elif hasattr(classifier, "refit"):  # a search
+            classifier = classifier.estimator
+        else:
+            return classifier
+
+
+def _resampled(y, n_draws, random):
+    """Yield rows to fit on: labeled ones drawn with replacement, and all unlabeled."""
+    if y is None:
+        yield np.zeros(0, dtype=np.int64)  # the classifier's own message tells why
+        return
+    classes, codes = encode_labels(y)
+    labeled, unlabeled = np.flatnonzero(codes >= 0), np.flatnonzero(codes < 0)
+    for _ in range(n_draws):
+        kept = [random.choice(np.flatnonzero(codes == c)) for c in range(len(classes))]
+        more = random.choice(labeled, len(labeled) - len(kept)) if len(labeled) else []
+        yield np.concatenate([kept, more, unlabeled]).astype(np.int64)
+
+
+def _member_draws(members, n_classes, X, columns=None):
+    """Return a function of row numbers that asks every member of a committee."""
+
+    def draw(rows):
+        part = _safe_indexing(X, rows)
+        p = np.zeros((len(members), len(rows), n_classes))
+        for k, member in enumerate(members):
+            own = part
+            if hasattr(own, "to_numpy") and not hasattr(member, "feature_names_in_"):
+                own = own.to_numpy()  # the ensemble fitted it without the names
+            if columns is not None:
+                own = _safe_indexing(own, columns[k], axis=1)
+            q = member.predict_proba(own)
+            if q.shape[1] < n_classes:  # bagging: some class may be missing in a bag
+                p[k][:, np.asarray(member.classes_, dtype=np.int64)] = q
+            else:
+                p[k] = q
+        return p
+
+    return draw
+
+
+def _dropout_draws(classifier, X, n_draws, dropout, random):
+    """Return a function of row numbers that asks a net under each of some masks."""
+    samples, net = classifier._check_X(X), classifier.net_
+    # A copy is free of compiled parts, and the hook is on nobody else's net.
+    module = copy.deepcopy(net.module_).eval()
+
+    def predict(rows):
+        x, _ = samples[rows]
+        with torch.inference_mode(), net.autocast():
+            return module(net.to_device(x)).float()
+
+    layer = _last_linear(module, lambda: predict(np.arange(min(2, len(samples)))))
+    kept = random.random_sample((n_draws, layer.in_features)) >= dropout
+    masks = torch.from_numpy(kept / (1 - dropout)).float().to(net.device)
+
+    def spread(layer, inputs):
+        h = inputs[0]  # (B, ..., D)
+        mask = masks.to(h.dtype).view(n_draws, *[1] * (h.ndim - 1), -1)
+        return (mask * h).flatten(0, 1)  # (K * B, ..., D)
+
+    layer.register_forward_pre_hook(spread)
+
+    def draw(rows):
+        batches = [
+            predict(rows[start : start + _BATCH_ROWS]).unflatten(0, (n_draws, -1)).cpu()
+            for start in range(0, len(rows), _BATCH_ROWS)
+        ]
+        p = torch.cat(batches, dim=1).numpy()  # (K, b, C)
+        flat = rescale(p.reshape(-1, p.shape[2]), classifier.calibration_temperature_)
+        p = flat.reshape(p.shape)
+        p[:, samples.bad[rows]] = np.nan
+        return p
+
+    return draw
+
+
+def _last_linear(module, run):
+    """Return the linear layer that is called last when ``run`` is called."""
+    called = []
+    hooks = [
+        part.register_forward_hook(lambda part, *_: called.append(part))
+        for part in module.modules()
+        if isinstance(part, nn.Linear)
+    ]
+    run()
+    for hook in hooks:
+        hook.remove()
+    if not called:
+        raise ValueError(
+            "Dropout goes before the last linear layer, but this classifier has none."
+        )
+    return called[-1]

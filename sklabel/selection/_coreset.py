@@ -1,0 +1,503 @@
+"""Core-set selection: k-center, greedy and robust (Sener and Savarese, 2018)."""
+
+import math
+import time
+import warnings
+from numbers import Real
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array, eye_array, hstack
+from scipy.spatial import distance
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import normalize as unit_rows
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from tqdm.auto import tqdm
+
+from .._callbacks import CallbackSupportMixin, fitting
+from ..neighbors import kneighbors
+from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+
+# Numbers held at once where many centers are compared (float32: 16 MB).
+_BLOCK_NUMBERS = 2**22
+# More centers than this at once are searched by matrix products.
+_MANY_CENTERS = 256
+# Unlabeled rows up to which all pairs of rows may stand in an integer program.
+_MOST_ROWS = 2000
+
+
+def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
+    """Choose again and again the row farthest from all centers so far.
+
+    ``d_i = min over centers c of ||z_i - z_c||``; the row of largest ``d_i``, the one
+    of lowest number among equals, becomes a center.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n, D), float32 or float64
+        Vectors; a memory map stays on its disk. Distances come from the differences
+        of the rows, in their own precision, so equal rows are exactly 0 apart.
+    n_samples : int
+        Rows to choose, at most ``n - len(centers)``.
+    centers : array-like of int, default=()
+        Rows that are centers from the start.
+    first : int, default=None
+        Row to choose first. None: the farthest; without centers row 0.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    Returns
+    -------
+    chosen : ndarray of shape (n_samples,)
+        In the order of choice; their distances never grow.
+    distances : ndarray of shape (n,)
+        To the nearest center: for a chosen row when it was chosen (``inf`` for the
+        first one where there was no center), for other rows at the end; ``-inf`` for
+        the centers from the start.
+    """
+    Z = np.ascontiguousarray(Z)
+    z = _as_tensor(Z)
+    centers = np.asarray(centers, dtype=np.int64)
+    nearest = np.full(len(Z), np.inf, dtype=Z.dtype)
+    if len(centers):
+        nearest = _nearest_center(Z, centers)
+    nearest[centers] = -np.inf  # and stays so: the minimum below keeps it
+    chosen = np.empty(n_samples, dtype=np.int64)
+    when_chosen = np.empty(n_samples, dtype=Z.dtype)
+    with tqdm(
+        total=n_samples,
+        desc="CoreSetSelector",
+        unit="row",
+        mininterval=0.5,
+        disable=not verbose,
+    ) as bar:
+        for i in range(n_samples):
+            row = first if i == 0 and first is not None else int(nearest.argmax())
+            chosen[i], when_chosen[i] = row, nearest[row]
+            nearest[row] = -np.inf
+            # The whole of Z at once: threads that meet after each block lose time.
+            distances = _distances(z, z[row : row + 1])[:, 0].numpy()
+            np.minimum(nearest, distances, out=nearest)
+            bar.update()
+            bar.set_postfix(radius=f"{when_chosen[i]:.4g}", refresh=False)
+    nearest[chosen] = when_chosen
+    return chosen, nearest
+
+
+def k_center_robust(
+    Z,
+    n_samples,
+    centers=(),
+    n_outliers=0,
+    first=None,
+    time_limit=None,
+    verbose=0,
+):
+    """Choose the rows whose circles of smallest radius cover all but some outliers.
+
+    The smallest radius is one of the distances between rows. Bisection over these
+    asks an integer program for each::
+
+        y_j in {0, 1}: row j is chosen       sum_j y_j <= n_samples
+        0 <= z_i <= 1: row i is an outlier   sum_i z_i <= n_outliers
+        for every row i that no center covers:
+            sum of y_j over the rows j within the radius of i, plus z_i, is >= 1
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n, D)
+        Vectors; computed in float64, with all pairs of rows.
+    n_samples : int
+        Rows to choose, at most ``n - len(centers)``.
+    centers : array-like of int, default=()
+        Rows that are centers from the start.
+    n_outliers : int, default=0
+        Rows that need not be covered, at most.
+    first : int, default=None
+        Where the greedy choice begins, which is improved on.
+    time_limit : float, default=None
+        Seconds after which the best choice so far is returned. None: no limit.
+    verbose : int, default=0
+        1 shows a progress bar over the steps of the bisection.
+
+    Returns
+    -------
+    chosen : ndarray of shape (n_samples,)
+        Each one is the farthest of them from those before it; the one with most rows
+        around it is first where there is no center.
+    distances : ndarray of shape (n,), float64
+        As of `k_center_greedy`.
+    radius : float
+        Largest distance to the nearest center without the ``n_outliers`` largest.
+    lower_bound : float
+        No choice has a smaller radius; equal to the radius unless time ran out.
+
+    References
+    ----------
+    .. [1] O. Sener, S. Savarese, "Active learning for convolutional neural networks:
+       a core-set approach", ICLR 2018, section 4.2.
+    """
+    ends = time.monotonic() + (math.inf if time_limit is None else time_limit)
+    Z = np.asarray(Z, dtype=np.float64)
+    centers = np.asarray(centers, dtype=np.int64)
+    rows = np.setdiff1d(np.arange(len(Z)), centers)
+    D = distance.cdist(Z[rows], Z[rows])
+    given = np.full(len(rows), np.inf)
+    if len(centers):
+        given = distance.cdist(Z[rows], Z[centers]).min(axis=1)
+
+    def nearest(chosen):
+        return np.minimum(given, D[:, chosen].min(axis=1, initial=np.inf))
+
+    def radius_of(chosen):
+        covered = np.sort(nearest(chosen))[: max(0, len(rows) - n_outliers)]
+        return covered.max(initial=0)
+
+    # n_samples + n_outliers greedy rows and the farthest one after them are at least
+    # so far apart. Without any n_outliers of them, two still share one center.
+    n_more = min(n_samples + n_outliers, len(rows))
+    more, left = k_center_greedy(Z, n_more, centers, first)
+    left[more] = -np.inf
+    lower = max(0.0, left.max() / 2)
+    best = np.searchsorted(rows, more[:n_samples])
+    radius = radius_of(best)
+    values = np.concatenate([D.ravel(), given])
+    # The bound is rounded; the true smallest radius may not be lost for that.
+    values = np.unique(values[(values >= lower * (1 - 1e-9)) & (values < radius)])
+    low, high = 0, len(values)  # values[high], if any, is known to suffice
+    with tqdm(
+        total=len(values).bit_length(),
+        desc="CoreSetSelector",
+        unit="program",
+        disable=not verbose,
+    ) as bar:
+        while low < high:
+            middle = (low + high) // 2
+            seconds = ends - time.monotonic()
+            known, found = _cover(
+                D, given, values[middle], n_samples, n_outliers, seconds
+            )
+            if not known:
+                break
+            if found is None:
+                low = middle + 1
+            else:
+                best = found
+                high = min(middle, int(np.searchsorted(values, radius_of(found))))
+            bar.update()
+    best = _fill(D, nearest, best, n_samples, radius_of(best))
+    radius = radius_of(best)
+    lower_bound = radius if low == high else max(lower, values[low])
+
+    start = None
+    if not len(centers):
+        start = int(np.bincount(D[:, best].argmin(axis=1)).argmax())
+    asked = np.concatenate([centers, rows[best]])
+    order, when_chosen = k_center_greedy(
+        Z[asked], n_samples, np.arange(len(centers)), start
+    )
+    distances = np.full(len(Z), -np.inf)
+    distances[rows] = nearest(best)
+    distances[asked[order]] = when_chosen[order]
+    return asked[order], distances, float(radius), float(lower_bound)
+
+
+class CoreSetSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+    """Select rows so that every row is close to a chosen or labeled one.
+
+    The largest distance from any row to its nearest center (a chosen or labeled row)
+    is the covering radius. The greedy choice takes again and again the row farthest
+    from all centers: its radius is at most twice the smallest one there is. The robust
+    choice finds the smallest radius for a few hundred rows, and may leave some
+    outliers uncovered. Read more in the :ref:`User Guide <coreset>`.
+
+    It works on vectors: embed images first.
+
+    Parameters
+    ----------
+    n_samples : int, float or None, default=None
+        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
+        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
+        whichever is less; 0 where every row is labeled.
+    robust : bool, default=False
+        True: smallest radius, by integer programs over all pairs of rows; for up to
+        2,000 unlabeled rows, practical for some hundred.
+    outlier_share : float, default=0.01
+        Share of the unlabeled rows, in [0, 1), that the robust choice may leave
+        uncovered, rounded down to a whole number of rows. The paper's 0.0001 is no row
+        at all where there are fewer than 10,000. The greedy choice has no outliers.
+    normalize : bool, default=False
+        Divide each row by its length first: the choice is then that of cosine
+        distances, which order the rows in the same way.
+    time_limit : float or None, default=60.0
+        Seconds for the integer programs of the robust choice, > 0. When they are over
+        there is a warning, and the best choice so far is taken. None: no limit.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the row that is chosen first (for the robust choice: where the greedy
+        one begins, which it improves on). Not used where some rows are labeled.
+    verbose : int, default=0
+        1: a progress bar.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_samples,)
+        Chosen rows in the order of asking: each is the farthest (for the robust choice
+        among the chosen rows) from the labeled rows and those before it, the lowest
+        number among equals. Without labeled rows the first is drawn at random; the
+        robust choice begins with the row that is nearest to most rows.
+    scores_ : ndarray of shape (n_rows,)
+        Distance to the nearest center: of a chosen row at the moment when it was
+        chosen, of another row at the end; ``-inf`` for rows labeled already. A row
+        chosen when there was no center yet has the largest of all other scores.
+    support_ : ndarray of shape (n_rows,), dtype bool
+        True for the chosen rows.
+    assignments_ : ndarray of shape (n_rows,)
+        Position in ``sample_indices_`` of the nearest chosen row.
+    radius_ : float
+        Covering radius: largest distance of a row, outliers left out, to its nearest
+        chosen or labeled row.
+    lower_bound_ : float
+        No choice of as many rows has a smaller radius. Half of ``radius_`` for the
+        greedy choice, ``radius_`` itself for the robust one unless time ran out.
+    outliers_ : ndarray of shape (n_outliers,)
+        Rows farther than ``radius_`` from every center, ascending; empty for the
+        greedy choice.
+    n_features_in_ : int
+        Number of features seen in ``fit``.
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
+        Names of the features, where X has any that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If more rows are asked than have no label, if X is not 2-D (images, paths), or
+        if the robust choice has more than 2,000 unlabeled rows.
+
+    See Also
+    --------
+    USLSelector : Typical rows that are far from one another.
+    RandomSelector : The baseline.
+
+    Notes
+    -----
+    Copies of a center come last, in the order of their numbers.
+
+    Time of the greedy choice: each chosen or labeled row is one pass over X
+    (n_rows * n_features); many labeled rows at once cost less. Memory: some numbers for
+    each row beside X, which may be a memory map; ``normalize=True`` holds a
+    copy of X. The robust choice holds all pairs of rows, and only
+    ``time_limit`` bounds its time; preparing a program is not interrupted, which takes
+    a second with 1,000 rows and half a minute with 2,000.
+
+    Departures from the paper and its released code:
+
+    - Without labels the first row is drawn; other implementations take row 0.
+    - Distances are not squared, and come from differences: equal rows are exactly 0
+      apart, where the usual product form leaves 1e-8 and copies are chosen.
+    - The robust program says which rows are chosen, and not also which one each row
+      belongs to: the same radius from fewer variables. Its outliers are free, as in
+      the paper; the released code allows none.
+    - With outliers the smallest radius may be less than half the greedy one. The
+      bisection begins at half the radius of as many more greedy rows, which is a
+      bound; without outliers this is half the greedy radius.
+
+    References
+    ----------
+    .. [1] O. Sener, S. Savarese, "Active learning for convolutional neural networks:
+       a core-set approach", ICLR 2018, section 4.2.
+    .. [2] T. Gonzalez, "Clustering to minimize the maximum intercluster distance",
+       Theoretical Computer Science, 1985.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.selection import CoreSetSelector
+    >>> X, y = load_digits(return_X_y=True)
+    >>> selector = CoreSetSelector(n_samples=40, random_state=0).fit(X)
+    >>> len(set(y[selector.sample_indices_]))
+    10
+    >>> round(selector.radius_, 1)
+    41.1
+    """
+
+    _parameter_constraints = {
+        "n_samples": N_SAMPLES_CONSTRAINT,
+        "robust": ["boolean"],
+        "outlier_share": [Interval(Real, 0, 1, closed="left")],
+        "normalize": ["boolean"],
+        "time_limit": [Interval(Real, 0, None, closed="neither"), None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_samples=None,
+        *,
+        robust=False,
+        outlier_share=0.01,
+        normalize=False,
+        time_limit=60.0,
+        random_state=None,
+        verbose=0,
+    ):
+        self.n_samples = n_samples
+        self.robust = robust
+        self.outlier_share = outlier_share
+        self.normalize = normalize
+        self.time_limit = time_limit
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @fitting
+    def fit(self, X, y=None):
+        """Choose rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+            Vectors.
+        y : array-like of shape (n_rows,), default=None
+            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
+            centers from the start and never chosen. None: no row is labeled yet.
+
+        Returns
+        -------
+        self : CoreSetSelector
+        """
+        X = self._check_vectors(X)
+        n_samples, labeled = self._candidates(X, y, self.n_samples)
+        Z = unit_rows(X) if self.normalize else X
+        centers, first = np.flatnonzero(labeled), None
+        if not len(centers):
+            first = check_random_state(self.random_state).randint(len(Z))
+        if self.robust and n_samples:
+            chosen, scores = self._robust(Z, n_samples, centers, first)
+        else:
+            chosen, scores = k_center_greedy(
+                Z, n_samples, centers, first, verbose=self.verbose
+            )
+            left = ~labeled
+            left[chosen] = False
+            self.radius_ = float(scores[left].max(initial=0))
+            self.lower_bound_ = self.radius_ / 2
+        finite = np.isfinite(scores)
+        scores[scores == np.inf] = scores[finite].max(initial=0)
+        far = scores > self.radius_
+        far[chosen] = False
+        self.outliers_ = np.flatnonzero(far)
+        return self._set_selection(Z, chosen, scores.astype(np.float32, copy=False))
+
+    def _robust(self, Z, n_samples, centers, first):
+        """Set radius and bound; return the chosen rows and the scores."""
+        n_candidates = len(Z) - len(centers)
+        if n_candidates > _MOST_ROWS:
+            raise ValueError(
+                f"robust=True compares all pairs of rows in integer programs, for up "
+                f"to {_MOST_ROWS} unlabeled rows, but X has {n_candidates}: take "
+                "robust=False, or choose from fewer rows, e.g. from "
+                "RandomSelector(n_samples=500).fit_select(X, y)."
+            )
+        n_outliers = int(self.outlier_share * n_candidates)
+        chosen, scores, self.radius_, self.lower_bound_ = k_center_robust(
+            Z,
+            n_samples,
+            centers,
+            n_outliers,
+            first,
+            time_limit=self.time_limit,
+            verbose=self.verbose,
+        )
+        if self.lower_bound_ < self.radius_:
+            warnings.warn(
+                f"time_limit={self.time_limit} seconds are over: the covering radius "
+                f"is {self.radius_:.4g}, the smallest one at least "
+                f"{self.lower_bound_:.4g}. Raise time_limit, or choose from fewer rows.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return chosen, scores
+
+
+def _as_tensor(Z):
+    """Return Z as a tensor without a copy; nobody may write to it."""
+    if Z.flags.writeable:
+        return torch.from_numpy(Z)
+    # torch warns about read-only arrays, and a copy in blocks would double the time.
+    interface = {**Z.__array_interface__, "data": (Z.ctypes.data, False)}
+    return torch.from_numpy(
+        np.asarray(SimpleNamespace(__array_interface__=interface, owner=Z))
+    )
+
+
+def _distances(a, b):
+    """Distances of all rows of a to all rows of b, from their differences."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _nearest_center(Z, centers):
+    """Return the distance of every row to the nearest of these rows."""
+    C = np.array(Z[centers])
+    if len(C) > _MANY_CENTERS:
+        nearest = kneighbors(C, 1, queries=Z, method="exact")[0][:, 0]
+        # Products of float32 resolve distances down to some 1e-3 of the spread. Rows
+        # that have a center so close are looked at again, to find all copies.
+        spread = np.linalg.norm(Z.max(axis=0) - Z.min(axis=0))
+        again = np.flatnonzero((nearest > 0) & (nearest < 2e-3 * spread))
+    else:
+        nearest, again = np.empty(len(Z), dtype=Z.dtype), np.arange(len(Z))
+    C = torch.from_numpy(C)
+    step = max(1, _BLOCK_NUMBERS // max(C.shape))
+    for rows in np.split(again, range(step, len(again), step)):
+        nearest[rows] = _distances(torch.from_numpy(Z[rows]), C).amin(1).numpy()
+    return nearest
+
+
+def _cover(D, given, radius, n_samples, n_outliers, seconds):
+    """Look for rows that cover all but ``n_outliers`` rows.
+
+    Returns
+    -------
+    known : bool
+        False if time ran out before an answer.
+    chosen : ndarray of at most n_samples rows, or None
+        None where there are no such rows.
+    """
+    if seconds <= 0:
+        return False, None
+    near = D[given > radius] <= radius
+    open_rows, n = near.shape
+    cover = hstack([csr_array(near, dtype=np.float64), eye_array(open_rows)])
+    sums = csr_array(np.repeat(np.eye(2), [n, open_rows], axis=1))
+    result = milp(
+        np.zeros(n + open_rows),
+        # An outlier is whole by itself: its row of the program has no other part.
+        integrality=np.repeat([1, 0], [n, open_rows]),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(csr_array(cover), lb=1),
+            LinearConstraint(sums, ub=[n_samples, n_outliers]),
+        ],
+        options={} if seconds == math.inf else {"time_limit": seconds},
+    )
+    if result.x is None:
+        return result.status == 2, None  # 2: there is no solution
+    chosen = np.flatnonzero(result.x[:n] > 0.5)
+    covered = near[:, chosen].any(axis=1)
+    # The program's own tolerances must not pass for an answer.
+    return bool((~covered).sum() <= n_outliers), chosen
+
+
+def _fill(D, nearest, chosen, n_samples, radius):
+    """Add the farthest rows that are covered, then outliers, up to ``n_samples``."""
+    chosen = list(chosen)
+    while len(chosen) < n_samples:
+        d = nearest(np.array(chosen, dtype=np.int64))
+        wanted = np.where(d <= radius, d, -1)
+        wanted[chosen] = -2
+        chosen.append(int(wanted.argmax()))
+    return np.array(chosen, dtype=np.int64)

@@ -1,0 +1,405 @@
+"""MMA: what to label next beside MixMatch (Song, Berthelot, Rostamizadeh, 2019)."""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+from .._base import _GENERATOR_LOCK, ClassificationMixin
+from .._calibration import rescale
+from .._callbacks import CallbackSupportMixin, fitting
+from .._hidden import (
+    check_rows,
+    fit_classifier,
+    hidden_features,
+    inner_classifier,
+    open_rows,
+)
+from ..augment import build_augment
+from ..neighbors import kmeans
+from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+
+MEASURES = ("margin", "least_confidence", "entropy", "std")
+
+
+def confidence(probabilities, measure="margin"):
+    """Return how sure a classifier is of each row; the least sure are queried.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n, C)
+        Rows in [0, 1] that add up to 1.
+    measure : {"margin", "least_confidence", "entropy", "std"}, default="margin"
+        "margin": the largest probability minus the second ("diff2" in the released
+        code; the largest alone where there is one class). "least_confidence": the
+        largest ("max"). "entropy": minus the entropy, ``sum p log p`` with
+        ``0 log 0 = 0``. "std": the standard deviation of the probabilities.
+
+    Returns
+    -------
+    confidence : ndarray of shape (n,), float64
+        In [0, 1]; in [-log C, 0] for "entropy".
+
+    Raises
+    ------
+    ValueError
+        For an unknown measure.
+
+    References
+    ----------
+    .. [1] S. Song, D. Berthelot, A. Rostamizadeh, "Combining MixMatch and active
+       learning for better accuracy with fewer labels", 2019.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    if measure == "margin":
+        p = np.sort(p, axis=1)
+        return p[:, -1] - (p[:, -2] if p.shape[1] > 1 else 0)
+    if measure == "least_confidence":
+        return p.max(axis=1)
+    if measure == "entropy":
+        return (p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
+    if measure == "std":
+        return p.std(axis=1)
+    raise ValueError(f"measure={measure!r} is none of {MEASURES}.")
+
+
+def allocate(sizes, n_samples, random_state=None):
+    """Decide how many rows each cluster gives: its share of ``n_samples``, rounded.
+
+    Parameters
+    ----------
+    sizes : array-like of int of shape (n_clusters,)
+        Rows of each cluster.
+    n_samples : int
+        Rows wanted, at most the sum of ``sizes``.
+    random_state : int, RandomState instance or None, default=None
+        Seed: where the rounded numbers add up to less, clusters with rows left, drawn
+        at random, give one more. Where they add up to more, the one that gives most
+        gives one less.
+
+    Returns
+    -------
+    counts : ndarray of int of shape (n_clusters,)
+        Adding up to ``n_samples``, none above its size.
+
+    References
+    ----------
+    .. [1] S. Song, D. Berthelot, A. Rostamizadeh, "Combining MixMatch and active
+       learning for better accuracy with fewer labels", 2019; its released code.
+    """
+    sizes = np.asarray(sizes)
+    rng = check_random_state(random_state)
+    counts = np.rint(n_samples * (sizes / sizes.sum())).astype(np.int64)
+    while counts.sum() < n_samples:
+        counts[rng.choice(np.flatnonzero(sizes > counts))] += 1
+    while counts.sum() > n_samples:
+        counts[counts.argmax()] -= 1
+    return counts
+
+
+def least_confident_of_clusters(confidences, clusters, n_samples, random_state=None):
+    """Choose the least confident rows of each cluster, as many as `allocate` says.
+
+    Parameters
+    ----------
+    confidences : ndarray of shape (n,)
+        Smallest is chosen, the lowest row number among equals.
+    clusters : ndarray of int of shape (n,)
+        Cluster of each row, >= 0.
+    n_samples : int
+        Rows wanted, at most n.
+    random_state : int, RandomState instance or None, default=None
+        See `allocate`.
+
+    Returns
+    -------
+    chosen : ndarray of shape (n_samples,)
+        Cluster by cluster.
+    """
+    counts = allocate(np.bincount(clusters), n_samples, random_state)
+    order = np.lexsort((confidences, clusters))
+    ends = np.cumsum(np.bincount(clusters))
+    starts = np.concatenate([[0], ends[:-1]])
+    return np.concatenate(
+        [order[start : start + n] for start, n in zip(starts, counts, strict=True)]
+    )
+
+
+def mean_cosine_distance(Z):
+    """Return the mean cosine distance of each row to all rows, itself included.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n, D)
+        Vectors. A row of zeros is 1 away from all others.
+
+    Returns
+    -------
+    distances : ndarray of shape (n,), float64
+        In [0, 2].
+
+    Notes
+    -----
+    Takes time n * D: the mean product with all unit rows is the product with their
+    mean.
+    """
+    Z = np.asarray(Z, dtype=np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", Z, Z))
+    unit = Z / np.where(lengths > 0, lengths, 1)[:, None]
+    # A row of zeros has no direction, but is at distance 0 of itself.
+    products = unit @ unit.sum(axis=0) + (lengths == 0)
+    return np.clip(1 - products / len(Z), 0, 2)
+
+
+class MMASelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+    """Select the rows that a classifier is least sure of, over several views of each.
+
+    Predictions for two weak views of an image are averaged, so a row counts as sure
+    only where the classifier says the same of both. The least sure rows are chosen
+    directly, in proportion from clusters, or weighted by how many rows are like them.
+    Read more in the :ref:`User Guide <mma>`.
+
+    Parameters
+    ----------
+    n_samples : int, float or None, default=None
+        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
+        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
+        whichever is less; 0 where every row is labeled.
+    classifier : estimator with predict_proba or None, default=None
+        Asked for probabilities and features. It is cloned and fitted;
+        ``FrozenEstimator(classifier)`` is used as it is. None: logistic regression,
+        for vectors. The paper's is :class:`~sklabel.classification.MixMatchClassifier`.
+    measure : {"margin", "least_confidence", "entropy", "std"}, default="margin"
+        What says how sure the classifier is: the largest probability minus the second
+        (paper: diff2), the largest (max), minus the entropy, or the standard deviation
+        of the probabilities.
+    diversity : {"kmeans", "density"} or None, default=None
+        How the chosen rows are spread. None: not at all (paper: direct). "kmeans":
+        each of ``n_clusters`` clusters gives rows in proportion to its size (kmeanprop).
+        "density": uncertainty times information density (id).
+    n_clusters : int, default=20
+        Clusters of "kmeans", cut to the number of rows without a label.
+    density : {"similarity", "distance"}, default="similarity"
+        Information density of a row: its mean cosine similarity to the rows without a
+        label, mapped from [-1, 1] to [0, 1]; or its mean cosine distance, as the
+        released code has it, which prefers rows that are unlike all others.
+    space : {"features", "input"}, default="features"
+        Where clusters and density are looked for: features of the classifier (paper:
+        embd) or X itself, images as rows of pixels.
+    augment : "auto", callable or None, default="auto"
+        Makes the views of a batch, for sklabel's classifiers. "auto": the weak policy
+        for images, nothing for vectors and for other classifiers. None: predictions
+        for the rows as they are, like the results of the released code.
+    n_views : int, default=2
+        Views of each row whose predictions are averaged, >= 1.
+    random_state : int, RandomState instance or None, default=None
+        Seed of views, clusters and additions to them, and of the classifier where that
+        has no ``random_state`` of its own.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_samples,)
+        Chosen rows in the order of asking: the highest score first.
+    scores_ : ndarray of shape (n_rows,)
+        Uncertainty of each row: its entropy, or 1 minus the measure; times its density
+        with ``diversity="density"``. ``-inf`` for rows labeled already and for files
+        that cannot be read.
+    support_ : ndarray of shape (n_rows,), dtype bool
+        True for the chosen rows.
+    assignments_ : ndarray of shape (n_rows,)
+        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
+        vectors.
+    classifier_ : estimator
+        The fitted classifier. Not where every row is labeled.
+    n_features_in_ : int
+        Number of features seen in ``fit``. Not for paths.
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
+        Names of the features, where X has any that are all strings.
+
+    Raises
+    ------
+    ValueError
+        If more rows are asked than have no label, if the classifier must be fitted and
+        y has no labels, or if ``augment`` is given for a classifier that is not
+        sklabel's.
+
+    See Also
+    --------
+    BADGESelector : Unsure and spread in one measure.
+    sklabel.classification.MixMatchClassifier : The classifier of the paper.
+
+    Notes
+    -----
+    The paper never restarts MixMatch: use one classifier with ``warm_start=True`` in a
+    loop, and pass it as ``FrozenEstimator(classifier)``.
+
+    Departures from the released code: it never reaches its averaging over two views,
+    which the paper describes; clusters are those of full k-means, not of mini-batches;
+    "density" is also defined for "std"; among equals the lowest row number is chosen.
+
+    References
+    ----------
+    .. [1] S. Song, D. Berthelot, A. Rostamizadeh, "Combining MixMatch and active
+       learning for better accuracy with fewer labels", 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.selection import MMASelector
+    >>> X, target = load_digits(return_X_y=True)
+    >>> y = np.where(np.arange(len(X)) < 50, target, -1)
+    >>> selector = MMASelector(20, diversity="kmeans", random_state=0).fit(X / 16, y)
+    >>> bool(selector.scores_[selector.support_].mean() > 0.5)
+    True
+    """
+
+    _parameter_constraints = {
+        "n_samples": N_SAMPLES_CONSTRAINT,
+        "classifier": [HasMethods(["fit", "predict_proba"]), None],
+        "measure": [StrOptions(set(MEASURES))],
+        "diversity": [StrOptions({"kmeans", "density"}), None],
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "density": [StrOptions({"similarity", "distance"})],
+        "space": [StrOptions({"features", "input"})],
+        "augment": [StrOptions({"auto"}), callable, None],
+        "n_views": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_samples=None,
+        *,
+        classifier=None,
+        measure="margin",
+        diversity=None,
+        n_clusters=20,
+        density="similarity",
+        space="features",
+        augment="auto",
+        n_views=2,
+        random_state=None,
+    ):
+        self.n_samples = n_samples
+        self.classifier = classifier
+        self.measure = measure
+        self.diversity = diversity
+        self.n_clusters = n_clusters
+        self.density = density
+        self.space = space
+        self.augment = augment
+        self.n_views = n_views
+        self.random_state = random_state
+
+    @fitting
+    def fit(self, X, y=None):
+        """Choose rows of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, ...)
+            What the classifier takes: vectors, or images and paths for sklabel's.
+        y : array-like of shape (n_rows,), default=None
+            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
+            never chosen. None: no row is labeled yet, which suits a frozen classifier
+            only.
+
+        Returns
+        -------
+        self : MMASelector
+        """
+        given, vectors = check_rows(self, X)
+        n_samples, labeled = self._candidates(given, y, self.n_samples)
+        vars(self).pop("classifier_", None)
+        scores = np.full(len(labeled), -np.inf)
+        if not n_samples:
+            return self._set_selection(vectors, [], scores)
+        random = check_random_state(self.random_state)
+        seed = random.randint(2**31 - 1)  # first: whatever seeds the classifier takes
+        self.classifier_ = fit_classifier(self, given, y, random)
+        random = np.random.RandomState(seed)
+        probabilities = self._probabilities(given, random.randint(2**31 - 1))
+        rows = open_rows(labeled, probabilities, n_samples)
+        confidences = confidence(probabilities[rows], self.measure)
+        scores[rows] = (0 if self.measure == "entropy" else 1) - confidences
+        key, chosen = confidences, np.arange(len(rows))
+        if self.diversity is not None:
+            Z = self._vectors(given, vectors)[rows]
+            if self.diversity == "density":
+                distances = mean_cosine_distance(Z)
+                near = 1 - distances / 2
+                scores[rows] *= near if self.density == "similarity" else distances
+                key = -scores[rows]
+            else:
+                n_clusters = min(self.n_clusters, len(rows))
+                clusters = kmeans(Z, n_clusters, init="k-means++", random_state=random)[
+                    0
+                ]
+                chosen = least_confident_of_clusters(
+                    confidences, clusters, n_samples, random
+                )
+        chosen = chosen[np.lexsort((chosen, key[chosen]))][:n_samples]
+        return self._set_selection(vectors, rows[chosen], scores)
+
+    def _probabilities(self, X, seed):
+        """Return probabilities of all rows, averaged over views where there are any."""
+        classifier, rows = inner_classifier(self.classifier_, X)
+        ours = isinstance(classifier, ClassificationMixin)
+        if not ours and self.augment not in ("auto", None):
+            raise ValueError(
+                f"augment={self.augment!r} makes views for sklabel's classifiers, but "
+                f'the classifier is {type(classifier).__name__}: use augment="auto".'
+            )
+        wanted = ours and self.augment is not None
+        samples = classifier._check_X(rows) if wanted else None
+        if samples is None or (
+            self.augment == "auto" and len(samples.sample_shape) < 3
+        ):
+            return np.asarray(self.classifier_.predict_proba(X))
+        if self.augment == "auto":
+            augment = build_augment("weak", samples.sample_shape)
+        else:
+            augment = clone(self.augment, safe=False)
+        return _average_views(classifier, samples, augment, self.n_views, seed)
+
+    def _vectors(self, X, vectors):
+        """Return the vectors in which clusters and density are looked for."""
+        if self.space == "features":
+            return hidden_features(self.classifier_, X)
+        if vectors is not None:
+            return vectors
+        classifier, rows = inner_classifier(self.classifier_, X)
+        if not isinstance(classifier, ClassificationMixin):
+            return np.asarray(X, dtype=np.float32).reshape(len(X), -1)
+        net, samples = classifier.net_, classifier._check_X(rows)
+        pixels = [
+            net.to_device(x).flatten(1).cpu() for x, _ in net.get_iterator(samples)
+        ]
+        return torch.cat(pixels).numpy()
+
+
+def _average_views(classifier, samples, augment, n_views, seed):
+    """Return the mean of a classifier's probabilities over views of each row."""
+    net = classifier.net_
+    module = net.module_.eval()
+    if isinstance(augment, torch.nn.Module):
+        augment = augment.to(net.device)
+    cuda = torch.device(net.device).type == "cuda"
+    devices = range(torch.cuda.device_count()) if cuda else []
+    total = 0.0
+    with _GENERATOR_LOCK, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for _ in range(n_views):
+            views = []
+            with torch.inference_mode(), net.autocast():
+                for x, _ in net.get_iterator(samples):
+                    views.append(module(augment(net.to_device(x))).float().cpu())
+            p = torch.cat(views).numpy()
+            total = total + rescale(p, classifier.calibration_temperature_)
+    total = total / n_views
+    total[samples.bad] = np.nan
+    return total
