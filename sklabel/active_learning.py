@@ -13,16 +13,17 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from ._callbacks import CallbackSupportMixin, fitting
 from ._data import _as_paths
+from ._held import fit_partly
 from ._labels import check_labels, encode_labels, is_labeled
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
 from .selection import UncertaintySelector, USLSelector
-from .selection._base import fit_partly
 
 
 def _classifier_has(name):
     def check(self):
-        getattr(self.__dict__.get("classifier_", self.classifier), name)
+        classifier = vars(self).get("classifier_", self.classifier)
+        getattr(SupervisedClassifier if classifier is None else classifier, name)
         return True
 
     return check

@@ -35,7 +35,7 @@ FLOORS = {
     "_base": 4,
     "embedding": 5,
     "_codes": 5.5,
-    "_hidden": 5.5,
+    "_held": 5.5,
     "clustering": 6,
     "classification": 6,
     "selection": 7,

@@ -6,7 +6,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods
 
 from .._callbacks import CallbackSupportMixin, fitting
-from .._hidden import check_rows, fit_classifier, hidden_features, open_rows
+from .._held import check_rows, fit_classifier, hidden_features, open_rows
 from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
 # Values gathered at once where distances are computed from differences.

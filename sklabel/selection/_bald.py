@@ -22,7 +22,7 @@ from torch import nn
 from .._base import ClassificationMixin
 from .._calibration import rescale
 from .._callbacks import CallbackSupportMixin, fitting
-from .._hidden import check_rows, fit_classifier, inner_classifier, open_rows
+from .._held import check_rows, fit_classifier, inner_classifier, open_rows
 from .._labels import encode_labels
 from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 

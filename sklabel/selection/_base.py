@@ -7,7 +7,6 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import (
     _num_samples,
@@ -16,8 +15,8 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from .._base import ClassificationMixin
 from .._data import _as_paths
+from .._held import fit_partly
 from .._labels import is_labeled
 from ..neighbors import kneighbors
 
@@ -26,32 +25,6 @@ N_SAMPLES_CONSTRAINT = [
     Interval(Real, 0, 1, closed="neither"),
     None,
 ]
-
-
-def fit_partly(classifier, X, y):
-    """Fit a classifier to partly labeled y, and return it.
-
-    Of one that does not know unlabeled rows the labeled rows are fitted.
-    """
-    if _knows_unlabeled_rows(classifier):
-        return classifier.fit(X, y)
-    rows = np.flatnonzero(is_labeled(y))
-    # as a list, names among marks of unlabeled rows become text again
-    return classifier.fit(
-        _safe_indexing(X, rows), np.asarray(list(_safe_indexing(y, rows)))
-    )
-
-
-def _knows_unlabeled_rows(classifier):
-    """Tell whether -1 in y means unlabeled to a classifier, or to the last of a pipe."""
-    while not isinstance(classifier, ClassificationMixin):
-        if hasattr(classifier, "steps"):
-            classifier = classifier.steps[-1][1]
-        elif hasattr(classifier, "estimator") and hasattr(classifier, "cv"):
-            classifier = classifier.estimator  # of a search
-        else:
-            return type(classifier).__module__.startswith("sklearn.semi_supervised")
-    return True
 
 
 class SelectionMixin:

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from .._base import _GENERATOR_LOCK, ClassificationMixin
 from .._calibration import rescale
 from .._callbacks import CallbackSupportMixin, fitting
-from .._hidden import (
+from .._held import (
     check_rows,
     fit_classifier,
     hidden_features,

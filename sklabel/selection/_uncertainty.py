@@ -7,7 +7,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from .._callbacks import CallbackSupportMixin, fitting
-from .._hidden import check_rows, fit_classifier, open_rows
+from .._held import check_rows, fit_classifier, open_rows
 from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
 _BLOCK_VALUES = 2**22

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from sklabel._hidden import hidden_features
+from sklabel._held import hidden_features
 from sklabel.classification import FixMatchClassifier, SupervisedClassifier
 from sklabel.selection._badge import (
     BADGESelector,

@@ -1,14 +1,41 @@
-"""What selectors read off a fitted classifier: its features, and who it is inside."""
+"""Classifiers that selectors and the loop hold: fit them, and look inside."""
 
 import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import check_array
+from sklearn.utils import _safe_indexing, check_array
 
 from ._base import ClassificationMixin
 from ._data import _as_paths, check_samples
+from ._labels import is_labeled
+
+
+def fit_partly(classifier, X, y):
+    """Fit a classifier to partly labeled y, and return it.
+
+    Of one that does not know unlabeled rows the labeled rows are fitted.
+    """
+    if _knows_unlabeled_rows(classifier):
+        return classifier.fit(X, y)
+    rows = np.flatnonzero(is_labeled(y))
+    # as a list, names among marks of unlabeled rows become text again
+    return classifier.fit(
+        _safe_indexing(X, rows), np.asarray(list(_safe_indexing(y, rows)))
+    )
+
+
+def _knows_unlabeled_rows(classifier):
+    """Tell whether -1 in y means unlabeled to a classifier, or to the last of a pipe."""
+    while not isinstance(classifier, ClassificationMixin):
+        if hasattr(classifier, "steps"):
+            classifier = classifier.steps[-1][1]
+        elif hasattr(classifier, "estimator") and hasattr(classifier, "cv"):
+            classifier = classifier.estimator  # of a search
+        else:
+            return type(classifier).__module__.startswith("sklearn.semi_supervised")
+    return True
 
 
 def check_rows(selector, X):
