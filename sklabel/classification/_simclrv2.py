@@ -71,7 +71,9 @@ class _Distilled(nn.Module):
         return self
 
     def forward(self, x):
-        return self.student(x)  # (B, K)
+        # sure answers of the teacher, sharpened, are matched by small logits
+        temperature = self.temperature if self.alpha == 1 else 1
+        return (self.student.logits(x) / temperature).softmax(1)  # (B, K)
 
     def loss(self, x, y):
         n_labeled = int((y >= 0).sum()) if self.alpha < 1 else 0

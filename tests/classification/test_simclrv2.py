@@ -298,8 +298,13 @@ def test_the_teacher_is_that_of_the_fine_tuning_and_stays(short):
     assert distilled.encoder_ is distilled.net_.module_.student.backbone
     student = copy.deepcopy(distilled.net_.module_.student).eval()
     with torch.no_grad():
-        p = student(torch.from_numpy(X)).numpy()
+        logits = student.logits(torch.from_numpy(X))
+    # as sure as the teacher whose sharpened answers it was taught
+    p = (logits / distilled.temperature).softmax(1)
     np.testing.assert_allclose(distilled.predict_proba(X), p, rtol=1e-5, atol=1e-6)
+    p = short(alpha=0.5).fit(X, Y)
+    logits = p.net_.module_.eval().student.logits(torch.from_numpy(X)).detach()
+    np.testing.assert_allclose(p.predict_proba(X), logits.softmax(1), rtol=1e-5)
 
 
 def test_the_history_tells_of_both_stages(short):
