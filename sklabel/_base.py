@@ -548,6 +548,38 @@ class ClassificationMixin(ClassifierMixin):
         codes = np.where(codes >= 0, codes, _most_probable(p))
         self.transduction_ = decode_labels(codes, self.classes_, like=y)
 
+    def _check_shares(self, shares, prior, rows, n_rows, remedy):
+        """Say so where one class has nearly all of some rows, or another none of them.
+
+        Parameters
+        ----------
+        shares, prior : ndarray of shape (n_classes,)
+            Of these rows, and of the labeled ones as they are drawn; both sum to 1.
+        rows : str
+            What they are.
+        n_rows : int
+            Their number: of fewer than ten a class may be missing by chance.
+        remedy : str
+            What to do.
+        """
+        most, least = shares.argmax(), shares.argmin()
+        expected = n_rows * prior
+        if (
+            shares[most] > (1 + prior[most]) / 2
+            and expected.sum() - expected[most] >= 10
+        ):
+            warn(
+                f"{shares[most]:.0%} of the {rows} are of class {self.classes_[most]}, "
+                f"but {prior[most]:.0%} of the labels. Unless your data are like that, "
+                f"{remedy}.",
+                CollapseWarning,
+            )
+        elif shares[least] < 1e-4 and expected[least] >= 10:
+            warn(
+                f"None of the {rows} is of class {self.classes_[least]}: {remedy}.",
+                CollapseWarning,
+            )
+
     def predict_proba(self, X):
         """Return the probability of each class.
 

@@ -16,13 +16,11 @@ from .._base import (
     CLASSIFIER_CONSTRAINTS,
     BaseLearner,
     ClassificationMixin,
-    CollapseWarning,
     predict_all,
 )
 from .._callbacks import fitting
 from .._codes import CodesMixin
 from .._data import Mixed, Rounds
-from .._warn import warn
 from ..losses import (
     contrastive_clustering,
     sharpened_targets,
@@ -409,7 +407,7 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
             )
             module.forget()
         self._finish(samples, codes, held, y)
-        self._check_shares(mixed)
+        self._check_predictions(mixed)
         return self
 
     def _find_centers(self, X, rows, mixed, seed):
@@ -466,24 +464,15 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
         check_is_fitted(self)
         return self.net_.module_.centers.detach().cpu().numpy()
 
-    def _check_shares(self, mixed):
+    def _check_predictions(self, mixed):
         """Say so where the centers have lost a class, or all but one."""
         if not self.net_.history:
             return  # interrupted in the first epoch
         shares = np.array(self.net_.history[-1, "class_shares"])
-        prior = mixed.class_shares(len(shares))
-        most = shares.argmax()
-        remedy = f"lower cluster_weight={self.cluster_weight} or label more rows"
-        if shares[most] > (1 + prior[most]) / 2:
-            warn(
-                f"{shares[most]:.0%} of the rows are predicted to be of class "
-                f"{self.classes_[most]}, but {prior[most]:.0%} of the labels are. Unless "
-                f"your data are like that, {remedy}.",
-                CollapseWarning,
-            )
-        elif shares.min() == 0:
-            warn(
-                f"No row is predicted to be of class {self.classes_[shares.argmin()]}: "
-                f"{remedy}.",
-                CollapseWarning,
-            )
+        self._check_shares(
+            shares,
+            mixed.class_shares(len(shares)),
+            "predictions",
+            len(mixed.unlabeled),
+            f"lower cluster_weight={self.cluster_weight} or label more rows",
+        )

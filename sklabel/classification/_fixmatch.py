@@ -414,7 +414,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             self._fit_net(module, mixed)
             module.forget()
         self._finish(samples, codes, held, y)
-        self._check_pseudo_labels(module)
+        self._check_pseudo_labels(module, len(mixed.unlabeled))
         return self
 
     def _build_module(self, mean, std, mixed=None):
@@ -456,14 +456,12 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         module.forget()
         return module
 
-    def _check_pseudo_labels(self, module):
+    def _check_pseudo_labels(self, module, n_rows):
         """Say what is wrong with the pseudo-labels of the last epoch."""
         last = self.net_.history[-1]
         if "pseudo_label_share" not in last:
             return  # no unlabeled row was used
         share = last["pseudo_label_share"]
-        remedy = 'try class_weight="balanced", class_thresholds=True or '
-        remedy += "distribution_alignment=True, or label more rows of what is rare"
         if share < 0.01:
             warn(
                 f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "
@@ -472,18 +470,11 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
                 CollapseWarning,
             )
             return
-        shares = np.array(last["pseudo_label_classes"]) / share
-        most, prior = shares.argmax(), module.prior.cpu().numpy()
-        if shares[most] > (1 + prior[most]) / 2:
-            warn(
-                f"{shares[most]:.0%} of the pseudo-labels are of class "
-                f"{self.classes_[most]}, but {prior[most]:.0%} of the labels. Unless "
-                f"your data are like that, {remedy}.",
-                CollapseWarning,
-            )
-        elif shares.min() < 1e-4:
-            warn(
-                f"No unlabeled row is sure of class {self.classes_[shares.argmin()]}: "
-                f"{remedy}.",
-                CollapseWarning,
-            )
+        self._check_shares(
+            np.array(last["pseudo_label_classes"]) / share,
+            module.prior.cpu().numpy(),
+            "pseudo-labels",
+            n_rows,
+            'try class_weight="balanced", class_thresholds=True or '
+            "distribution_alignment=True, or label more rows of what is rare",
+        )

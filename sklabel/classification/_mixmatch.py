@@ -7,15 +7,9 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import (
-    CLASSIFIER_CONSTRAINTS,
-    BaseLearner,
-    ClassificationMixin,
-    CollapseWarning,
-)
+from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
 from .._callbacks import fitting
 from .._data import Mixed
-from .._warn import warn
 from ..losses import guessed_labels, mixmatch_losses, mixup
 from ..modules import ema_decay, ema_update_, frozen_copy
 
@@ -446,24 +440,13 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
         return module
 
     def _check_guesses(self, guessed, prior):
-        """Say what the last guesses have gone wrong by."""
+        """Say what is wrong with the last guesses."""
         counts = np.bincount(guessed[guessed >= 0], minlength=len(prior))
-        n_rows, most, least = counts.sum(), counts.argmax(), counts.argmin()
-        remedy = 'try a smaller unlabeled_weight, class_weight="balanced" or a longer '
-        remedy += "training, or label more rows of the others"
-        # of fewer rows than ten a class may be missing by chance
-        if n_rows * (1 - prior[most]) >= 10 and counts[most] > n_rows * (
-            (1 + prior[most]) / 2
-        ):
-            warn(
-                f"{counts[most] / n_rows:.0%} of the unlabeled rows are guessed to be of "
-                f"class {self.classes_[most]!r}, of the labels {prior[most]:.0%}: "
-                f"{remedy}.",
-                CollapseWarning,
-            )
-        elif n_rows * prior[least] >= 10 and counts[least] == 0:
-            warn(
-                f"No unlabeled row is guessed to be of class {self.classes_[least]!r}: "
-                f"{remedy}.",
-                CollapseWarning,
-            )
+        self._check_shares(
+            counts / max(1, counts.sum()),
+            prior,
+            "guessed labels",
+            counts.sum(),
+            'try a smaller unlabeled_weight, class_weight="balanced" or a longer '
+            "training, or label more rows of what is rare",
+        )

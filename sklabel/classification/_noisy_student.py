@@ -631,9 +631,6 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         share = self.net_.history[-1]["pseudo_label_share"]
         classes = np.array(self.net_.history[-1]["pseudo_label_classes"])
         prior = taught.class_shares(len(self.classes_))
-        remedy = 'try class_weight="balanced" or a higher threshold, or label more '
-        remedy += "rows of what is rare"
-        most, least = classes.argmax(), classes.argmin()
         if share < 0.01 and not isinstance(self.rows_per_class, Integral):
             warn(
                 f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "
@@ -641,16 +638,12 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
                 "the threshold, or start from a fitted embedder (backbone=).",
                 CollapseWarning,
             )
-        elif classes[most] / share > (1 + prior[most]) / 2:
-            warn(
-                f"{classes[most] / share:.0%} of the pseudo-labels are of class "
-                f"{self.classes_[most]}, but {prior[most]:.0%} of the labels. Unless "
-                f"your data are like that, {remedy}.",
-                CollapseWarning,
-            )
-        elif classes[least] == 0:
-            warn(
-                f"No unlabeled row is taken for class {self.classes_[least]}: "
-                f"{remedy}.",
-                CollapseWarning,
-            )
+            return
+        self._check_shares(
+            classes / max(share, 1e-12),
+            prior,
+            "pseudo-labels",
+            len(taught.unlabeled),
+            'try class_weight="balanced" or a higher threshold, or label more rows of '
+            "what is rare",
+        )

@@ -327,10 +327,10 @@ def test_a_lost_class_is_told():
     groups = np.repeat(np.eye(6, dtype=np.float32)[:2] * 9, 20, axis=0)
     y = np.full(40, -1)
     y[[0, 20, 21]] = 0, 1, 2  # the last two are alike
-    with pytest.warns(CollapseWarning, match="No row is predicted to be of class 2"):
+    with pytest.warns(CollapseWarning, match="None of the predictions is of class 2"):
         short(max_steps=1, lr=1e-30).fit(groups, y)
     embedder = FrozenEstimator(AutoencoderTransformer(2, max_steps=1).fit(groups))
-    with pytest.warns(CollapseWarning, match="100% of the rows.* class 0.*33%"):
+    with pytest.warns(CollapseWarning, match="100% of the predictions.* class 0.*33%"):
         short(max_steps=1, lr=1e-30, embedder=embedder).fit(0 * groups, y)
 
 
