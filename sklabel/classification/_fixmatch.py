@@ -458,9 +458,9 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
 
     def _check_pseudo_labels(self, module, n_rows):
         """Say what is wrong with the pseudo-labels of the last epoch."""
-        last = self.net_.history[-1]
+        last = self.net_.history[-1] if self.net_.history else {}
         if "pseudo_label_share" not in last:
-            return  # no unlabeled row was used
+            return  # no unlabeled row was used, or not one epoch was ended
         share = last["pseudo_label_share"]
         if share < 0.01:
             warn(
