@@ -28,7 +28,7 @@ labeled = StratifiedSelector(100, random_state=0).fit_select(X, truth)
 y = np.full(len(X), -1)
 y[labeled] = truth[labeled]
 
-thresholds, lengths = [0.5, 0.8, 0.95], [30, 100]
+thresholds, lengths = [0.5, 0.8, 0.95], [80, 200]
 search = GridSearchCV(
     FixMatchClassifier(
         weak_augment=Weak(flip=0), batch_size=16, unlabeled_ratio=3, random_state=0
