@@ -188,12 +188,11 @@ class ActiveLearningClassifier(
         -------
         self : ActiveLearningClassifier
         """
-        hidden = None
+        X, hidden = self._check_X(X, reset=True), None
         if self.oracle is None:
-            X = self._check_X(X, reset=True)
             check_labels(y, n_samples=_num_samples(X))
             hidden, y = np.asarray(y, dtype=object).reshape(-1), None
-        self.begin(X, y)
+        self._start(X, y)
         self._hidden = hidden
         for _ in range(self.n_rounds + 1):
             rows = self.query()
@@ -224,7 +223,9 @@ class ActiveLearningClassifier(
         self : ActiveLearningClassifier
         """
         self._validate_params()
-        X = self._check_X(X, reset=True)
+        return self._start(self._check_X(X, reset=True), y)
+
+    def _start(self, X, y):
         n_rows = _num_samples(X)
         for name in ("classifier_", "classes_", "_Z", "_hidden"):
             vars(self).pop(name, None)
@@ -234,7 +235,7 @@ class ActiveLearningClassifier(
         self.labels_ = np.full(n_rows, -1, dtype=object)
         self.sample_indices_ = self.pending_ = self.refused_ = np.empty(0, np.int64)
         self.history_ = []
-        self.attach(X)
+        self._X = X
         if y is not None:
             known = np.asarray(y, dtype=object).reshape(-1)
             if len(known) != n_rows:

@@ -1,6 +1,7 @@
 """The loop: what is asked, what is learned, a person who refuses, a process that ends."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -232,3 +233,14 @@ def test_scikit_learns_checks():
         f"{r['check_name']}: {r['exception']}" for r in found if r["status"] == "failed"
     ]
     assert not bad, "\n".join(bad)
+
+
+def test_names_of_features_are_kept():
+    import pandas as pd
+
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop = short().fit(frame, TRUTH)
+        loop.predict(frame)
+    assert loop.feature_names_in_.tolist() == list("abcde")
