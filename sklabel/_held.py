@@ -4,8 +4,10 @@ import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_array
+from sklearn.utils.validation import check_is_fitted
 
 from ._base import ClassificationMixin
 from ._data import _as_paths, check_samples
@@ -85,17 +87,31 @@ def fit_classifier(selector, X, y, random):
     Returns
     -------
     classifier : estimator
+        A clone of the selector's, or itself where it is frozen.
+
+    Raises
+    ------
+    ValueError
+        If it must be fitted and no row has a label.
     """
     classifier = selector.classifier
-    if classifier is None or isinstance(classifier, FrozenEstimator):
-        return selector._fit_classifier(X, y)
+    if isinstance(classifier, FrozenEstimator):
+        check_is_fitted(classifier)
+        return classifier
+    if y is None or not is_labeled(y).any():
+        raise ValueError(
+            f"{type(selector).__name__} asks a classifier, which needs labels to be "
+            "fitted: pass y with some labels (a first choice can be that of "
+            "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
+        )
+    if classifier is None:
+        return fit_partly(LogisticRegression(max_iter=1000), X, y)
     seeds = {
         name: int(random.randint(2**31 - 1))
         for name, value in sorted(classifier.get_params().items(), key=lambda p: p[0])
         if value is None and name.split("__")[-1] == "random_state"
     }
-    seeded = clone(classifier).set_params(**seeds)
-    return clone(selector).set_params(classifier=seeded)._fit_classifier(X, y)
+    return fit_partly(clone(classifier).set_params(**seeds), X, y)
 
 
 def inner_classifier(classifier, X):

@@ -4,19 +4,14 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import (
     _num_samples,
     check_consistent_length,
-    check_is_fitted,
     validate_data,
 )
 
 from .._data import _as_paths
-from .._held import fit_partly
 from .._labels import is_labeled
 from ..neighbors import kneighbors
 
@@ -108,30 +103,6 @@ class SelectionMixin:
                 "where a label may be asked."
             )
         return int(n_samples), labeled
-
-    def _fit_classifier(self, X, y):
-        """Return ``classifier`` fitted: a clone of it, or itself where it is frozen.
-
-        Of a classifier that does not know unlabeled rows, the labeled rows are fitted.
-
-        Raises
-        ------
-        ValueError
-            If it must be fitted and no row has a label.
-        """
-        if isinstance(self.classifier, FrozenEstimator):
-            check_is_fitted(self.classifier)
-            return self.classifier
-        if y is None or not is_labeled(y).any():
-            raise ValueError(
-                f"{type(self).__name__} asks a classifier, which needs labels to be "
-                "fitted: pass y with some labels (a first choice can be that of "
-                "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
-            )
-        default = LogisticRegression(max_iter=1000)
-        return fit_partly(
-            clone(default if self.classifier is None else self.classifier), X, y
-        )
 
     def _set_selection(self, X, sample_indices, scores):
         """Set the fitted attributes of a choice and return the selector.
