@@ -450,6 +450,83 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
         torch._foreach_copy_(copies, originals)
 
 
+class AveragedClassifier(nn.Module):
+    """A classifier that is trained, and the moving average of its weights that predicts.
+
+    Parameters
+    ----------
+    online : nn.Sequential
+        Encoder first; maps ``(B, ...)`` to logits ``(B, K)``.
+    decay : float
+        Of the average, in [0, 1).
+    ramp : bool, default=True
+        Whether the decay grows as (1 + t) / (10 + t) up to ``decay``.
+    average : nn.Sequential or None, default=None
+        Of the same structure, with parameters that take no gradient; None: a copy.
+
+    Notes
+    -----
+    ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
+    """
+
+    def __init__(self, online, decay, ramp=True, average=None):
+        super().__init__()
+        self.online = online
+        self.average = frozen_copy(online) if average is None else average
+        self.ema_decay = decay
+        self.ema_ramp = ramp
+        self.n_steps = 0
+
+    @property
+    def backbone(self):
+        """Encoder of the average."""
+        return self.average[0]
+
+    def train(self, mode=True):
+        """Switch to training; the average stays in evaluation."""
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    def forward(self, x):
+        return self.average(x).float().softmax(1)  # (B, K)
+
+    def after_step(self):
+        """Move the average toward the weights that a step has changed."""
+        self.n_steps += 1
+        kind = "noisy_student" if self.ema_ramp else "fixmatch"
+        decay = ema_decay(self.n_steps, self.ema_decay, kind)
+        ema_update_(self.average, self.online, decay)
+
+    def get_extra_state(self):
+        """Return the number of steps, which a checkpoint keeps."""
+        return torch.tensor(self.n_steps)
+
+    def set_extra_state(self, state):
+        """Take up the number of steps of a checkpoint."""
+        self.n_steps = int(state)
+
+
+def linear_classifier(backbone, n_classes):
+    """Put a linear layer behind an encoder, with FixMatch's initial weights.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        With ``n_features_out``.
+    n_classes : int
+
+    Returns
+    -------
+    classifier : nn.Sequential
+        Maps samples to logits ``(B, n_classes)``. Weights after Glorot, biases of 0.
+    """
+    head = nn.Linear(backbone.n_features_out, n_classes)
+    nn.init.xavier_normal_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(backbone, head)
+
+
 def ema_decay(step, decay, kind="fixmatch", total_steps=None):
     """Decay of a weight average at one step; ramps make the start short-lived.
 

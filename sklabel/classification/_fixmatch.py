@@ -18,39 +18,22 @@ from .._callbacks import fitting
 from .._data import Mixed
 from .._warn import warn
 from ..losses import pseudo_label
-from ..modules import ema_decay, ema_update_, frozen_copy
+from ..modules import AveragedClassifier, ema_decay, linear_classifier
 
 
-class _FixMatch(nn.Module):
-    def __init__(self, backbone, n_classes, weak, strong, prior, n_rows, **settings):
-        super().__init__()
-        head = nn.Linear(backbone.n_features_out, n_classes)
-        nn.init.xavier_normal_(head.weight)
-        nn.init.zeros_(head.bias)
-        self.online = nn.Sequential(backbone, head)
-        self.average = frozen_copy(self.online)
+class _FixMatch(AveragedClassifier):
+    def __init__(self, online, decay, ramp, weak, strong, prior, n_rows, **settings):
+        super().__init__(online, decay, ramp)
         self.weak = weak
         self.strong = strong
         for name, value in settings.items():
             setattr(self, name, value)
-        self.n_steps = 0
         self.register_buffer("prior", prior)  # of the labeled rows
-        self.register_buffer("mean_prediction", torch.full((n_classes,), 1 / n_classes))
+        even = torch.full_like(prior, 1 / len(prior))
+        self.register_buffer("mean_prediction", even)
         # of every row: its last prediction, and the last one that was sure; -1: none yet
         self.register_buffer("predicted", torch.full((n_rows,), -1))
         self.register_buffer("sure", torch.full((n_rows,), -1))
-
-    @property
-    def backbone(self):
-        return self.average[0]
-
-    def train(self, mode=True):
-        super().train(mode)
-        self.average.eval()
-        return self
-
-    def forward(self, x):
-        return self.average(x).float().softmax(1)  # (B, K)
 
     def loss(self, x, y):
         n_labeled = int((y >= 0).sum())
@@ -78,9 +61,10 @@ class _FixMatch(nn.Module):
         rows, classes = -1 - y[n_labeled:], logits_weak.argmax(1)
         agreement = (self.predicted[rows] == classes).float().mean()
         self.predicted[rows] = classes
-        # how well a class is learned is judged by the threshold that all share
-        sure = logits_weak.softmax(1).max(1).values >= self.threshold
-        self.sure[rows] = torch.where(sure, classes, self.sure[rows])
+        if self.class_thresholds:
+            # how well a class is learned is judged by the threshold that all share
+            sure = logits_weak.softmax(1).max(1).values >= self.threshold
+            self.sure[rows] = torch.where(sure, classes, self.sure[rows])
         share = mask.float()
         classes = nn.functional.one_hot(classes, logits.shape[1])
         return loss + self.unlabeled_weight * unlabeled_loss, {
@@ -108,12 +92,6 @@ class _FixMatch(nn.Module):
         learned = counts[1:] / counts.max()
         return self.threshold * learned / (2 - learned)
 
-    def after_step(self):
-        self.n_steps += 1
-        kind = "noisy_student" if self.ema_ramp else "fixmatch"
-        decay = ema_decay(self.n_steps, self.ema_decay, kind)
-        ema_update_(self.average, self.online, decay)
-
     @torch.no_grad()
     def _probe(self, x, y):
         """CTAugment learns how strong each operation may be from the labeled rows."""
@@ -125,12 +103,6 @@ class _FixMatch(nn.Module):
     def forget(self):
         """Drop what is of use in training only."""
         self.predicted = self.sure = None
-
-    def get_extra_state(self):
-        return torch.tensor(self.n_steps)
-
-    def set_extra_state(self, state):
-        self.n_steps = int(state)
 
 
 class FixMatchClassifier(ClassificationMixin, BaseLearner):
@@ -430,8 +402,9 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         if mixed is not None:
             prior = torch.from_numpy(mixed.class_shares(n_classes)).float()
         module = _FixMatch(
-            self._build_backbone(mean, std),
-            n_classes,
+            linear_classifier(self._build_backbone(mean, std), n_classes),
+            self.ema_decay,
+            self.ema_ramp,
             weak,
             strong,
             prior,
@@ -442,8 +415,6 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             unlabeled_weight=self.unlabeled_weight,
             distribution_alignment=self.distribution_alignment,
             class_thresholds=self.class_thresholds,
-            ema_decay=self.ema_decay,
-            ema_ramp=self.ema_ramp,
         )
         if self._continued is not None:
             for name in ("online", "average", "n_steps"):

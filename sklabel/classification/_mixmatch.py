@@ -11,37 +11,19 @@ from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
 from .._callbacks import fitting
 from .._data import Mixed
 from ..losses import guessed_labels, mixmatch_losses, mixup
-from ..modules import ema_decay, ema_update_, frozen_copy
+from ..modules import AveragedClassifier, linear_classifier
 
 
-class _MixMatch(nn.Module):
-    def __init__(self, backbone, n_classes, weak, n_rows, **settings):
-        super().__init__()
-        head = nn.Linear(backbone.n_features_out, n_classes)
-        nn.init.xavier_normal_(head.weight)
-        nn.init.zeros_(head.bias)
-        self.online = nn.Sequential(backbone, head)
-        self.average = frozen_copy(self.online)
+class _MixMatch(AveragedClassifier):
+    def __init__(self, online, decay, ramp, n_classes, weak, n_rows, **settings):
+        super().__init__(online, decay, ramp)
         self.n_classes = n_classes
         self.weak = weak
         for name, value in settings.items():
             setattr(self, name, value)
-        self.n_steps = 0
         self.total_steps = 1
         # the last class guessed for every row; -1: none yet
         self.register_buffer("predicted", torch.full((n_rows,), -1))
-
-    @property
-    def backbone(self):
-        return self.average[0]
-
-    def train(self, mode=True):
-        super().train(mode)
-        self.average.eval()
-        return self
-
-    def forward(self, x):
-        return self.average(x).float().softmax(1)  # (B, K)
 
     def before_epoch(self, net, samples):
         self.total_steps = net.total_steps_
@@ -109,21 +91,9 @@ class _MixMatch(nn.Module):
             done, length = self.n_steps, self.ramp_up * self.total_steps
         return self.unlabeled_weight * (min(1, done / length) if length else 1)
 
-    def after_step(self):
-        self.n_steps += 1
-        kind = "noisy_student" if self.ema_ramp else "fixmatch"
-        decay = ema_decay(self.n_steps, self.ema_decay, kind)
-        ema_update_(self.average, self.online, decay)
-
     def forget(self):
         """Drop what is of use in training only."""
         self.predicted = None
-
-    def get_extra_state(self):
-        return torch.tensor(self.n_steps)
-
-    def set_extra_state(self, state):
-        self.n_steps = int(state)
 
 
 class MixMatchClassifier(ClassificationMixin, BaseLearner):
@@ -416,7 +386,9 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
 
     def _build_module(self, mean, std, n_rows=0):
         module = _MixMatch(
-            self._build_backbone(mean, std),
+            linear_classifier(self._build_backbone(mean, std), len(self.classes_)),
+            self.ema_decay,
+            self.ema_ramp,
             len(self.classes_),
             self._build_augment(self.weak_augment, "weak", mean, std),
             n_rows,
@@ -425,8 +397,6 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
             alpha=self.alpha,
             unlabeled_weight=self.unlabeled_weight,
             ramp_up=self.ramp_up,
-            ema_decay=self.ema_decay,
-            ema_ramp=self.ema_ramp,
         )
         if self._continued is not None:
             for name in ("online", "average", "n_steps"):

@@ -24,37 +24,29 @@ from .._warn import warn
 from ..augment import RandAugment
 from ..backbones import build_backbone, drop_blocks_
 from ..losses import noisy_student_loss
-from ..modules import ema_decay, ema_update_, frozen_copy
+from ..modules import AveragedClassifier, frozen_copy
 
 
-class _NoisyStudent(nn.Module):
+class _NoisyStudent(AveragedClassifier):
     """A teacher or a student; ``targets``: what the teacher before says of each row."""
 
     def __init__(
-        self, online, average, augment, stochastic_depth, targets=None, **settings
+        self,
+        online,
+        average,
+        decay,
+        augment,
+        stochastic_depth,
+        targets=None,
+        **settings,
     ):
-        super().__init__()
-        self.online = online
-        self.average = average
+        super().__init__(online, decay, average=average)
         self.augment = augment
         self.hooks = drop_blocks_(online, stochastic_depth)
-        self.n_steps = 0
         for name, value in settings.items():
             setattr(self, name, value)
         # made anew from the teacher, never saved
         self.register_buffer("targets", targets, persistent=False)
-
-    @property
-    def backbone(self):
-        return self.average[0]
-
-    def train(self, mode=True):
-        super().train(mode)
-        self.average.eval()
-        return self
-
-    def forward(self, x):
-        return self.average(x).float().softmax(1)  # (B, K)
 
     def loss(self, x, y):
         n_labeled = int((y >= 0).sum())
@@ -68,11 +60,6 @@ class _NoisyStudent(nn.Module):
         )
         return loss, {"labeled_loss": cross_entropy(labeled.detach(), labels)}
 
-    def after_step(self):
-        self.n_steps += 1
-        decay = ema_decay(self.n_steps, self.ema_decay, "noisy_student")
-        ema_update_(self.average, self.online, decay)
-
     def after_epoch(self, net, samples):
         return {"round": self.number}
 
@@ -82,12 +69,6 @@ class _NoisyStudent(nn.Module):
         for hook in self.hooks:
             hook.remove()
         self.hooks = []
-
-    def get_extra_state(self):
-        return torch.tensor(self.n_steps)
-
-    def set_extra_state(self, state):
-        self.n_steps = int(state)
 
 
 class _Taught(Mixed):
@@ -585,12 +566,12 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         module = _NoisyStudent(
             online,
             average,
+            self.ema_decay,
             self._build_views(noisy, mean, std),
             self.stochastic_depth if noisy else 0.0,
             targets,
             number=number,
             label_smoothing=self.label_smoothing,
-            ema_decay=self.ema_decay,
         )
         if last is not None:
             module.n_steps = last.n_steps

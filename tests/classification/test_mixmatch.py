@@ -50,11 +50,11 @@ class _Replies(nn.Module):
 
 def golden_module(case, monkeypatch):
     n_views, n_rows, n_classes = case["unlabeled_logits"].shape
-    backbone = nn.Linear(2, 3)
-    backbone.n_features_out = 3
     views = _Replies(tensor(case["x"]), *tensor(case["u"]))
     module = _MixMatch(
-        backbone,
+        nn.Sequential(nn.Linear(2, 3), nn.Linear(3, n_classes)),
+        0.999,
+        False,
         n_classes,
         views,
         n_rows,
@@ -63,8 +63,6 @@ def golden_module(case, monkeypatch):
         alpha=float(case["beta"]),
         unlabeled_weight=float(case["w_match"]),
         ramp_up=int(case["warmup_images"]),
-        ema_decay=0.999,
-        ema_ramp=False,
     )
     module.n_steps = int(case["step_images"]) // n_rows
     shares = tensor(case["lam"])
