@@ -19,7 +19,9 @@ def fit_partly(classifier, X, y):
 
     Of one that does not know unlabeled rows the labeled rows are fitted.
     """
-    if _knows_unlabeled_rows(classifier):
+    last = last_step(classifier)
+    semi_supervised = type(last).__module__.startswith("sklearn.semi_supervised")
+    if semi_supervised or isinstance(last, ClassificationMixin):
         return classifier.fit(X, y)
     rows = np.flatnonzero(is_labeled(y))
     # as a list, names among marks of unlabeled rows become text again
@@ -28,16 +30,15 @@ def fit_partly(classifier, X, y):
     )
 
 
-def _knows_unlabeled_rows(classifier):
-    """Tell whether -1 in y means unlabeled to a classifier, or to the last of a pipe."""
-    while not isinstance(classifier, ClassificationMixin):
-        if hasattr(classifier, "steps"):
-            classifier = classifier.steps[-1][1]
-        elif hasattr(classifier, "estimator") and hasattr(classifier, "cv"):
-            classifier = classifier.estimator  # of a search
+def last_step(classifier):
+    """Return the classifier, fitted or not, within pipelines, searches, frozen ones."""
+    while True:
+        if isinstance(classifier, Pipeline):
+            classifier = classifier[-1]
+        elif isinstance(classifier, FrozenEstimator) or hasattr(classifier, "refit"):
+            classifier = classifier.estimator  # refit: a search
         else:
-            return type(classifier).__module__.startswith("sklearn.semi_supervised")
-    return True
+            return classifier
 
 
 def check_rows(selector, X):

@@ -79,18 +79,14 @@ def kneighbors(
     if metric not in ("euclidean", "cosine"):
         raise ValueError(f"metric={metric!r}: take 'euclidean' or 'cosine'.")
     if method not in ("auto", "exact", "approximate"):
-        raise ValueError(
-            f"method={method!r}: take 'auto', 'exact' or 'approximate'."
-        )
+        raise ValueError(f"method={method!r}: take 'auto', 'exact' or 'approximate'.")
     Z = _check_matrix(Z, "Z")
     to_itself = queries is None
     Q = Z
     if not to_itself:
         Q = _check_matrix(queries, "queries").astype(Z.dtype, copy=False)
     if Q.shape[1] != Z.shape[1]:
-        raise ValueError(
-            f"queries has {Q.shape[1]} features where Z has {Z.shape[1]}."
-        )
+        raise ValueError(f"queries has {Q.shape[1]} features where Z has {Z.shape[1]}.")
     without_self = to_itself and not include_self
     most = len(Z) - without_self
     if not 1 <= n_neighbors <= most:

@@ -14,7 +14,6 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import nn
@@ -22,9 +21,15 @@ from torch import nn
 from .._base import ClassificationMixin
 from .._calibration import rescale
 from .._callbacks import CallbackSupportMixin, fitting
-from .._held import check_rows, fit_classifier, inner_classifier, open_rows
+from .._held import (
+    check_rows,
+    fit_classifier,
+    inner_classifier,
+    last_step,
+    open_rows,
+)
 from .._labels import encode_labels
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin, clipped
 
 _BLOCK_VALUES = 2**22
 _BATCH_ROWS = 256
@@ -62,7 +67,7 @@ def bald(p):
     .. [1] N. Houlsby et al., "Bayesian active learning for classification and
        preference learning", 2011, equation 2.
     """
-    p = _clipped(p)
+    p = clipped(p)
     score = entr(p.mean(axis=0)).sum(axis=-1) - _mean_entropy(p)
     score[score < _ROUNDING] = 0  # not NaN, which marks a row that cannot be read
     return score
@@ -86,7 +91,7 @@ def mean_std(p):
     .. [1] A. Kendall, V. Badrinarayanan, R. Cipolla, "Bayesian SegNet", 2015; as in
        the code of BatchBALD.
     """
-    p = _clipped(p)
+    p = clipped(p)
     squares = ((p - p.mean(axis=0)) ** 2).sum(axis=0)  # (n, C)
     return np.sqrt(squares / max(1, len(p) - 1)).mean(axis=-1)
 
@@ -123,7 +128,7 @@ def batch_bald(p, n_samples, n_configurations=40_000, random_state=None):
     .. [1] A. Kirsch, J. van Amersfoort, Y. Gal, "BatchBALD: efficient and diverse batch
        acquisition for deep Bayesian active learning", NeurIPS 2019, section 3.
     """
-    p = _clipped(p)
+    p = clipped(p)
     random = check_random_state(random_state)
     n_draws, n, n_classes = p.shape
     expected = _mean_entropy(p)
@@ -147,11 +152,6 @@ def batch_bald(p, n_samples, n_configurations=40_000, random_state=None):
         else:
             weights, posterior = _enumerated(p[:, best], weights, posterior)
     return np.array(selected, dtype=np.int64), np.cumsum(gains)
-
-
-def _clipped(p):
-    """Return p in double precision, without the tiny negatives of some classifiers."""
-    return np.clip(np.asarray(p, dtype=np.float64), 0, 1)
 
 
 def _mean_entropy(p):
@@ -426,7 +426,7 @@ class BALDSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     def _draws(self, X, y, random):
         """Return a function of row numbers (b,) that gives probabilities (K, b, C)."""
         frozen = isinstance(self.classifier, FrozenEstimator)
-        last = _last_step(self.classifier)
+        last = last_step(self.classifier)
         if isinstance(last, (ClassificationMixin, *_ENSEMBLES)):
             fitted = fit_classifier(self, X, y, random)
             self.estimators_ = [fitted]
@@ -447,19 +447,6 @@ class BALDSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
             members.append(fit_classifier(self, *part, random))
         self.estimators_ = members
         return _member_draws(members, len(members[0].classes_), X)
-
-
-def _last_step(classifier):
-    """Return the classifier, fitted or not, within pipelines, searches, frozen ones."""
-    while True:
-        if isinstance(classifier, FrozenEstimator):
-            classifier = classifier.estimator
-        elif isinstance(classifier, Pipeline):
-            classifier = classifier[-1]
-        elif hasattr(classifier, "refit"):  # a search
-            classifier = classifier.estimator
-        else:
-            return classifier
 
 
 def _resampled(y, n_draws, random):

@@ -132,3 +132,8 @@ class SelectionMixin:
             # Among copies of one row the nearest is ambiguous, but not for these.
             self.assignments_[chosen] = np.arange(len(chosen))
         return self
+
+
+def clipped(p):
+    """Return p in double precision, without the tiny negatives of some classifiers."""
+    return np.clip(np.asarray(p, dtype=np.float64), 0, 1)

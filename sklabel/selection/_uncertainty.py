@@ -8,7 +8,7 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from .._callbacks import CallbackSupportMixin, fitting
 from .._held import check_rows, fit_classifier, open_rows
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin, clipped
 
 _BLOCK_VALUES = 2**22
 
@@ -30,7 +30,7 @@ def entropy(p):
     ----------
     .. [1] C. E. Shannon, "A mathematical theory of communication", 1948.
     """
-    return entr(_clipped(p)).sum(axis=-1)
+    return entr(clipped(p)).sum(axis=-1)
 
 
 def margin(p):
@@ -51,7 +51,7 @@ def margin(p):
     .. [1] T. Scheffer, C. Decomain, S. Wrobel, "Active hidden Markov models for
        information extraction", IDA 2001.
     """
-    p = _clipped(p)
+    p = clipped(p)
     if p.shape[-1] == 1:
         return p[..., 0]
     largest = np.partition(p, -2, axis=-1)
@@ -76,7 +76,7 @@ def least_confidence(p):
     .. [1] D. D. Lewis, W. A. Gale, "A sequential algorithm for training text
        classifiers", SIGIR 1994.
     """
-    return 1 - _clipped(p).max(axis=-1)
+    return 1 - clipped(p).max(axis=-1)
 
 
 def variation_ratio(p):
@@ -97,12 +97,7 @@ def variation_ratio(p):
     .. [1] Y. Gal, R. Islam, Z. Ghahramani, "Deep Bayesian active learning with image
        data", ICML 2017, section 3.
     """
-    return 1 - _clipped(p).mean(axis=0).max(axis=-1)
-
-
-def _clipped(p):
-    """Return p in double precision, without the tiny negatives of some classifiers."""
-    return np.clip(np.asarray(p, dtype=np.float64), 0, 1)
+    return 1 - clipped(p).mean(axis=0).max(axis=-1)
 
 
 # Higher is more wanted. 1 - margin would lose the digits of the smallest margins.

@@ -42,8 +42,9 @@ def mean_distances(distances, power=2):
         0 where all neighbors are copies of the row: its utility 1 / 0 is infinite.
     """
     if power == 2:
-        return np.einsum("ij,ij->i", distances, distances, dtype=np.float64) / (
-            distances.shape[1]
+        return (
+            np.einsum("ij,ij->i", distances, distances, dtype=np.float64)
+            / (distances.shape[1])
         )
     return distances.mean(axis=1, dtype=np.float64)
 

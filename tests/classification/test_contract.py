@@ -76,7 +76,9 @@ def test_hundred_to_one(cls):
         clf = fit(cls, y, x, class_weight=weight)
         found[weight] = clf.predict_proba(x)[202:][truth[202:] == 1, 1].mean()
         assert clf.score(x[202:], truth[202:]) > 0.8
-    if cls.__name__ != "CCLClassifier":  # one center for each class, whatever its weight
+    if (
+        cls.__name__ != "CCLClassifier"
+    ):  # one center for each class, whatever its weight
         assert found["balanced"] > found[None]
 
 

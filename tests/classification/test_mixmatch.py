@@ -461,7 +461,9 @@ def test_what_goes_wrong_is_said():
     y = np.where(rows < 30, rows % 3, -1)
     looks = np.where(rows < 30, rows % 3, rows % 2)
     x = 9 * np.eye(3)[looks] + np.random.default_rng(0).normal(size=(80, 3))
-    with pytest.warns(CollapseWarning, match="None of the guessed labels is of class 2.*try"):
+    with pytest.warns(
+        CollapseWarning, match="None of the guessed labels is of class 2.*try"
+    ):
         fitted.fit(x.astype(np.float32), y)
 
 

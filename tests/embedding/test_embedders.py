@@ -23,7 +23,6 @@ from sklabel.embedding import (
     SwAVTransformer,
 )
 from sklabel.metrics import knn_accuracy
-from sklabel.modules import SplitBatchNorm
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
 VIEW = Contrastive(flip=0, crop=(0.4, 1.0), rotate=15, jitter=0.2)

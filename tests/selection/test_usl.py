@@ -220,9 +220,7 @@ def test_nearest_horizon_counts_only_the_nearest():
         Z, np.ones(4), clusters, horizon_neighbors=2, history=history, **given
     )
     # The nearest chosen row is the row itself, masked; the next one counts.
-    np.testing.assert_allclose(
-        history["penalty"][0], [1, 1, 1 / 4, 1 / 49], rtol=1e-6
-    )
+    np.testing.assert_allclose(history["penalty"][0], [1, 1, 1 / 4, 1 / 49], rtol=1e-6)
 
 
 def test_float32_near_copies_do_not_break_the_penalty():
