@@ -6,11 +6,12 @@ from numbers import Integral
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
+from ._base import BaseLearner
 from ._callbacks import CallbackSupportMixin, fitting
 from ._data import _as_paths
 from ._held import fit_partly
@@ -18,6 +19,11 @@ from ._labels import check_labels, encode_labels, is_labeled
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
 from .selection import UncertaintySelector, USLSelector
+
+
+def _last_of(selector):
+    """Return the selector itself, or the last step of a pipeline."""
+    return selector.steps[-1][1] if hasattr(selector, "steps") else selector
 
 
 def _classifier_has(name):
@@ -80,6 +86,9 @@ class ActiveLearningClassifier(
         Classes among the answers.
     labels_ : ndarray of shape (n_samples,), dtype object
         Answers so far; -1 where there is none.
+    selector_, initial_selector_ : selector
+        After their last choice. Each is one object in all rounds, so that one with
+        ``warm_start=True`` continues from the network of the round before.
     sample_indices_ : ndarray of int
         Rows asked, in the order of asking.
     refused_ : ndarray of int
@@ -227,7 +236,14 @@ class ActiveLearningClassifier(
 
     def _start(self, X, y):
         n_rows = _num_samples(X)
-        for name in ("classifier_", "classes_", "_Z", "_hidden"):
+        for name in (
+            "classifier_",
+            "classes_",
+            "initial_selector_",
+            "selector_",
+            "_Z",
+            "_hidden",
+        ):
             vars(self).pop(name, None)
         self._rng = np.random.RandomState(
             check_random_state(self.random_state).randint(2**31 - 1)
@@ -294,7 +310,13 @@ class ActiveLearningClassifier(
         selector = self.initial_selector if first else self.selector
         if selector is None:
             selector = USLSelector() if first else UncertaintySelector()
-        rows = self._select(clone(selector), n_samples, np.where(closed, 0, -1))
+        name = "initial_selector_" if first else "selector_"
+        if not hasattr(self, name):
+            setattr(self, name, clone(selector))
+        chosen = getattr(self, name)
+        if _last_of(selector).get_params(deep=False).get("random_state", 0) is None:
+            _last_of(chosen).set_params(random_state=None)  # a new seed in every round
+        rows = self._select(chosen, n_samples)
         self.pending_ = rows
         self.sample_indices_ = np.append(self.sample_indices_, rows)
         self._seconds = time.perf_counter() - start
@@ -443,19 +465,21 @@ class ActiveLearningClassifier(
         self.classifier_ = fit_partly(classifier, self._X, y)
         self.classes_ = np.asarray(self.classifier_.classes_)
 
-    def _select(self, selector, n_samples, y):
+    def _select(self, selector, n_samples):
         """Return rows chosen by a selector, or by the last of a pipeline."""
-        last = selector.steps[-1][1] if hasattr(selector, "steps") else selector
+        last = _last_of(selector)
         last.set_params(n_samples=n_samples)
         self._seed(last)
-        X = self._X
+        X, y = self._X, self.labels_
         if "classifier" in last.get_params(deep=False) and hasattr(self, "classifier_"):
             last.set_params(classifier=FrozenEstimator(self.classifier_))
-        elif last is selector:
+        elif last is selector and not isinstance(selector, BaseLearner):
             X = self._vectors()
-        selector.fit(X, y)
-        last = selector.steps[-1][1] if hasattr(selector, "steps") else selector
-        return last.sample_indices_
+        if not len(self.refused_):
+            return _last_of(selector.fit(X, y)).sample_indices_
+        rows = np.setdiff1d(np.arange(len(y)), self.refused_)
+        selector.fit(_safe_indexing(X, rows), y[rows])
+        return rows[_last_of(selector).sample_indices_]
 
     def _vectors(self):
         """Return X where it is 2-D, else its embedding."""
