@@ -1,6 +1,10 @@
 """Pictures of what an estimator has found, drawn with matplotlib."""
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.utils import check_array
+from sklearn.utils.validation import _num_samples
 
 from ._data import check_images
 from ._optional import import_optional
@@ -171,4 +175,213 @@ class ClusterDisplay:
         axes[0, 0].set_title("most confident", loc="left", fontsize=10)
         axes[0, n_images + 1].set_title("least confident", loc="left", fontsize=10)
         self.figure_, self.axes_ = figure, axes
+        return self
+
+
+class SelectionDisplay:
+    """The images a selector chose, in the order of asking, and where they lie among all.
+
+    The images tell what a person will be asked; the map tells what part of the data they
+    stand for. Use `from_estimator` or `from_selection`.
+
+    Parameters
+    ----------
+    images : sequence of n ndarray of shape (h, w) or (h, w, 3)
+        Chosen images as matplotlib shows them, uint8 or floats in [0, 1].
+    sample_indices : ndarray of int of shape (n,)
+        Their rows, in the order of asking.
+    chosen_map : ndarray of shape (n, 2)
+        Their places on the map.
+    map : ndarray of shape (m, 2)
+        Places of all rows, or of a sample of them.
+    n_asked : int
+        Rows chosen in all, of which the images are the first.
+
+    Attributes
+    ----------
+    figure_ : matplotlib.figure.Figure
+    axes_ : ndarray of matplotlib.axes.Axes
+        Those of the images.
+    map_ax_ : matplotlib.axes.Axes
+    """
+
+    def __init__(self, images, sample_indices, chosen_map, map, n_asked):
+        self.images = images
+        self.sample_indices = sample_indices
+        self.chosen_map = chosen_map
+        self.map = map
+        self.n_asked = n_asked
+
+    @classmethod
+    def from_estimator(
+        cls,
+        selector,
+        X,
+        Z,
+        *,
+        n_images=40,
+        projection=None,
+        max_points=20_000,
+        cmap="gray",
+        figure=None,
+    ):
+        """Draw what a fitted selector chose.
+
+        Parameters
+        ----------
+        selector : fitted selector
+            With ``sample_indices_``; the last step of a pipeline is taken.
+        X : array-like
+            Images of all rows, in any form that estimators take; not flattened.
+        Z : array-like of shape (n_samples, n_features)
+            Their vectors, such as those that the selector chose among.
+        n_images : int, default=40
+            Images to draw, the first of those chosen.
+        projection : estimator or None, default=None
+            With ``fit_transform`` to two columns, such as
+            :class:`sklearn.manifold.TSNE`; None: :class:`sklearn.decomposition.PCA`.
+            Vectors of two columns are taken as they are.
+        max_points : int, default=20000
+            Rows on the map; of more, every k-th is drawn besides the chosen ones.
+        cmap : str or matplotlib.colors.Colormap, default="gray"
+            Colors of grey images; "gray_r" for ink on paper.
+        figure : matplotlib.figure.Figure or None, default=None
+            Where to draw; None: a new figure.
+
+        Returns
+        -------
+        display : SelectionDisplay
+        """
+        if hasattr(selector, "steps"):
+            selector = selector.steps[-1][1]
+        return cls.from_selection(
+            X,
+            Z,
+            selector.sample_indices_,
+            n_images=n_images,
+            projection=projection,
+            max_points=max_points,
+            cmap=cmap,
+            figure=figure,
+        )
+
+    @classmethod
+    def from_selection(
+        cls,
+        X,
+        Z,
+        sample_indices,
+        *,
+        n_images=40,
+        projection=None,
+        max_points=20_000,
+        cmap="gray",
+        figure=None,
+    ):
+        """Draw rows that are known.
+
+        Parameters
+        ----------
+        X : array-like
+            Images of all rows, in any form that estimators take; not flattened.
+        Z : array-like of shape (n_samples, n_features)
+            Their vectors, such as those that the selector chose among.
+        sample_indices : array-like of int
+            Rows chosen, in the order of asking.
+        n_images : int, default=40
+            Images to draw, the first of those chosen.
+        projection : estimator or None, default=None
+            With ``fit_transform`` to two columns, such as
+            :class:`sklearn.manifold.TSNE`; None: :class:`sklearn.decomposition.PCA`.
+            Vectors of two columns are taken as they are.
+        max_points : int, default=20000
+            Rows on the map; of more, every k-th is drawn besides the chosen ones.
+        cmap : str or matplotlib.colors.Colormap, default="gray"
+            Colors of grey images; "gray_r" for ink on paper.
+        figure : matplotlib.figure.Figure or None, default=None
+            Where to draw; None: a new figure.
+
+        Returns
+        -------
+        display : SelectionDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row is chosen, a row is not one of Z, or X and Z differ in length.
+        """
+        rows = np.asarray(sample_indices, dtype=np.int64).reshape(-1)
+        Z = check_array(Z, dtype=[np.float32, np.float64])
+        if _num_samples(X) != len(Z):
+            raise ValueError(
+                f"X has {_num_samples(X)} images, but Z has {len(Z)} rows: pass the "
+                "vectors of all images, in the same order."
+            )
+        if not (len(rows) and 0 <= rows.min() and rows.max() < len(Z)):
+            raise ValueError(
+                f"sample_indices must be rows of X, 0 to {len(Z) - 1}, and at least "
+                f"one, got {rows[:5].tolist()}."
+            )
+        shown = np.arange(0, len(Z), -(-len(Z) // max_points))
+        places = Z[np.concatenate([rows, shown])]
+        if places.shape[1] == 1:
+            places = np.c_[places, np.zeros(len(places))]
+        elif places.shape[1] > 2:
+            if projection is None:
+                projection = PCA(2, random_state=0)
+            places = np.asarray(clone(projection).fit_transform(places))
+        images = check_images(X, rows[:n_images])
+        display = cls(
+            images, rows[:n_images], places[: len(rows)], places[len(rows) :], len(rows)
+        )
+        return display.plot(cmap=cmap, figure=figure)
+
+    def plot(self, *, cmap="gray", figure=None):
+        """Draw the images and the map.
+
+        Parameters
+        ----------
+        cmap : str or matplotlib.colors.Colormap, default="gray"
+            Colors of grey images; "gray_r" for ink on paper.
+        figure : matplotlib.figure.Figure or None, default=None
+            Where to draw; None: a new figure.
+
+        Returns
+        -------
+        self : SelectionDisplay
+        """
+        plt = import_optional("matplotlib.pyplot", extra="plot")
+        n = len(self.images)
+        n_columns = min(8, n)
+        n_lines = -(-n // n_columns)
+        if figure is None:
+            height = max(4.0, 0.75 * n_lines + 0.5)
+            size = (0.6 * n_columns + 1.1 * height, height)
+            figure = plt.figure(figsize=size, layout="constrained")
+        left, right = figure.subfigures(
+            1, 2, width_ratios=[0.6 * n_columns, max(4.0, 0.75 * n_lines)]
+        )
+        axes = left.subplots(n_lines, n_columns, squeeze=False)
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for i, (ax, image) in enumerate(zip(axes.flat, self.images, strict=False)):
+            ax.imshow(image, cmap=cmap)
+            ax.set_title(i + 1, fontsize=8, pad=2)
+        rest = f", the first {n} of {self.n_asked}" if n < self.n_asked else ""
+        left.suptitle(f"in the order of asking{rest}", fontsize=10)
+        ax = right.subplots()
+        size = float(np.clip(4000 / len(self.map), 1, 12))
+        ax.scatter(*self.map.T, s=size, c="0.8", linewidths=0, rasterized=True)
+        ax.scatter(*self.chosen_map.T, s=36, c="C3", edgecolors="white", linewidths=0.7)
+        for i, place in enumerate(self.chosen_map[:n]):
+            ax.annotate(
+                i + 1,
+                place,
+                xytext=(3, 3),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        ax.set(xticks=[], yticks=[])
+        ax.set_title("among all", fontsize=10)
+        self.figure_, self.axes_, self.map_ax_ = figure, axes, ax
         return self

@@ -8,6 +8,8 @@ _BLOCK_PRODUCTS = 2**26
 _BLOCK_KEYS = 2**17
 # Pairs of rows gathered at once where distances are computed directly.
 _BLOCK_PAIRS = 2**14
+# Rows for each cluster that k-means starts on, where asked to.
+_SAMPLE = 64
 # Spare candidates: rounding of the products may push a true neighbor just outside.
 _SPARE = 8
 
@@ -202,9 +204,11 @@ def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None):
         ``float32``. Held in memory.
     n_clusters : int
         Number of clusters, 1 to ``n_rows``.
-    init : {"random", "k-means++"} or array-like, default="random"
+    init : {"random", "k-means++", "sample"} or array-like, default="random"
         Start: distinct random rows; rows drawn with probability proportional to
-        the squared distance from those drawn before; the numbers of ``n_clusters``
+        the squared distance from those drawn before; the centers that this function
+        finds, from random rows, in 64 random rows for each cluster, which saves most
+        of the iterations on all of millions of rows; the numbers of ``n_clusters``
         rows (a 1-D array of integers); or the centers themselves, of shape
         (n_clusters, n_features).
     max_iter : int, default=100
@@ -518,17 +522,23 @@ def _distances_(a, b, metric):
 def _start(X, mean, n_clusters, init, random_state):
     """Return centered start centers of shape (n_clusters, D)."""
     if isinstance(init, str):
-        if init not in ("random", "k-means++"):
+        if init not in ("random", "k-means++", "sample"):
             raise ValueError(
-                f"init={init!r}: take 'random', 'k-means++', row numbers or centers."
+                f"init={init!r}: take 'random', 'k-means++', 'sample', row numbers or "
+                "centers."
             )
         if not isinstance(random_state, (int, np.integer)):
             from sklearn.utils import check_random_state
 
             random_state = check_random_state(random_state).randint(2**31 - 1)
         generator = torch.Generator().manual_seed(int(random_state))
-        if init == "random":
-            return X[torch.randperm(len(X), generator=generator)[:n_clusters]]
+        if init in ("random", "sample"):
+            order = torch.randperm(len(X), generator=generator)
+            if init == "sample" and len(X) > _SAMPLE * n_clusters:
+                sample = X[order[: _SAMPLE * n_clusters]].numpy()
+                first = np.arange(n_clusters)
+                return torch.from_numpy(kmeans(sample, n_clusters, init=first)[1])
+            return X[order[:n_clusters]]
         return _plus_plus(X, n_clusters, generator)
     given = np.asarray(init)
     if given.ndim == 1 and given.dtype.kind in "iu":

@@ -96,6 +96,46 @@ def test_a_person_may_skip_refuse_and_correct():
     assert loop.refused_.tolist() == [] and loop.labels_[rows[0]] != TRUTH[rows[0]]
 
 
+class _Witness(RandomSelector):
+    """Keeps what it is fitted on, and counts how often."""
+
+    def fit(self, X, y=None):
+        self.seen = [*vars(self).get("seen", []), (np.asarray(X), np.asarray(y))]
+        return super().fit(X, y)
+
+
+def test_a_selector_lives_through_all_rounds_and_sees_real_labels():
+    loop = short(selector=_Witness()).begin(X)
+    for _ in range(4):
+        rows = loop.query()
+        answers = TRUTH[rows].tolist()
+        answers[0] = None  # refused: neither asked again nor shown as labeled
+        loop.teach(rows, answers)
+    seen = loop.selector_.seen
+    assert [len(x) for x, _ in seen] == [N - 1, N - 2, N - 3]
+    for i, (x, y) in enumerate(seen):
+        kept = np.setdiff1d(np.arange(N), loop.sample_indices_[: 6 * (i + 1) : 6])
+        np.testing.assert_array_equal(x, X[kept])
+        known = np.isin(kept, loop.sample_indices_[: 6 * (i + 1)])
+        assert (y[known] == TRUTH[kept][known]).all() and (y[~known] == -1).all()
+    assert len(loop.refused_) == 4
+    assert len(set(loop.sample_indices_)) == 24
+    assert loop.get_params()["selector"] is not loop.selector_
+
+
+def test_a_new_seed_in_every_round():
+    loop = short(selector=RandomSelector(), n_rounds=1).begin(X)
+    seeds = []
+    for _ in range(4):
+        rows = loop.query()
+        loop.teach(rows, TRUTH[rows])
+        if hasattr(loop, "selector_"):
+            seeds.append(loop.selector_.random_state)
+    assert len(set(seeds)) == 3
+    given = short(selector=RandomSelector(random_state=7)).fit(X, TRUTH)
+    assert given.selector_.random_state == 7
+
+
 def test_nothing_is_left_to_ask():
     loop = short(n_rounds=99, n_samples=60).fit(X, TRUTH)
     assert [step["n_labeled"] for step in loop.history_] == [60, 120, 150]

@@ -4,10 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sklabel.clustering import SCANClusterer
 from sklabel.datasets import load_digit_images
-from sklabel.inspection import ClusterDisplay
+from sklabel.inspection import ClusterDisplay, SelectionDisplay
+from sklabel.selection import CoreSetSelector
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")
@@ -102,3 +106,71 @@ def test_what_cannot_be_drawn_is_refused():
         ClusterDisplay.from_predictions(X, LABELS, CONFIDENCE, clusters=[0, 5])
     with pytest.raises(ValueError, match="give images"):
         ClusterDisplay.from_predictions(np.ones((30, 4)), LABELS, CONFIDENCE)
+
+
+def selection_images(display):
+    return [ax.images[0].get_array() for ax in display.axes_.flat if ax.images]
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_chosen_images_in_the_order_of_asking(piped):
+    Z = X.reshape(30, -1).astype(np.float32)
+    selector = CoreSetSelector(12, random_state=0)
+    selector = make_pipeline(StandardScaler(), selector) if piped else selector
+    selector.fit(Z)
+    display = SelectionDisplay.from_estimator(selector, X, Z, n_images=10)
+    rows = (selector[-1] if piped else selector).sample_indices_
+    assert display.axes_.shape == (2, 8) and display.n_asked == 12
+    found = selection_images(display)
+    assert len(found) == 10
+    for image, row in zip(found, rows, strict=False):
+        np.testing.assert_array_equal(image, X[row])
+    titles = [ax.get_title() for ax in display.axes_.flat if ax.images]
+    assert titles == [str(i + 1) for i in range(10)]
+    np.testing.assert_array_equal(display.sample_indices, rows[:10])
+
+
+def test_places_of_the_chosen_are_those_on_the_map():
+    Z = RNG.normal(size=(30, 5))
+    display = SelectionDisplay.from_selection(X, Z, [3, 7, 29])
+    np.testing.assert_allclose(display.chosen_map, display.map[[3, 7, 29]])
+    grey, red = display.map_ax_.collections
+    np.testing.assert_allclose(red.get_offsets(), display.chosen_map)
+    assert len(grey.get_offsets()) == 30
+    # the two directions in which the rows differ most
+    stds = display.map.std(0)
+    assert stds[0] > stds[1] > 0
+
+
+@pytest.mark.parametrize("n_features", [1, 2])
+def test_flat_vectors_are_taken_as_they_are(n_features):
+    Z = RNG.normal(size=(30, n_features))
+    display = SelectionDisplay.from_selection(X, Z, [4])
+    np.testing.assert_array_equal(display.map[:, :n_features], Z)
+    assert display.axes_.shape == (1, 1)
+
+
+def test_a_long_map_is_thinned_and_keeps_the_chosen():
+    Z = RNG.normal(size=(30, 2))
+    figure = plt.figure()
+    display = SelectionDisplay.from_selection(X, Z, [1], max_points=10, figure=figure)
+    assert display.figure_ is figure
+    np.testing.assert_array_equal(display.map, Z[::3])
+    np.testing.assert_array_equal(display.chosen_map, Z[[1]])
+
+
+def test_a_projection_of_the_user():
+    Z = RNG.normal(size=(30, 5))
+    projection = PCA(2, whiten=True)
+    display = SelectionDisplay.from_selection(X, Z, [1], projection=projection)
+    np.testing.assert_allclose(display.map.std(0), 1, rtol=0.1)
+    assert not hasattr(projection, "components_")
+
+
+@pytest.mark.parametrize(
+    ("rows", "n", "words"),
+    [([], 30, "at least"), ([30], 30, "0 to 29"), ([1], 20, "X has 30 images, but Z")],
+)
+def test_a_selection_that_cannot_be_drawn_is_refused(rows, n, words):
+    with pytest.raises(ValueError, match=words):
+        SelectionDisplay.from_selection(X, RNG.normal(size=(n, 2)), rows)

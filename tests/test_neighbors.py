@@ -344,7 +344,7 @@ def test_kmeans_skips_rows_without_changing_the_result(max_iter):
 @given(Z=_matrices(min_rows=1), data=st.data())
 def test_no_cluster_is_empty_while_rows_differ(Z, data):
     k = data.draw(st.integers(1, len(Z)))
-    init = data.draw(st.sampled_from(["random", "k-means++"]))
+    init = data.draw(st.sampled_from(["random", "k-means++", "sample"]))
     labels, centers, inertia, n_iter = kmeans(Z, k, init=init, random_state=0)
     assert labels.shape == (len(Z),) and labels.min() >= 0 and labels.max() < k
     assert np.isfinite(centers).all()
@@ -386,7 +386,7 @@ def test_kmeans_repeats_and_leaves_generators_alone():
     np.random.seed(3)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     copy = Z.copy()
-    for init in ("random", "k-means++"):
+    for init in ("random", "k-means++", "sample"):
         for seed in (5, np.random.RandomState(5)):
             a = kmeans(Z, 8, init=init, random_state=5)
             b = kmeans(Z, 8, init=init, random_state=5)
@@ -435,3 +435,24 @@ def test_near_pairs_keep_their_digits():
     B = A + torch.tensor([[1e-4, 0.0]])
     want = float((A - B).double().square().sum())
     assert squared_distances(A, B).item() == pytest.approx(want, rel=1e-5)
+
+
+def test_kmeans_that_starts_on_a_sample_needs_few_iterations_on_all_rows():
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(40, 8))[rng.integers(40, size=8000)] * 2
+    Z = (Z + rng.normal(size=Z.shape)).astype(np.float32)
+    arguments = {"n_clusters": 50, "random_state": 3}
+
+    def still_to_go(init):
+        (*_, early, _), (*_, end, _) = (
+            kmeans(Z, init=init, max_iter=n, **arguments) for n in (1, 100)
+        )
+        return early / end - 1
+
+    assert still_to_go("sample") < 0.03 < 0.1 < still_to_go("random")
+    # of few rows the sample is all, and its start that of "random"
+    few = Z[: 50 * 64]
+    for a, b in zip(
+        kmeans(few, init="sample", **arguments), kmeans(few, **arguments), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)

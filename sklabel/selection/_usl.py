@@ -306,8 +306,9 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     n_clusters : int or None, default=None
         Number of clusters of k-means. None: one for each row to choose and each row
         labeled already.
-    kmeans_init : {"random", "k-means++"} or array-like, default="random"
-        Start of k-means, see :func:`sklabel.neighbors.kmeans`.
+    kmeans_init : {"random", "k-means++", "sample"} or array-like, default="random"
+        Start of k-means, see :func:`sklabel.neighbors.kmeans`; "sample" with some 10
+        iterations for millions of rows.
     kmeans_max_iter : int, default=200
         Largest number of iterations of k-means.
     n_rounds : int, default=10
@@ -424,7 +425,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         "include_self": ["boolean"],
         "metric_power": [Options(Integral, {1, 2})],
         "n_clusters": [Interval(Integral, 1, None, closed="left"), None],
-        "kmeans_init": [StrOptions({"random", "k-means++"}), "array-like"],
+        "kmeans_init": [StrOptions({"random", "k-means++", "sample"}), "array-like"],
         "kmeans_max_iter": [Interval(Integral, 1, None, closed="left")],
         "n_rounds": [Interval(Integral, 1, None, closed="left")],
         "reg_weight": [Interval(Real, 0, None, closed="left")],
