@@ -424,25 +424,39 @@ class ClusteringMixin(ClusterMixin):
         good = ~samples.bad
         labels = p[good].argmax(1)
         used = np.unique(labels)
-        self.n_clusters_ = len(used)
         p = p[:, used] / p[:, used].sum(1, keepdims=True)
         self.labels_ = np.full(len(samples), -1)
         self.labels_[good] = np.searchsorted(used, labels)
         self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
-        sizes = np.bincount(self.labels_[good])
-        share = sizes.max() / sizes.sum()
-        if len(used) < self.n_clusters:
-            warn(
-                f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in use; "
-                f"sizes {sizes.tolist()}. {remedy}.",
-                CollapseWarning,
-            )
-        elif share > max(0.5, 3 / self.n_clusters):
-            warn(
-                f"One cluster holds {share:.0%} of the rows. {remedy_largest}.",
-                CollapseWarning,
-            )
+        set_n_clusters(self, remedy, remedy_largest)
         return used
+
+
+def check_n_clusters(clusterer, samples):
+    """Check that there are as many readable rows as clusters."""
+    if clusterer.n_clusters > samples.n_trained:
+        raise ValueError(
+            f"n_clusters={clusterer.n_clusters} is larger than the number of samples, "
+            f"{samples.n_trained}."
+        )
+
+
+def set_n_clusters(clusterer, remedy, remedy_largest):
+    """Set ``n_clusters_`` by ``labels_``, and warn of missing or too large clusters."""
+    sizes = np.bincount(clusterer.labels_[clusterer.labels_ >= 0])
+    clusterer.n_clusters_, wanted = len(sizes), clusterer.n_clusters
+    share = sizes.max() / sizes.sum()
+    if len(sizes) < wanted:
+        warn(
+            f"Only {len(sizes)} of n_clusters={wanted} clusters are in use; sizes "
+            f"{sizes.tolist()}. {remedy}.",
+            CollapseWarning,
+        )
+    elif share > max(0.5, 3 / wanted):
+        warn(
+            f"One cluster holds {share:.0%} of the rows. {remedy_largest}.",
+            CollapseWarning,
+        )
 
 
 def predict_all(net, samples):

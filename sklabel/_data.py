@@ -8,6 +8,7 @@ from numbers import Integral
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_array, validate_data
 
 from ._warn import warn
@@ -51,9 +52,34 @@ class Samples:
         return tuple(shape)
 
     @property
+    def good(self):
+        """Numbers of the rows that can be read."""
+        return np.flatnonzero(~self.bad)
+
+    @property
     def n_trained(self):
         """Number of rows that an epoch visits."""
         return int((~self.bad).sum())
+
+    def readable(self, X):
+        """Return X, of which these are the samples, without rows that cannot be read."""
+        return _safe_indexing(X, self.good) if self.bad.any() else X
+
+    def all_neighbors(self, found):
+        """Return neighbors in numbers of all rows; unreadable rows are their own.
+
+        Parameters
+        ----------
+        found : ndarray of int of shape (n_readable, k)
+            Neighbors of each readable row, numbered among the readable ones.
+
+        Returns
+        -------
+        neighbors : ndarray of int of shape (n, k)
+        """
+        neighbors = np.tile(np.arange(len(self))[:, None], found.shape[1])
+        neighbors[self.good] = self.good[found]
+        return neighbors
 
     def __getitem__(self, rows):
         rows = np.asarray(rows)
@@ -71,7 +97,7 @@ class Samples:
 
     def epoch(self, batch_size):
         """Yield the row indices of each batch of one shuffled epoch."""
-        yield from _split(_shuffled(np.flatnonzero(~self.bad)), batch_size)
+        yield from _split(_shuffled(self.good), batch_size)
 
     def n_batches(self, batch_size):
         """Return the number of batches of one epoch."""
@@ -103,7 +129,7 @@ class Samples:
         n_rows : int, default=2048
             They are taken over at most so many rows, evenly spaced.
         """
-        good = np.flatnonzero(~self.bad)
+        good = self.good
         rows = good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
         x = to_unit(self[rows][0], self.pixel_range()).double()
         axes = (0, 2, 3) if x.ndim == 4 else (0,)

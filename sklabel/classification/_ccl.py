@@ -7,7 +7,6 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -393,11 +392,9 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
                 samples, trained, self.unlabeled_ratio, weights, self.update_interval
             )
             if self._continued is None:
-                rows = np.flatnonzero(~samples.bad)
-                # files that cannot be read were told of already
-                readable = _safe_indexing(X, rows) if samples.bad.any() else X
+                readable = samples.readable(X)
                 self.embedder_ = self._fit_embedder(readable)
-                centers = self._find_centers(readable, rows, mixed, seed)
+                centers = self._find_centers(readable, samples.good, mixed, seed)
             else:
                 centers = self._continued.centers.detach()
             module = self._build_module(centers)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -15,6 +14,7 @@ from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
     ClusteringMixin,
+    check_n_clusters,
     cluster_figures,
     predict_all,
 )
@@ -305,15 +305,9 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
         self : DCECClusterer
         """
         samples = self._check_X(X, reset=True)
-        if self.n_clusters > samples.n_trained:
-            raise ValueError(
-                f"n_clusters={self.n_clusters} is larger than the number of samples, "
-                f"{samples.n_trained}."
-            )
+        check_n_clusters(self, samples)
         with self._seeded() as seed:
-            rows = np.flatnonzero(~samples.bad)
-            # files that cannot be read were told of already
-            readable = _safe_indexing(X, rows) if samples.bad.any() else X
+            readable = samples.readable(X)
             if self._continued is None:
                 self.embedder_ = self._fit_embedder(readable)
             Z = np.asarray(self.embedder_.transform(readable))
@@ -322,11 +316,8 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
             else:
                 centers = self._continued.centers.detach()
             module = self._build_module(centers)
-            # a row that cannot be read is its own neighbor
-            n_neighbors = min(_N_NEIGHBORS, len(Z) - 1)
-            neighbors = np.tile(np.arange(len(samples))[:, None], n_neighbors + 1)
-            neighbors[rows] = rows[kneighbors(Z, n_neighbors + 1)[1]]
-            module.neighbors = neighbors
+            _, found = kneighbors(Z, min(_N_NEIGHBORS + 1, len(Z)))
+            module.neighbors = samples.all_neighbors(found)
             steps = self.max_epochs * samples.n_batches(self.batch_size)
             self._fit_net(
                 module,

@@ -15,13 +15,13 @@ from torch import nn
 from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
-    CollapseWarning,
     EmbeddingMixin,
+    check_n_clusters,
     predict_all,
+    set_n_clusters,
 )
 from .._callbacks import fitting
 from .._data import Samples, _split
-from .._warn import warn
 from ..backbones import build_sobel_backbone
 from ..neighbors import kmeans
 from ..optim import param_groups
@@ -446,6 +446,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         self : DeepClusterer
         """
         samples = self._check_X(X, reset=True)
+        check_n_clusters(self, samples)
         counts = self._check_counts(samples.n_trained)
         with self._seeded():
             module = self._build_module(*samples.statistics(), len(samples), *counts)
@@ -453,7 +454,9 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
             module.forget()
             Z = self._forward_rows(samples)
             self._set_centers(Z[~samples.bad], *counts)
-        self._set_labels(Z, counts[0])
+        self.labels_ = self._nearest(Z)[0]
+        remedy = f"Raise n_training_clusters={counts[0]}, or lower lr={self.lr}"
+        set_n_clusters(self, f"{remedy} or n_clusters", remedy)
         return self
 
     def predict(self, X):
@@ -491,11 +494,6 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
 
     def _check_counts(self, n_samples):
         """Return the numbers of training clusters and of components."""
-        if self.n_clusters > n_samples:
-            raise ValueError(
-                f"n_clusters={self.n_clusters} is larger than the number of samples, "
-                f"{n_samples}."
-            )
         n_training_clusters = self.n_training_clusters
         if n_training_clusters is None:
             n_training_clusters = min(10 * self.n_clusters, n_samples // 10)
@@ -556,22 +554,3 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         labels[good] = self.center_labels_[nearest]
         squared[good] = np.square(W - self.cluster_centers_[nearest]).sum(1)
         return labels, squared
-
-    def _set_labels(self, Z, n_training_clusters):
-        self.labels_ = self._nearest(Z)[0]
-        sizes = np.bincount(self.labels_[self.labels_ >= 0])
-        self.n_clusters_ = len(sizes)
-        share = sizes.max() / sizes.sum()
-        remedy = (
-            f"Raise n_training_clusters={n_training_clusters}, or lower lr={self.lr}"
-        )
-        if self.n_clusters_ < self.n_clusters:
-            warn(
-                f"Only {self.n_clusters_} of n_clusters={self.n_clusters} clusters are "
-                f"in use; sizes {sizes.tolist()}. {remedy} or n_clusters.",
-                CollapseWarning,
-            )
-        elif share > max(0.5, 3 / self.n_clusters):
-            warn(
-                f"One cluster holds {share:.0%} of the rows. {remedy}.", CollapseWarning
-            )

@@ -10,6 +10,7 @@ from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
     ClusteringMixin,
+    check_n_clusters,
     cluster_figures,
     predict_all,
 )
@@ -321,11 +322,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         self : IICClusterer
         """
         samples = self._check_X(X, reset=True)
-        if self.n_clusters > samples.n_trained:
-            raise ValueError(
-                f"n_clusters={self.n_clusters} is larger than the number of samples, "
-                f"{samples.n_trained}."
-            )
+        check_n_clusters(self, samples)
         n_passes = self.overcluster_epochs + self.cluster_epochs
         n_steps = n_passes * samples.n_batches(self.batch_size)
         with self._seeded():

@@ -6,7 +6,6 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
@@ -14,6 +13,7 @@ from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
     ClusteringMixin,
+    check_n_clusters,
     cluster_figures,
     predict_all,
 )
@@ -423,11 +423,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         self : SCANClusterer
         """
         samples = self._check_X(X, reset=True)
-        if self.n_clusters > samples.n_trained:
-            raise ValueError(
-                f"n_clusters={self.n_clusters} is larger than the number of samples, "
-                f"{samples.n_trained}."
-            )
+        check_n_clusters(self, samples)
         with self._seeded():
             statistics = samples.statistics()
             self.neighbors_ = self._mine_neighbors(X, samples, *statistics)
@@ -470,12 +466,11 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
                 precision=self.precision,
                 verbose=self.verbose,
             )
-        good = np.flatnonzero(~samples.bad)
         if embedder is None:
-            Z = ((samples[good][0] - mean) / std).numpy()
+            Z = ((samples[samples.good][0] - mean) / std).numpy()
         else:
             # files that cannot be read were told of already, and are nobody's neighbors
-            readable = _safe_indexing(X, good) if samples.bad.any() else X
+            readable = samples.readable(X)
             self.embedder_ = self._fit_held(embedder, readable)
             Z = np.asarray(self.embedder_.transform(readable))
         n_neighbors = min(self.n_neighbors, samples.n_trained - 1)
@@ -483,9 +478,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             _, found = mine_neighbors(Z, n_neighbors)
         else:
             _, found = kneighbors(Z, n_neighbors + 1)
-        neighbors = np.tile(np.arange(len(samples))[:, None], n_neighbors + 1)
-        neighbors[good] = good[found]
-        return neighbors
+        return samples.all_neighbors(found)
 
     def _build_module(self, mean, std):
         if self._continued is not None:

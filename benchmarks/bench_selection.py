@@ -1,0 +1,230 @@
+"""What the choice is worth: every selector on the same embeddings, with the same seeds.
+
+``--task probe``: classes among the chosen rows, their balance, and the accuracy of a logistic
+regression on the embedding, fitted on the chosen rows alone, on the test images. Selectors that
+need no label choose each budget anew. Those that do start from the ten rows of "random" and
+add rows up to each budget in turn, with a logistic regression as their classifier.
+``--task fixmatch``: FixMatch trained from the encoder of the embedding on 40 chosen labels.
+``--task transfer``: the same on blood cells, chosen by an embedding (CLD) that has only seen
+CIFAR-10; FixMatch starts from random weights there.
+
+The embedding is SimCLR's with a small network, from the training images without labels, one
+for each seed. Rows that are in the results file are not run again, so a broken run continues.
+"""
+
+import argparse
+import warnings
+
+import numpy as np
+import torch
+from _common import Results, load, small_network, summary
+from bench_classification import embedder, fixmatch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklabel.embedding import CLDTransformer
+from sklabel.metrics import class_balance, class_coverage
+from sklabel.selection import (
+    BADGESelector,
+    BALDSelector,
+    CoreGCNSelector,
+    CoreSetSelector,
+    LearningLossSelector,
+    MMASelector,
+    RandomSelector,
+    StratifiedSelector,
+    TODSelector,
+    UncertainGCNSelector,
+    UncertaintySelector,
+    USLSelector,
+    USLTSelector,
+    VAALSelector,
+)
+
+
+def probe():
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+
+
+def short(Selector, **settings):
+    """Return a selector that trains a network of its own, for a few hundred steps."""
+    return Selector(max_steps=300, batch_size=64, **settings)
+
+
+# each takes the embedding; StratifiedSelector sees all labels, so it is no method
+FREE = {
+    "random": RandomSelector,
+    "stratified (all labels)": StratifiedSelector,
+    "USL": USLSelector,
+    "USL-T": lambda: USLTSelector(train_backbone=False),
+    "core-set": CoreSetSelector,
+}
+ASKING = {
+    "entropy": lambda: UncertaintySelector("entropy", classifier=probe()),
+    "margin": lambda: UncertaintySelector("margin", classifier=probe()),
+    "BALD": lambda: BALDSelector(classifier=probe()),
+    "BADGE": lambda: BADGESelector(classifier=probe()),
+    "MMA": lambda: MMASelector(classifier=probe()),
+    "VAAL": lambda: short(VAALSelector),
+    "learning loss": lambda: short(LearningLossSelector),
+    "TOD": lambda: short(TODSelector, warm_start=True),
+    "UncertainGCN": UncertainGCNSelector,
+    "CoreGCN": CoreGCNSelector,
+}
+
+
+def choose(name, n_samples, seed, Z, y, known, memory):
+    """Return all rows chosen up to a budget; ``known`` those of the budget before."""
+    hidden = np.full(len(y), -1)
+    if name in FREE:
+        selector = FREE[name]()
+        given = y if name.startswith("stratified") else None
+        return selector.set_params(n_samples=n_samples, random_state=seed).fit_select(
+            Z, given
+        )
+    if not len(known):
+        return RandomSelector(n_samples, random_state=seed).fit_select(Z)
+    hidden[known] = y[known]
+    selector = memory.setdefault(name, ASKING[name]())
+    selector.set_params(n_samples=n_samples - len(known), random_state=seed)
+    return np.concatenate([known, selector.fit_select(Z, hidden)])
+
+
+def figures_of(rows, y, n_classes):
+    return {
+        "coverage": class_coverage(y[rows], np.arange(n_classes)),
+        "balance": class_balance(y[rows], np.arange(n_classes)),
+    }
+
+
+def run_probe(args, results, data):
+    x, y, x_test, y_test = data
+    rows_of_results, n_classes = [], len(np.unique(y))
+    names = [*FREE, *ASKING] if args.method is None else args.method
+    for seed in args.seeds:
+        Z = Z_test = None
+        for name in names:
+            known, memory = np.empty(0, np.int64), {}
+            for n_labels in args.n_labels:
+                key = {
+                    "task": "probe",
+                    "data": args.data,
+                    "n_train": len(x),
+                    "width": args.width,
+                    "embed_epochs": args.embed_epochs,
+                    "n_labels": n_labels,
+                    "method": name,
+                    "seed": seed,
+                }
+                done = results.find(**key)
+                if done is None and Z is None:
+                    fitted = embedder(args, seed, x).fit(x)
+                    Z, Z_test = fitted.transform(x), fitted.transform(x_test)
+
+                def run(name=name, n_labels=n_labels, known=known, memory=memory):
+                    rows = choose(name, n_labels, seed, Z, y, known, memory)
+                    if len(np.unique(y[rows])) == 1:
+                        accuracy = float((y_test == y[rows[0]]).mean())
+                    else:
+                        accuracy = probe().fit(Z[rows], y[rows]).score(Z_test, y_test)
+                    found = {"accuracy": accuracy, "rows": rows.tolist()}
+                    return {**found, **figures_of(rows, y, n_classes)}
+
+                row = results.run(run, **key)
+                known = np.array(row["rows"])
+                rows_of_results.append(row)
+    for figure in ("coverage", "balance", "accuracy"):
+        summary(rows_of_results, ["data", "n_labels", "method"], figure)
+
+
+def run_fixmatch(args, results, data):
+    x, y, x_test, y_test = data
+    rows_of_results, n_classes = [], len(np.unique(y))
+    names = [*FREE] if args.method is None else args.method
+    for seed in args.seeds:
+        fitted = Z = None
+        for name in names:
+            key = {
+                "task": args.task,
+                "data": args.data,
+                "n_train": len(x),
+                "width": args.width,
+                "embed_epochs": args.embed_epochs,
+                "steps": args.steps,
+                "n_labels": args.n_labels[0],
+                "method": name,
+                "seed": seed,
+            }
+            if results.find(**key) is None and Z is None:
+                if args.task == "transfer":
+                    fitted, source = None, load("cifar10")[0][: args.n_source]
+                    choosing = cld(args, seed, source).fit(source)
+                else:
+                    choosing = fitted = embedder(args, seed, x).fit(x)
+                Z = choosing.transform(x)
+
+            def run(name=name, fitted=fitted, Z=Z, seed=seed):
+                rows = choose(name, args.n_labels[0], seed, Z, y, (), {})
+                hidden = np.full(len(y), -1)
+                hidden[rows] = y[rows]
+                start = fitted
+                if start is None:
+                    start = small_network(x, args.width, seed)
+                p = fixmatch(args, seed, start, x, hidden, x_test)
+                classes = np.unique(y[rows])  # those without a label it cannot know
+                accuracy = float((classes[p.argmax(1)] == y_test).mean())
+                return {"accuracy": accuracy, **figures_of(rows, y, n_classes)}
+
+            rows_of_results.append(results.run(run, **key))
+    for figure in ("coverage", "accuracy"):
+        summary(rows_of_results, ["task", "data", "method"], figure)
+
+
+def cld(args, seed, x):
+    return CLDTransformer(
+        backbone=small_network(x, args.width, seed),
+        max_epochs=args.embed_epochs,
+        output="projection",
+        random_state=seed,
+        checkpoint_dir=args.checkpoints,
+        verbose=args.verbose,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--task", choices=["probe", "fixmatch", "transfer"], default="probe"
+    )
+    parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
+    parser.add_argument("--method", nargs="+", choices=[*FREE, *ASKING])
+    parser.add_argument("--n-labels", type=int, nargs="+", help="ascending")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--n-train", type=int, default=5000, help="first rows")
+    parser.add_argument("--n-source", type=int, default=10_000, help="of CIFAR-10")
+    parser.add_argument("--width", type=int, default=16, help="of the first layer")
+    parser.add_argument("--embed-epochs", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=500, help="of FixMatch")
+    parser.add_argument("--batch-size", type=int, default=16, help="of FixMatch")
+    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--verbose", type=int, default=0)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    warnings.simplefilter("ignore", ConvergenceWarning)
+
+    if args.task == "transfer":
+        args.data = "bloodmnist"
+    if args.n_labels is None:
+        args.n_labels = [10, 20, 40, 100, 250] if args.task == "probe" else [40]
+    x, y, x_test, y_test = load(args.data)
+    data = x[: args.n_train], y[: args.n_train], x_test, y_test
+    results = Results("selection")
+    (run_probe if args.task == "probe" else run_fixmatch)(args, results, data)
+
+
+if __name__ == "__main__":
+    main()
