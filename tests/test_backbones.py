@@ -150,8 +150,22 @@ def test_measuring_the_width_leaves_the_network_alone():
 
 @pytest.mark.parametrize("name", ["resnet9000", "", "fcn_resnet50"])
 def test_unknown_names(name):
-    with pytest.raises(ValueError, match="is unknown. Known are"):
+    with pytest.raises(ValueError, match="is unknown.*Known are"):
         build_backbone(name, (3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "name, meant", [("resnet_18", "resnet18"), ("WRN-28-2", "wrn_28_2")]
+)
+def test_close_names_are_named(name, meant):
+    with pytest.raises(ValueError, match=f"did you mean.*'{meant}'"):
+        build_backbone(name, (3, 32, 32))
+
+
+def test_open_clip_needs_its_weights():
+    pytest.importorskip("open_clip")
+    with pytest.raises(ValueError, match="PretrainedTransformer"):
+        build_backbone("open_clip/ViT-B-32", (3, 224, 224))
 
 
 def test_embedders():

@@ -36,6 +36,7 @@ FLOORS = {
     "embedding": 5,
     "_codes": 5.5,
     "_held": 5.5,
+    "_kcenter": 2.5,
     "clustering": 6,
     "classification": 6,
     "selection": 7,

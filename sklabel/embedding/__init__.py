@@ -4,6 +4,7 @@ from ._autoencoder import AutoencoderTransformer
 from ._byol import BYOLTransformer
 from ._cld import CLDTransformer
 from ._moco import MoCoTransformer
+from ._pretrained import PretrainedTransformer
 from ._simclr import SimCLRTransformer
 from ._swav import SwAVTransformer
 
@@ -12,6 +13,7 @@ __all__ = [
     "BYOLTransformer",
     "CLDTransformer",
     "MoCoTransformer",
+    "PretrainedTransformer",
     "SimCLRTransformer",
     "SwAVTransformer",
 ]

@@ -3,18 +3,25 @@
 from ._badge import BADGESelector
 from ._bald import BALDSelector
 from ._coreset import CoreSetSelector
+from ._gcn import CoreGCNSelector, UncertainGCNSelector
+from ._learning_loss import LearningLossSelector
 from ._mma import MMASelector
 from ._random import RandomSelector, StratifiedSelector
+from ._tod import TODSelector
 from ._uncertainty import UncertaintySelector
 from ._usl import USLSelector
 
 __all__ = [
     "BADGESelector",
     "BALDSelector",
+    "CoreGCNSelector",
     "CoreSetSelector",
+    "LearningLossSelector",
     "MMASelector",
     "RandomSelector",
     "StratifiedSelector",
+    "TODSelector",
     "USLSelector",
+    "UncertainGCNSelector",
     "UncertaintySelector",
 ]

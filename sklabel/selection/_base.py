@@ -4,6 +4,7 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
+import torch
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import (
     _num_samples,
@@ -12,7 +13,7 @@ from sklearn.utils.validation import (
 )
 
 from .._data import _as_paths
-from .._labels import is_labeled
+from .._labels import check_labels, encode_labels, is_labeled
 from ..neighbors import kneighbors
 
 N_SAMPLES_CONSTRAINT = [
@@ -137,3 +138,58 @@ class SelectionMixin:
 def clipped(p):
     """Return p in double precision, without the tiny negatives of some classifiers."""
     return np.clip(np.asarray(p, dtype=np.float64), 0, 1)
+
+
+class OwnNetworkMixin:
+    """What selectors share that train a network of their own on the labeled rows."""
+
+    def _encode_y(self, y, samples):
+        """Set ``classes_``; return class codes, and where the classes before stand."""
+        if y is None or not is_labeled(y).any():
+            given = (
+                "the target y is None" if y is None else "all rows of y are unlabeled"
+            )
+            raise ValueError(
+                f"{type(self).__name__} trains a network on labeled rows: it requires "
+                f"y to be passed, but {given}: pass y with some labels (a first choice "
+                "can be that of USLSelector)."
+            )
+        column = check_labels(y, n_samples=len(samples))
+        labels = [encode_labels(column)[0]]
+        if self._continued is not None:
+            labels.append(self.classes_)
+            if len({isinstance(of.tolist()[0], str) for of in labels}) > 1:
+                raise ValueError(
+                    f"warm_start=True continues on the classes {self.classes_}, but "
+                    f"y has {labels[0]}: use warm_start=False."
+                )
+        classes, codes = encode_labels(
+            column, classes=np.unique(np.concatenate(labels))
+        )
+        n_read = len(np.unique(codes[(codes >= 0) & ~samples.bad]))
+        if n_read < 2:
+            raise ValueError(
+                f"The labeled image files that can be read are of {n_read} class(es), "
+                "but at least 2 are needed: label others, or replace them."
+            )
+        self.classes_ = classes
+        return codes, np.searchsorted(classes, labels[-1])
+
+    def _train_nothing(self):
+        """Forget what an earlier fit has trained, where this one has nothing to do."""
+        self._continued = None
+        if not self.warm_start:
+            for name in ("net_", "classes_", "layers_", "n_cycles_", "n_iter_"):
+                vars(self).pop(name, None)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+def predict_rows(net, samples, rows, size=512):
+    """Return the module's forward of some rows, in that order."""
+    blocks = (rows[start : start + size] for start in range(0, len(rows), size))
+    parts = [net.evaluation_step(samples[block]).cpu() for block in blocks]
+    return torch.cat(parts).numpy()

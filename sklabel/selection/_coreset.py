@@ -4,10 +4,8 @@ import math
 import time
 import warnings
 from numbers import Real
-from types import SimpleNamespace
 
 import numpy as np
-import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, hstack
 from scipy.spatial import distance
@@ -19,73 +17,11 @@ from sklearn.utils._param_validation import Interval
 from tqdm.auto import tqdm
 
 from .._callbacks import CallbackSupportMixin, fitting
-from ..neighbors import kneighbors
+from .._kcenter import k_center_greedy
 from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
-# Numbers held at once where many centers are compared (float32: 16 MB).
-_BLOCK_NUMBERS = 2**22
-# More centers than this at once are searched by matrix products.
-_MANY_CENTERS = 256
 # Unlabeled rows up to which all pairs of rows may stand in an integer program.
 _MOST_ROWS = 2000
-
-
-def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
-    """Choose again and again the row farthest from all centers so far.
-
-    ``d_i = min over centers c of ||z_i - z_c||``; the row of largest ``d_i``, the one
-    of lowest number among equals, becomes a center.
-
-    Parameters
-    ----------
-    Z : ndarray of shape (n, D), float32 or float64
-        Vectors; a memory map stays on its disk. Distances come from the differences
-        of the rows, in their own precision, so equal rows are exactly 0 apart.
-    n_samples : int
-        Rows to choose, at most ``n - len(centers)``.
-    centers : array-like of int, default=()
-        Rows that are centers from the start.
-    first : int, default=None
-        Row to choose first. None: the farthest; without centers row 0.
-    verbose : int, default=0
-        1 shows a progress bar.
-
-    Returns
-    -------
-    chosen : ndarray of shape (n_samples,)
-        In the order of choice; their distances never grow.
-    distances : ndarray of shape (n,)
-        To the nearest center: for a chosen row when it was chosen (``inf`` for the
-        first one where there was no center), for other rows at the end; ``-inf`` for
-        the centers from the start.
-    """
-    Z = np.ascontiguousarray(Z)
-    z = _as_tensor(Z)
-    centers = np.asarray(centers, dtype=np.int64)
-    nearest = np.full(len(Z), np.inf, dtype=Z.dtype)
-    if len(centers):
-        nearest = _nearest_center(Z, centers)
-    nearest[centers] = -np.inf  # and stays so: the minimum below keeps it
-    chosen = np.empty(n_samples, dtype=np.int64)
-    when_chosen = np.empty(n_samples, dtype=Z.dtype)
-    with tqdm(
-        total=n_samples,
-        desc="CoreSetSelector",
-        unit="row",
-        mininterval=0.5,
-        disable=not verbose,
-    ) as bar:
-        for i in range(n_samples):
-            row = first if i == 0 and first is not None else int(nearest.argmax())
-            chosen[i], when_chosen[i] = row, nearest[row]
-            nearest[row] = -np.inf
-            # The whole of Z at once: threads that meet after each block lose time.
-            distances = _distances(z, z[row : row + 1])[:, 0].numpy()
-            np.minimum(nearest, distances, out=nearest)
-            bar.update()
-            bar.set_postfix(radius=f"{when_chosen[i]:.4g}", refresh=False)
-    nearest[chosen] = when_chosen
-    return chosen, nearest
 
 
 def k_center_robust(
@@ -421,40 +357,6 @@ class CoreSetSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
                 stacklevel=2,
             )
         return chosen, scores
-
-
-def _as_tensor(Z):
-    """Return Z as a tensor without a copy; nobody may write to it."""
-    if Z.flags.writeable:
-        return torch.from_numpy(Z)
-    # torch warns about read-only arrays, and a copy in blocks would double the time.
-    interface = {**Z.__array_interface__, "data": (Z.ctypes.data, False)}
-    return torch.from_numpy(
-        np.asarray(SimpleNamespace(__array_interface__=interface, owner=Z))
-    )
-
-
-def _distances(a, b):
-    """Distances of all rows of a to all rows of b, from their differences."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def _nearest_center(Z, centers):
-    """Return the distance of every row to the nearest of these rows."""
-    C = np.array(Z[centers])
-    if len(C) > _MANY_CENTERS:
-        nearest = kneighbors(C, 1, queries=Z, method="exact")[0][:, 0]
-        # Products of float32 resolve distances down to some 1e-3 of the spread. Rows
-        # that have a center so close are looked at again, to find all copies.
-        spread = np.linalg.norm(Z.max(axis=0) - Z.min(axis=0))
-        again = np.flatnonzero((nearest > 0) & (nearest < 2e-3 * spread))
-    else:
-        nearest, again = np.empty(len(Z), dtype=Z.dtype), np.arange(len(Z))
-    C = torch.from_numpy(C)
-    step = max(1, _BLOCK_NUMBERS // max(C.shape))
-    for rows in np.split(again, range(step, len(again), step)):
-        nearest[rows] = _distances(torch.from_numpy(Z[rows]), C).amin(1).numpy()
-    return nearest
 
 
 def _cover(D, given, radius, n_samples, n_outliers, seconds):

@@ -15,10 +15,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from sklabel.selection import RandomSelector, _coreset
+from sklabel import _kcenter
+from sklabel._kcenter import k_center_greedy
+from sklabel.selection import RandomSelector
 from sklabel.selection._coreset import (
     CoreSetSelector,
-    k_center_greedy,
     k_center_robust,
 )
 from tests._golden import cases
@@ -67,7 +68,7 @@ def X():
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("many_centers", [256, 0])
 def test_golden_greedy(dtype, many_centers, monkeypatch):
-    monkeypatch.setattr(_coreset, "_MANY_CENTERS", many_centers)
+    monkeypatch.setattr(_kcenter, "_MANY_CENTERS", many_centers)
     rtol = 1e-9 if dtype == np.float64 else 1e-5
     for case in cases("kcenter_greedy"):
         Z, n = case["features"].astype(dtype), int(case["n_meaningful_picks"])
@@ -214,7 +215,7 @@ def test_first_row_is_drawn_and_scored_as_the_farthest(X):
 @pytest.mark.parametrize("many_centers", [256, 0])
 @pytest.mark.parametrize("offset", [0, 100, 1e4])
 def test_copies_of_a_center_come_last_in_row_order(offset, many_centers, monkeypatch):
-    monkeypatch.setattr(_coreset, "_MANY_CENTERS", many_centers)
+    monkeypatch.setattr(_kcenter, "_MANY_CENTERS", many_centers)
     rng = np.random.default_rng(3)
     distinct = (rng.standard_normal((40, 6)) + offset).astype(np.float32)
     X = distinct[rng.permutation(np.repeat(np.arange(40), 3))]
@@ -230,13 +231,13 @@ def test_copies_of_a_center_come_last_in_row_order(offset, many_centers, monkeyp
 @pytest.mark.parametrize("n_clusters", [1, 20])
 def test_close_rows_far_from_the_mean(n_clusters, monkeypatch):
     # Matrix products cannot tell these rows apart; copies must still be found.
-    monkeypatch.setattr(_coreset, "_MANY_CENTERS", 0)
+    monkeypatch.setattr(_kcenter, "_MANY_CENTERS", 0)
     rng = np.random.default_rng(0)
     middles = 100 * rng.standard_normal((n_clusters, 1, 4))
     X = (middles + 1e-3 * rng.standard_normal((n_clusters, 50, 4))).reshape(-1, 4)
     X = np.concatenate([X, X]).astype(np.float32)
     n = len(X) // 2
-    got = _coreset._nearest_center(X, np.arange(n))
+    got = _kcenter._nearest_center(X, np.arange(n))
     np.testing.assert_array_equal(got, 0)
 
 
@@ -286,7 +287,7 @@ def test_memory_map_and_blocks_give_the_same_rows(
     frozen = X.copy()
     frozen.flags.writeable = False
     for block in (2**22, 35, 1):
-        monkeypatch.setattr(_coreset, "_BLOCK_NUMBERS", block)
+        monkeypatch.setattr(_kcenter, "_BLOCK_NUMBERS", block)
         for form in (X, mapped, frozen):
             got = clone(selector).fit(form, y)
             np.testing.assert_array_equal(got.sample_indices_, want.sample_indices_)
@@ -296,7 +297,7 @@ def test_memory_map_and_blocks_give_the_same_rows(
 def test_many_centers_are_searched_to_the_same_distances(X):
     centers = np.arange(280)
     want = cdist(X.astype(float), X[centers].astype(float)).min(1)
-    got = _coreset._nearest_center(X, centers)  # more than _MANY_CENTERS
+    got = _kcenter._nearest_center(X, centers)  # more than _MANY_CENTERS
     np.testing.assert_allclose(got, want, rtol=1e-5)
     np.testing.assert_array_equal(got[centers], 0)
 

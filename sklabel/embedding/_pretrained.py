@@ -1,0 +1,587 @@
+"""Pretrained encoders of torchvision, timm and open_clip, frozen."""
+
+import hashlib
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save as serialize
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+from tqdm.auto import tqdm
+
+from .._base import SHARED_CONSTRAINTS, BaseLearner
+from .._callbacks import fitting
+from .._data import (
+    _UNREADABLE,
+    ImageFiles,
+    Samples,
+    _as_paths,
+    _decoded,
+    _native,
+    check_samples,
+)
+from .._net import Net, resolve_device
+from .._warn import warn
+from ..backbones import Encoder, pretrained_backbone
+
+_BATCH_BYTES = 2**28  # as floats, before the resizing
+_SHARD_BYTES = 2**26
+_ORIENTATION = 0x0112  # of EXIF; 5 to 8: height and width change places
+
+
+class _Frozen(nn.Module):
+    def __init__(self, backbone, frame):
+        super().__init__()
+        self.backbone = backbone
+        self.frame = frame
+        self.n_features_out = backbone.n_features_out
+
+    def forward(self, x):
+        return self.backbone(x)
+
+
+class _Files(ImageFiles):
+    """Image files that are decoded batch by batch and not kept.
+
+    With a ``frame``, files of any size are brought to that of the network one by one.
+    """
+
+    fits_in_memory = False
+
+    def __init__(self, paths, size, skip, frame=None):
+        super().__init__(paths, size)
+        self.skip, self.frame = skip, frame
+
+    def _decode(self, row):
+        try:
+            if self.frame is None:
+                return super()._decode(row)
+            image = torch.from_numpy(_decoded(self.paths[row]).copy())  # (h, w, 3)
+        except _UNREADABLE as error:
+            if not self.skip:
+                raise _unreadable(self.paths[row], error) from error
+            self.bad[row] = True
+            return np.zeros((*self.size, 3), np.uint8)
+        x = self.frame(image.permute(2, 0, 1)[None].float() / 255)[0]
+        return (x.permute(1, 2, 0) * 255).numpy()
+
+    def sizes(self):
+        """Return the sizes (height, width) of all files; only their heads are read."""
+        found = set()
+        for path in self.paths:
+            try:
+                with Image.open(path) as image:
+                    # of PNG files its own getexif would decode the whole image
+                    turned = Image.Image.getexif(image).get(_ORIENTATION, 1) > 4
+                    found.add(image.size if turned else image.size[::-1])
+            except _UNREADABLE as error:
+                if not self.skip:
+                    raise _unreadable(path, error) from error
+        if not found:
+            raise ValueError(f"None of the {len(self)} image files can be read.")
+        return found
+
+    def digests(self, start):
+        """Return what stands for the content of each file; None for a missing one."""
+
+        def digest(path):
+            try:
+                with open(path, "rb") as file:
+                    content = start.copy()
+                    while block := file.read(2**20):
+                        content.update(block)
+                    return content.digest()
+            except OSError as error:
+                if not self.skip:
+                    raise _unreadable(path, error) from error
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(digest, self.paths))
+
+
+class _Cache:
+    """Vectors on disk, found by the content of the row they belong to.
+
+    Parameters
+    ----------
+    folder : Path
+        All that was embedded by one model in one way. Each file holds some rows with
+        their digests and a checksum; none is ever changed.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def read(self, rows_of, Z):
+        """Fill rows of Z, and take what was found out of ``rows_of`` (digest: rows)."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if not rows_of:
+                return
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    digests, found = file.get_tensor("digests"), file.get_tensor("Z")
+                    expected = (file.metadata() or {}).get("checksum")
+                if _checksum(digests, found) != expected:
+                    raise ValueError("its checksum is another")
+                if found.shape[1:] != Z.shape[1:] or len(found) != len(digests):
+                    raise ValueError(f"it holds vectors of shape {found.shape}")
+            except FileNotFoundError:
+                continue  # another process has removed it
+            except Exception as error:  # what stands in the file may be anything
+                warn(
+                    f"The file {str(path)!r} of cache_dir is damaged ({error}): it is "
+                    "removed, and its rows are embedded again.",
+                    UserWarning,
+                )
+                path.unlink(missing_ok=True)
+                continue
+            for digest, z in zip(digests, found, strict=True):
+                Z[rows_of.pop(digest.tobytes(), [])] = z
+
+    def write(self, digests, Z):
+        """Write rows as one file that is there whole or not at all."""
+        digests = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+        checksum = _checksum(digests, Z)
+        data = serialize({"digests": digests, "Z": Z}, {"checksum": checksum})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(suffix=".partial", dir=self.folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, self.folder / f"{checksum}.safetensors")
+        except BaseException:
+            Path(partial).unlink(missing_ok=True)
+            raise
+
+
+def _digests(samples):
+    """Return what stands for the content of each row."""
+    start = hashlib.blake2b(digest_size=16)
+    if isinstance(samples.source, _Files):
+        return samples.source.digests(start)
+    layout = samples.channels_last, samples.row_shape
+    step = max(1, _BATCH_BYTES // (4 * int(np.prod(samples.sample_shape))))
+    digests = []
+    for i in range(0, len(samples), step):
+        block = _native(samples.source[i : i + step])
+        kind = start.copy()
+        kind.update(repr((layout, block.dtype.str)).encode())
+        for row in block:
+            content = kind.copy()
+            content.update(row)
+            digests.append(content.digest())
+    return digests
+
+
+def _checksum(*arrays):
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _unreadable(path, error):
+    return ValueError(
+        f"Cannot read the image {str(path)!r} ({error}). Remove or replace the file, "
+        'or pass on_error="skip" to leave such files out.'
+    )
+
+
+def _pair(size):
+    return (size, size) if isinstance(size, Integral) else tuple(map(int, size))
+
+
+class PretrainedTransformer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseLearner
+):
+    """Embed images with a published encoder that others have trained, as it is.
+
+    Nothing is learned from X. The images are resized, cropped and standardized in the
+    way that belongs to the weights, then encoded in batches. Read more in the
+    :ref:`User Guide <pretrained>`.
+
+    Parameters
+    ----------
+    backbone : str, default="resnet50"
+        "resnet50" or another classifier of torchvision; "timm/NAME" (extra
+        ``backbones``), such as "timm/vit_small_patch14_dinov2"; or "open_clip/NAME"
+        (extra ``clip``), such as "open_clip/ViT-B-32".
+    weights : str, Path or None, default="DEFAULT"
+        "DEFAULT": those that the library recommends, for open_clip the first that it
+        lists; downloaded once and kept where the library keeps them. The name of others
+        that it offers, such as "IMAGENET1K_V1". The path of a file, safetensors or a
+        state dict of ``torch.save``. None: random ones, for tests.
+    pooling : {"auto", "avg", "max", "token"}, default="auto"
+        What a vector is made of. "auto": as published, for open_clip the vectors that
+        it compares with texts. "avg", "max": mean or largest value over all places.
+        "token": the class token of a transformer. "max" is for timm only.
+    input_size : int, tuple or None, default=None
+        Side, or (height, width), of what the network sees; None: that of the weights. A
+        smaller one is faster; images of 32 pixels gain little from more than 96 to 128.
+    batch_size : int, default=64
+        Images per step; less where they are very large.
+    cache_dir : str, Path or None, default=None
+        Folder in which vectors are kept: the same image is embedded by the same model
+        only once, in a search with folds too. None: nothing is kept.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized before anything else, as other estimators
+        do; None: they are taken as they are, of whatever sizes.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        Holds the encoder; it was not trained.
+    encoder_ : nn.Module
+        The encoder with its preprocessing, for images of ``sample_shape_`` in [0, 1].
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(C, H, W)``. After files of several sizes, that of the
+        images that the network sees.
+    n_features_in_ : int
+        Values per sample.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, naming close ones; weights that do not exist, are damaged
+        or do not fit; a pooling or size that the network cannot have; X without images.
+    ImportError
+        If timm or open_clip is asked for and not installed.
+    OSError
+        If weights cannot be downloaded.
+
+    See Also
+    --------
+    SimCLRTransformer : Learns an encoder from your own images.
+    sklabel.classification.FixMatchClassifier : Takes it as ``backbone=``, and trains it
+        further.
+
+    Notes
+    -----
+    Resizing is done on tensors, anti-aliased, without rounding to whole grey levels in
+    between: pixels differ from those of the libraries' own transforms by one level at
+    most. Images of one channel are repeated to three.
+
+    Memory: the result, ``4 * n_samples * n_features_out`` bytes; two batches, each of
+    ``batch_size`` images or 256 MiB of floats before the resizing, whichever is less
+    (one image at least); the network with its activations; for files also one decoded
+    image for each core. Memory maps and files are never read as a whole.
+
+    The cache looks at content alone: for files, at their bytes, not at name or time of
+    change, which copying and synchronizing alter or fake; reading costs little beside
+    decoding. A renamed, moved or repeated image is known again, and so are rows of X in
+    another order or selection. Other weights, preprocessing, precision, device type or
+    versions of the libraries make another folder. What was embedded before an
+    interruption is kept. Nothing removes old files: delete the folder at any time. With
+    ``weights=None`` it takes a ``random_state`` to find anything again.
+
+    References
+    ----------
+    .. [1] S. Kornblith, J. Shlens, Q. V. Le, "Do better ImageNet models transfer
+       better?", CVPR 2019.
+    .. [2] A. Radford et al., "Learning transferable visual models from natural language
+       supervision", ICML 2021.
+
+    Examples
+    --------
+    Random weights, since nothing is downloaded here:
+
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.embedding import PretrainedTransformer
+    >>> X = load_digits().images[:10]
+    >>> embedder = PretrainedTransformer(
+    ...     "resnet18", weights=None, input_size=32, random_state=0
+    ... )
+    >>> embedder.fit_transform(X).shape
+    (10, 512)
+    """
+
+    _parameter_constraints = {
+        "backbone": [str],
+        "weights": [str, Path, None],
+        "pooling": [StrOptions({"auto", "avg", "max", "token"})],
+        "input_size": [Interval(Integral, 1, None, closed="left"), "array-like", None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "cache_dir": [str, Path, None],
+        **{
+            name: SHARED_CONSTRAINTS[name]
+            for name in (
+                "image_shape",
+                "image_size",
+                "on_error",
+                "device",
+                "precision",
+                "random_state",
+                "verbose",
+            )
+        },
+    }
+
+    def __init__(
+        self,
+        backbone="resnet50",
+        *,
+        weights="DEFAULT",
+        pooling="auto",
+        input_size=None,
+        batch_size=64,
+        cache_dir=None,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        device="auto",
+        precision="auto",
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.pooling = pooling
+        self.input_size = input_size
+        self.batch_size = batch_size
+        self.cache_dir = cache_dir
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @fitting
+    def fit(self, X, y=None):
+        """Check X and load the weights; nothing is trained.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, or paths of
+            image files, of which the heads are read.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : PretrainedTransformer
+        """
+        sample_shape = self._check_shape(X)
+        self._framed = sample_shape is None
+        self.sample_shape_ = sample_shape
+        with self._seeded():
+            self.net_ = self._make_net(self._build(), self._pixel_range)
+        self.sample_shape_ = self.encoder_.sample_shape
+        self.n_features_in_ = int(np.prod(self.sample_shape_))
+        return self
+
+    def transform(self, X):
+        """Embed images.
+
+        Parameters
+        ----------
+        X : array-like
+            Images of the fitted shape, or paths of image files.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_features_out), float32
+            A row of NaN for a file that cannot be read, with ``on_error="skip"``.
+        """
+        samples = self._check_X(X)
+        Z = np.empty((len(samples), self._n_features_out), np.float32)
+        with tqdm(
+            total=len(samples), desc=type(self).__name__, disable=not self.verbose
+        ) as progress:
+            if self.cache_dir is None:
+                self._embed(samples, np.arange(len(samples)), Z, progress)
+            else:
+                self._embed_the_new(samples, Z, progress)
+        bad = samples.bad
+        if bad.all():
+            raise ValueError(f"None of the {len(bad)} image files can be read.")
+        if bad.any():
+            Z[bad] = np.nan
+            warn(
+                f"{bad.sum()} of {len(bad)} image files cannot be read and are left "
+                f"out; the first is {samples.source.paths[bad][0]!r}.",
+                UserWarning,
+            )
+        return Z
+
+    def _check_shape(self, X):
+        """Check the X of ``fit``; return its sample shape, or None: of many sizes."""
+        paths = _as_paths(X)
+        if paths is None:
+            samples = check_samples(self, X, True)
+            shape = samples.sample_shape
+            if len(shape) == 1:
+                raise ValueError(
+                    f"{type(self).__name__} embeds images, but X holds vectors of "
+                    f"length {shape[0]}: give image_shape=(height, width) or (height, "
+                    "width, channels) if they are images."
+                )
+            if shape[0] not in (1, 3):
+                raise ValueError(
+                    f"X has images of {shape[0]} channels, but published encoders see "
+                    "colors: give 1 (grey) or 3 (RGB), for example X[..., :3] of RGBA."
+                )
+            self._pixel_range = samples.pixel_range()
+            return shape
+        vars(self).pop("feature_names_in_", None)
+        self._pixel_range = (0.0, 255.0)
+        sizes = _Files(paths, None, self.on_error == "skip").sizes()
+        if self.image_size is not None:
+            return (3, *_pair(self.image_size))
+        return (3, *sizes.pop()) if len(sizes) == 1 else None
+
+    def _check_X(self, X, reset=False):
+        check_is_fitted(self)
+        paths = _as_paths(X)
+        if paths is None:
+            return check_samples(self, X, False, self.sample_shape_)
+        files = _Files(
+            paths,
+            self.sample_shape_[1:],
+            self.on_error == "skip",
+            self.net_.module_.frame if self._framed else None,
+        )
+        return Samples(files, self.sample_shape_, channels_last=True, bad=files.bad)
+
+    def _build(self, load=True):
+        encoder, frame = pretrained_backbone(
+            self.backbone,
+            self.weights,
+            input_size=self.input_size,
+            pooling=self.pooling,
+            load=load,
+        )
+        if not self._framed:
+            encoder = Encoder(nn.Sequential(frame, encoder), self.sample_shape_)
+        return _Frozen(encoder, frame).requires_grad_(False).eval()
+
+    def _make_net(self, module, pixel_range):
+        return Net(
+            module,
+            pixel_range=pixel_range,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            device=resolve_device(self.device),
+        ).initialize()
+
+    def _rebuild_module(self, mean, std):
+        return self._build(load=False)  # saved weights follow
+
+    def _embed(self, samples, rows, Z, progress):
+        """Fill some rows of Z; the next batch is read while one is embedded."""
+        values = 4 * int(np.prod(self.sample_shape_))
+        step = int(np.clip(_BATCH_BYTES // values, 1, self.batch_size))
+        batches = [rows[i : i + step] for i in range(0, len(rows), step)]
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(samples.__getitem__, batches[0])
+            for batch, following in zip(batches, [*batches[1:], None], strict=True):
+                x = ahead.result()
+                if following is not None:
+                    ahead = pool.submit(samples.__getitem__, following)
+                Z[batch] = self.net_.evaluation_step(x).cpu().numpy()
+                finite = np.isfinite(Z[batch]).all(1)
+                if not finite.all():
+                    raise ValueError(
+                        "The network gives NaN or infinity for row "
+                        f"{batch[~finite][0]}: "
+                        f'use precision="float32" (it is {self.precision!r}), or other '
+                        f"weights than {self.weights!r}."
+                    )
+                progress.update(len(batch))
+
+    def _embed_the_new(self, samples, Z, progress):
+        """Fill Z from the cache, embed what is not there, and keep it."""
+        cache = _Cache(Path(self.cache_dir) / self._fingerprint())
+        rows_of = {}
+        for row, digest in enumerate(_digests(samples)):
+            if digest is None:
+                samples.bad[row] = True
+            else:
+                rows_of.setdefault(digest, []).append(row)
+        cache.read(rows_of, Z)
+        progress.update(len(samples) - len(rows_of))
+        todo = list(rows_of)
+        step = max(self.batch_size, _SHARD_BYTES // (4 * Z.shape[1]))
+        for digests in (todo[i : i + step] for i in range(0, len(todo), step)):
+            rows = np.array([rows_of[digest][0] for digest in digests])
+            self._embed(samples, rows, Z, progress)
+            for digest, row in zip(digests, rows, strict=True):
+                Z[rows_of[digest]] = Z[row]
+                samples.bad[rows_of[digest]] = samples.bad[row]
+            good = ~samples.bad[rows]
+            if cache is None or not good.any():
+                continue
+            try:
+                cache.write(
+                    [d for d, ok in zip(digests, good, strict=True) if ok],
+                    Z[rows[good]],
+                )
+            except OSError as error:
+                cache = None
+                warn(
+                    f"cache_dir={str(self.cache_dir)!r} cannot be written ({error}); "
+                    "the vectors are returned, but not kept.",
+                    UserWarning,
+                )
+
+    def _fingerprint(self):
+        """Return a name for all that a vector depends on, but its image."""
+        net = self.net_
+        source = self.backbone.partition("/")[0]
+        packages = {"timm": ["timm"], "open_clip": ["open_clip_torch", "timm"]}
+        key = [
+            "1",  # of the format
+            self.sample_shape_,
+            self._framed,
+            self._pixel_range,
+            self.pooling,
+            torch.device(net.device).type,
+            isinstance(net.autocast(), torch.autocast),
+            [
+                version(package)
+                for package in ("torch", "torchvision", *packages.get(source, ()))
+            ],
+            repr(net.module_),
+        ]
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=12)
+        for name, tensor in net.module_.state_dict().items():
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @property
+    def _n_features_out(self):
+        return self.net_.module_.n_features_out
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
