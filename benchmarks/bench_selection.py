@@ -8,6 +8,9 @@ add rows up to each budget in turn, with a logistic regression as their classifi
 ``--task transfer``: the same on blood cells, chosen by an embedding (CLD) that has only seen
 CIFAR-10; FixMatch starts from random weights there.
 
+``--task loop``: contrastive clustering (CCL) in the active-learning loop, one per cent of the
+rows chosen at random, then more by a selector; accuracy on the test images at each budget.
+
 The embedding is SimCLR's with a small network, from the training images without labels, one
 for each seed. Rows that are in the results file are not run again, so a broken run continues.
 """
@@ -20,11 +23,14 @@ import torch
 from _common import Results, load, small_network, summary
 from bench_classification import embedder, fixmatch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklabel.embedding import CLDTransformer
+from sklabel.active_learning import ActiveLearningClassifier
+from sklabel.classification import CCLClassifier
+from sklabel.embedding import AutoencoderTransformer, CLDTransformer
 from sklabel.metrics import class_balance, class_coverage
 from sklabel.selection import (
     BADGESelector,
@@ -182,6 +188,64 @@ def run_fixmatch(args, results, data):
         summary(rows_of_results, ["task", "data", "method"], figure)
 
 
+def loop_selectors():
+    return {
+        "random": RandomSelector(),
+        "entropy": UncertaintySelector("entropy"),
+        "BALD": BALDSelector(),
+        "VAAL": short(VAALSelector),
+        "core-set": CoreSetSelector(),
+    }
+
+
+def run_loop(args, results, data):
+    x, y, x_test, y_test = data
+    rows_of_results = []
+    for seed in args.seeds:
+        codes = None
+        for name, selector in loop_selectors().items():
+            if args.method is not None and name not in args.method:
+                continue
+            key = {
+                "task": "loop",
+                "data": args.data,
+                "n_train": len(x),
+                "code_epochs": args.code_epochs,
+                "steps": args.steps,
+                "method": name,
+                "seed": seed,
+            }
+            if results.find(**key) is None and codes is None:
+                codes = AutoencoderTransformer(
+                    10,
+                    max_epochs=args.code_epochs,
+                    random_state=seed,
+                    checkpoint_dir=args.checkpoints,
+                ).fit(x)
+
+            def run(selector=selector, codes=codes, seed=seed):
+                held = FrozenEstimator(codes)
+                loop = ActiveLearningClassifier(
+                    CCLClassifier(embedder=held, max_steps=args.steps),
+                    selector,
+                    RandomSelector(),
+                    embedder=held,
+                    random_state=seed,
+                ).begin(x)
+                found, known = {}, 0
+                for share in (0.01, 0.03, 0.05, 0.1):
+                    n_labels = round(share * len(x))
+                    rows = loop.set_params(n_samples=n_labels - known).query()
+                    loop.teach(rows, y[rows])
+                    known = n_labels
+                    found[f"accuracy_{share:.0%}"] = loop.score(x_test, y_test)
+                return found
+
+            rows_of_results.append(results.run(run, **key))
+    for share in ("1%", "3%", "5%", "10%"):
+        summary(rows_of_results, ["data", "method"], f"accuracy_{share}")
+
+
 def cld(args, seed, x):
     return CLDTransformer(
         backbone=small_network(x, args.width, seed),
@@ -196,7 +260,7 @@ def cld(args, seed, x):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--task", choices=["probe", "fixmatch", "transfer"], default="probe"
+        "--task", choices=["probe", "fixmatch", "transfer", "loop"], default="probe"
     )
     parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
     parser.add_argument("--method", nargs="+", choices=[*FREE, *ASKING])
@@ -206,7 +270,8 @@ def main():
     parser.add_argument("--n-source", type=int, default=10_000, help="of CIFAR-10")
     parser.add_argument("--width", type=int, default=16, help="of the first layer")
     parser.add_argument("--embed-epochs", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=500, help="of FixMatch")
+    parser.add_argument("--code-epochs", type=int, default=60, help="of CCL's codes")
+    parser.add_argument("--steps", type=int, default=500, help="of FixMatch, CCL")
     parser.add_argument("--batch-size", type=int, default=16, help="of FixMatch")
     parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
     parser.add_argument("--threads", type=int)
@@ -223,7 +288,8 @@ def main():
     x, y, x_test, y_test = load(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
     results = Results("selection")
-    (run_probe if args.task == "probe" else run_fixmatch)(args, results, data)
+    run = {"probe": run_probe, "loop": run_loop}.get(args.task, run_fixmatch)
+    run(args, results, data)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,12 @@ SHORT = {
     "CLDTransformer": {"max_epochs": 2},
     "MoCoTransformer": {"max_epochs": 2},
     "SimCLRTransformer": {"max_epochs": 2},
+    "CLIPTransformer": {
+        "max_epochs": 2,
+        "text_width": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+    },
     "SwAVTransformer": {"max_epochs": 2, "n_prototypes": 30, "projection_hidden": 64},
     "DCECClusterer": {
         "max_epochs": 5,
@@ -78,6 +84,13 @@ SHORT = {
         "cluster_weight": 0.1,
         "lr": 1e-2,
         "embedder": AutoencoderTransformer(2, hidden_sizes=(16, 32), max_epochs=30),
+    },
+    "CLIPClassifier": {
+        "few_shot": "linear",
+        "C": 1.0,
+        "prompts": "{}",
+        "max_steps": 20,
+        "batch_size": 32,
     },
     "FixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
     "MixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
@@ -100,6 +113,12 @@ SHORTEST = {
     "CLDTransformer": {"max_steps": 2},
     "MoCoTransformer": {"max_steps": 2},
     "SimCLRTransformer": {"max_steps": 2},
+    "CLIPTransformer": {
+        "max_steps": 2,
+        "text_width": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+    },
     "SwAVTransformer": {
         "max_steps": 2,
         "n_prototypes": 30,
@@ -123,6 +142,13 @@ SHORTEST = {
         "max_steps": 2,
         "batch_size": 8,
         "embedder": AutoencoderTransformer(4, hidden_sizes=(16, 32), max_steps=2),
+    },
+    "CLIPClassifier": {
+        "few_shot": "linear",
+        "C": 1.0,
+        "prompts": "{}",
+        "max_steps": 2,
+        "batch_size": 8,
     },
     "FixMatchClassifier": {"max_steps": 2, "batch_size": 8},
     "MixMatchClassifier": {"max_steps": 2, "batch_size": 8},

@@ -1,6 +1,7 @@
 """Classification: a few labels in, the labels of all other images out."""
 
 from ._ccl import CCLClassifier
+from ._clip import CLIPClassifier
 from ._fixmatch import FixMatchClassifier
 from ._mixmatch import MixMatchClassifier
 from ._noisy_student import NoisyStudentClassifier
@@ -9,6 +10,7 @@ from ._supervised import SupervisedClassifier
 
 __all__ = [
     "CCLClassifier",
+    "CLIPClassifier",
     "FixMatchClassifier",
     "MixMatchClassifier",
     "NoisyStudentClassifier",

@@ -3,6 +3,7 @@
 from ._autoencoder import AutoencoderTransformer
 from ._byol import BYOLTransformer
 from ._cld import CLDTransformer
+from ._clip import CLIPTransformer
 from ._moco import MoCoTransformer
 from ._pretrained import PretrainedTransformer
 from ._simclr import SimCLRTransformer
@@ -12,6 +13,7 @@ __all__ = [
     "AutoencoderTransformer",
     "BYOLTransformer",
     "CLDTransformer",
+    "CLIPTransformer",
     "MoCoTransformer",
     "PretrainedTransformer",
     "SimCLRTransformer",

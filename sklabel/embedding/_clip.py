@@ -1,0 +1,1071 @@
+"""CLIP: contrastive language-image pretraining (Radford et al., 2021)."""
+
+import functools
+import logging
+import math
+import zlib
+from contextlib import contextmanager
+from numbers import Integral, Number, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_array, check_is_fitted
+from torch import nn
+from torch.nn import functional as F
+
+from .._base import (
+    SHARED_CONSTRAINTS,
+    BaseLearner,
+    CollapseWarning,
+    EmbeddingMixin,
+    watch_features,
+)
+from .._callbacks import fitting
+from .._data import Samples
+from .._labels import _is_missing
+from .._optional import import_optional
+from .._warn import warn
+from ..augment import Contrastive
+from ..backbones import Encoder, load_weights_
+from ..losses import clip_loss, unit_rows
+
+_OPEN_CLIP = "open_clip/"
+_PARTS = ("image", "text", "norms")
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+# a rate from which on published weights were seen to be undone
+_HIGH_LR = 1e-4
+
+
+class _CLIP(nn.Module):
+    """Two towers into one space, and how sharp their similarities are."""
+
+    def __init__(self, backbone, project, text, n_features_out, log_scale):
+        super().__init__()
+        self.backbone = backbone
+        self.project = project
+        self.text = text
+        self.n_features_out = n_features_out
+        self.logit_scale = nn.Parameter(torch.tensor(float(log_scale)))
+        self.frozen = ()
+
+    def set_training(self, augment, max_logit_scale, same_captions, frozen):
+        self.augment = augment
+        self.max_log_scale = math.log(max_logit_scale)
+        self.same_captions = same_captions
+        self.frozen = frozen
+        self.requires_grad_(True)
+        for part in self.frozen_parts():
+            part.requires_grad_(False)
+
+    def frozen_parts(self):
+        towers = {"image": self.backbone, "text": self.text}
+        parts = [towers[name] for name in self.frozen if name in towers]
+        if "norms" in self.frozen:
+            parts += [part for part in self.modules() if isinstance(part, _NORMS)]
+        return parts
+
+    def train(self, mode=True):
+        super().train(mode)
+        for part in self.frozen_parts():
+            part.eval()
+        return self
+
+    def forward(self, x):
+        return unit_rows(self.project(self.backbone(x)))  # (B, D)
+
+    def encode_text(self, tokens):
+        return unit_rows(self.text(tokens))  # (B, D)
+
+    def loss(self, x, tokens):
+        images = self(self.augment(x))
+        # a text that several rows share is encoded once
+        tokens, which = tokens.unique(dim=0, return_inverse=True)
+        texts = self.encode_text(tokens)[which]
+        positives = None
+        if self.same_captions == "positives":
+            positives = which[:, None] == which  # (B, B)
+        loss = clip_loss(images, texts, self.logit_scale, positives)
+        with torch.no_grad():
+            s = images @ texts.T
+            found = s.diagonal() >= s.max(1).values
+        return loss, {
+            "train_accuracy": found.float().mean(),
+            "logit_scale": self.logit_scale.detach().exp(),
+        }
+
+    @torch.no_grad()
+    def after_step(self):
+        self.logit_scale.clamp_(0, self.max_log_scale)
+
+
+class _TextTower(nn.Module):
+    """Transformer with causal attention; a text is its feature at the last token."""
+
+    def __init__(self, n_tokens, context_length, width, n_layers, n_heads, n_out):
+        super().__init__()
+        self.embed = nn.Embedding(n_tokens, width)
+        self.places = nn.Parameter(torch.randn(context_length, width) * 0.01)
+        self.blocks = nn.Sequential(
+            *(_TextBlock(width, n_heads, n_layers) for _ in range(n_layers))
+        )
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, n_out, bias=False)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.project.weight, std=width**-0.5)
+
+    def forward(self, tokens):
+        # tokens after the last one are 0, and none of those before has seen them
+        last = tokens.shape[1] - 1 - (tokens != 0).flip(1).int().argmax(1)
+        if tokens.device.type != "cpu":
+            return self.encode(tokens, last)
+        # short texts are not to wait for the longest one
+        order = last.argsort()
+        parts = [
+            self.encode(tokens[rows, : int(last[rows[-1]]) + 1], last[rows])
+            for rows in order.split(32)
+        ]
+        return torch.cat(parts)[order.argsort()]
+
+    def encode(self, tokens, last):
+        h = self.embed(tokens) + self.places[: tokens.shape[1]]  # (B, L, width)
+        h = self.blocks(h)[torch.arange(len(last), device=last.device), last]
+        return self.project(self.norm(h))  # (B, n_out)
+
+
+class _TextBlock(nn.Module):
+    def __init__(self, width, n_heads, n_layers):
+        super().__init__()
+        self.n_heads = n_heads
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, 4 * width)
+        self.narrow = nn.Linear(4 * width, width)
+        # as published: the sum over all layers starts with the variance of one
+        std = width**-0.5
+        last_std = std * (2 * n_layers) ** -0.5
+        for layer, spread in (
+            (self.qkv, std),
+            (self.mix, last_std),
+            (self.widen, (2 * width) ** -0.5),
+            (self.narrow, last_std),
+        ):
+            nn.init.normal_(layer.weight, std=spread)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, h):
+        n_rows, n_places, width = h.shape
+        qkv = self.qkv(self.norm1(h)).view(n_rows, n_places, 3, self.n_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, L, width / heads) each
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        h = h + self.mix(a.transpose(1, 2).reshape(n_rows, n_places, width))
+        return h + self.narrow(F.gelu(self.widen(self.norm2(h))))
+
+
+class _PublishedImages(nn.Module):
+    """Resize, cut and standardize images as published weights want them; encode "
+    "them."""
+
+    def __init__(self, visual, settings):
+        super().__init__()
+        self.visual = visual
+        size = settings["size"]
+        self.size = (size, size) if isinstance(size, int) else tuple(size)
+        self.how = settings["resize_mode"]
+        self.interpolation = settings["interpolation"]
+        self.fill = settings["fill_color"] / 255
+        for name in ("mean", "std"):
+            value = torch.tensor(settings[name], dtype=torch.float32)
+            self.register_buffer(name, value[:, None, None])
+
+    def forward(self, x):
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x[:, :3]
+        h = self.visual((self.fit(x) - self.mean) / self.std)
+        return h[0] if isinstance(h, tuple) else h
+
+    def fit(self, x):
+        height, width = x.shape[2:]
+        ratios = self.size[0] / height, self.size[1] / width
+        if self.how == "squash":
+            size = self.size
+        else:
+            ratio = max(ratios) if self.how == "shortest" else min(ratios)
+            # as published, rounded down, but not by an error in the last digit
+            size = tuple(int(side * ratio + 1e-6) for side in (height, width))
+        if size != (height, width):
+            mode = "bilinear" if self.interpolation == "bilinear" else "bicubic"
+            x = F.interpolate(x.float(), size, mode=mode, antialias=True).clamp(0, 1)
+        missing = [want - have for want, have in zip(self.size, size, strict=True)]
+        border = [0, 0, 0, 0]  # left, right, top, bottom; below 0: what is cut off
+        for i, n in enumerate(reversed(missing)):
+            border[2 * i : 2 * i + 2] = n // 2, n - n // 2
+        return F.pad(x, border, value=self.fill) if any(border) else x
+
+
+class _PublishedTexts(nn.Module):
+    """The text tower of a model of open_clip."""
+
+    def __init__(self, model):
+        super().__init__()
+        del model.visual, model.logit_scale
+        self.model = model
+
+    def forward(self, tokens):
+        return self.model.encode_text(tokens)
+
+
+class _Captioned(Samples):
+    """Samples whose every batch is images and the tokens of one text of each.
+
+    Parameters
+    ----------
+    samples : Samples
+    texts : list of list of str
+        Of each row; none: the row is left out.
+    tokenize : callable
+        Texts to tokens (n, L).
+    trim : bool
+        Whether tokens of 0 at the end of all rows of a batch are left out.
+    unique : bool
+        Whether a batch holds no text twice.
+    """
+
+    def __init__(self, samples, texts, tokenize, trim, unique):
+        counts = np.array([len(own) for own in texts])
+        super().__init__(
+            samples.source,
+            samples.sample_shape,
+            samples.channels_last,
+            samples.bad | (counts == 0),
+        )
+        known = {text: None for own in texts for text in own}
+        known = {text: i for i, text in enumerate(known)}
+        self.tokens = tokenize(list(known)).to(torch.int32)
+        ends = (self.tokens != 0).int().flip(1).argmax(1)
+        self.lengths = self.tokens.shape[1] - ends if trim else None
+        self.choices = np.array([known[text] for own in texts for text in own])
+        self.starts = np.append(0, counts.cumsum())
+        self.unique = unique
+        # tells the checkpoints of fits with other texts apart
+        self.targets = np.array([zlib.crc32("\0".join(own).encode()) for own in texts])
+
+    def epoch(self, batch_size):
+        if not self.unique:
+            for rows in super().epoch(batch_size):
+                yield rows, self._draw(rows)
+            return
+        n_left = n_batches = self.n_batches(batch_size)
+        while n_left > 0:  # again where few different texts make few batches
+            rows = np.concatenate(list(super().epoch(batch_size)))
+            for batch in self._apart(rows, n_batches)[:n_left]:
+                yield batch
+                n_left -= 1
+
+    def __getitem__(self, rows):
+        if not isinstance(rows, tuple):
+            return super().__getitem__(rows)
+        rows, texts = rows
+        tokens = self.tokens[texts]
+        if self.lengths is not None:
+            tokens = tokens[:, : int(self.lengths[texts].max())]
+        return super().__getitem__(rows)[0], tokens.long()
+
+    def _draw(self, rows):
+        """Return the number of a text of each row."""
+        counts = self.starts[rows + 1] - self.starts[rows]
+        draw = torch.rand(len(rows), dtype=torch.float64).numpy() * counts
+        return self.choices[self.starts[rows] + draw.astype(int)]
+
+    def _apart(self, rows, n_batches):
+        """Return batches of rows and texts, where no two rows have the same text.
+
+        Of a text that more rows have than there are batches, the others are left out.
+        """
+        texts = self._draw(rows)
+        place = torch.randperm(len(self.tokens)).numpy()
+        order = np.argsort(place[texts], kind="stable")
+        rows, texts = rows[order], texts[order]
+        _, first, counts = np.unique(
+            place[texts], return_index=True, return_counts=True
+        )
+        while np.minimum(counts, n_batches).sum() < 2 * n_batches:
+            n_batches -= 1  # BatchNorm cannot train on a single row
+        kept = np.arange(len(rows)) - np.repeat(first, counts) < n_batches
+        rows, texts = rows[kept], texts[kept]
+        # rows of one text stand next to each other, so every batch gets another one
+        return [(rows[i::n_batches], texts[i::n_batches]) for i in range(n_batches)]
+
+
+class _ByteTokenizer:
+    """Bytes of UTF-8 as tokens, in lower case: 0 padding, 257 start, 258 end."""
+
+    vocab_size = 259
+
+    def __init__(self, context_length):
+        self.context_length = context_length
+
+    def __call__(self, texts):
+        tokens = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            ids = [b + 1 for b in " ".join(text.lower().split()).encode()]
+            ids = [257, *ids[: self.context_length - 2], 258]
+            tokens[row, : len(ids)] = torch.tensor(ids)
+        return tokens
+
+
+@functools.lru_cache(maxsize=4)
+def _named_tokenizer(name, context_length):
+    if name == "bytes":
+        return _ByteTokenizer(context_length)
+    open_clip = import_optional("open_clip", extra="clip")
+    with _quiet():
+        if name == "bpe":
+            return open_clip.SimpleTokenizer(context_length=context_length)
+        return open_clip.get_tokenizer(name[len(_OPEN_CLIP) :])
+
+
+@contextmanager
+def _quiet():
+    """Keep open_clip's log from the screen, and the root logger as it was."""
+    root, level = logging.getLogger(), logging.root.manager.disable
+    handlers = root.handlers[:]
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        root.handlers[:] = handlers
+
+
+def _published(name, weights, load):
+    """Return a model of open_clip, with weights unless ``load`` is False."""
+    open_clip = import_optional("open_clip", extra="clip")
+    in_hub = ":" in name  # hf-hub:... and local-dir:... bring their weights
+    tag = quick_gelu = None
+    if not in_hub and name not in open_clip.list_models():
+        raise ValueError(
+            f"backbone={_OPEN_CLIP + name!r} is unknown: see "
+            "open_clip.list_models(), or "
+            f'give "{_OPEN_CLIP}hf-hub:OWNER/NAME".'
+        )
+    if in_hub and weights is not None:
+        raise ValueError(
+            f"weights={str(weights)!r} has no effect, {_OPEN_CLIP + name!r} brings its "
+            "own: use weights=None."
+        )
+    is_file = weights is not None and (
+        Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
+        or Path(weights).exists()
+    )
+    if weights is not None and not is_file:
+        tag = str(weights)
+        known = open_clip.get_pretrained_cfg(name, tag)
+        if not known:
+            tags = open_clip.list_pretrained_tags_by_model(name)
+            raise ValueError(
+                f"weights={tag!r} is neither a file nor known for "
+                f"{_OPEN_CLIP + name!r}; "
+                f"known are {tags}."
+            )
+        # with the other activation, weights lose accuracy and nothing else shows it
+        quick_gelu = known.get("quick_gelu", False)
+    try:
+        with _quiet():
+            model = open_clip.create_model(
+                name,
+                pretrained=tag if load else None,
+                load_weights=load,
+                force_quick_gelu=bool(quick_gelu),
+                pretrained_text=False,
+                require_pretrained=load and bool(in_hub or tag),
+            )
+    except Exception as error:  # hubs and the network raise many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{_OPEN_CLIP + name!r} with weights={weights!r} could not be made "
+            f"({reason}). Without a network, give the path of a file of weights."
+        ) from error
+    if is_file and load:
+        load_weights_(model, weights, convert=_as_saved_now)
+    return model.float()
+
+
+def _as_saved_now(state, model):
+    """Return weights whose scale has the shape it has in the model."""
+    for name in ("logit_scale", "logit_bias"):
+        own = getattr(model, name, None)
+        if name in state and own is not None:
+            state[name] = state[name].reshape(own.shape)
+    # in OpenAI's own files there are sizes among the weights
+    sizes = ("input_resolution", "context_length", "vocab_size")
+    return {name: value for name, value in state.items() if name not in sizes}
+
+
+def _as_texts(value, row):
+    """Return the texts of one entry of y as a list; none for an image without one."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError(
+                f"y[{row}] is an empty text: mark images without a text by -1 or None."
+            )
+        return [value]
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [text for part in value for text in _as_texts(part, row)]
+    if _is_missing(value) or (isinstance(value, Number) and value == -1):
+        return []
+    if isinstance(value, (Number, np.generic)):
+        return [str(value)]
+    raise TypeError(
+        f"y[{row}] is a {type(value).__name__}: give a text, a list of texts, or -1 "
+        "for "
+        "an image without one."
+    )
+
+
+def _check_texts(texts):
+    """Return texts to encode or to search for as a list of str."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if wrong or not texts:
+        raise ValueError(
+            "texts must be a text or a list of them; "
+            + (f"got {wrong[0]!r}." if wrong else "got none.")
+        )
+    return texts
+
+
+class CLIPTransformer(EmbeddingMixin, BaseLearner):
+    """Embed images and texts into one space, where an image lies near what it shows.
+
+    An image tower and a text tower are trained on pairs: each image must find its text
+    among the texts of the batch, and each text its image. Afterwards images can be
+    searched by words, and sorted into classes that have a name but no example. The
+    towers are trained from the start, or come with published weights through
+    ``open_clip``, as they are or to be fine-tuned. Read more in the :ref:`User Guide
+    <clip>`.
+
+    Parameters
+    ----------
+    projection_size : int, default=128
+        Length of an embedding; published weights have their own. Paper: 512.
+    temperature : float, default=0.07
+        First temperature of the contrastive loss, > 0; it is learned. Published weights
+        have their own.
+    max_logit_scale : float, default=100.0
+        Largest value of one over the temperature, >= 1; cut after each step.
+    same_captions : {"negatives", "positives", "unique"}, default="negatives"
+        What images of a batch with the same text are to each other. "negatives":
+        strangers, as published, good where texts rarely occur twice; "positives": the
+        target is spread over all of them; "unique": a batch holds no text twice, and of
+        a text that is in more rows than there are batches some rows are left out of the
+        epoch.
+    tokenizer : {"auto", "bytes", "bpe"} or callable, default="auto"
+        Of texts, where the towers are our own. "bytes": letters as bytes, no
+        vocabulary; "bpe": the published vocabulary of 49,408 pieces of words (extra
+        ``clip``), in which long texts are short but a text tower is large; a callable
+        turns a list of n str into integers (n, L), L <= context_length, 0 after the
+        end. "auto": "bytes", and with published weights the model's own.
+    context_length : int, default=77
+        Most tokens of a text, its start and its end among them; more are cut off.
+    text_width : int, default=128
+        Width of the text tower. Paper: 512.
+    text_layers : int, default=3
+        Layers of the text tower. Paper: 12.
+    text_heads : int, default=4
+        Attention heads of the text tower; a divisor of ``text_width``. Paper: 8.
+    weights : str, Path or None, default=None
+        Weights of ``backbone="open_clip/NAME"``: their name, such as
+        "laion2b_s34b_b79k", loaded from a hub, or a file of theirs, safetensors or a
+        state dict, of which nothing is executed. None: none.
+    frozen : {"image", "text", "norms"}, list of them or None, default=None
+        Parts that are not trained: a tower, or all norm layers with their statistics.
+    start_weight : float, default=0.0
+        Share of the first weights in the average of first and trained weights that is
+        kept, in [0, 1]: after fine-tuning, 0.5 is often better on images of another
+        kind.
+    backbone : str, nn.Module or fitted embedder, default="auto"
+        Encoder; see :func:`sklabel.backbones.build_backbone`.
+    augment : "auto", nn.Module or None, default="auto"
+        Random views; "auto": a crop of nine tenths of the area at least for images,
+        :class:`sklabel.augment.VectorNoise` for vectors. No flips: texts may say left
+        and right.
+    max_epochs : int, default=40
+        Passes over X. Published: 32 over 400 million pairs.
+    max_steps : int or None, default=None
+        Length of training in optimizer steps; overrides ``max_epochs``.
+    batch_size : int, default=256
+        Samples per step. Published: 32768.
+    optimizer : str or class, default="adamw"
+        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    lr : float, default=1e-3
+        Peak learning rate. Published: 5e-4. Published weights are fine-tuned with 1e-5
+        or less.
+    weight_decay : float, default=0.2
+        Decay of weights; biases, norms and the temperature have none. In fine-tuning
+        1e-3.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
+        Course of the learning rate after the warm-up.
+    warmup_epochs : float, default=1
+        Epochs of linear warm-up.
+    image_shape : tuple or None, default=None
+        (height, width) or (height, width, channels) of images that come as 2-D X.
+    image_size : int, tuple or None, default=None
+        Size to which image files are resized; None: they must have one size.
+    on_error : {"raise", "skip"}, default="raise"
+        What to do with image files that cannot be read.
+    warm_start : bool, default=False
+        Whether ``fit`` continues from the weights of the last fit.
+    device : str or torch.device, default="auto"
+        "auto": CUDA, then MPS, then CPU.
+    precision : {"auto", "bfloat16", "float32"}, default="auto"
+        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    checkpoint_dir : str, Path or None, default=None
+        Folder for checkpoints; the same fit called again continues from the last one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random; the global generators are left alone.
+    verbose : int, default=0
+        1: a progress bar.
+    net_params : dict or None, default=None
+        Further settings of the net, such as ``compile``, ``callbacks`` or
+        ``optimizer__momentum``.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``train_accuracy``
+        (share of images nearest to their own text, of those in the batch),
+        ``logit_scale`` (one over the temperature), ``feature_std`` (1: spread over the
+        sphere, 0: collapsed) and ``effective_rank``.
+    encoder_ : nn.Module
+        Image tower, the projection left out; of published weights with it.
+    vocabulary_size_ : int or None
+        Different tokens; None for published models.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    n_iter_ : int
+        Epochs trained.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
+
+    Raises
+    ------
+    ValueError
+        If there are no texts and no weights, all texts are the same, y does not fit X,
+        the name of a model or of its weights is unknown, or a file of weights cannot be
+        read or is of another model.
+    ImportError
+        If ``open_clip`` is needed and not installed.
+
+    See Also
+    --------
+    sklabel.classification.CLIPClassifier : Classes from their names.
+    SimCLRTransformer : Learns from images alone.
+
+    Notes ----- ``backbone="open_clip/NAME"`` takes both towers of that model; the
+    images of X, of any size, are resized and cut to the size of the model and
+    standardized as its weights want it. ``"open_clip/hf-hub:OWNER/NAME"`` and
+    ``"open_clip/local-dir:FOLDER"`` bring their weights along. Files of OpenAI's
+    weights do not say which activation they were trained with: take a NAME that ends in
+    "-quickgelu" for them.
+
+    Departures from the paper, for small data and batches: small towers, a rate of 1e-3
+    and a warm-up of one epoch, bytes for a vocabulary. The paper's optimizer:
+    ``lr=5e-4, net_params={"optimizer__betas": (0.9, 0.98), "optimizer__eps": 1e-6}``.
+    Fine-tuning: ``lr=1e-5, weight_decay=1e-3, frozen="norms", start_weight=0.5``.
+
+    References
+    ----------
+    .. [1] A. Radford et al., "Learning transferable visual models from natural language
+       supervision", ICML 2021; figure 3 and section 2.
+    .. [2] M. Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022: the
+       average with the first weights.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.embedding import CLIPTransformer
+    >>> X, y = load_digits(return_X_y=True)
+    >>> names = "zero one two three four five six seven eight nine".split()
+    >>> texts = [f"the digit {names[k]}" for k in y]
+    >>> clip = CLIPTransformer(same_captions="positives", max_steps=20, random_state=0)
+    >>> rows, similarities = clip.fit(X, texts).search("the digit two", X, n_results=5)
+    >>> rows.shape
+    (1, 5)
+    """
+
+    _parameter_constraints = {
+        "projection_size": [Interval(Integral, 1, None, closed="left")],
+        "temperature": [Interval(Real, 0, None, closed="neither")],
+        "max_logit_scale": [Interval(Real, 1, None, closed="left")],
+        "same_captions": [StrOptions({"negatives", "positives", "unique"})],
+        "tokenizer": [StrOptions({"auto", "bytes", "bpe"}), callable],
+        "context_length": [Interval(Integral, 3, None, closed="left")],
+        "text_width": [Interval(Integral, 1, None, closed="left")],
+        "text_layers": [Interval(Integral, 1, None, closed="left")],
+        "text_heads": [Interval(Integral, 1, None, closed="left")],
+        "weights": [str, Path, None],
+        "frozen": [StrOptions(set(_PARTS)), list, tuple, None],
+        "start_weight": [Interval(Real, 0, 1, closed="both")],
+        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
+        **SHARED_CONSTRAINTS,
+    }
+
+    def __init__(
+        self,
+        projection_size=128,
+        *,
+        temperature=0.07,
+        max_logit_scale=100.0,
+        same_captions="negatives",
+        tokenizer="auto",
+        context_length=77,
+        text_width=128,
+        text_layers=3,
+        text_heads=4,
+        weights=None,
+        frozen=None,
+        start_weight=0.0,
+        backbone="auto",
+        augment="auto",
+        max_epochs=40,
+        max_steps=None,
+        batch_size=256,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.2,
+        schedule="cosine",
+        warmup_epochs=1,
+        image_shape=None,
+        image_size=None,
+        on_error="raise",
+        warm_start=False,
+        device="auto",
+        precision="auto",
+        checkpoint_dir=None,
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.projection_size = projection_size
+        self.temperature = temperature
+        self.max_logit_scale = max_logit_scale
+        self.same_captions = same_captions
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.text_width = text_width
+        self.text_layers = text_layers
+        self.text_heads = text_heads
+        self.weights = weights
+        self.frozen = frozen
+        self.start_weight = start_weight
+        self.backbone = backbone
+        self.augment = augment
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.warmup_epochs = warmup_epochs
+        self.image_shape = image_shape
+        self.image_size = image_size
+        self.on_error = on_error
+        self.warm_start = warm_start
+        self.device = device
+        self.precision = precision
+        self.checkpoint_dir = checkpoint_dir
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    @fitting
+    def fit(self, X, y=None):
+        """Train both towers on images and their texts.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : array-like of length n_samples or None, default=None
+            A text for each image, or a list of several, of which one is drawn each
+            time; -1, None or NaN for images without a text, which are left out. Numbers
+            are read as their digits. None: nothing is trained, published weights are
+            loaded.
+
+        Returns
+        -------
+        self : CLIPTransformer
+        """
+        samples = self._check_X(X, reset=True)
+        if y is None and self._continued is None and not self._brings_weights():
+            raise ValueError(
+                f"{type(self).__name__} without weights requires y to be passed, but "
+                "the "
+                "target y is None: give a text for each image, or published weights, "
+                'such as backbone="open_clip/ViT-B-32", weights="laion2b_s34b_b79k".'
+            )
+        texts = None if y is None else self._read_texts(y, samples)
+        with self._seeded():
+            module = self._continued
+            if module is None:
+                self.vocabulary_size_ = self._count_tokens(texts)
+                module = self._build_module(*samples.statistics())
+            if y is None:
+                self.n_iter_ = 0
+                return self._fit_net(module, samples, train=False)
+            self._train(module, samples, texts)
+        self._warn_collapse(f"lower lr={self.lr}")
+        return self
+
+    def encode_text(self, texts):
+        """Embed texts.
+
+        Parameters
+        ----------
+        texts : str or list of str
+            Of length n_texts.
+
+        Returns
+        -------
+        T : ndarray of shape (n_texts, n_features_out), float32
+            Rows have length 1; their products with embeddings of images are cosines.
+        """
+        check_is_fitted(self)
+        tokens = self._tokenize(_check_texts(texts))
+        net = self.net_
+        module = net.module_.eval()
+        parts = []
+        with torch.inference_mode(), net.autocast():
+            for part in tokens.split(256):
+                parts.append(module.encode_text(part.to(net.device)).float().cpu())
+        return torch.cat(parts).numpy()
+
+    def similarity(self, texts, X=None, *, Z=None):
+        """Return the cosine between each image and each text.
+
+        Parameters
+        ----------
+        texts : str or list of str
+            Of length n_texts.
+        X : array-like or None, default=None
+            Samples of the fitted shape.
+        Z : array-like of shape (n_samples, n_features_out) or None, default=None
+            Their embedding from :meth:`transform`, instead of X: images that are looked
+            at again need not be embedded again.
+
+        Returns
+        -------
+        similarities : ndarray of shape (n_samples, n_texts), float32
+            In [-1, 1]; NaN for a file that cannot be read.
+        """
+        if (X is None) == (Z is None):
+            raise ValueError("Give either X or its embedding Z.")
+        check_is_fitted(self)
+        if Z is None:
+            Z = self.transform(X)
+        Z = check_array(Z, dtype=np.float32, ensure_all_finite="allow-nan")
+        if Z.shape[1] != self._n_features_out:
+            raise ValueError(
+                f"Z has {Z.shape[1]} columns, but an embedding has "
+                f"{self._n_features_out}: give what transform returned."
+            )
+        return Z @ self.encode_text(texts).T
+
+    def search(self, texts, X=None, n_results=10, *, Z=None):
+        """Find the images that texts describe.
+
+        Parameters
+        ----------
+        texts : str or list of str
+            Of length n_texts; a single one counts as a list of one.
+        X : array-like or None, default=None
+            Samples of the fitted shape.
+        n_results : int, default=10
+            Images for each text; fewer where X has fewer that can be read.
+        Z : array-like of shape (n_samples, n_features_out) or None, default=None
+            Their embedding from :meth:`transform`, instead of X: images that are looked
+            at again need not be embedded again.
+
+        Returns
+        -------
+        rows : ndarray of int of shape (n_texts, n_results)
+            Row numbers, the most similar first, the first of equally similar ones.
+        similarities : ndarray of shape (n_texts, n_results), float32
+            Cosines, the largest first.
+        """
+        if not isinstance(n_results, Integral) or n_results < 1:
+            raise ValueError(f"n_results={n_results!r} must be a positive integer.")
+        s = self.similarity(texts, X, Z=Z).T  # (n_texts, n_samples)
+        n_readable = int((~np.isnan(s[0])).sum())
+        # NaN is sorted behind everything
+        rows = np.argsort(-s, axis=1, kind="stable")[:, : min(n_results, n_readable)]
+        return rows, np.take_along_axis(s, rows, axis=1)
+
+    def score(self, X, y=None):
+        """Return the negative contrastive loss on pairs.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+        y : array-like of length n_samples
+            Texts, as in :meth:`fit`.
+
+        Returns
+        -------
+        score : float
+            Higher is better. Values compare only at equal batch size.
+        """
+        samples = self._check_X(X)
+        if y is None:
+            raise ValueError("score requires y to be passed, the texts of the images.")
+        pairs = self._pair(samples, self._read_texts(y, samples))
+        net = self.net_
+        module = net.module_.eval()
+        losses = []
+        with self._seeded(), torch.inference_mode(), net.autocast():
+            for rows in pairs.epoch(self.batch_size):
+                x, tokens = pairs[rows]
+                images = module(net.to_device(x))
+                texts = module.encode_text(tokens.to(net.device))
+                losses.append(float(clip_loss(images, texts, module.logit_scale)))
+        return -float(np.mean(losses))
+
+    @property
+    def logit_scale_(self):
+        """Factor of the cosines in the loss, one over the learned temperature."""
+        check_is_fitted(self)
+        return float(self.net_.module_.logit_scale.detach().exp())
+
+    def _brings_weights(self):
+        name = self._model_name()
+        return name is not None and (self.weights is not None or ":" in name)
+
+    def _model_name(self):
+        """Return the name of the published model, or None where the towers are ours."""
+        spec = self.backbone
+        if isinstance(spec, str) and spec.startswith(_OPEN_CLIP):
+            return spec[len(_OPEN_CLIP) :]
+        if self.weights is not None:
+            raise ValueError(
+                f"weights={str(self.weights)!r} needs a model of open_clip as "
+                "backbone, "
+                'such as "open_clip/ViT-B-32". What save wrote, sklabel.load reads.'
+            )
+        return None
+
+    # -- texts
+
+    def _read_texts(self, y, samples):
+        """Return a list of texts for each row."""
+        if hasattr(y, "to_numpy") or hasattr(y, "__array__"):
+            y = np.asarray(y)
+        if isinstance(y, str) or not hasattr(y, "__len__"):
+            raise ValueError(
+                f"y={y!r} must hold a text for each of {len(samples)} rows."
+            )
+        if len(y) != len(samples):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: X has "
+                f"{len(samples)} rows, y has {len(y)}."
+            )
+        texts = [_as_texts(value, row) for row, value in enumerate(y)]
+        read = [own for own, bad in zip(texts, samples.bad, strict=True) if not bad]
+        different = {text for own in read for text in own}
+        if len(different) < 2 or sum(map(bool, read)) < 2:
+            raise ValueError(
+                f"y has {len(different)} different text(s) for the images: two images "
+                "with different texts are needed at least."
+            )
+        return texts
+
+    def _pair(self, samples, texts, unique=False):
+        tokenize = functools.partial(self._tokenize, trim=False)
+        trim = self._model_name() is None
+        return _Captioned(samples, texts, tokenize, trim, unique)
+
+    def _tokenizer(self):
+        if self._model_name() is not None:
+            return _named_tokenizer(self.backbone, None)
+        if callable(self.tokenizer):
+            return self.tokenizer
+        name = "bytes" if self.tokenizer == "auto" else self.tokenizer
+        return _named_tokenizer(name, self.context_length)
+
+    def _count_tokens(self, texts):
+        """Return how many different tokens the text tower must know."""
+        if self._model_name() is not None:
+            if callable(self.tokenizer) or self.tokenizer != "auto":
+                raise ValueError(
+                    f"tokenizer={self.tokenizer!r} is not that of {self.backbone!r}: "
+                    'use tokenizer="auto".'
+                )
+            return None
+        known = getattr(self._tokenizer(), "vocab_size", None)
+        if known is None:
+            tokens = self._tokenize([text for own in texts for text in own])
+            known = int(tokens.max()) + 1
+        return int(known)
+
+    def _tokenize(self, texts, trim=True):
+        """Return tokens (n, L) of texts, checked where they are not the model's own."""
+        tokens = torch.as_tensor(np.asarray(self._tokenizer()(texts)))
+        if self._model_name() is not None:
+            return tokens.long()
+        shape = tuple(tokens.shape)
+        if tokens.ndim != 2 or len(tokens) != len(texts) or tokens.is_floating_point():
+            raise ValueError(
+                f"tokenizer={self.tokenizer!r} returned {tokens.dtype} of shape "
+                f"{shape} "
+                f"for {len(texts)} texts: it must return integers of shape (n, L)."
+            )
+        if shape[1] > self.context_length:
+            raise ValueError(
+                f"tokenizer={self.tokenizer!r} returned {shape[1]} tokens for a "
+                "text: at "
+                f"most context_length={self.context_length} are allowed."
+            )
+        limit = getattr(self, "vocabulary_size_", None) or math.inf
+        wrong = (tokens < 0).any(1) | (tokens >= limit).any(1) | (tokens == 0).all(1)
+        if wrong.any():
+            text = texts[int(wrong.int().argmax())]
+            raise ValueError(
+                f"tokenizer={self.tokenizer!r} returned no tokens for {text!r}, or "
+                "some "
+                f"that are not in [0, {limit}), which the text tower knows."
+            )
+        n_full = int((tokens[:, -1] != 0).sum())
+        if n_full and shape[1] == self.context_length:
+            warn(
+                f"{n_full} of {len(texts)} texts have context_length="
+                f"{self.context_length} tokens or more, and what goes beyond is cut "
+                "off: "
+                "raise context_length before fit, or shorten them.",
+                UserWarning,
+            )
+        if trim:
+            tokens = tokens[:, : int((tokens != 0).any(0).nonzero().max()) + 1]
+        return tokens.long()
+
+    # -- training
+
+    def _train(self, module, samples, texts):
+        if self._brings_weights() and self.lr > _HIGH_LR:
+            warn(
+                f"lr={self.lr} is likely to undo the weights={str(self.weights)!r}: "
+                "fine-tune with lr=1e-5 or less.",
+                UserWarning,
+            )
+        augment = self._views(*samples.statistics())
+        module.set_training(
+            augment, self.max_logit_scale, self.same_captions, self._frozen()
+        )
+        start = None
+        if self.start_weight > 0:
+            start = {k: v.detach().clone() for k, v in module.state_dict().items()}
+        pairs = self._pair(samples, texts, unique=self.same_captions == "unique")
+        self._fit_net(module, pairs, watch=watch_features)
+        self._warn_unlearned(pairs.n_trained)
+        if start is not None:
+            state = module.state_dict()
+            for name, first in start.items():
+                if first.is_floating_point():
+                    state[name].lerp_(first.to(state[name]), self.start_weight)
+
+    def _frozen(self):
+        frozen = () if self.frozen is None else self.frozen
+        frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+        unknown = [part for part in frozen if part not in _PARTS]
+        if unknown:
+            raise ValueError(f"frozen names {unknown}, but the parts are {_PARTS}.")
+        return frozen
+
+    def _warn_unlearned(self, n_pairs, n_steps=100):
+        """Say so where many steps were no better than guessing."""
+        net = self.net_
+        if not net.history or net.step_ < n_steps:
+            return
+        loss = net.history[-1, "train_loss"]
+        guessed = math.log(n_pairs / net.history[-1, "train_batch_count"])
+        if loss > 0.98 * guessed:
+            warn(
+                f"{type(self).__name__} has learned nothing: its loss is {loss:.3f}, "
+                f"that of guessing {guessed:.3f}. Either images and texts have nothing "
+                f"to do with each other, or lr={self.lr} is too high, or too low.",
+                CollapseWarning,
+            )
+
+    def _views(self, mean, std):
+        if isinstance(self.augment, str) and len(self.sample_shape_) == 3:
+            # as published: hardly more than a shift
+            return Contrastive(crop=(0.9, 1.0), flip=0, jitter=0, grayscale=0)
+        return self._build_augment(self.augment, "weak", mean, std)
+
+    def _build_module(self, mean, std, load=True):
+        name = self._model_name()
+        if name is None:
+            if self.text_width % self.text_heads:
+                raise ValueError(
+                    f"text_heads={self.text_heads} must divide text_width="
+                    f"{self.text_width}."
+                )
+            backbone = self._build_backbone(mean, std)
+            size = self.projection_size
+            module = _CLIP(
+                backbone,
+                nn.Linear(backbone.n_features_out, size, bias=False),
+                _TextTower(
+                    self.vocabulary_size_,
+                    self.context_length,
+                    self.text_width,
+                    self.text_layers,
+                    self.text_heads,
+                    size,
+                ),
+                size,
+                -math.log(self.temperature),
+            )
+        else:
+            module = self._build_published(name, load)
+        module.set_training(
+            self._views(mean, std),
+            self.max_logit_scale,
+            self.same_captions,
+            self._frozen(),
+        )
+        return module
+
+    def _build_published(self, name, load):
+        shape = self.sample_shape_
+        if len(shape) == 1:
+            raise ValueError(
+                f"backbone={self.backbone!r} needs images, but X holds vectors of "
+                "length "
+                f"{shape[0]}: give image_shape=(height, width, channels)."
+            )
+        model = _published(name, self.weights, load)
+        log_scale = float(model.logit_scale.detach())
+        if not self._brings_weights():
+            log_scale = -math.log(self.temperature)
+        body = _PublishedImages(model.visual, model.visual.preprocess_cfg)
+        backbone = Encoder(body, shape)
+        text = _PublishedTexts(model)
+        return _CLIP(backbone, nn.Identity(), text, backbone.n_features_out, log_scale)
+
+    def _rebuild_module(self, mean, std):
+        return self._build_module(mean, std, load=False)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        spec = self.backbone
+        published = isinstance(spec, str) and spec.startswith(_OPEN_CLIP)
+        tags.target_tags.required = not (published and self._brings_weights())
+        return tags

@@ -1,0 +1,607 @@
+"""CLIP: pairs are learned, texts find images, published weights are read as they are."""
+
+import json
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from torch import nn
+
+import sklabel
+from sklabel import CollapseWarning
+from sklabel.embedding import CLIPTransformer
+from sklabel.embedding._clip import _ByteTokenizer, _Captioned, _TextTower
+from sklabel.losses import clip_loss
+from tests._golden import cases
+
+COLORS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1, 1)}
+SHAPES = ("square", "disc", "cross", "ring")
+X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+TEXTS = [f"row {i}" for i in range(60)]
+
+
+def draw(n, seed, side=12):
+    """Return images of a colored shape, and a caption of each."""
+    rng = np.random.default_rng(seed)
+    images, captions = rng.normal(0.1, 0.04, (n, side, side, 3)), []
+    across = np.mgrid[:side, :side]
+    for image in images:
+        color, shape = rng.choice(list(COLORS)), rng.choice(SHAPES)
+        radius = rng.uniform(3, 4.5)
+        center = rng.uniform(radius + 0.5, side - radius - 1.5, (2, 1, 1))
+        away = np.abs(across - center)
+        round_away = np.hypot(*away)
+        mask = {
+            "square": away.max(0) < 0.85 * radius,
+            "disc": round_away < radius,
+            "cross": (away.min(0) < 1) & (away.max(0) < radius),
+            "ring": (round_away < radius) & (round_away > radius - 1.5),
+        }[shape]
+        image[mask] = COLORS[color]
+        captions.append(f"a {color} {shape}")
+    return np.clip(images, 0, 1).astype(np.float32), np.array(captions, dtype=object)
+
+
+def convolutions():
+    layers = []
+    for n_in, n_out, stride in ((3, 16, 2), (16, 32, 2), (32, 64, 1)):
+        layers += [nn.Conv2d(n_in, n_out, 3, stride, 1), nn.BatchNorm2d(n_out)]
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def tiny(**parameters):
+    settings = {
+        "projection_size": 16,
+        "text_width": 16,
+        "text_layers": 1,
+        "text_heads": 2,
+        "max_steps": 2,
+        "random_state": 0,
+    }
+    return CLIPTransformer(**{**settings, **parameters})
+
+
+# -- the loss
+
+
+def test_clip_loss_golden():
+    for case in cases("clip_loss"):
+        image, text, scale = (
+            torch.tensor(case[name], requires_grad=True)
+            for name in ("image", "text", "log_scale")
+        )
+        loss = clip_loss(image, text, scale)
+        loss.backward()
+        for found, name in (
+            (loss, "loss"),
+            (image.grad, "grad_image"),
+            (text.grad, "grad_text"),
+            (scale.grad, "grad_log_scale"),
+        ):
+            expected = torch.tensor(case[name])
+            torch.testing.assert_close(
+                found.detach(), expected, rtol=1e-8, atol=1e-10, msg=str(case["i"])
+            )
+
+
+@given(
+    arrays(np.float64, (5, 3), elements=st.floats(-1e3, 1e3)),
+    st.permutations(range(5)),
+    st.floats(0, 4.6),
+)
+def test_clip_loss_does_not_depend_on_order_or_length(z, order, log_scale):
+    images, texts = torch.tensor(z), torch.tensor(z[::-1].copy()) + 0.1
+    loss = clip_loss(images, texts, log_scale)
+    assert torch.isfinite(loss) and loss > -1e-12
+    torch.testing.assert_close(clip_loss(texts, images, log_scale), loss)
+    order = list(order)
+    torch.testing.assert_close(clip_loss(images[order], texts[order], log_scale), loss)
+    positives = torch.eye(5, dtype=torch.bool)
+    torch.testing.assert_close(clip_loss(images, texts, log_scale, positives), loss)
+
+
+def test_clip_loss_of_equal_texts():
+    z = torch.eye(4)
+    texts = z[[0, 0, 2, 3]]
+    same = (texts[:, None] == texts).all(-1)
+    # strangers with one text push each other away, positives do not
+    images = z[[0, 0, 2, 3]]
+    assert clip_loss(images, texts, 4.6) > 0.3
+    exact = (2 * np.log(2) + 0) / 4  # the entropy of the targets
+    np.testing.assert_allclose(clip_loss(images, texts, 4.6, same), exact, atol=1e-6)
+    with pytest.raises(ValueError, match=r"\(4, 4\) and \(3, 4\)"):
+        clip_loss(images, texts[:3], 0.0)
+
+
+def test_clip_loss_is_exact_under_autocast():
+    images, texts = torch.randn(8, 16), torch.randn(8, 16)
+    expected = clip_loss(images, texts, 4.6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(clip_loss(images, texts, 4.6), expected)
+
+
+# -- learning
+
+
+@pytest.fixture(scope="module")
+def trained():
+    x, captions = draw(700, 0)
+    held = np.isin(captions, ["a red square", "a green disc", "a blue ring"])
+    torch.manual_seed(0)
+    embedder = CLIPTransformer(
+        32,
+        backbone=convolutions(),
+        same_captions="positives",
+        text_width=32,
+        text_layers=1,
+        text_heads=2,
+        max_steps=150,
+        batch_size=64,
+        lr=3e-3,
+        precision="float32",
+        random_state=0,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return embedder.fit(x[~held], captions[~held]), set(captions[held])
+
+
+def test_images_are_found_by_what_texts_say(trained, record_property):
+    embedder, held = trained
+    x, captions = draw(300, 1)
+    names = sorted(set(captions) - held)
+    rows, similarities = embedder.search(names, x, n_results=5)
+    assert (np.diff(similarities, axis=1) <= 0).all()
+    right = captions[rows] == np.array(names)[:, None]
+    assert right[:, 0].mean() > 0.7 and right.mean() > 0.6  # chance: 1 of 16
+    # combinations never said in training: nearest to what shares a word with them
+    unseen = np.isin(captions, list(held))
+    s = embedder.similarity(names, x[unseen])
+    found = [names[k].split()[1:] for k in s.argmax(1)]
+    said = [caption.split()[1:] for caption in captions[unseen]]
+    near = np.mean([bool({*a} & {*b}) for a, b in zip(found, said, strict=True)])
+    assert near > 0.8  # chance: 0.44
+    own = sorted(held)
+    s = embedder.similarity(own, x[unseen])
+    accuracy = np.mean(np.array(own)[s.argmax(1)] == captions[unseen])
+    record_property("accuracy among 3 unseen combinations, chance 0.33", accuracy)
+    history = embedder.net_.history
+    assert history[-1, "train_loss"] < history[0, "train_loss"] - 0.5
+    assert history[-1, "train_accuracy"] > 0.7
+
+
+def test_similarity_search_and_embeddings_agree(trained):
+    embedder, _ = trained
+    x, captions = draw(40, 2)
+    Z, T = embedder.transform(x), embedder.encode_text(list(captions[:7]))
+    assert Z.dtype == T.dtype == np.float32 and T.shape == (7, 32)
+    for unit in (Z, T):
+        np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-5)
+    s = embedder.similarity(list(captions[:7]), x)
+    np.testing.assert_allclose(s, Z @ T.T, atol=1e-6)
+    rows, found = embedder.search(list(captions[:7]), Z=Z, n_results=99)
+    assert rows.shape == (7, 40)  # no more than there are
+    np.testing.assert_array_equal(np.sort(rows, 1), np.tile(np.arange(40), (7, 1)))
+    np.testing.assert_allclose(found, np.take_along_axis(s.T, rows, 1), atol=1e-6)
+    one = embedder.search("a red disc", x, 3)
+    assert one[0].shape == (1, 3)
+    # a text does not depend on the ones it comes with
+    alone = embedder.encode_text(captions[3])
+    np.testing.assert_allclose(alone[0], T[3], atol=1e-5)
+    doubled = embedder.search("a red disc", np.repeat(x[:3], 2, axis=0), 6)[0][0]
+    assert all(a + 1 == b for a, b in zip(doubled[::2], doubled[1::2], strict=True))
+
+
+def test_texts_that_say_nothing_are_told_of():
+    with pytest.warns(CollapseWarning, match="learned nothing.*lr=1e-08"):
+        tiny(max_steps=120, batch_size=32, lr=1e-8).fit(X, TEXTS)
+
+
+def test_the_temperature_is_learned_and_cut():
+    fitted = tiny(temperature=0.5, max_steps=1, lr=1e-9).fit(X, TEXTS)
+    np.testing.assert_allclose(fitted.logit_scale_, 2.0, rtol=1e-4)
+    fast = {"max_steps": 5, "schedule": "constant", "warmup_epochs": 0}
+    module = tiny(lr=0.5, max_logit_scale=15.0, **fast).fit(X, TEXTS).net_.module_
+    assert 1 - 1e-6 <= module.logit_scale.exp() <= 15 + 1e-4
+    for value, expected in ((9.0, np.log(15)), (-3.0, 0.0)):
+        module.logit_scale.data.fill_(value)
+        module.after_step()
+        np.testing.assert_allclose(module.logit_scale.item(), expected, rtol=1e-6)
+    groups = tiny().fit(X, TEXTS).net_.optimizer_.param_groups
+    decayed, plain = ([p.shape for p in g["params"]] for g in (groups[0], groups[1]))
+    assert () in plain and all(len(shape) > 1 for shape in decayed)
+
+
+def test_the_loss_is_that_of_the_towers():
+    fitted = tiny(augment=None).fit(X, TEXTS)
+    Z, T = fitted.transform(X), fitted.encode_text(TEXTS)
+    scale = fitted.net_.module_.logit_scale.detach()
+    expected = clip_loss(torch.from_numpy(Z), torch.from_numpy(T), scale).item()
+    np.testing.assert_allclose(fitted.score(X, TEXTS), -expected, rtol=1e-4)
+    with pytest.raises(ValueError, match="requires y"):
+        fitted.score(X)
+
+
+def test_every_parameter_counts():
+    settings = {"max_steps": None, "max_epochs": 2, "batch_size": 32}
+    texts = [f"row {i % 20}" for i in range(60)]
+    base = tiny(**settings).fit(X, texts).transform(X)
+    for change in (
+        {"temperature": 0.5},
+        {"same_captions": "positives"},
+        {"same_captions": "unique"},
+        {"context_length": 40},
+        {"text_width": 32},
+        {"text_layers": 2},
+        {"text_heads": 4},
+        {"start_weight": 0.5},
+        {"frozen": "text"},
+        {"frozen": ["norms"]},
+        {"augment": None},
+        {"weight_decay": 50.0},
+        {"tokenizer": letters},
+    ):
+        found = tiny(**{**settings, **change}).fit(X, texts).transform(X)
+        assert not np.array_equal(found, base), change
+    assert tiny(projection_size=7).fit(X, texts).transform(X).shape == (60, 7)
+
+
+def letters(texts):
+    length = max(map(len, texts)) + 1
+    tokens = np.zeros((len(texts), length), dtype=int)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text) + 1] = [*(ord(c) % 90 + 1 for c in text), 91]
+    return tokens
+
+
+# -- texts
+
+
+def test_forms_of_texts_are_the_same():
+    import pandas as pd
+
+    expected = tiny().fit(X, TEXTS).transform(X)
+    for y in (
+        np.array(TEXTS),
+        np.array(TEXTS, dtype=object),
+        tuple(TEXTS),
+        pd.Series(TEXTS),
+        [[text] for text in TEXTS],
+        np.array(TEXTS)[:, None],
+        pd.DataFrame({"caption": TEXTS}),
+    ):
+        np.testing.assert_array_equal(tiny().fit(X, y).transform(X), expected)
+
+
+def test_rows_without_a_text_are_left_out():
+    for none in (-1, None, np.nan, []):
+        y = np.empty(60, dtype=object)
+        y[:] = [text if i < 20 else none for i, text in enumerate(TEXTS)]
+        fitted = tiny().fit(X, y)
+        assert fitted.transform(X).shape == (60, 16)
+        samples = fitted._check_X(X)
+        pairs = fitted._pair(samples, fitted._read_texts(y, samples))
+        drawn = np.concatenate([rows for rows, _ in pairs.epoch(8)])
+        assert sorted(drawn.tolist()) == list(range(20))
+
+
+def captioned(texts, unique=False):
+    rows = np.zeros((len(texts), 2), np.float32)
+    samples = sklabel._data.Samples(rows, (2,))
+    return _Captioned(samples, texts, _ByteTokenizer(20), True, unique)
+
+
+def test_one_of_several_texts_is_drawn():
+    pairs = captioned([["a", "b", "c"], ["d"], ["e", "f"]])
+    drawn = {row: set() for row in range(3)}
+    for _ in range(60):
+        for rows, texts in pairs.epoch(2):
+            for row, text in zip(rows.tolist(), texts.tolist(), strict=True):
+                drawn[row].add("abcdef"[text])
+    assert drawn == {0: set("abc"), 1: {"d"}, 2: set("ef")}
+
+
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=4, max_size=60).filter(
+        lambda own: len(set(own)) > 1
+    ),
+    st.integers(2, 20),
+)
+def test_unique_batches_hold_no_text_twice(texts, batch_size):
+    pairs = captioned([[text] for text in texts], unique=True)
+    batches = list(pairs.epoch(batch_size))
+    assert len(batches) == pairs.n_batches(batch_size)
+    for rows, drawn in batches:
+        assert len(rows) >= 2 and len(set(drawn.tolist())) == len(drawn)
+        x, tokens = pairs[rows, drawn]
+        assert len(x) == len(tokens) == len(rows)
+    sizes = [len(rows) for rows, _ in batches]
+    once = len(batches) == 1 or len(set(texts)) >= 2 * len(batches)
+    assert not once or max(sizes) - min(sizes) <= 1
+
+
+def test_bytes_as_tokens():
+    tokens = _ByteTokenizer(8)(["A  b", "é", "", "long enough"])
+    assert tokens[0].tolist() == [257, 98, 33, 99, 258, 0, 0, 0]
+    assert tokens[1].tolist()[:4] == [257, 0xC3 + 1, 0xA9 + 1, 258]
+    assert tokens[2].tolist()[:3] == [257, 258, 0]
+    assert tokens[3, -1] == 258  # the end is kept where a text is cut
+
+
+def test_long_texts_are_cut_and_told_of():
+    long = [text + " and more" * 9 for text in TEXTS]
+    with pytest.warns(UserWarning, match="60 of 60 texts have context_length=20"):
+        fitted = tiny(context_length=20).fit(X, long)
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        fitted.encode_text(long[0])
+
+
+def test_the_text_tower_reads_up_to_the_end_and_in_order():
+    torch.manual_seed(0)
+    tower = _TextTower(259, 30, 16, 2, 2, 8).eval()
+    tokens = _ByteTokenizer(30)(["ab", "ba", *(f"text {i}" * 2 for i in range(70))])
+    with torch.no_grad():
+        h = tower(tokens)
+        assert not torch.allclose(h[0], h[1], atol=1e-4)
+        torch.testing.assert_close(tower(tokens[:1, :4]), h[:1])  # padding: no effect
+        for row in (0, 40, 71):
+            torch.testing.assert_close(tower(tokens[row : row + 1])[0], h[row])
+        last = (tokens != 0).sum(1) - 1
+        torch.testing.assert_close(tower.encode(tokens, last), h)
+
+
+@pytest.mark.parametrize(
+    "y, message",
+    [
+        (TEXTS[:50], "X has 60 rows, y has 50"),
+        (["the same"] * 60, r"1 different text\(s\)"),
+        ([-1] * 60, r"0 different text\(s\)"),
+        (["", *TEXTS[1:]], r"y\[0\] is an empty text"),
+        ("one text", "a text for each of 60 rows"),
+        (None, "requires y to be passed.*open_clip/ViT-B-32"),
+    ],
+)
+def test_wrong_texts_are_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        tiny().fit(X, y)
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(TypeError, match=r"y\[0\] is a dict"):
+        tiny().fit(X, [{}] * 60)
+    fitted = tiny().fit(X, TEXTS)
+    for call, message in (
+        (lambda: fitted.encode_text([]), "got none"),
+        (lambda: fitted.encode_text([3]), "got 3"),
+        (lambda: fitted.similarity("a"), "either X or its embedding"),
+        (lambda: fitted.similarity("a", X, Z=X), "either X or its embedding"),
+        (lambda: fitted.similarity("a", Z=X), "Z has 5 columns.*16"),
+        (lambda: fitted.search("a", X, 0), "n_results=0"),
+        (lambda: tiny(text_heads=3).fit(X, TEXTS), "text_heads=3 must divide"),
+        (lambda: tiny(frozen=["eyes"]).fit(X, TEXTS), "eyes"),
+        (lambda: tiny(weights="openai").fit(X, TEXTS), "needs a model of open_clip"),
+        (
+            lambda: tiny(tokenizer=lambda t: np.ones(3)).fit(X, TEXTS),
+            r"integers of shape \(n, L\)",
+        ),
+        (
+            lambda: tiny(tokenizer=lambda t: np.ones((len(t), 99), int)).fit(X, TEXTS),
+            "99 tokens",
+        ),
+        (
+            lambda: tiny(tokenizer=lambda t: np.zeros((len(t), 9), int)).fit(X, TEXTS),
+            "no tokens for 'row 0'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    known = tiny(tokenizer=letters).fit(X, ["ab"] * 30 + ["ba"] * 30)
+    assert known.vocabulary_size_ == 92
+    numbers = tiny(tokenizer=lambda t: np.array([[len(s), 0, 1] for s in t]))
+    with pytest.raises(ValueError, match="not in .0, 7.*knows"):
+        numbers.fit(X, TEXTS).encode_text("a longer one")
+
+
+# -- as other estimators
+
+
+def test_pipeline_clone_pickle_save_and_seed(tmp_path):
+    y = np.array(TEXTS, dtype=object)
+    pipe = make_pipeline(FunctionTransformer(), tiny())
+    Z = pipe.fit(X, y).transform(X)
+    fitted = tiny().fit(X, y)
+    np.testing.assert_array_equal(fitted.transform(X), Z)
+    np.testing.assert_array_equal(clone(fitted).fit_transform(X, y), Z)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.encode_text(TEXTS), fitted.encode_text(TEXTS))
+    assert not np.array_equal(tiny(random_state=1).fit(X, y).transform(X), Z)
+    fitted.save(tmp_path)
+    loaded = sklabel.load(tmp_path)
+    np.testing.assert_array_equal(loaded.transform(X), Z)
+    np.testing.assert_array_equal(loaded.encode_text(TEXTS), fitted.encode_text(TEXTS))
+    assert len(fitted.get_feature_names_out()) == 16
+
+
+def test_checkpoints_know_the_texts(tmp_path):
+    settings = {"max_steps": None, "max_epochs": 3, "batch_size": 32}
+    expected = tiny(**settings).fit(X, TEXTS).transform(X)
+    kept = {**settings, "checkpoint_dir": tmp_path}
+    np.testing.assert_array_equal(tiny(**kept).fit(X, TEXTS).transform(X), expected)
+    np.testing.assert_array_equal(tiny(**kept).fit(X, TEXTS).transform(X), expected)
+    other = tiny(**kept).fit(X, TEXTS[::-1]).transform(X)
+    assert not np.array_equal(other, expected)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_fine_tuning_leaves_frozen_parts_and_averages():
+    start = tiny(max_steps=1, lr=1e-9, warm_start=True).fit(X, TEXTS)
+    module = start.net_.module_
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+
+    def moved():
+        state = module.state_dict()
+        return {k for k, v in state.items() if not torch.equal(v, before[k])}
+
+    start.set_params(lr=1e-2, max_steps=3, frozen=("image", "text")).fit(X, TEXTS)
+    assert moved() == {"project.weight", "logit_scale"}
+    start.set_params(frozen="norms").fit(X, TEXTS)
+    norms = {k for k in before if "norm" in k or "running" in k}
+    assert not moved() & norms and len(moved()) > 5
+    assert all("augment" not in name for name in moved())
+    # the whole share of the first weights: nothing has changed
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    start.set_params(start_weight=1.0, frozen="norms").fit(X, TEXTS)
+    floats = [k for k, v in before.items() if v.is_floating_point()]
+    for name in floats:
+        torch.testing.assert_close(module.state_dict()[name], before[name])
+
+
+# -- published models
+
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {
+        "image_size": 16,
+        "layers": 1,
+        "width": 32,
+        "head_width": 16,
+        "patch_size": 8,
+    },
+    "text_cfg": {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 8,
+        "heads": 2,
+        "layers": 1,
+    },
+}
+
+
+KEPT = "mean", "std", "interpolation", "resize_mode"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Return open_clip's model, and its weights in two kinds of file."""
+    open_clip = pytest.importorskip("open_clip")
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("published")
+    (folder / "tiny-test.json").write_text(json.dumps(TINY))
+    open_clip.add_model_config(folder / "tiny-test.json")
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny-test").eval()
+    model.logit_scale.data.fill_(4.0)
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    # as open_clip's own training writes it
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"epoch": 3, "state_dict": wrapped}, folder / "weights.pt")
+    return open_clip, model, folder
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (8, 20, 24, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "weights.pt"])
+def test_published_weights_from_a_file(published, pictures, file, tmp_path):
+    open_clip, model, folder = published
+    embedder = CLIPTransformer(
+        backbone="open_clip/tiny-test",
+        weights=folder / file,
+        precision="float32",
+        random_state=0,
+    ).fit(pictures)
+    assert embedder.n_iter_ == 0
+    np.testing.assert_allclose(embedder.logit_scale_, np.exp(4.0), rtol=1e-6)
+    texts = ["a cat", "a dog on the grass"]
+    with torch.inference_mode():
+        tokens = open_clip.get_tokenizer("tiny-test")(texts)
+        expected = model.encode_text(tokens, normalize=True).numpy()
+    np.testing.assert_allclose(embedder.encode_text(texts), expected, atol=1e-5)
+    # images: open_clip's own preparation, through Pillow in 8 bits
+    from PIL import Image
+
+    given = {k: v for k, v in model.visual.preprocess_cfg.items() if k in KEPT}
+    prepare = open_clip.image_transform(16, is_train=False, **given)
+    with torch.inference_mode():
+        x = torch.stack([prepare(Image.fromarray(image)) for image in pictures])
+        expected = model.encode_image(x, normalize=True).numpy()
+    found = embedder.transform(pictures)
+    assert (found * expected).sum(1).min() > 0.999
+    grey = embedder.fit(pictures[..., :1]).transform(pictures[..., :1])
+    assert np.isfinite(grey).all()
+    embedder.save(tmp_path)
+    for again in (pickle.loads(pickle.dumps(embedder)), sklabel.load(tmp_path)):
+        np.testing.assert_array_equal(again.transform(pictures[..., :1]), grey)
+
+
+def test_published_weights_are_fine_tuned(published, pictures):
+    _, _, folder = published
+    settings = {
+        "backbone": "open_clip/tiny-test",
+        "weights": folder / "weights.pt",
+        "max_steps": 2,
+        "random_state": 0,
+    }
+    texts = [f"picture {i}" for i in range(8)]
+    with pytest.warns(UserWarning, match="lr=0.001 is likely to undo"):
+        CLIPTransformer(**settings).fit(pictures, texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tuned = CLIPTransformer(lr=1e-5, **settings).fit(pictures, texts)
+    first = CLIPTransformer(**settings).fit(pictures)
+    difference = np.abs(tuned.transform(pictures) - first.transform(pictures)).max()
+    assert 0 < difference < 0.1
+    fresh = CLIPTransformer(
+        backbone="open_clip/tiny-test", max_steps=1, temperature=0.5, lr=1e-6
+    )
+    assert abs(fresh.fit(pictures, texts).logit_scale_ - 2) < 0.01
+
+
+def test_published_names_and_files_that_are_wrong(published, pictures, tmp_path):
+    _, _, folder = published
+    (tmp_path / "cut.pt").write_bytes((folder / "weights.pt").read_bytes()[:5000])
+    torch.save({"x": torch.ones(3)}, tmp_path / "other.pt")
+    for change, message in (
+        ({"backbone": "open_clip/no-such"}, "list_models"),
+        ({"weights": "no_such_tag"}, "neither a file nor known"),
+        ({"weights": tmp_path / "none.pt"}, "none.pt"),
+        ({"weights": tmp_path / "cut.pt"}, "cut.pt"),
+        ({"weights": tmp_path / "other.pt"}, "other.pt"),
+        ({"backbone": "open_clip/hf-hub:a/b", "weights": "x"}, "brings its own"),
+        ({"weights": None}, "requires y to be passed"),
+        ({"tokenizer": "bytes"}, "tokenizer='bytes' is not that of"),
+    ):
+        settings = {"backbone": "open_clip/tiny-test", "weights": folder / "weights.pt"}
+        with pytest.raises(ValueError, match=message):
+            CLIPTransformer(**{**settings, **change}).fit(pictures)
+    with pytest.raises(ValueError, match="needs images"):
+        CLIPTransformer(**settings).fit(X)
+
+
+def test_the_published_vocabulary(published):
+    fitted = tiny(tokenizer="bpe", text_width=4).fit(X[:12], TEXTS[:12])
+    assert fitted.vocabulary_size_ == 49408
+    assert fitted.encode_text("row 3").shape == (1, 16)
+
+
+def test_without_open_clip_it_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    pictures = np.zeros((4, 8, 8, 3), np.uint8)
+    with pytest.raises(ImportError, match=r"open_clip|sklabel\[clip\]"):
+        CLIPTransformer(backbone="open_clip/ViT-B-32", weights="openai").fit(pictures)
+    assert tiny().fit(X, TEXTS).transform(X).shape == (60, 16)
