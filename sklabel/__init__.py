@@ -21,6 +21,7 @@ __all__ = [
     "modules",
     "neighbors",
     "optim",
+    "pretrained",
     "selection",
 ]
 

@@ -51,6 +51,7 @@ from sklabel.selection import (
     StratifiedSelector,
     UncertaintySelector,
     USLSelector,
+    USLTSelector,
 )
 from sklabel.selection._base import SelectionMixin
 
@@ -105,6 +106,8 @@ SHORT = {
     "SupervisedClassifier": {"max_steps": 50},
     "LearningLossSelector": {"max_steps": 20, "width": 16},
     "TODSelector": {"max_steps": 20, "batch_size": 16},
+    "USLTSelector": {"max_steps": 3, "n_heads": 2},
+    "VAALSelector": {"max_steps": 10, "width": 2},
 }
 # The shortest training: where only form is checked.
 SHORTEST = {
@@ -166,6 +169,12 @@ SHORTEST = {
     "SupervisedClassifier": {"max_steps": 2},
     "LearningLossSelector": {"max_steps": 2, "width": 16},
     "TODSelector": {"max_steps": 2, "batch_size": 8},
+    "USLTSelector": {
+        "max_steps": 2,
+        "n_heads": 2,
+        "embedder": SimCLRTransformer(max_steps=1),
+    },
+    "VAALSelector": {"max_steps": 2, "width": 2},
 }
 FOLDERS = embedding, clustering, classification, selection
 # Take images only: their own tests do what is done here.
@@ -452,7 +461,7 @@ def test_pickle_and_clone(cls):
 @every_learner
 def test_warm_start_continues(cls):
     X, y = vectors(), labels(cls, 60)
-    more = {"embedder": None} if cls is SCANClusterer else {}
+    more = {"embedder": None} if cls in (SCANClusterer, USLTSelector) else {}
     fitted = make(cls, warm_start=True, **more).fit(X, y)
 
     def weights():

@@ -28,6 +28,7 @@ FLOORS = {
     "_persistence": 2,
     "backbones": 2,
     "neighbors": 2,
+    "pretrained": 2.5,
     "model_selection": 2.5,
     "inspection": 3,
     "_callbacks": 3,

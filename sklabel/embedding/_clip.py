@@ -28,8 +28,9 @@ from .._labels import _is_missing
 from .._optional import import_optional
 from .._warn import warn
 from ..augment import Contrastive
-from ..backbones import Encoder, load_weights_
+from ..backbones import Encoder
 from ..losses import clip_loss, unit_rows
+from ..pretrained import load_weights_
 
 _OPEN_CLIP = "open_clip/"
 _PARTS = ("image", "text", "norms")

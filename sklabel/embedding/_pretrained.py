@@ -32,7 +32,8 @@ from .._data import (
 )
 from .._net import Net, resolve_device
 from .._warn import warn
-from ..backbones import Encoder, pretrained_backbone
+from ..backbones import Encoder
+from ..pretrained import pretrained_backbone
 
 _BATCH_BYTES = 2**28  # as floats, before the resizing
 _SHARD_BYTES = 2**26

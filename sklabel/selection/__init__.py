@@ -10,6 +10,8 @@ from ._random import RandomSelector, StratifiedSelector
 from ._tod import TODSelector
 from ._uncertainty import UncertaintySelector
 from ._usl import USLSelector
+from ._uslt import USLTSelector
+from ._vaal import VAALSelector
 
 __all__ = [
     "BADGESelector",
@@ -22,6 +24,8 @@ __all__ = [
     "StratifiedSelector",
     "TODSelector",
     "USLSelector",
+    "USLTSelector",
     "UncertainGCNSelector",
     "UncertaintySelector",
+    "VAALSelector",
 ]

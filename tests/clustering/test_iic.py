@@ -12,8 +12,8 @@ from sklabel.clustering._iic import _IIC, IICClusterer
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import SimCLRTransformer
 from sklabel.losses import iic_loss
-from sklabel.modules import MultiHead
 from sklabel.metrics import clustering_accuracy
+from sklabel.modules import MultiHead
 
 
 def blobs(n=90, k=3):

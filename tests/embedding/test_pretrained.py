@@ -27,9 +27,9 @@ from sklearn.utils.validation import check_is_fitted
 
 import sklabel
 from sklabel._data import Samples, check_samples
-from sklabel.backbones import Frame, load_weights_, pretrained_backbone
 from sklabel.classification import FixMatchClassifier
 from sklabel.embedding._pretrained import PretrainedTransformer
+from sklabel.pretrained import Frame, load_weights_, pretrained_backbone
 
 TINY_CLIP = {
     "embed_dim": 12,

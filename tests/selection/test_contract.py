@@ -18,6 +18,7 @@ from sklabel.selection import (
     StratifiedSelector,
     UncertaintySelector,
     USLSelector,
+    USLTSelector,
 )
 
 
@@ -67,6 +68,15 @@ SELECTORS = [
     MMASelector(classifier=HELD, random_state=0),
     MMASelector(classifier=HELD, diversity="kmeans", random_state=0),
     MMASelector(classifier=HELD, diversity="density", random_state=0),
+    USLTSelector(max_steps=2, n_heads=2, random_state=0),
+    USLTSelector(
+        max_steps=2,
+        n_heads=1,
+        head="linear",
+        selection="density",
+        n_clusters=3,
+        random_state=0,
+    ),
     CoreSetSelector(random_state=0),
     CoreSetSelector(random_state=0, normalize=True),
     CoreSetSelector(random_state=0, robust=True, time_limit=2),

@@ -1,0 +1,610 @@
+"""Published encoders: architecture, weights, and the preprocessing that belongs to them."""
+
+import logging
+import math
+import pickle
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors import safe_open
+from torch import nn
+
+from ._optional import import_optional
+from .backbones import Encoder, _checked_name, _drop_head_
+
+_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
+_INTERPOLATION = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest"}
+# what training programs put around a state dict
+_WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights")
+
+
+class Frame(nn.Module):
+    """Bring images to the size that a pretrained network sees, as its authors did.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Height and width of the result.
+    resize : (int, int)
+        Height and width that the image, or one of its sides, is resized to before the
+        middle is cut out.
+    mode : {"shortest", "longest", "squash"}, default="shortest"
+        "shortest": the aspect ratio stays and what stands out is cut off; "longest": it
+        stays and the borders are filled; "squash": the image is bent to ``resize``.
+    interpolation : {"bilinear", "bicubic", "nearest"}, default="bilinear"
+        Anti-aliased where the image gets smaller.
+    fill : tuple of float, default=(0, 0, 0)
+        Color of borders, in [0, 1].
+
+    Notes
+    -----
+    ``(B, C, H, W)`` in [0, 1] become ``(B, 3, *size)``; one channel is repeated.
+    """
+
+    def __init__(
+        self, size, resize, mode="shortest", interpolation="bilinear", fill=(0, 0, 0)
+    ):
+        super().__init__()
+        self.size, self.resize = tuple(size), tuple(resize)
+        self.mode, self.interpolation, self.fill = mode, interpolation, tuple(fill)
+
+    def forward(self, x):
+        if x.shape[1] == 1:
+            x = x.expand(-1, 3, -1, -1)
+        target = self._resized(*x.shape[2:])
+        if tuple(x.shape[2:]) != target:
+            smooth = {"align_corners": False, "antialias": True}
+            smooth = {} if self.interpolation == "nearest" else smooth
+            # float32 also where autocast would take less; bicubic overshoots
+            x = nn.functional.interpolate(
+                x.float(), target, mode=self.interpolation, **smooth
+            ).clamp(0, 1)
+        return self._centered(x)
+
+    def _resized(self, height, width):
+        """Return the size after the resizing, in the rounding of each library."""
+        h, w = self.resize
+        if self.mode == "squash":
+            return h, w
+        if self.mode == "shortest" and h == w:
+            short, long = sorted((height, width))
+            long = int(h * long / short)
+            return (h, long) if height <= width else (long, h)
+        ratios = height / h, width / w
+        ratio = max(ratios) if self.mode == "longest" else min(ratios)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+    def _centered(self, x):
+        """Cut the middle out, or add borders."""
+        missing = [
+            max(0, side - n) for side, n in zip(self.size, x.shape[2:], strict=True)
+        ]
+        if any(missing):
+            (top, bottom), (left, right) = ((n // 2, (n + 1) // 2) for n in missing)
+            fill = x.new_tensor(self.fill)[:, None, None]
+            x = nn.functional.pad(x - fill, (left, right, top, bottom)) + fill
+        top, left = (
+            round((n - side) / 2)
+            for n, side in zip(x.shape[2:], self.size, strict=True)
+        )
+        return x[:, :, top : top + self.size[0], left : left + self.size[1]]
+
+    def extra_repr(self):
+        return (
+            f"size={self.size}, resize={self.resize}, mode={self.mode!r}, "
+            f"interpolation={self.interpolation!r}, fill={self.fill}"
+        )
+
+
+def pretrained_backbone(
+    name, weights="DEFAULT", *, input_size=None, pooling="auto", load=True
+):
+    """Return a published image encoder, and how its images are brought to size.
+
+    Parameters
+    ----------
+    name : str
+        ``"resnet50"`` and every other classifier of torchvision, ``"timm/NAME"`` (extra
+        ``backbones``) or ``"open_clip/NAME"`` (extra ``clip``).
+    weights : str, Path or None, default="DEFAULT"
+        "DEFAULT": those that the library recommends, which it downloads and keeps; the
+        name of others that it offers; a file, see :func:`load_weights_`; None: random
+        ones, from torch's generator.
+    input_size : int, tuple or None, default=None
+        Side, or height and width, of what the network sees; None: as published.
+    pooling : {"auto", "avg", "max", "token"}, default="auto"
+        What a vector is made of. "auto": as published, for open_clip the vectors that
+        it compares with texts. "avg", "max": mean or largest value over all places.
+        "token": the class token of a transformer. "max" is for timm only.
+    load : bool, default=True
+        False: build the network for these weights, but leave it random.
+
+    Returns
+    -------
+    encoder : Encoder
+        Takes ``(B, 3, height, width)`` in [0, 1]; standardizes as published.
+    frame : Frame
+        Brings images of any size to that one.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, naming close ones; a pooling or a size that the network
+        cannot have; weights that do not exist or do not fit.
+    ImportError
+        If an optional package is not installed.
+    OSError
+        If the weights cannot be downloaded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklabel.pretrained import pretrained_backbone
+    >>> encoder, frame = pretrained_backbone("resnet18", weights=None, input_size=64)
+    >>> encoder.eval()(frame(torch.rand(2, 1, 30, 40))).shape
+    torch.Size([2, 512])
+    """
+    source, plain = _checked_name(name)
+    side = input_size
+    if side is not None:
+        side = (side, side) if isinstance(side, Integral) else tuple(map(int, side))
+    build = {"torchvision": _from_torchvision, "timm": _from_timm}
+    try:
+        net, config = build.get(source, _from_open_clip)(
+            plain, weights, side, pooling, load
+        )
+        mean, std = (
+            torch.tensor(config.pop(key)).reshape(3, 1, 1) for key in ("mean", "std")
+        )
+        frame = Frame(**config)
+        return Encoder(net.eval(), (3, *frame.size), mean, std), frame
+    except _NoPooling as error:
+        raise ValueError(
+            f'pooling={pooling!r} is not for backbone={name!r}{error}: use "auto".'
+        ) from None
+    except (AssertionError, RuntimeError, TypeError) as error:
+        if side is None:
+            raise
+        raise ValueError(
+            f"backbone={name!r} cannot see images of input_size={side} "
+            f"({_reason(error)}): leave input_size=None, or take another backbone."
+        ) from error
+
+
+class _NoPooling(Exception):
+    """A network has no such pooling; says what it has instead."""
+
+
+def _published(name, weights, known, default):
+    """Return which published weights are meant: None where a file or none is."""
+    if weights is None:
+        return None
+    if weights == "DEFAULT":
+        if default is None:
+            raise ValueError(
+                f'weights="DEFAULT", but {name!r} has no published weights: give the '
+                "path of a file, or None for random ones."
+            )
+        return default
+    if weights in known:
+        return weights
+    path = Path(weights)
+    file = path.suffix in _SUFFIXES or path.exists() or len(path.parts) > 1
+    if file or not isinstance(weights, str):
+        return None
+    raise ValueError(
+        f"weights={weights!r} is neither a file nor the name of published weights of "
+        f"{name!r}, which are {_some(known, 20) or 'none'}: take one of them, "
+        '"DEFAULT" or the path of a file.'
+    )
+
+
+@contextmanager
+def _downloading(name, weights):
+    """Tell in one line why published weights cannot be had, and what to do."""
+    try:
+        yield
+    except Exception as error:  # each library, and each way to fail, has its own
+        cause = error
+        while cause.__cause__ is not None or cause.__context__ is not None:
+            cause = cause.__cause__ or cause.__context__
+        raise OSError(
+            f"The weights {weights!r} of {name!r} could not be downloaded or read "
+            f"({type(cause).__name__}: {_reason(cause)}). Without a network, get the "
+            'file elsewhere and give its path: weights="path/to/file.safetensors".'
+        ) from error
+
+
+def _from_torchvision(name, weights, side, pooling, load):
+    enum = torchvision.models.get_model_weights(name)
+    tag = _published(name, weights, [w.name for w in enum], enum["DEFAULT"].name)
+    chosen = None if tag is None else enum[tag]
+    shown = chosen or enum["DEFAULT"]
+    if chosen is not None and load:
+        with _downloading(name, tag):
+            net = torchvision.models.get_model(name, weights=chosen)
+    else:
+        # what building with weights would set
+        options = {}
+        if name in ("googlenet", "inception_v3"):
+            options = {"transform_input": True, "init_weights": False}
+        elif name.startswith("vit_"):
+            options = {"image_size": shown.meta["min_size"][0]}
+        net = torchvision.models.get_model(name, weights=None, **options)
+    whole = set(net.state_dict())
+    _drop_head_(net)
+    if chosen is None and weights is not None and load:
+        load_weights_(net, weights, heads=sorted(whole - set(net.state_dict())))
+    preset = shown.transforms()
+    (crop,), (resize,) = preset.crop_size, preset.resize_size
+    size = side or (crop, crop)
+    return _pooled_torchvision(net, pooling), {
+        "size": size,
+        "resize": [round(n * resize / crop) for n in size],
+        "mode": "shortest",
+        "interpolation": preset.interpolation.value,
+        "mean": preset.mean,
+        "std": preset.std,
+        "fill": (0, 0, 0),
+    }
+
+
+def _pooled_torchvision(net, pooling):
+    tokens = isinstance(net, torchvision.models.VisionTransformer)
+    if pooling == "max" or (pooling == "token" and not tokens):
+        raise _NoPooling(', which has "avg"' if not tokens else ' ("avg" or "token")')
+    if pooling == "avg" and tokens:
+        return _MeanToken(net)
+    hidden = getattr(net, "classifier", None)
+    if pooling == "avg" and any(
+        isinstance(part, nn.Linear)
+        for part in (hidden.modules() if isinstance(hidden, nn.Sequential) else ())
+    ):
+        # VGG and others have dense layers after the maps
+        net.classifier = nn.Identity()
+        if hasattr(net, "avgpool"):
+            net.avgpool = nn.AdaptiveAvgPool2d(1)
+    return net
+
+
+class _MeanToken(nn.Module):
+    """The mean of all tokens of torchvision's transformer but the class token."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        tokens = []
+        hook = self.net.encoder.register_forward_hook(
+            lambda part, inputs, output: tokens.append(output)
+        )
+        try:
+            self.net(x)
+        finally:
+            hook.remove()
+        return tokens[0][:, 1:].mean(1)
+
+
+def _from_timm(name, weights, side, pooling, load):
+    timm = import_optional("timm", extra="backbones")
+    arch, _, tag = name.partition(".")
+    known = [full.partition(".")[2] for full in timm.list_pretrained(f"{arch}.*")]
+    config = timm.get_pretrained_cfg(name)
+    default = (tag or getattr(config, "tag", "")) if known else None
+    chosen = _published(f"timm/{name}", weights, known, default)
+    if chosen is not None:
+        name = f"{arch}.{chosen}" if chosen else arch
+        config = timm.get_pretrained_cfg(name)
+    options = {"num_classes": 0}
+    if side is not None and getattr(config, "fixed_input_size", False):
+        options["img_size"] = side
+    if chosen is not None and load:
+        with _downloading(f"timm/{name}", chosen):
+            net = timm.create_model(name, pretrained=True, **options)
+    else:
+        net = timm.create_model(name, **options)
+    if chosen is None and weights is not None and load:
+        heads = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
+        convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", 0)
+        load_weights_(
+            net,
+            weights,
+            heads=(heads,) if isinstance(heads, str) else heads,
+            convert=convert or None,
+        )
+    if pooling != "auto":
+        _pool_timm_(net, pooling)
+    data = timm.data.resolve_data_config(model=net)
+    size = side or data["input_size"][1:]
+    mode = {"squash": "squash", "border": "longest"}.get(data["crop_mode"], "shortest")
+    return net, {
+        "size": size,
+        "resize": [math.floor(n / data["crop_pct"]) for n in size],
+        "mode": mode,
+        # torch has no lanczos; "random" is for training
+        "interpolation": _INTERPOLATION.get(data["interpolation"], "bicubic"),
+        "mean": data["mean"],
+        "std": data["std"],
+        "fill": data["mean"] if mode == "longest" else (0, 0, 0),
+    }
+
+
+def _pool_timm_(net, pooling):
+    if pooling == "token" and not getattr(net, "num_prefix_tokens", 0):
+        raise _NoPooling(", which has no class token")
+    try:
+        net.reset_classifier(0, pooling)
+    except Exception as error:  # each network of timm has its own reset_classifier
+        raise _NoPooling(f" ({_reason(error)})") from error
+
+
+def _from_open_clip(name, weights, side, pooling, load):
+    open_clip = import_optional("open_clip", extra="clip")
+    known = open_clip.list_pretrained_tags_by_model(name)
+    # it has no default: the first is what the paper of that network is about
+    tag = _published(f"open_clip/{name}", weights, known, known[0] if known else None)
+    options = {"pretrained_text": False}
+    if side is not None:
+        options["force_image_size"] = side
+    about = {}
+    if tag is not None:
+        about = open_clip.get_pretrained_cfg(name, tag)
+        options["force_quick_gelu"] = bool(about.get("quick_gelu", False))
+    with _quiet_root_logger():
+        if tag is not None and load:
+            with _downloading(f"open_clip/{name}", tag):
+                model = open_clip.create_model(name, pretrained=tag, **options)
+        else:
+            model = open_clip.create_model(
+                name, force_preprocess_cfg=_preprocessing(about), **options
+            )
+    tower = model.visual
+    if tag is None and weights is not None and load:
+        load_weights_(
+            tower,
+            weights,
+            convert=lambda state, _: open_clip.convert.convert_state_dict(model, state),
+        )
+    data = tower.preprocess_cfg
+    size = data["size"]
+    size = side or ((size, size) if isinstance(size, int) else tuple(size))
+    net = tower if pooling == "auto" else _pooled_open_clip(tower, pooling)
+    return net, {
+        "size": size,
+        "resize": size,
+        "mode": data.get("resize_mode") or "shortest",
+        "interpolation": _INTERPOLATION.get(data.get("interpolation"), "bicubic"),
+        "mean": data["mean"],
+        "std": data["std"],
+        "fill": [data.get("fill_color", 0) / 255] * 3,
+    }
+
+
+def _preprocessing(about):
+    """Return what the description of published weights says of their images."""
+    names = ("mean", "std", "interpolation", "resize_mode", "fill_color", "size")
+    return {name: about[name] for name in names if name in about}
+
+
+def _pooled_open_clip(tower, pooling):
+    if hasattr(tower, "trunk"):  # a network of timm
+        _pool_timm_(tower.trunk, pooling)
+        return tower.trunk
+    if hasattr(tower, "pool_type") and pooling != "max":
+        tower.proj = tower.attn_pool = None
+        tower.pool_type = {"avg": "avg", "token": "tok"}[pooling]
+        return tower
+    if hasattr(tower, "attnpool") and pooling == "avg":
+        tower.attnpool = nn.Identity()  # the encoder averages maps
+        return tower
+    raise _NoPooling("")
+
+
+@contextmanager
+def _quiet_root_logger():
+    """Keep open_clip from telling the root logger of each step."""
+
+    def hush(record):
+        return record.levelno > logging.WARNING
+
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    root.addHandler(nowhere)
+    root.addFilter(hush)
+    try:
+        yield
+    finally:
+        root.removeFilter(hush)
+        root.removeHandler(nowhere)
+
+
+def load_weights_(module, path, *, heads=(), convert=None):
+    """Read the weights of a module from a file, in place; nothing in it is executed.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Left as it is if the file does not fit.
+    path : str or Path
+        A safetensors file, or a state dict written by ``torch.save``. It may stand
+        under "state_dict", "model" and the like, and its names may have a prefix such
+        as "module." or "visual."; what lies beside that prefix is left out.
+    heads : sequence of str, default=()
+        Parts, such as ``"fc"``, that the file need not have, or may have for another
+        number of classes, or that the module need not have: those are left out.
+    convert : callable or None, default=None
+        ``convert(state_dict, module) -> state_dict`` renames what was published under
+        other names.
+
+    Returns
+    -------
+    module : nn.Module
+        The same, on its device and of its dtype.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, if it is cut off or holds more than tensors, or if
+        names or shapes are not those of the module; the message names them.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch
+    >>> from sklabel.pretrained import load_weights_
+    >>> net = torch.nn.Linear(3, 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "net.pt")
+    ...     torch.save({"state_dict": net.state_dict()}, path)
+    ...     other = load_weights_(torch.nn.Linear(3, 2), path)
+    >>> torch.equal(other.weight, net.weight)
+    True
+    """
+    read = _without_wrapping(_read_weights(path))
+    state = _strip_prefix(read, module.state_dict(), path)
+    problems = _mismatches(module, state, heads)
+    if problems and convert is not None:
+        try:
+            converted = _strip_prefix(
+                convert(dict(read), module), module.state_dict(), path
+            )
+            if not _mismatches(module, converted, heads):
+                state, problems = converted, []
+        except Exception:  # it met names that it was not written for
+            pass
+    if problems:
+        raise ValueError(
+            f"weights={str(path)!r} does not fit {type(module).__name__}; "
+            f"{'; '.join(problems)}. Give the backbone that it was saved from."
+        )
+    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    fitting = {k: v for k, v in state.items() if v.shape == shapes.get(k)}
+    module.load_state_dict(fitting, strict=False)
+    return module
+
+
+def _mismatches(module, state, heads):
+    """Return what of a state dict does not fit a module, in words."""
+    wanted = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    given = {name: tuple(t.shape) for name, t in state.items()}
+
+    def in_head(name):
+        return any(name == head or name.startswith(f"{head}.") for head in heads)
+
+    missing = [
+        name
+        for name in wanted
+        # a count that only training without momentum reads
+        if name not in given
+        and not (in_head(name) or name.endswith("num_batches_tracked"))
+    ]
+    unknown = [name for name in given if name not in wanted and not in_head(name)]
+    other = [
+        f"{name} is {given[name]} in the file, {shape} in the network"
+        for name, shape in wanted.items()
+        if given.get(name, shape) != shape and not in_head(name)
+    ]
+    return [
+        f"{what}: {_some(names)}"
+        for what, names in (
+            ("missing in the file", missing),
+            ("unknown to the network", unknown),
+            ("of another shape", other),
+        )
+        if names
+    ]
+
+
+def _read_weights(path):
+    """Return the tensors of a file by name."""
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(
+            f"weights={str(path)!r} {what}: give the path of a .pt, .pth or "
+            '.safetensors file, "DEFAULT" for the published weights, or None for '
+            "random ones."
+        )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(9)
+        if path.suffix == ".safetensors" or start[8:] == b"{":
+            with safe_open(path, framework="pt") as file:
+                names = list(file.keys())
+                return {name: file.get_tensor(name) for name in names}
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both libraries raise many kinds
+        objects = isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error)
+        if objects or "TorchScript" in str(error):
+            raise ValueError(
+                f"weights={str(path)!r} holds Python objects, which could run code, so "
+                "they are not read. Where it was made, write the tensors alone: "
+                "torch.save(module.state_dict(), path)."
+            ) from error
+        raise ValueError(
+            f"weights={str(path)!r} cannot be read ({_reason(error)}). It is cut off, "
+            "or neither safetensors nor a state dict of torch.save: copy or download "
+            "it again."
+        ) from error
+    return _unwrap(state, path)
+
+
+def _unwrap(state, path):
+    while isinstance(state, dict):
+        inner = next((state[k] for k in _WRAPPERS if isinstance(state.get(k), dict)), 0)
+        if not inner:
+            tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+            if tensors:
+                return tensors
+            break
+        state = inner
+    found = f"the keys {_some(state)}" if isinstance(state, dict) else "no dict"
+    raise ValueError(
+        f"weights={str(path)!r} holds {found}, but no tensors under "
+        f"{', '.join(_WRAPPERS)}: save module.state_dict() alone."
+    )
+
+
+def _without_wrapping(state):
+    """Drop what parallel and compiled training put before every name."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name[len(prefix) :]: v for name, v in state.items()}
+    return state
+
+
+def _strip_prefix(state, wanted, path):
+    """Return what stands under the prefix where most of the names wanted are found."""
+    counts = Counter()
+    for name in state:
+        parts = name.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in wanted:
+                counts["".join(f"{part}." for part in parts[:i])] += 1
+    if not counts or "" in counts and counts[""] == max(counts.values()):
+        return state
+    best = [prefix for prefix in counts if counts[prefix] == max(counts.values())]
+    if len(best) > 1:
+        raise ValueError(
+            f"weights={str(path)!r} holds the network more than once, under "
+            f"{_some(map(repr, best))}: save a file of one of them."
+        )
+    n = len(best[0])
+    return {name[n:]: v for name, v in state.items() if name.startswith(best[0])}
+
+
+def _some(names, n=3):
+    """Return the first names, and how many there are beyond them."""
+    names = list(map(str, names))
+    more = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(names[:n]) + more
+
+
+def _reason(error, length=200):
+    """Return an error in one short line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= length else f"{text[:length]}..."
