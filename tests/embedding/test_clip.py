@@ -172,7 +172,7 @@ def test_images_are_found_by_what_texts_say(trained, record_property):
     assert near > 0.8  # chance: 0.44
     own = sorted(held)
     s = embedder.similarity(own, x[unseen])
-    accuracy = np.mean(np.array(own)[s.argmax(1)] == captions[unseen])
+    accuracy = float(np.mean(np.array(own)[s.argmax(1)] == captions[unseen]))
     record_property("accuracy among 3 unseen combinations, chance 0.33", accuracy)
     history = embedder.net_.history
     assert history[-1, "train_loss"] < history[0, "train_loss"] - 0.5
