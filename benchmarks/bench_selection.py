@@ -59,6 +59,8 @@ def short(Selector, **settings):
     return Selector(max_steps=300, batch_size=64, **settings)
 
 
+# its codes are empty with the published weight of 1 on a sum
+VAAL = {"kl_reduction": "mean", "kl_weight": 0.01}
 # each takes the embedding; StratifiedSelector sees all labels, so it is no method
 FREE = {
     "random": RandomSelector,
@@ -73,7 +75,7 @@ ASKING = {
     "BALD": lambda: BALDSelector(classifier=probe()),
     "BADGE": lambda: BADGESelector(classifier=probe()),
     "MMA": lambda: MMASelector(classifier=probe()),
-    "VAAL": lambda: short(VAALSelector),
+    "VAAL": lambda: short(VAALSelector, **VAAL),
     "learning loss": lambda: short(LearningLossSelector),
     "TOD": lambda: short(TODSelector, warm_start=True),
     "UncertainGCN": UncertainGCNSelector,
@@ -193,7 +195,7 @@ def loop_selectors():
         "random": RandomSelector(),
         "entropy": UncertaintySelector("entropy"),
         "BALD": BALDSelector(),
-        "VAAL": short(VAALSelector),
+        "VAAL": short(VAALSelector, **VAAL),
         "core-set": CoreSetSelector(),
     }
 

@@ -1,11 +1,12 @@
 """Published encoders: architecture, weights, and the preprocessing that belongs to them."""
 
+import functools
 import logging
 import math
 import pickle
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from numbers import Integral
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from ._optional import import_optional
 from .backbones import Encoder, _checked_name, _drop_head_
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
-_INTERPOLATION = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest"}
 # what training programs put around a state dict
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights")
+# names of open_clip that say where a description and its weights lie
+_PLACES = ("hf-hub:", "local-dir:")
 
 
 class Frame(nn.Module):
@@ -43,7 +45,8 @@ class Frame(nn.Module):
 
     Notes
     -----
-    ``(B, C, H, W)`` in [0, 1] become ``(B, 3, *size)``; one channel is repeated.
+    ``(B, C, H, W)`` in [0, 1] become ``(B, 3, *size)``; one channel is repeated, a
+    fourth (opacity) is left out.
     """
 
     def __init__(
@@ -54,8 +57,7 @@ class Frame(nn.Module):
         self.mode, self.interpolation, self.fill = mode, interpolation, tuple(fill)
 
     def forward(self, x):
-        if x.shape[1] == 1:
-            x = x.expand(-1, 3, -1, -1)
+        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x[:, :3]
         target = self._resized(*x.shape[2:])
         if tuple(x.shape[2:]) != target:
             smooth = {"align_corners": False, "antialias": True}
@@ -110,7 +112,8 @@ def pretrained_backbone(
     ----------
     name : str
         ``"resnet50"`` and every other classifier of torchvision, ``"timm/NAME"`` (extra
-        ``backbones``) or ``"open_clip/NAME"`` (extra ``clip``).
+        ``backbones``) or ``"open_clip/NAME"`` (extra ``clip``), where NAME is one of
+        :func:`open_clip_model`.
     weights : str, Path or None, default="DEFAULT"
         "DEFAULT": those that the library recommends, which it downloads and keeps; the
         name of others that it offers; a file, see :func:`load_weights_`; None: random
@@ -149,19 +152,17 @@ def pretrained_backbone(
     >>> encoder.eval()(frame(torch.rand(2, 1, 30, 40))).shape
     torch.Size([2, 512])
     """
-    source, plain = _checked_name(name)
-    side = input_size
-    if side is not None:
-        side = (side, side) if isinstance(side, Integral) else tuple(map(int, side))
-    build = {"torchvision": _from_torchvision, "timm": _from_timm}
+    source, _, plain = name.partition("/")
+    if source != "open_clip":
+        source, plain = _checked_name(name)
+    side = None if input_size is None else _pair(input_size)
+    build = {
+        "torchvision": _from_torchvision,
+        "timm": _from_timm,
+        "open_clip": _from_open_clip,
+    }
     try:
-        net, config = build.get(source, _from_open_clip)(
-            plain, weights, side, pooling, load
-        )
-        mean, std = (
-            torch.tensor(config.pop(key)).reshape(3, 1, 1) for key in ("mean", "std")
-        )
-        frame = Frame(**config)
+        net, frame, mean, std = build[source](plain, weights, side, pooling, load)
         return Encoder(net.eval(), (3, *frame.size), mean, std), frame
     except _NoPooling as error:
         raise ValueError(
@@ -174,6 +175,14 @@ def pretrained_backbone(
             f"backbone={name!r} cannot see images of input_size={side} "
             f"({_reason(error)}): leave input_size=None, or take another backbone."
         ) from error
+
+
+def _pair(size):
+    return (size, size) if isinstance(size, Integral) else tuple(map(int, size))
+
+
+def _color(values):
+    return torch.tensor(values).reshape(3, 1, 1)
 
 
 class _NoPooling(Exception):
@@ -204,8 +213,12 @@ def _published(name, weights, known, default):
     )
 
 
+_FILE = 'get the file elsewhere and give its path: weights="path/to/file.safetensors"'
+_FOLDER = 'get its files elsewhere and give their folder: "open_clip/local-dir:FOLDER"'
+
+
 @contextmanager
-def _downloading(name, weights):
+def _downloading(name, weights, remedy=_FILE):
     """Tell in one line why published weights cannot be had, and what to do."""
     try:
         yield
@@ -215,8 +228,7 @@ def _downloading(name, weights):
             cause = cause.__cause__ or cause.__context__
         raise OSError(
             f"The weights {weights!r} of {name!r} could not be downloaded or read "
-            f"({type(cause).__name__}: {_reason(cause)}). Without a network, get the "
-            'file elsewhere and give its path: weights="path/to/file.safetensors".'
+            f"({type(cause).__name__}: {_reason(cause)}). Without a network, {remedy}."
         ) from error
 
 
@@ -243,15 +255,10 @@ def _from_torchvision(name, weights, side, pooling, load):
     preset = shown.transforms()
     (crop,), (resize,) = preset.crop_size, preset.resize_size
     size = side or (crop, crop)
-    return _pooled_torchvision(net, pooling), {
-        "size": size,
-        "resize": [round(n * resize / crop) for n in size],
-        "mode": "shortest",
-        "interpolation": preset.interpolation.value,
-        "mean": preset.mean,
-        "std": preset.std,
-        "fill": (0, 0, 0),
-    }
+    larger = [round(n * resize / crop) for n in size]
+    frame = Frame(size, larger, interpolation=preset.interpolation.value)
+    net = _pooled_torchvision(net, pooling)
+    return net, frame, _color(preset.mean), _color(preset.std)
 
 
 def _pooled_torchvision(net, pooling):
@@ -323,16 +330,19 @@ def _from_timm(name, weights, side, pooling, load):
     data = timm.data.resolve_data_config(model=net)
     size = side or data["input_size"][1:]
     mode = {"squash": "squash", "border": "longest"}.get(data["crop_mode"], "shortest")
-    return net, {
-        "size": size,
-        "resize": [math.floor(n / data["crop_pct"]) for n in size],
-        "mode": mode,
-        # torch has no lanczos; "random" is for training
-        "interpolation": _INTERPOLATION.get(data["interpolation"], "bicubic"),
-        "mean": data["mean"],
-        "std": data["std"],
-        "fill": data["mean"] if mode == "longest" else (0, 0, 0),
-    }
+    frame = Frame(
+        size,
+        [math.floor(n / data["crop_pct"]) for n in size],
+        mode,
+        _interpolation(data["interpolation"]),
+        data["mean"] if mode == "longest" else (0, 0, 0),
+    )
+    return net, frame, _color(data["mean"]), _color(data["std"])
+
+
+def _interpolation(name):
+    # torch has no lanczos; "random" is for training
+    return name if name in ("bilinear", "nearest") else "bicubic"
 
 
 def _pool_timm_(net, pooling):
@@ -344,52 +354,141 @@ def _pool_timm_(net, pooling):
         raise _NoPooling(f" ({_reason(error)})") from error
 
 
-def _from_open_clip(name, weights, side, pooling, load):
+def open_clip_model(
+    name, weights="DEFAULT", *, input_size=None, images_only=False, load=True
+):
+    """Return a published model of images and texts, and what its images must be like.
+
+    Parameters
+    ----------
+    name : str
+        One of ``open_clip.list_models()``, such as "ViT-B-32"; "hf-hub:OWNER/NAME" or
+        "local-dir:FOLDER", which bring their weights.
+    weights : str, Path or None, default="DEFAULT"
+        "DEFAULT": those that the name brings, or the first that open_clip lists for it;
+        the name of others of its list; a file, see :func:`load_weights_`; None: random
+        ones, from torch's generator.
+    input_size : int, tuple or None, default=None
+        Side, or height and width, of what the network sees; None: as published.
+    images_only : bool, default=False
+        Whether a file need only hold the weights of the image tower.
+    load : bool, default=True
+        False: build the network for these weights, but leave it random.
+
+    Returns
+    -------
+    model : nn.Module
+        Its part ``visual`` turns standardized images into vectors, its method
+        ``encode_text`` the tokens of :func:`open_clip_tokenizer`.
+    frame : Frame
+        Brings images of any size to that of the network.
+    mean, std : Tensor of shape (3, 1, 1)
+        Standardize what comes out of the frame.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, naming close ones; weights that do not exist or do not fit.
+    ImportError
+        If open_clip is not installed.
+    OSError
+        If the weights cannot be downloaded.
+    """
     open_clip = import_optional("open_clip", extra="clip")
-    known = open_clip.list_pretrained_tags_by_model(name)
-    # it has no default: the first is what the paper of that network is about
-    tag = _published(f"open_clip/{name}", weights, known, known[0] if known else None)
-    options = {"pretrained_text": False}
-    if side is not None:
-        options["force_image_size"] = side
-    about = {}
+    shown, tag, about = f"open_clip/{name}", None, {}
+    brings = name.startswith(_PLACES)
+    if brings and weights not in ("DEFAULT", None):
+        raise ValueError(
+            f"weights={str(weights)!r} has no effect, {shown!r} brings its own: leave "
+            "weights out."
+        )
+    if not brings:
+        _checked_name(shown)
+        known = open_clip.list_pretrained_tags_by_model(name)
+        # it has no default: the first is what the paper of that network is about
+        tag = _published(shown, weights, known, known[0] if known else None)
     if tag is not None:
         about = open_clip.get_pretrained_cfg(name, tag)
-        options["force_quick_gelu"] = bool(about.get("quick_gelu", False))
-    with _quiet_root_logger():
-        if tag is not None and load:
-            with _downloading(f"open_clip/{name}", tag):
-                model = open_clip.create_model(name, pretrained=tag, **options)
-        else:
-            model = open_clip.create_model(
-                name, force_preprocess_cfg=_preprocessing(about), **options
-            )
-    tower = model.visual
-    if tag is None and weights is not None and load:
-        load_weights_(
-            tower,
-            weights,
-            convert=lambda state, _: open_clip.convert.convert_state_dict(model, state),
+    options = {} if input_size is None else {"force_image_size": _pair(input_size)}
+    fetched = load and (tag is not None or brings and weights is not None)
+    telling = nullcontext()
+    if fetched or brings:
+        telling = _downloading(shown, tag or weights, _FOLDER if brings else _FILE)
+    with _quiet_root_logger(), telling:
+        model = open_clip.create_model(
+            name,
+            pretrained=tag if fetched else None,
+            load_weights=fetched,
+            require_pretrained=fetched,
+            pretrained_text=False,
+            # with the other activation, weights lose accuracy and nothing else shows it
+            force_quick_gelu=bool(about.get("quick_gelu", False)),
+            # what is told of images must not depend on whether weights are read
+            force_preprocess_cfg={k: v for k, v in about.items() if k != "size"},
+            **options,
         )
-    data = tower.preprocess_cfg
-    size = data["size"]
-    size = side or ((size, size) if isinstance(size, int) else tuple(size))
-    net = tower if pooling == "auto" else _pooled_open_clip(tower, pooling)
-    return net, {
-        "size": size,
-        "resize": size,
-        "mode": data.get("resize_mode") or "shortest",
-        "interpolation": _INTERPOLATION.get(data.get("interpolation"), "bicubic"),
-        "mean": data["mean"],
-        "std": data["std"],
-        "fill": [data.get("fill_color", 0) / 255] * 3,
-    }
+    model.visual.output_tokens = False  # CoCa: the vector alone
+    if tag is None and not brings and weights is not None and load:
+        convert = functools.partial(_as_open_clip, model=model)
+        load_weights_(model.visual if images_only else model, weights, convert=convert)
+    data = model.visual.preprocess_cfg
+    size = _pair(input_size or data["size"])
+    frame = Frame(
+        size,
+        size,
+        data.get("resize_mode") or "shortest",
+        _interpolation(data.get("interpolation")),
+        [data.get("fill_color", 0) / 255] * 3,
+    )
+    return model, frame, _color(data["mean"]), _color(data["std"])
 
 
-def _preprocessing(about):
-    """Return what the description of published weights says of their images."""
-    names = ("mean", "std", "interpolation", "resize_mode", "fill_color", "size")
-    return {name: about[name] for name in names if name in about}
+def _as_open_clip(state, part, model):
+    """Return the weights of a model as open_clip has them today."""
+    state = import_optional("open_clip", extra="clip").convert.convert_state_dict(
+        model, state
+    )
+    for name in ("logit_scale", "logit_bias"):
+        own = getattr(model, name, None)
+        if name in state and own is not None:
+            state[name] = state[name].reshape(own.shape)
+    # in OpenAI's own files there are sizes among the weights
+    sizes = ("input_resolution", "context_length", "vocab_size")
+    return {name: value for name, value in state.items() if name not in sizes}
+
+
+@functools.lru_cache(maxsize=4)
+def open_clip_tokenizer(name):
+    """Return what turns texts into the tokens of a published model.
+
+    Parameters
+    ----------
+    name : str
+        As in :func:`open_clip_model`.
+
+    Returns
+    -------
+    tokenizer : callable
+        Turns a list of n str into a Tensor of int of shape (n, context_length).
+
+    Raises
+    ------
+    ImportError
+        If open_clip is not installed.
+    OSError
+        If the vocabulary cannot be downloaded.
+    """
+    open_clip = import_optional("open_clip", extra="clip")
+    with _quiet_root_logger(), _downloading(f"open_clip/{name}", "tokenizer", _FOLDER):
+        return open_clip.get_tokenizer(name)
+
+
+def _from_open_clip(name, weights, side, pooling, load):
+    model, *preparation = open_clip_model(
+        name, weights, input_size=side, images_only=True, load=load
+    )
+    net = model.visual
+    return (net if pooling == "auto" else _pooled_open_clip(net, pooling), *preparation)
 
 
 def _pooled_open_clip(tower, pooling):

@@ -33,7 +33,7 @@ from .._data import (
 from .._net import Net, resolve_device
 from .._warn import warn
 from ..backbones import Encoder
-from ..pretrained import pretrained_backbone
+from ..pretrained import _pair, pretrained_backbone
 
 _BATCH_BYTES = 2**28  # as floats, before the resizing
 _SHARD_BYTES = 2**26
@@ -198,10 +198,6 @@ def _unreadable(path, error):
         f"Cannot read the image {str(path)!r} ({error}). Remove or replace the file, "
         'or pass on_error="skip" to leave such files out.'
     )
-
-
-def _pair(size):
-    return (size, size) if isinstance(size, Integral) else tuple(map(int, size))
 
 
 class PretrainedTransformer(
@@ -458,10 +454,10 @@ class PretrainedTransformer(
         return (3, *sizes.pop()) if len(sizes) == 1 else None
 
     def _check_X(self, X, reset=False):
-        check_is_fitted(self)
         paths = _as_paths(X)
         if paths is None:
-            return check_samples(self, X, False, self.sample_shape_)
+            return super()._check_X(X)
+        check_is_fitted(self)
         files = _Files(
             paths,
             self.sample_shape_[1:],
