@@ -21,8 +21,11 @@ from .backbones import Encoder, _checked_name, _drop_head_
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 # what training programs put around a state dict
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "weights")
-# names of open_clip that say where a description and its weights lie
-_PLACES = ("hf-hub:", "local-dir:")
+# how names of open_clip begin that say where a model and its weights lie
+_WITH_WEIGHTS = ("hf-hub:", "local-dir:")
+# what to do without a network
+_FILE = 'get the file elsewhere and give its path: weights="path/to/file.safetensors"'
+_FOLDER = 'get its files elsewhere and give their folder: "open_clip/local-dir:FOLDER"'
 
 
 class Frame(nn.Module):
@@ -213,13 +216,9 @@ def _published(name, weights, known, default):
     )
 
 
-_FILE = 'get the file elsewhere and give its path: weights="path/to/file.safetensors"'
-_FOLDER = 'get its files elsewhere and give their folder: "open_clip/local-dir:FOLDER"'
-
-
 @contextmanager
-def _downloading(name, weights, remedy=_FILE):
-    """Tell in one line why published weights cannot be had, and what to do."""
+def _downloading(name, what, remedy=_FILE):
+    """Tell in one line why something published cannot be had, and what to do."""
     try:
         yield
     except Exception as error:  # each library, and each way to fail, has its own
@@ -227,7 +226,7 @@ def _downloading(name, weights, remedy=_FILE):
         while cause.__cause__ is not None or cause.__context__ is not None:
             cause = cause.__cause__ or cause.__context__
         raise OSError(
-            f"The weights {weights!r} of {name!r} could not be downloaded or read "
+            f"The {what} of {name!r} could not be downloaded or read "
             f"({type(cause).__name__}: {_reason(cause)}). Without a network, {remedy}."
         ) from error
 
@@ -238,7 +237,7 @@ def _from_torchvision(name, weights, side, pooling, load):
     chosen = None if tag is None else enum[tag]
     shown = chosen or enum["DEFAULT"]
     if chosen is not None and load:
-        with _downloading(name, tag):
+        with _downloading(name, f"weights {tag!r}"):
             net = torchvision.models.get_model(name, weights=chosen)
     else:
         # what building with weights would set
@@ -312,7 +311,7 @@ def _from_timm(name, weights, side, pooling, load):
     if side is not None and getattr(config, "fixed_input_size", False):
         options["img_size"] = side
     if chosen is not None and load:
-        with _downloading(f"timm/{name}", chosen):
+        with _downloading(f"timm/{name}", f"weights {chosen!r}"):
             net = timm.create_model(name, pretrained=True, **options)
     else:
         net = timm.create_model(name, **options)
@@ -396,7 +395,7 @@ def open_clip_model(
     """
     open_clip = import_optional("open_clip", extra="clip")
     shown, tag, about = f"open_clip/{name}", None, {}
-    brings = name.startswith(_PLACES)
+    brings = name.startswith(_WITH_WEIGHTS)
     if brings and weights not in ("DEFAULT", None):
         raise ValueError(
             f"weights={str(weights)!r} has no effect, {shown!r} brings its own: leave "
@@ -413,7 +412,8 @@ def open_clip_model(
     fetched = load and (tag is not None or brings and weights is not None)
     telling = nullcontext()
     if fetched or brings:
-        telling = _downloading(shown, tag or weights, _FOLDER if brings else _FILE)
+        what, remedy = f"weights {tag or weights!r}", _FOLDER if brings else _FILE
+        telling = _downloading(shown, what, remedy)
     with _quiet_root_logger(), telling:
         model = open_clip.create_model(
             name,
@@ -429,8 +429,11 @@ def open_clip_model(
         )
     model.visual.output_tokens = False  # CoCa: the vector alone
     if tag is None and not brings and weights is not None and load:
-        convert = functools.partial(_as_open_clip, model=model)
-        load_weights_(model.visual if images_only else model, weights, convert=convert)
+        load_weights_(
+            model.visual if images_only else model,
+            weights,
+            convert=lambda state, _: _as_in(model, state),
+        )
     data = model.visual.preprocess_cfg
     size = _pair(input_size or data["size"])
     frame = Frame(
@@ -443,11 +446,10 @@ def open_clip_model(
     return model, frame, _color(data["mean"]), _color(data["std"])
 
 
-def _as_open_clip(state, part, model):
-    """Return the weights of a model as open_clip has them today."""
-    state = import_optional("open_clip", extra="clip").convert.convert_state_dict(
-        model, state
-    )
+def _as_in(model, state):
+    """Return published weights in the names and shapes of a model of open_clip."""
+    open_clip = import_optional("open_clip", extra="clip")
+    state = open_clip.convert.convert_state_dict(model, state)
     for name in ("logit_scale", "logit_bias"):
         own = getattr(model, name, None)
         if name in state and own is not None:

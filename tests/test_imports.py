@@ -20,6 +20,7 @@ FLOORS = {
     "augment": 1,
     "modules": 1,
     "optim": 1,
+    "text": 1,
     "metrics": 1,
     "datasets": 1,
     "_data": 2,

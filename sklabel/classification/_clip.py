@@ -6,6 +6,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -15,7 +16,7 @@ from torch import nn
 
 from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
 from .._callbacks import fitting
-from .._labels import decode_labels, encode_labels, is_labeled
+from .._labels import check_labels, decode_labels, encode_labels, is_labeled
 from ..embedding import CLIPTransformer
 from ..losses import unit_rows
 
@@ -156,9 +157,7 @@ def linear_probe(Z, codes, weights, start, C):
 
     def loss(flat):
         change = flat.reshape(len(start), -1)
-        logits = base + A @ change.T
-        logits -= logits.max(1, keepdims=True)
-        log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+        log_p = log_softmax(base + A @ change.T, axis=1)
         error = np.exp(log_p)
         error[rows, codes] -= 1
         value = -C * (weights * log_p[rows, codes]).sum() + (flat @ flat) / 2
@@ -218,8 +217,7 @@ def _choose_adapter(Z, codes, weights, values, logits, alpha, beta):
 
 
 def _cross_entropy(logits, codes, weights):
-    logits = logits - logits.max(1, keepdims=True)
-    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    log_p = log_softmax(logits, axis=1)
     return -float((weights * log_p[np.arange(len(codes)), codes]).sum())
 
 
@@ -368,11 +366,13 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
     sklabel.embedding.CLIPTransformer : The towers; search by words.
     SupervisedClassifier : Learns from labels alone.
 
-    Notes ----- ``fit`` may be left out before prediction where nothing is to be
-    learned: the embedder is fitted or brings its weights, ``class_names`` are given and
-    ``few_shot`` is "zero_shot". Weights of rows and classes count in the probe and in
-    the memory. The contrastive training needs none: what it learns does not depend on
-    how often a class occurs.
+    Notes
+    -----
+    ``fit`` may be left out before prediction where nothing is to be learned: the
+    embedder is fitted or brings its weights, ``class_names`` are given and ``few_shot``
+    is "zero_shot". Weights of rows and classes count in the probe and in the memory. The
+    contrastive training needs none: what it learns does not depend on how often a class
+    occurs.
 
     Departures: the probe's penalty also holds the intercept, and pulls to the prompts;
     the memory of the adapter holds plain embeddings, not the mean over augmented views.
@@ -581,9 +581,8 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         if self.class_names is None or self.few_shot != "zero_shot" or not learned:
             raise NotFittedError(
                 f"This {type(self).__name__} instance is not fitted yet: call fit "
-                "first. "
-                'Only with class_names, few_shot="zero_shot" and an embedder that is '
-                "fitted or brings its weights it may be left out."
+                'first. Only with class_names, few_shot="zero_shot" and an embedder '
+                "that is fitted or brings its weights it may be left out."
             )
         ready = copy.copy(self)
         ready._on_the_spot = True
@@ -599,8 +598,8 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             self._names = [str(label) for label in self.classes_.tolist()]
         else:
             classes = np.array(list(names))
-            self._names = list(names.values() if isinstance(names, dict) else names)
-            self._names = [str(name) for name in self._names]
+            names_only = names.values() if isinstance(names, dict) else names
+            self._names = [str(name) for name in names_only]
             if classes.ndim != 1 or len(classes) < 2:
                 raise ValueError(
                     f"class_names={names!r} must name two classes at least."
@@ -611,19 +610,13 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             self.calibration_temperature_ = 1.0
             codes = np.full(len(samples), -1)
             if y is not None:
+                check_labels(y, n_samples=len(samples), min_classes=0)
                 codes = _positions(y, classes)
-            if len(codes) != len(samples):
-                raise ValueError(
-                    "Found input variables with inconsistent numbers of samples: X "
-                    "has "
-                    f"{len(samples)} rows, y has {len(codes)}."
-                )
         self.prompts_ = self._write_prompts()
-        if self.few_shot != "zero_shot" and not (codes[~samples.bad] >= 0).any():
+        if self.few_shot != "zero_shot" and not (codes[samples.good] >= 0).any():
             raise ValueError(
-                f"few_shot={self.few_shot!r} learns from labels, but y has no "
-                "labeled row "
-                'that can be read: label some, or use few_shot="zero_shot".'
+                f"few_shot={self.few_shot!r} learns from labels, but y has no labeled "
+                'row that can be read: label some, or use few_shot="zero_shot".'
             )
         return codes
 
@@ -636,8 +629,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
                 if not isinstance(template, str) or "{}" not in template:
                     raise ValueError(
                         f"The template {template!r} in prompts has no place for the "
-                        "name "
-                        'of a class: write {} there, as in "a photo of a {}.".'
+                        'name of a class: write {} there, as in "a photo of a {}.".'
                     )
             if not templates:
                 raise ValueError("prompts is empty: give one template at least.")
@@ -649,8 +641,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             if not own or not all(isinstance(t, str) and t.strip() for t in own):
                 raise ValueError(
                     f"prompts has no texts for the class {name!r}: give a text or a "
-                    "list "
-                    f"of texts for each of {self._names}."
+                    f"list of texts for each of {self._names}."
                 )
             texts.append(own)
         return texts
@@ -696,7 +687,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             if fine_tune:
                 embedder.set_params(**self._training())
             elif not get_tags(embedder).target_tags.required:
-                return self._fit_held(embedder, self._readable(X, samples))
+                return self._fit_held(embedder, samples.readable(X))
         return self._train_on_prompts(embedder, X, samples, codes)
 
     def _training(self):
@@ -724,14 +715,9 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         texts[:] = [self.prompts_[code] if code >= 0 else [] for code in codes]
         task = self._task[0].subcontext(task_name="embed")
         with task.propagate_callback_context(embedder):
-            embedder.fit(self._readable(X, samples), texts[~samples.bad])
+            embedder.fit(samples.readable(X), texts[samples.good])
         self.interrupted_ = embedder.interrupted_
         return embedder
-
-    def _readable(self, X, samples):
-        """Return X without the files that were told of as unreadable already."""
-        good = np.flatnonzero(~samples.bad)
-        return X if len(good) == len(samples) else _safe_indexing(X, good)
 
     # -- the classifier on top
 

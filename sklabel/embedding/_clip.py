@@ -1,10 +1,8 @@
 """CLIP: contrastive language-image pretraining (Radford et al., 2021)."""
 
 import functools
-import logging
 import math
 import zlib
-from contextlib import contextmanager
 from numbers import Integral, Number, Real
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import nn
-from torch.nn import functional as F
 
 from .._base import (
     SHARED_CONSTRAINTS,
@@ -24,17 +21,17 @@ from .._base import (
 )
 from .._callbacks import fitting
 from .._data import Samples
-from .._labels import _is_missing
-from .._optional import import_optional
+from .._labels import _is_marker, _is_missing
 from .._warn import warn
 from ..augment import Contrastive
 from ..backbones import Encoder
 from ..losses import clip_loss, unit_rows
-from ..pretrained import load_weights_
+from ..optim import _NORMS
+from ..pretrained import _WITH_WEIGHTS, open_clip_model, open_clip_tokenizer
+from ..text import TextTower, tokenizer
 
 _OPEN_CLIP = "open_clip/"
 _PARTS = ("image", "text", "norms")
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 # a rate from which on published weights were seen to be undone
 _HIGH_LR = 1e-4
 
@@ -99,111 +96,6 @@ class _CLIP(nn.Module):
     @torch.no_grad()
     def after_step(self):
         self.logit_scale.clamp_(0, self.max_log_scale)
-
-
-class _TextTower(nn.Module):
-    """Transformer with causal attention; a text is its feature at the last token."""
-
-    def __init__(self, n_tokens, context_length, width, n_layers, n_heads, n_out):
-        super().__init__()
-        self.embed = nn.Embedding(n_tokens, width)
-        self.places = nn.Parameter(torch.randn(context_length, width) * 0.01)
-        self.blocks = nn.Sequential(
-            *(_TextBlock(width, n_heads, n_layers) for _ in range(n_layers))
-        )
-        self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, n_out, bias=False)
-        nn.init.normal_(self.embed.weight, std=0.02)
-        nn.init.normal_(self.project.weight, std=width**-0.5)
-
-    def forward(self, tokens):
-        # tokens after the last one are 0, and none of those before has seen them
-        last = tokens.shape[1] - 1 - (tokens != 0).flip(1).int().argmax(1)
-        if tokens.device.type != "cpu":
-            return self.encode(tokens, last)
-        # short texts are not to wait for the longest one
-        order = last.argsort()
-        parts = [
-            self.encode(tokens[rows, : int(last[rows[-1]]) + 1], last[rows])
-            for rows in order.split(32)
-        ]
-        return torch.cat(parts)[order.argsort()]
-
-    def encode(self, tokens, last):
-        h = self.embed(tokens) + self.places[: tokens.shape[1]]  # (B, L, width)
-        h = self.blocks(h)[torch.arange(len(last), device=last.device), last]
-        return self.project(self.norm(h))  # (B, n_out)
-
-
-class _TextBlock(nn.Module):
-    def __init__(self, width, n_heads, n_layers):
-        super().__init__()
-        self.n_heads = n_heads
-        self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.mix = nn.Linear(width, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.widen = nn.Linear(width, 4 * width)
-        self.narrow = nn.Linear(4 * width, width)
-        # as published: the sum over all layers starts with the variance of one
-        std = width**-0.5
-        last_std = std * (2 * n_layers) ** -0.5
-        for layer, spread in (
-            (self.qkv, std),
-            (self.mix, last_std),
-            (self.widen, (2 * width) ** -0.5),
-            (self.narrow, last_std),
-        ):
-            nn.init.normal_(layer.weight, std=spread)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, h):
-        n_rows, n_places, width = h.shape
-        qkv = self.qkv(self.norm1(h)).view(n_rows, n_places, 3, self.n_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, L, width / heads) each
-        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        h = h + self.mix(a.transpose(1, 2).reshape(n_rows, n_places, width))
-        return h + self.narrow(F.gelu(self.widen(self.norm2(h))))
-
-
-class _PublishedImages(nn.Module):
-    """Resize, cut and standardize images as published weights want them; encode "
-    "them."""
-
-    def __init__(self, visual, settings):
-        super().__init__()
-        self.visual = visual
-        size = settings["size"]
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        self.how = settings["resize_mode"]
-        self.interpolation = settings["interpolation"]
-        self.fill = settings["fill_color"] / 255
-        for name in ("mean", "std"):
-            value = torch.tensor(settings[name], dtype=torch.float32)
-            self.register_buffer(name, value[:, None, None])
-
-    def forward(self, x):
-        x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x[:, :3]
-        h = self.visual((self.fit(x) - self.mean) / self.std)
-        return h[0] if isinstance(h, tuple) else h
-
-    def fit(self, x):
-        height, width = x.shape[2:]
-        ratios = self.size[0] / height, self.size[1] / width
-        if self.how == "squash":
-            size = self.size
-        else:
-            ratio = max(ratios) if self.how == "shortest" else min(ratios)
-            # as published, rounded down, but not by an error in the last digit
-            size = tuple(int(side * ratio + 1e-6) for side in (height, width))
-        if size != (height, width):
-            mode = "bilinear" if self.interpolation == "bilinear" else "bicubic"
-            x = F.interpolate(x.float(), size, mode=mode, antialias=True).clamp(0, 1)
-        missing = [want - have for want, have in zip(self.size, size, strict=True)]
-        border = [0, 0, 0, 0]  # left, right, top, bottom; below 0: what is cut off
-        for i, n in enumerate(reversed(missing)):
-            border[2 * i : 2 * i + 2] = n // 2, n - n // 2
-        return F.pad(x, border, value=self.fill) if any(border) else x
 
 
 class _PublishedTexts(nn.Module):
@@ -300,111 +192,6 @@ class _Captioned(Samples):
         return [(rows[i::n_batches], texts[i::n_batches]) for i in range(n_batches)]
 
 
-class _ByteTokenizer:
-    """Bytes of UTF-8 as tokens, in lower case: 0 padding, 257 start, 258 end."""
-
-    vocab_size = 259
-
-    def __init__(self, context_length):
-        self.context_length = context_length
-
-    def __call__(self, texts):
-        tokens = torch.zeros(len(texts), self.context_length, dtype=torch.int64)
-        for row, text in enumerate(texts):
-            ids = [b + 1 for b in " ".join(text.lower().split()).encode()]
-            ids = [257, *ids[: self.context_length - 2], 258]
-            tokens[row, : len(ids)] = torch.tensor(ids)
-        return tokens
-
-
-@functools.lru_cache(maxsize=4)
-def _named_tokenizer(name, context_length):
-    if name == "bytes":
-        return _ByteTokenizer(context_length)
-    open_clip = import_optional("open_clip", extra="clip")
-    with _quiet():
-        if name == "bpe":
-            return open_clip.SimpleTokenizer(context_length=context_length)
-        return open_clip.get_tokenizer(name[len(_OPEN_CLIP) :])
-
-
-@contextmanager
-def _quiet():
-    """Keep open_clip's log from the screen, and the root logger as it was."""
-    root, level = logging.getLogger(), logging.root.manager.disable
-    handlers = root.handlers[:]
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(level)
-        root.handlers[:] = handlers
-
-
-def _published(name, weights, load):
-    """Return a model of open_clip, with weights unless ``load`` is False."""
-    open_clip = import_optional("open_clip", extra="clip")
-    in_hub = ":" in name  # hf-hub:... and local-dir:... bring their weights
-    tag = quick_gelu = None
-    if not in_hub and name not in open_clip.list_models():
-        raise ValueError(
-            f"backbone={_OPEN_CLIP + name!r} is unknown: see "
-            "open_clip.list_models(), or "
-            f'give "{_OPEN_CLIP}hf-hub:OWNER/NAME".'
-        )
-    if in_hub and weights is not None:
-        raise ValueError(
-            f"weights={str(weights)!r} has no effect, {_OPEN_CLIP + name!r} brings its "
-            "own: use weights=None."
-        )
-    is_file = weights is not None and (
-        Path(weights).suffix in (".pt", ".pth", ".bin", ".safetensors")
-        or Path(weights).exists()
-    )
-    if weights is not None and not is_file:
-        tag = str(weights)
-        known = open_clip.get_pretrained_cfg(name, tag)
-        if not known:
-            tags = open_clip.list_pretrained_tags_by_model(name)
-            raise ValueError(
-                f"weights={tag!r} is neither a file nor known for "
-                f"{_OPEN_CLIP + name!r}; "
-                f"known are {tags}."
-            )
-        # with the other activation, weights lose accuracy and nothing else shows it
-        quick_gelu = known.get("quick_gelu", False)
-    try:
-        with _quiet():
-            model = open_clip.create_model(
-                name,
-                pretrained=tag if load else None,
-                load_weights=load,
-                force_quick_gelu=bool(quick_gelu),
-                pretrained_text=False,
-                require_pretrained=load and bool(in_hub or tag),
-            )
-    except Exception as error:  # hubs and the network raise many kinds
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"{_OPEN_CLIP + name!r} with weights={weights!r} could not be made "
-            f"({reason}). Without a network, give the path of a file of weights."
-        ) from error
-    if is_file and load:
-        load_weights_(model, weights, convert=_as_saved_now)
-    return model.float()
-
-
-def _as_saved_now(state, model):
-    """Return weights whose scale has the shape it has in the model."""
-    for name in ("logit_scale", "logit_bias"):
-        own = getattr(model, name, None)
-        if name in state and own is not None:
-            state[name] = state[name].reshape(own.shape)
-    # in OpenAI's own files there are sizes among the weights
-    sizes = ("input_resolution", "context_length", "vocab_size")
-    return {name: value for name, value in state.items() if name not in sizes}
-
-
 def _as_texts(value, row):
     """Return the texts of one entry of y as a list; none for an image without one."""
     if isinstance(value, str):
@@ -415,26 +202,23 @@ def _as_texts(value, row):
         return [value]
     if isinstance(value, (list, tuple, np.ndarray)):
         return [text for part in value for text in _as_texts(part, row)]
-    if _is_missing(value) or (isinstance(value, Number) and value == -1):
+    if _is_missing(value) or _is_marker(value, -1):
         return []
     if isinstance(value, (Number, np.generic)):
         return [str(value)]
     raise TypeError(
         f"y[{row}] is a {type(value).__name__}: give a text, a list of texts, or -1 "
-        "for "
-        "an image without one."
+        "for an image without one."
     )
 
 
 def _check_texts(texts):
     """Return texts to encode or to search for as a list of str."""
     texts = [texts] if isinstance(texts, str) else list(texts)
-    wrong = [text for text in texts if not isinstance(text, str)]
+    wrong = [repr(text) for text in texts if not isinstance(text, str)]
     if wrong or not texts:
-        raise ValueError(
-            "texts must be a text or a list of them; "
-            + (f"got {wrong[0]!r}." if wrong else "got none.")
-        )
+        got = wrong[0] if wrong else "none"
+        raise ValueError(f"texts must be a text or a list of them; got {got}.")
     return texts
 
 
@@ -480,7 +264,8 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
     weights : str, Path or None, default=None
         Weights of ``backbone="open_clip/NAME"``: their name, such as
         "laion2b_s34b_b79k", loaded from a hub, or a file of theirs, safetensors or a
-        state dict, of which nothing is executed. None: none.
+        state dict, of which nothing is executed. "DEFAULT": the first that open_clip
+        lists. None: none.
     frozen : {"image", "text", "norms"}, list of them or None, default=None
         Parts that are not trained: a tower, or all norm layers with their statistics.
     start_weight : float, default=0.0
@@ -562,17 +347,21 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         read or is of another model.
     ImportError
         If ``open_clip`` is needed and not installed.
+    OSError
+        If weights cannot be downloaded.
 
     See Also
     --------
     sklabel.classification.CLIPClassifier : Classes from their names.
     SimCLRTransformer : Learns from images alone.
 
-    Notes ----- ``backbone="open_clip/NAME"`` takes both towers of that model; the
-    images of X, of any size, are resized and cut to the size of the model and
-    standardized as its weights want it. ``"open_clip/hf-hub:OWNER/NAME"`` and
-    ``"open_clip/local-dir:FOLDER"`` bring their weights along. Files of OpenAI's
-    weights do not say which activation they were trained with: take a NAME that ends in
+    Notes
+    -----
+    ``backbone="open_clip/NAME"`` takes both towers of that model; the images of X, of
+    any size, are resized and cut to the size of the model and standardized as its
+    weights want it. ``"open_clip/hf-hub:OWNER/NAME"`` and
+    ``"open_clip/local-dir:FOLDER"`` bring their weights along. Files of OpenAI's weights
+    do not say which activation they were trained with: take a NAME that ends in
     "-quickgelu" for them.
 
     Departures from the paper, for small data and batches: small towers, a rate of 1e-3
@@ -709,16 +498,18 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         if y is None and self._continued is None and not self._brings_weights():
             raise ValueError(
                 f"{type(self).__name__} without weights requires y to be passed, but "
-                "the "
-                "target y is None: give a text for each image, or published weights, "
-                'such as backbone="open_clip/ViT-B-32", weights="laion2b_s34b_b79k".'
+                "the target y is None: give a text for each image, or published "
+                'weights, such as backbone="open_clip/ViT-B-32", '
+                'weights="laion2b_s34b_b79k".'
             )
         texts = None if y is None else self._read_texts(y, samples)
         with self._seeded():
-            module = self._continued
-            if module is None:
+            statistics = samples.statistics()
+            if self._continued is None:
                 self.vocabulary_size_ = self._count_tokens(texts)
-                module = self._build_module(*samples.statistics())
+                module = self._build_module(*statistics)
+            else:
+                module = self._set_training(self._continued, *statistics)
             if y is None:
                 self.n_iter_ = 0
                 return self._fit_net(module, samples, train=False)
@@ -848,7 +639,9 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
 
     def _brings_weights(self):
         name = self._model_name()
-        return name is not None and (self.weights is not None or ":" in name)
+        if name is None:
+            return False
+        return self.weights is not None or name.startswith(_WITH_WEIGHTS)
 
     def _model_name(self):
         """Return the name of the published model, or None where the towers are ours."""
@@ -857,8 +650,7 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
             return spec[len(_OPEN_CLIP) :]
         if self.weights is not None:
             raise ValueError(
-                f"weights={str(self.weights)!r} needs a model of open_clip as "
-                "backbone, "
+                f"weights={str(self.weights)!r} needs a model of open_clip as backbone, "
                 'such as "open_clip/ViT-B-32". What save wrote, sklabel.load reads.'
             )
         return None
@@ -879,7 +671,7 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
                 f"{len(samples)} rows, y has {len(y)}."
             )
         texts = [_as_texts(value, row) for row, value in enumerate(y)]
-        read = [own for own, bad in zip(texts, samples.bad, strict=True) if not bad]
+        read = [texts[row] for row in samples.good]
         different = {text for own in read for text in own}
         if len(different) < 2 or sum(map(bool, read)) < 2:
             raise ValueError(
@@ -894,12 +686,13 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         return _Captioned(samples, texts, tokenize, trim, unique)
 
     def _tokenizer(self):
-        if self._model_name() is not None:
-            return _named_tokenizer(self.backbone, None)
+        name = self._model_name()
+        if name is not None:
+            return open_clip_tokenizer(name)
         if callable(self.tokenizer):
             return self.tokenizer
         name = "bytes" if self.tokenizer == "auto" else self.tokenizer
-        return _named_tokenizer(name, self.context_length)
+        return tokenizer(name, self.context_length)
 
     def _count_tokens(self, texts):
         """Return how many different tokens the text tower must know."""
@@ -925,22 +718,20 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         if tokens.ndim != 2 or len(tokens) != len(texts) or tokens.is_floating_point():
             raise ValueError(
                 f"tokenizer={self.tokenizer!r} returned {tokens.dtype} of shape "
-                f"{shape} "
-                f"for {len(texts)} texts: it must return integers of shape (n, L)."
+                f"{shape} for {len(texts)} texts: it must return integers of shape "
+                "(n, L)."
             )
         if shape[1] > self.context_length:
             raise ValueError(
-                f"tokenizer={self.tokenizer!r} returned {shape[1]} tokens for a "
-                "text: at "
-                f"most context_length={self.context_length} are allowed."
+                f"tokenizer={self.tokenizer!r} returned {shape[1]} tokens for a text: "
+                f"at most context_length={self.context_length} are allowed."
             )
         limit = getattr(self, "vocabulary_size_", None) or math.inf
         wrong = (tokens < 0).any(1) | (tokens >= limit).any(1) | (tokens == 0).all(1)
         if wrong.any():
             text = texts[int(wrong.int().argmax())]
             raise ValueError(
-                f"tokenizer={self.tokenizer!r} returned no tokens for {text!r}, or "
-                "some "
+                f"tokenizer={self.tokenizer!r} returned no tokens for {text!r}, or some "
                 f"that are not in [0, {limit}), which the text tower knows."
             )
         n_full = int((tokens[:, -1] != 0).sum())
@@ -948,8 +739,7 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
             warn(
                 f"{n_full} of {len(texts)} texts have context_length="
                 f"{self.context_length} tokens or more, and what goes beyond is cut "
-                "off: "
-                "raise context_length before fit, or shorten them.",
+                "off: raise context_length before fit, or shorten them.",
                 UserWarning,
             )
         if trim:
@@ -965,10 +755,6 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
                 "fine-tune with lr=1e-5 or less.",
                 UserWarning,
             )
-        augment = self._views(*samples.statistics())
-        module.set_training(
-            augment, self.max_logit_scale, self.same_captions, self._frozen()
-        )
         start = None
         if self.start_weight > 0:
             start = {k: v.detach().clone() for k, v in module.state_dict().items()}
@@ -1010,32 +796,7 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
             return Contrastive(crop=(0.9, 1.0), flip=0, jitter=0, grayscale=0)
         return self._build_augment(self.augment, "weak", mean, std)
 
-    def _build_module(self, mean, std, load=True):
-        name = self._model_name()
-        if name is None:
-            if self.text_width % self.text_heads:
-                raise ValueError(
-                    f"text_heads={self.text_heads} must divide text_width="
-                    f"{self.text_width}."
-                )
-            backbone = self._build_backbone(mean, std)
-            size = self.projection_size
-            module = _CLIP(
-                backbone,
-                nn.Linear(backbone.n_features_out, size, bias=False),
-                _TextTower(
-                    self.vocabulary_size_,
-                    self.context_length,
-                    self.text_width,
-                    self.text_layers,
-                    self.text_heads,
-                    size,
-                ),
-                size,
-                -math.log(self.temperature),
-            )
-        else:
-            module = self._build_published(name, load)
+    def _set_training(self, module, mean, std):
         module.set_training(
             self._views(mean, std),
             self.max_logit_scale,
@@ -1044,20 +805,47 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         )
         return module
 
+    def _build_module(self, mean, std, load=True):
+        name = self._model_name()
+        if name is not None:
+            module = self._build_published(name, load)
+        else:
+            module = self._build_towers(mean, std)
+        return self._set_training(module, mean, std)
+
+    def _build_towers(self, mean, std):
+        if self.text_width % self.text_heads:
+            raise ValueError(
+                f"text_heads={self.text_heads} must divide "
+                f"text_width={self.text_width}."
+            )
+        backbone, size = self._build_backbone(mean, std), self.projection_size
+        project = nn.Linear(backbone.n_features_out, size, bias=False)
+        text = TextTower(
+            self.vocabulary_size_,
+            self.context_length,
+            self.text_width,
+            self.text_layers,
+            self.text_heads,
+            size,
+        )
+        return _CLIP(backbone, project, text, size, -math.log(self.temperature))
+
     def _build_published(self, name, load):
         shape = self.sample_shape_
         if len(shape) == 1:
             raise ValueError(
                 f"backbone={self.backbone!r} needs images, but X holds vectors of "
-                "length "
-                f"{shape[0]}: give image_shape=(height, width, channels)."
+                f"length {shape[0]}: give image_shape=(height, width, channels)."
             )
-        model = _published(name, self.weights, load)
-        log_scale = float(model.logit_scale.detach())
-        if not self._brings_weights():
-            log_scale = -math.log(self.temperature)
-        body = _PublishedImages(model.visual, model.visual.preprocess_cfg)
-        backbone = Encoder(body, shape)
+        weights, log_scale = None, -math.log(self.temperature)
+        if self._brings_weights():
+            weights = "DEFAULT" if self.weights is None else self.weights
+        model, frame, mean, std = open_clip_model(name, weights, load=load)
+        if weights is not None:
+            log_scale = float(model.logit_scale.detach())
+        encoder = Encoder(model.visual, (3, *frame.size), mean, std)
+        backbone = Encoder(nn.Sequential(frame, encoder), shape)
         text = _PublishedTexts(model)
         return _CLIP(backbone, nn.Identity(), text, backbone.n_features_out, log_scale)
 

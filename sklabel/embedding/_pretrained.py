@@ -214,7 +214,8 @@ class PretrainedTransformer(
     backbone : str, default="resnet50"
         "resnet50" or another classifier of torchvision; "timm/NAME" (extra
         ``backbones``), such as "timm/vit_small_patch14_dinov2"; or "open_clip/NAME"
-        (extra ``clip``), such as "open_clip/ViT-B-32".
+        (extra ``clip``), such as "open_clip/ViT-B-32" or, with weights of its own,
+        "open_clip/hf-hub:OWNER/NAME".
     weights : str, Path or None, default="DEFAULT"
         "DEFAULT": those that the library recommends, for open_clip the first that it
         lists; downloaded once and kept where the library keeps them. The name of others

@@ -17,9 +17,10 @@ from torch import nn
 
 import sklabel
 from sklabel import CollapseWarning
-from sklabel.embedding import CLIPTransformer
-from sklabel.embedding._clip import _ByteTokenizer, _Captioned, _TextTower
+from sklabel.embedding import CLIPTransformer, PretrainedTransformer
+from sklabel.embedding._clip import _Captioned
 from sklabel.losses import clip_loss
+from sklabel.text import ByteTokenizer, TextTower, tokenizer
 from tests._golden import cases
 
 COLORS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1, 1)}
@@ -297,7 +298,7 @@ def test_rows_without_a_text_are_left_out():
 def captioned(texts, unique=False):
     rows = np.zeros((len(texts), 2), np.float32)
     samples = sklabel._data.Samples(rows, (2,))
-    return _Captioned(samples, texts, _ByteTokenizer(20), True, unique)
+    return _Captioned(samples, texts, ByteTokenizer(20), True, unique)
 
 
 def test_one_of_several_texts_is_drawn():
@@ -330,7 +331,7 @@ def test_unique_batches_hold_no_text_twice(texts, batch_size):
 
 
 def test_bytes_as_tokens():
-    tokens = _ByteTokenizer(8)(["A  b", "é", "", "long enough"])
+    tokens = ByteTokenizer(8)(["A  b", "é", "", "long enough"])
     assert tokens[0].tolist() == [257, 98, 33, 99, 258, 0, 0, 0]
     assert tokens[1].tolist()[:4] == [257, 0xC3 + 1, 0xA9 + 1, 258]
     assert tokens[2].tolist()[:3] == [257, 258, 0]
@@ -347,8 +348,8 @@ def test_long_texts_are_cut_and_told_of():
 
 def test_the_text_tower_reads_up_to_the_end_and_in_order():
     torch.manual_seed(0)
-    tower = _TextTower(259, 30, 16, 2, 2, 8).eval()
-    tokens = _ByteTokenizer(30)(["ab", "ba", *(f"text {i}" * 2 for i in range(70))])
+    tower = TextTower(259, 30, 16, 2, 2, 8).eval()
+    tokens = ByteTokenizer(30)(["ab", "ba", *(f"text {i}" * 2 for i in range(70))])
     with torch.no_grad():
         h = tower(tokens)
         assert not torch.allclose(h[0], h[1], atol=1e-4)
@@ -356,7 +357,7 @@ def test_the_text_tower_reads_up_to_the_end_and_in_order():
         for row in (0, 40, 71):
             torch.testing.assert_close(tower(tokens[row : row + 1])[0], h[row])
         last = (tokens != 0).sum(1) - 1
-        torch.testing.assert_close(tower.encode(tokens, last), h)
+        torch.testing.assert_close(tower._encode(tokens, last), h)
 
 
 @pytest.mark.parametrize(
@@ -576,7 +577,9 @@ def test_published_names_and_files_that_are_wrong(published, pictures, tmp_path)
     torch.save({"x": torch.ones(3)}, tmp_path / "other.pt")
     for change, message in (
         ({"backbone": "open_clip/no-such"}, "list_models"),
-        ({"weights": "no_such_tag"}, "neither a file nor known"),
+        ({"backbone": "open_clip/tiny-tset"}, "did you mean 'open_clip/tiny-test'"),
+        ({"weights": "no_such_tag"}, "neither a file nor the name of published"),
+        ({"weights": "DEFAULT"}, "has no published weights"),
         ({"weights": tmp_path / "none.pt"}, "none.pt"),
         ({"weights": tmp_path / "cut.pt"}, "cut.pt"),
         ({"weights": tmp_path / "other.pt"}, "other.pt"),
@@ -589,6 +592,90 @@ def test_published_names_and_files_that_are_wrong(published, pictures, tmp_path)
             CLIPTransformer(**{**settings, **change}).fit(pictures)
     with pytest.raises(ValueError, match="needs images"):
         CLIPTransformer(**settings).fit(X)
+
+
+def test_a_folder_brings_its_weights(published, pictures, tmp_path):
+    _, _, folder = published
+    own = tmp_path / "own"
+    own.mkdir()
+    about = {"model_cfg": TINY, "preprocess_cfg": {"resize_mode": "squash"}}
+    (own / "open_clip_config.json").write_text(json.dumps(about))
+    weights = (folder / "weights.safetensors").read_bytes()
+    (own / "open_clip_model.safetensors").write_bytes(weights)
+    name = f"open_clip/local-dir:{own}"
+    fitted = CLIPTransformer(backbone=name, random_state=0).fit(pictures)
+    np.testing.assert_allclose(fitted.logit_scale_, np.exp(4.0), rtol=1e-6)
+    assert fitted.encoder_.body[0].mode == "squash"
+    Z, texts = fitted.transform(pictures), ["a cat"]
+    other = PretrainedTransformer(name).fit_transform(pictures)
+    other /= np.linalg.norm(other, axis=1, keepdims=True)
+    np.testing.assert_allclose(other, Z, atol=1e-6)
+    fitted.save(tmp_path / "saved")
+    again = sklabel.load(tmp_path / "saved")
+    np.testing.assert_array_equal(again.transform(pictures), Z)
+    np.testing.assert_array_equal(again.encode_text(texts), fitted.encode_text(texts))
+
+
+def test_how_images_are_prepared_is_saved(published, pictures, tmp_path, monkeypatch):
+    open_clip, _, folder = published
+    how = {"url": "x", "hf_hub": "", "resize_mode": "longest", "mean": (0.1, 0.2, 0.3)}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-test", {"wide": how})
+    monkeypatch.setattr(
+        "open_clip.factory.download_pretrained",
+        lambda about, **kwargs: str(folder / "weights.safetensors"),
+    )
+    settings = {"backbone": "open_clip/tiny-test", "random_state": 0}
+    fitted = CLIPTransformer(weights="wide", **settings).fit(pictures)
+    frame, encoder = fitted.encoder_.body
+    assert frame.mode == "longest"
+    torch.testing.assert_close(encoder.mean.ravel(), torch.tensor([0.1, 0.2, 0.3]))
+    fitted.save(tmp_path)
+    Z = fitted.transform(pictures)
+    np.testing.assert_array_equal(sklabel.load(tmp_path).transform(pictures), Z)
+    default = CLIPTransformer(weights="DEFAULT", **settings).fit(pictures)
+    np.testing.assert_array_equal(default.transform(pictures), Z)
+
+
+def test_opacity_is_left_out(published, pictures):
+    _, _, folder = published
+    embedder = CLIPTransformer(
+        backbone="open_clip/tiny-test", weights=folder / "weights.pt", random_state=0
+    )
+    Z = embedder.fit(pictures).transform(pictures)
+    rgba = np.concatenate([pictures, pictures[..., :1]], axis=3)
+    np.testing.assert_array_equal(embedder.fit(rgba).transform(rgba), Z)
+
+
+@pytest.mark.parametrize(
+    "change, remedy",
+    [
+        ({"weights": "wide"}, "path/to"),
+        ({"backbone": "open_clip/hf-hub:a/b"}, "FOLDER"),
+    ],
+    ids=["name", "hub"],
+)
+def test_a_failed_download_is_told(published, pictures, change, remedy, monkeypatch):
+    def cut(*args, **kwargs):
+        raise ConnectionError("the cable\nis cut")
+
+    tags = {"wide": {"url": "https://unreachable.invalid/x.pt", "hf_hub": ""}}
+    monkeypatch.setitem(published[0].pretrained._PRETRAINED, "tiny-test", tags)
+    for name in ("download_pretrained", "download_pretrained_from_hf"):
+        monkeypatch.setattr(f"open_clip.factory.{name}", cut)
+    for kind in (CLIPTransformer, PretrainedTransformer):
+        embedder = kind(**{"backbone": "open_clip/tiny-test", **change})
+        with pytest.raises(OSError, match="could not be .*the cable is cut") as caught:
+            embedder.fit(pictures)
+        text = str(caught.value)
+        assert len(text.splitlines()) == 1 and remedy in text
+        assert embedder.backbone in text
+
+
+def test_named_tokenizers():
+    tokens = tokenizer("bytes", 9)(["a"])
+    assert torch.equal(tokens, ByteTokenizer(9)(["a"]))
+    with pytest.raises(ValueError, match="'words' is neither"):
+        tokenizer("words", 9)
 
 
 def test_the_published_vocabulary(published):
