@@ -23,6 +23,7 @@ __all__ = [
     "optim",
     "pretrained",
     "selection",
+    "text",
 ]
 
 _HOME = {"CollapseWarning": "._base", "load": "._persistence"}

@@ -370,14 +370,14 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
     -----
     ``fit`` may be left out before prediction where nothing is to be learned: the
     embedder is fitted or brings its weights, ``class_names`` are given and ``few_shot``
-    is "zero_shot". Weights of rows and classes count in the probe and in the memory. The
-    contrastive training needs none: what it learns does not depend on how often a class
-    occurs.
+    is "zero_shot". Weights of rows and classes count in the probe and in the memory.
+    The contrastive training needs none: what it learns does not depend on how often a
+    class occurs.
 
     Departures: the probe's penalty also holds the intercept, and pulls to the prompts;
     the memory of the adapter holds plain embeddings, not the mean over augmented views.
-    The memory is a sum over rows: with many labels a class without one is forgotten, and
-    ``alpha`` should be smaller.
+    The memory is a sum over rows: with many labels a class without one is forgotten,
+    and ``alpha`` should be smaller.
 
     References
     ----------
@@ -599,7 +599,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         else:
             classes = np.array(list(names))
             names_only = names.values() if isinstance(names, dict) else names
-            self._names = [str(name) for name in names_only]
+            self._names = list(map(str, names_only))
             if classes.ndim != 1 or len(classes) < 2:
                 raise ValueError(
                     f"class_names={names!r} must name two classes at least."
@@ -732,9 +732,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             self._pixel_range = self.net_.pixel_range = towers._pixel_range
         if vars(self).pop("_on_the_spot", False):
             return None  # nobody asks for the classes of X
-        Z = self.net_.forward(samples).numpy()
-        Z[samples.bad] = np.nan
-        return Z
+        return self._forward_rows(samples)
 
     def _image_tower(self):
         module = _unfrozen(self.embedder_).net_.module_
@@ -807,12 +805,11 @@ def _positions(y, classes):
         if not any(isinstance(value, str) for value in values):
             positions = np.full(len(column), -1)
             positions[labeled] = values.astype(np.int64)
-            wrong = positions[labeled][positions[labeled] >= len(classes)]
-            if len(wrong) or (positions[labeled] < 0).any():
+            lowest, highest = positions[labeled].min(), positions[labeled].max()
+            if lowest < 0 or highest >= len(classes):
                 raise ValueError(
-                    f"y contains the positions {positions[labeled].min()} to "
-                    f"{positions[labeled].max()}, but class_names has {len(classes)} "
-                    "names."
+                    f"y contains the positions {lowest} to {highest}, but class_names "
+                    f"has {len(classes)} names."
                 )
             return positions
     return encode_labels(y, classes=classes)[1]

@@ -360,8 +360,8 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
     ``backbone="open_clip/NAME"`` takes both towers of that model; the images of X, of
     any size, are resized and cut to the size of the model and standardized as its
     weights want it. ``"open_clip/hf-hub:OWNER/NAME"`` and
-    ``"open_clip/local-dir:FOLDER"`` bring their weights along. Files of OpenAI's weights
-    do not say which activation they were trained with: take a NAME that ends in
+    ``"open_clip/local-dir:FOLDER"`` bring their weights along. Files of OpenAI's
+    weights do not say which activation they were trained with: take a NAME that ends in
     "-quickgelu" for them.
 
     Departures from the paper, for small data and batches: small towers, a rate of 1e-3
@@ -650,8 +650,8 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
             return spec[len(_OPEN_CLIP) :]
         if self.weights is not None:
             raise ValueError(
-                f"weights={str(self.weights)!r} needs a model of open_clip as backbone, "
-                'such as "open_clip/ViT-B-32". What save wrote, sklabel.load reads.'
+                f"weights={str(self.weights)!r} needs a model of open_clip, such as "
+                'backbone="open_clip/ViT-B-32". What save wrote, sklabel.load reads.'
             )
         return None
 
@@ -718,8 +718,7 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         if tokens.ndim != 2 or len(tokens) != len(texts) or tokens.is_floating_point():
             raise ValueError(
                 f"tokenizer={self.tokenizer!r} returned {tokens.dtype} of shape "
-                f"{shape} for {len(texts)} texts: it must return integers of shape "
-                "(n, L)."
+                f"{shape} for {len(texts)} texts: integers of shape (n, L) are wanted."
             )
         if shape[1] > self.context_length:
             raise ValueError(
@@ -731,8 +730,8 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         if wrong.any():
             text = texts[int(wrong.int().argmax())]
             raise ValueError(
-                f"tokenizer={self.tokenizer!r} returned no tokens for {text!r}, or some "
-                f"that are not in [0, {limit}), which the text tower knows."
+                f"tokenizer={self.tokenizer!r} returned no tokens for {text!r}, or "
+                f"some that are not in [0, {limit}), which the text tower knows."
             )
         n_full = int((tokens[:, -1] != 0).sum())
         if n_full and shape[1] == self.context_length:
