@@ -95,7 +95,7 @@ def coreset(args, Z):
     start = time.perf_counter()
     selector = CoreSetSelector(args.n_samples, random_state=args.seed, verbose=1).fit(Z)
     seconds = time.perf_counter() - start
-    _, d = kneighbors(Z[selector.sample_indices_], 1, queries=Z[::100], method="exact")
+    d, _ = kneighbors(Z[selector.sample_indices_], 1, queries=Z[::100], method="exact")
     figures = {"fit_seconds": round(seconds, 1), "peak_gb": peak_gigabytes()}
     return figures | {"radius_of_a_hundredth": float(d.max())}
 

@@ -136,7 +136,10 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         """Return ``estimator`` fitted: a clone of it, or itself where it is frozen."""
         if isinstance(estimator, FrozenEstimator):
             return estimator
-        estimator = clone(estimator)
+        return self._fit_within(clone(estimator), X)
+
+    def _fit_within(self, estimator, X, y=None):
+        """Fit an estimator of our own, which takes over what it has not been given."""
         unset = {
             name: getattr(self, name)
             for name, empty in (
@@ -153,7 +156,7 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         estimator.set_params(**unset)
         task = self._task[0].subcontext(task_name="embed")
         with task.propagate_callback_context(estimator):
-            return estimator.fit(X, None)
+            return estimator.fit(X, y)
 
     def _make_net(self, module, pixel_range, **settings):
         """Return an initialized net; ``settings`` win over the shared parameters."""

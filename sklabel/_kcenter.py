@@ -12,6 +12,9 @@ from .neighbors import kneighbors
 _BLOCK_NUMBERS = 2**22
 # More centers than this at once are searched by matrix products.
 _MANY_CENTERS = 256
+# Rows among which the next choices are looked for: a share of all, and how many at least.
+_SHARE = 32
+_FEWEST = 512
 
 
 def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
@@ -50,8 +53,8 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
     if len(centers):
         nearest = _nearest_center(Z, centers)
     nearest[centers] = -np.inf  # and stays so: the minimum below keeps it
-    chosen = np.empty(n_samples, dtype=np.int64)
-    when_chosen = np.empty(n_samples, dtype=Z.dtype)
+    squares = torch.linalg.vecdot(z, z)
+    chosen, when_chosen = [], []
     with tqdm(
         total=n_samples,
         desc="CoreSetSelector",
@@ -59,17 +62,74 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
         mininterval=0.5,
         disable=not verbose,
     ) as bar:
-        for i in range(n_samples):
-            row = first if i == 0 and first is not None else int(nearest.argmax())
-            chosen[i], when_chosen[i] = row, nearest[row]
-            nearest[row] = -np.inf
-            # The whole of Z at once: threads that meet after each block lose time.
-            distances = _distances(z, z[row : row + 1])[:, 0].numpy()
-            np.minimum(nearest, distances, out=nearest)
+
+        def choose(row, distance):
+            chosen.append(int(row))
+            when_chosen.append(distance)
             bar.update()
-            bar.set_postfix(radius=f"{when_chosen[i]:.4g}", refresh=False)
+            bar.set_postfix(radius=f"{distance:.4g}", refresh=False)
+
+        while len(chosen) < n_samples:
+            # Distances never grow, so the next choice is among the farthest rows as long
+            # as one of these is farther than all others were.
+            top, bar_of_others = _farthest(nearest)
+            if not len(top) or (not chosen and first is not None):
+                row = first if first is not None and not chosen else nearest.argmax()
+                choose(row, nearest[row])
+                nearest[row] = -np.inf
+                # The whole of Z at once: threads that meet after each block lose time.
+                distances = _distances(z, z[row : row + 1])[:, 0].numpy()
+                np.minimum(nearest, distances, out=nearest)
+                continue
+            rows, bound, before = z[torch.from_numpy(top)], nearest[top], len(chosen)
+            while len(chosen) < n_samples:
+                i = int(bound.argmax())
+                if bound[i] <= bar_of_others:
+                    break
+                choose(top[i], bound[i])
+                bound[i] = -np.inf
+                distances = _distances(rows, rows[i : i + 1])[:, 0].numpy()
+                np.minimum(bound, distances, out=bound)
+            nearest[top] = bound
+            _lower(nearest, z, squares, z[chosen[before:]])
+    chosen = np.array(chosen, dtype=np.int64)
     nearest[chosen] = when_chosen
     return chosen, nearest
+
+
+def _farthest(nearest):
+    """Return the rows of largest distance, and the largest distance of the others."""
+    n_top = max(_FEWEST, len(nearest) // _SHARE)
+    if n_top >= len(nearest):
+        return np.arange(len(nearest)), -np.inf
+    limit = np.partition(nearest, -n_top - 1)[-n_top - 1]
+    return np.flatnonzero(nearest > limit), limit
+
+
+def _lower(nearest, z, squares, centers):
+    """Lower the distances of all rows, in place, to those to new centers.
+
+    Matrix products tell which pairs may be closer than what is known, rounding allowed
+    for; their distances alone come from the differences.
+    """
+    rounding = (z.shape[1] + 8) * torch.finfo(z.dtype).eps
+    lengths = torch.linalg.vecdot(centers, centers)
+    step = max(1, _BLOCK_NUMBERS // len(centers))
+    pairs_at_once = max(1, _BLOCK_NUMBERS // z.shape[1])
+    for start in range(0, len(z), step):
+        x, known = (
+            z[start : start + step],
+            torch.from_numpy(nearest)[start : start + step],
+        )
+        sums = squares[start : start + step, None] + lengths
+        products = torch.addmm(sums, x, centers.T, alpha=-2)
+        # -inf stays: such rows are centers
+        limit = torch.where(known > 0, known.square(), -torch.inf)[:, None]
+        close = (products - rounding * sums < limit).nonzero()
+        for pairs in close.split(pairs_at_once):
+            i, j = pairs.T
+            d = _distances(x[i][:, None], centers[j][:, None])[:, 0, 0]
+            known.scatter_reduce_(0, i, d, "amin")
 
 
 def _as_tensor(Z):

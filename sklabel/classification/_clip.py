@@ -42,7 +42,6 @@ _TRAINING = (
     "augment",
     "net_params",
 )
-_PLACES = ("image_shape", "image_size", "on_error", "checkpoint_dir")
 _C_GRID = 10.0 ** np.arange(-2, 5)
 _ALPHA_GRID = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
 _BETA_GRID = np.array([1.0, 2.0, 5.5, 10.0, 20.0])
@@ -702,20 +701,9 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
                 "which y does not have: label some, or give an embedder that is fitted "
                 "or brings its weights."
             )
-        given = embedder.get_params(deep=False)
-        unset = {
-            name: getattr(self, name)
-            for name in _PLACES
-            if given[name] in (None, "raise")
-        }
-        if given["random_state"] is None:
-            unset["random_state"] = int(torch.randint(2**31 - 1, ()))
-        embedder.set_params(**unset)
         texts = np.empty(len(codes), dtype=object)
         texts[:] = [self.prompts_[code] if code >= 0 else [] for code in codes]
-        task = self._task[0].subcontext(task_name="embed")
-        with task.propagate_callback_context(embedder):
-            embedder.fit(samples.readable(X), texts[samples.good])
+        self._fit_within(embedder, samples.readable(X), texts[samples.good])
         self.interrupted_ = embedder.interrupted_
         return embedder
 

@@ -302,6 +302,30 @@ def test_many_centers_are_searched_to_the_same_distances(X):
     np.testing.assert_array_equal(got[centers], 0)
 
 
+@pytest.mark.parametrize("offset", [0, 1e4])
+@pytest.mark.parametrize("known", [(), (5, 250)])
+def test_looking_at_the_farthest_rows_alone_changes_no_digit(
+    offset, known, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 6)) + offset
+    X = np.concatenate([X, X[:40], X[:10]]).astype(np.float32)  # copies: ties
+    distances = cdist(X.astype(float), X.astype(float))
+    nearest = distances[:, list(known)].min(1) if known else np.full(len(X), np.inf)
+    want = []
+    for _ in range(200):
+        want.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, distances[:, want[-1]])
+    found = {}
+    for fewest in (2, 20, 1000):
+        monkeypatch.setattr(_kcenter, "_FEWEST", fewest)
+        found[fewest] = k_center_greedy(X, 200, known)
+        for a, b in zip(found[fewest], found[2], strict=True):
+            np.testing.assert_array_equal(a, b)
+    if not offset:  # where float32 has the digits
+        assert found[2][0].tolist() == want
+
+
 def test_normalize_is_the_choice_by_cosine():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((80, 4)) * rng.uniform(0.1, 50, (80, 1))
