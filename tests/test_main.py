@@ -487,7 +487,14 @@ def test_as_a_program(here):
 def test_ctrl_c_of_a_program(here):
     environment = {**os.environ, "PYTHONPATH": str(Path(sklabel.__file__).parents[1])}
     program = [sys.executable, "-u", "-m", "sklabel", "demo"]
-    with subprocess.Popen(program, stderr=subprocess.PIPE, env=environment) as running:
+    with subprocess.Popen(
+        program,
+        stderr=subprocess.PIPE,
+        env=environment,
+        # what is started in the background of a script ignores the signal, and its
+        # children do
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as running:
         shown = b""
         while b"1%" not in shown:  # it trains
             shown += running.stderr.read(1)
