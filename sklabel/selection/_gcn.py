@@ -342,6 +342,7 @@ class UncertainGCNSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     --------
     CoreGCNSelector : The same network; rows that cover its hidden layer.
     UncertaintySelector : What a classifier is unsure of.
+
     Notes
     -----
     The graph joins all pairs of rows by the cosine s of their features F (labeled rows
@@ -522,6 +523,7 @@ class CoreGCNSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     --------
     UncertainGCNSelector : The same network; rows of which it is unsure.
     CoreSetSelector : The same choice among the features themselves.
+
     Notes
     -----
     The graph joins all pairs of rows by the cosine s of their features F (labeled rows
