@@ -366,7 +366,7 @@ class EmbeddingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
 def watch_features(net, samples, n_rows=256):
     """Return spread and effective rank of the features of some rows, for the history."""
-    good = np.flatnonzero(~samples.bad)
+    good = samples.good
     rows = good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
     net.module_.eval()
     x, _ = samples[rows]

@@ -101,7 +101,7 @@ class Samples:
 
     def n_batches(self, batch_size):
         """Return the number of batches of one epoch."""
-        return _n_batches(len(_my_share(np.flatnonzero(~self.bad))), batch_size)
+        return _n_batches(len(_my_share(self.good)), batch_size)
 
     def pixel_range(self):
         """Return (low, high), the values that stand for black and white; None: vectors.
@@ -358,10 +358,15 @@ class ImageFiles:
                     )
                 return np.asarray(image)
         except _UNREADABLE as error:
-            raise ValueError(
-                f"Cannot read the image {str(path)!r} ({error}). Remove or replace the "
-                'file, or pass on_error="skip" to leave such files out.'
-            ) from error
+            raise unreadable(path, error) from error
+
+
+def unreadable(path, error):
+    """Return what to raise for an image file that cannot be read."""
+    return ValueError(
+        f"Cannot read the image {str(path)!r} ({error}). Remove or replace the file, "
+        'or pass on_error="skip" to leave such files out.'
+    )
 
 
 def check_samples(estimator, X, reset, sample_shape=None):
@@ -535,10 +540,7 @@ def _common_size(paths, on_error):
                 sizes.setdefault(ImageOps.exif_transpose(image).size[::-1], path)
         except _UNREADABLE as error:
             if on_error != "skip":
-                raise ValueError(
-                    f"Cannot read the image {path!r} ({error}). Remove or replace the "
-                    'file, or pass on_error="skip" to leave such files out.'
-                ) from error
+                raise unreadable(path, error) from error
         if len(sizes) > 1:
             (size1, path1), (size2, path2) = list(sizes.items())[:2]
             raise ValueError(

@@ -30,15 +30,15 @@ def fit_partly(classifier, X, y):
     )
 
 
-def last_step(classifier):
-    """Return the classifier, fitted or not, within pipelines, searches, frozen ones."""
+def last_step(estimator):
+    """Return the estimator, fitted or not, within pipelines, searches, frozen ones."""
     while True:
-        if isinstance(classifier, Pipeline):
-            classifier = classifier[-1]
-        elif isinstance(classifier, FrozenEstimator) or hasattr(classifier, "refit"):
-            classifier = classifier.estimator  # refit: a search
+        if isinstance(estimator, Pipeline):
+            estimator = estimator[-1]
+        elif isinstance(estimator, FrozenEstimator) or hasattr(estimator, "refit"):
+            estimator = estimator.estimator  # refit: a search
         else:
-            return classifier
+            return estimator
 
 
 def check_rows(selector, X):

@@ -63,33 +63,33 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
         disable=not verbose,
     ) as bar:
 
-        def choose(row, distance):
-            chosen.append(int(row))
-            when_chosen.append(distance)
+        def choose(i, rows, nearest, number):
+            """Take row i, and lower the distances of these rows to it, in place."""
+            chosen.append(int(number))
+            when_chosen.append(nearest[i])
             bar.update()
-            bar.set_postfix(radius=f"{distance:.4g}", refresh=False)
+            bar.set_postfix(radius=f"{nearest[i]:.4g}", refresh=False)
+            nearest[i] = -np.inf
+            # All of them at once: threads that meet after each block lose time.
+            distances = _distances(rows, rows[i : i + 1])[:, 0].numpy()
+            np.minimum(nearest, distances, out=nearest)
 
+        if first is not None and n_samples:
+            choose(first, z, nearest, first)
         while len(chosen) < n_samples:
             # Distances never grow, so the next choice is among the farthest rows as long
             # as one of these is farther than all others were.
-            top, bar_of_others = _farthest(nearest)
-            if not len(top) or (not chosen and first is not None):
-                row = first if first is not None and not chosen else nearest.argmax()
-                choose(row, nearest[row])
-                nearest[row] = -np.inf
-                # The whole of Z at once: threads that meet after each block lose time.
-                distances = _distances(z, z[row : row + 1])[:, 0].numpy()
-                np.minimum(nearest, distances, out=nearest)
+            top, limit = _farthest(nearest)
+            if not len(top):
+                row = int(nearest.argmax())
+                choose(row, z, nearest, row)
                 continue
             rows, bound, before = z[torch.from_numpy(top)], nearest[top], len(chosen)
             while len(chosen) < n_samples:
                 i = int(bound.argmax())
-                if bound[i] <= bar_of_others:
+                if bound[i] <= limit:
                     break
-                choose(top[i], bound[i])
-                bound[i] = -np.inf
-                distances = _distances(rows, rows[i : i + 1])[:, 0].numpy()
-                np.minimum(bound, distances, out=bound)
+                choose(i, rows, bound, top[i])
             nearest[top] = bound
             _lower(nearest, z, squares, z[chosen[before:]])
     chosen = np.array(chosen, dtype=np.int64)

@@ -14,16 +14,11 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 from ._base import BaseLearner
 from ._callbacks import CallbackSupportMixin, fitting
 from ._data import _as_paths
-from ._held import fit_partly
+from ._held import fit_partly, last_step
 from ._labels import check_labels, encode_labels, is_labeled
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
 from .selection import UncertaintySelector, USLSelector
-
-
-def _last_of(selector):
-    """Return the selector itself, or the last step of a pipeline."""
-    return selector.steps[-1][1] if hasattr(selector, "steps") else selector
 
 
 def _classifier_has(name):
@@ -314,8 +309,8 @@ class ActiveLearningClassifier(
         if not hasattr(self, name):
             setattr(self, name, clone(selector))
         chosen = getattr(self, name)
-        if _last_of(selector).get_params(deep=False).get("random_state", 0) is None:
-            _last_of(chosen).set_params(random_state=None)  # a new seed in every round
+        if last_step(selector).get_params(deep=False).get("random_state", 0) is None:
+            last_step(chosen).set_params(random_state=None)  # a new seed in every round
         rows = self._select(chosen, n_samples)
         self.pending_ = rows
         self.sample_indices_ = np.append(self.sample_indices_, rows)
@@ -467,7 +462,7 @@ class ActiveLearningClassifier(
 
     def _select(self, selector, n_samples):
         """Return rows chosen by a selector, or by the last of a pipeline."""
-        last = _last_of(selector)
+        last = last_step(selector)
         last.set_params(n_samples=n_samples)
         self._seed(last)
         X, y = self._X, self.labels_
@@ -476,10 +471,10 @@ class ActiveLearningClassifier(
         elif last is selector and not isinstance(selector, BaseLearner):
             X = self._vectors()
         if not len(self.refused_):
-            return _last_of(selector.fit(X, y)).sample_indices_
+            return last_step(selector.fit(X, y)).sample_indices_
         rows = np.setdiff1d(np.arange(len(y)), self.refused_)
         selector.fit(_safe_indexing(X, rows), y[rows])
-        return rows[_last_of(selector).sample_indices_]
+        return rows[last_step(selector).sample_indices_]
 
     def _vectors(self):
         """Return X where it is 2-D, else its embedding."""

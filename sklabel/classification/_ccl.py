@@ -36,7 +36,7 @@ class _MixedRounds(Mixed):
         self.n_steps = n_steps
         # only the contrast asks for labels: all else is learned from every row, also
         # where each has a label
-        self.unlabeled = np.flatnonzero(~self.bad)
+        self.unlabeled = self.good
 
     def n_batches(self, batch_size):
         return self.n_steps

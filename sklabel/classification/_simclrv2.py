@@ -3,11 +3,9 @@
 import copy
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -398,9 +396,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
                     'leave it at "auto".'
                 )
             embedder = clone(embedder).set_params(backbone=self.backbone)
-        if samples.bad.any():  # files that cannot be read were told of already
-            X = _safe_indexing(X, np.flatnonzero(~samples.bad))
-        return self._fit_held(embedder, X)
+        return self._fit_held(embedder, samples.readable(X))
 
     def _build_teacher(self, mean, std, continued=None):
         augment = self._build_augment(self.augment, "weak", mean, std)

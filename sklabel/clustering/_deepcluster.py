@@ -63,7 +63,7 @@ class _DeepCluster(nn.Module):
 
     def reassign(self, net, samples):
         """Cluster the features of all rows, and start a new head."""
-        good = np.flatnonzero(~samples.bad)
+        good = samples.good
         Z = predict_all(net, samples).numpy()[good]
         Z = whiten(Z, *fit_whitening(Z, self.n_components))
         labels, _ = _cluster(Z, self.head.out_features, self.n_kmeans_iter)

@@ -87,7 +87,7 @@ class _IICSegmentation(nn.Module):
         figures = {name: float(total / n) for name, (total, n) in self.sums.items()}
         self.sums = {}
         # some images stand for all
-        good = np.flatnonzero(~samples.bad)
+        good = samples.good
         rows = good[np.linspace(0, len(good) - 1, min(32, len(good))).astype(int)]
         p = net.evaluation_step(samples[rows]).unflatten(1, (self.n_outputs, -1))
         net.module_.train()

@@ -29,6 +29,7 @@ from .._data import (
     _decoded,
     _native,
     check_samples,
+    unreadable,
 )
 from .._net import Net, resolve_device
 from .._warn import warn
@@ -70,7 +71,7 @@ class _Files(ImageFiles):
             image = torch.from_numpy(_decoded(self.paths[row]).copy())  # (h, w, 3)
         except _UNREADABLE as error:
             if not self.skip:
-                raise _unreadable(self.paths[row], error) from error
+                raise unreadable(self.paths[row], error) from error
             self.bad[row] = True
             return np.zeros((*self.size, 3), np.uint8)
         x = self.frame(image.permute(2, 0, 1)[None].float() / 255)[0]
@@ -87,7 +88,7 @@ class _Files(ImageFiles):
                     found.add(image.size if turned else image.size[::-1])
             except _UNREADABLE as error:
                 if not self.skip:
-                    raise _unreadable(path, error) from error
+                    raise unreadable(path, error) from error
         if not found:
             raise ValueError(f"None of the {len(self)} image files can be read.")
         return found
@@ -104,7 +105,7 @@ class _Files(ImageFiles):
                     return content.digest()
             except OSError as error:
                 if not self.skip:
-                    raise _unreadable(path, error) from error
+                    raise unreadable(path, error) from error
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(digest, self.paths))
@@ -191,13 +192,6 @@ def _checksum(*arrays):
     for array in arrays:
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
-
-
-def _unreadable(path, error):
-    return ValueError(
-        f"Cannot read the image {str(path)!r} ({error}). Remove or replace the file, "
-        'or pass on_error="skip" to leave such files out.'
-    )
 
 
 class PretrainedTransformer(

@@ -13,6 +13,7 @@ from sklearn.utils.validation import (
 )
 
 from .._data import _as_paths
+from .._held import open_rows
 from .._labels import check_labels, encode_labels, is_labeled
 from ..neighbors import kneighbors
 
@@ -175,6 +176,18 @@ class OwnNetworkMixin:
         self.classes_ = classes
         return codes, np.searchsorted(classes, labels[-1])
 
+    def _readable_candidates(self, samples, labeled, n_samples):
+        """Return the unlabeled rows that can be read, enough of them, or an error."""
+        unreadable = np.where(samples.bad, np.nan, 0)[:, None]
+        return open_rows(labeled, unreadable, n_samples)
+
+    def _drawn(self, rows, n_samples, random):
+        """Return ``n_candidates`` of the rows, where that is asked for."""
+        if self.n_candidates is None or self.n_candidates >= len(rows):
+            return rows
+        size = max(self.n_candidates, n_samples)
+        return random.choice(rows, size, replace=False)
+
     def _train_nothing(self):
         """Forget what an earlier fit has trained, where this one has nothing to do."""
         self._continued = None
@@ -186,6 +199,13 @@ class OwnNetworkMixin:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+@torch.no_grad()
+def filled_(layer, old, places):
+    """Put the outputs of an old linear layer into some places of a new one."""
+    layer.weight[places], layer.bias[places] = old.weight, old.bias
+    return layer
 
 
 def predict_rows(net, samples, rows, size=512):

@@ -12,12 +12,12 @@ from torch.nn.functional import cross_entropy
 from .._base import SHARED_CONSTRAINTS, BaseLearner
 from .._callbacks import fitting
 from .._data import Mixed
-from .._held import open_rows
 from ..losses import learning_loss
 from ._base import (
     N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
     SelectionMixin,
+    filled_,
     predict_rows,
 )
 
@@ -500,12 +500,9 @@ class LearningLossSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
             self._train_nothing()
             return self._set_selection(vectors, [], scores)
         codes, places = self._encode_y(y, samples)
-        unreadable = np.where(samples.bad, np.nan, 0)[:, None]
-        rows = open_rows(labeled, unreadable, n_samples)  # enough of them, or an error
+        rows = self._readable_candidates(samples, labeled, n_samples)
         with self._seeded() as seed:
-            if self.n_candidates is not None and self.n_candidates < len(rows):
-                size = max(self.n_candidates, n_samples)
-                rows = np.random.RandomState(seed).choice(rows, size, replace=False)
+            rows = self._drawn(rows, n_samples, np.random.RandomState(seed))
             module = self._build_module(*samples.statistics(), places)
             self._fit_net(module, Mixed(samples, codes, ratio=0))
         scores[rows] = predict_rows(self.net_, samples, rows)[:, 0]
@@ -521,7 +518,11 @@ class LearningLossSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
                 before.layers,
                 before.loss_head,
             )
-            head = _wider(before.head, places, n_classes)
+            head = filled_(
+                nn.Linear(before.head.in_features, n_classes).to(before.head.weight),
+                before.head,
+                places,
+            )
         else:
             backbone = self._build_backbone(mean, std)
             shapes = output_shapes(backbone)
@@ -560,11 +561,3 @@ class LearningLossSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
                 f"There are {list(shapes)}."
             )
         return layers
-
-
-def _wider(layer, places, n_outputs):
-    """Return a linear layer with more outputs; what it had stands in some places."""
-    wider = nn.Linear(layer.in_features, n_outputs).to(layer.weight)
-    with torch.no_grad():
-        wider.weight[places], wider.bias[places] = layer.weight, layer.bias
-    return wider

@@ -12,13 +12,13 @@ from torch.nn.functional import cross_entropy
 from .._base import SHARED_CONSTRAINTS, BaseLearner
 from .._callbacks import fitting
 from .._data import Mixed
-from .._held import open_rows
 from ..losses import temporal_consistency
 from ..modules import ema_decay, ema_update_, frozen_copy
 from ._base import (
     N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
     SelectionMixin,
+    filled_,
     predict_rows,
 )
 
@@ -392,14 +392,11 @@ class TODSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
             self._train_nothing()
             return self._set_selection(vectors, [], scores)
         codes, places = self._encode_y(y, samples)
-        unreadable = np.where(samples.bad, np.nan, 0)[:, None]
-        rows = open_rows(labeled, unreadable, n_samples)  # enough of them, or an error
+        rows = self._readable_candidates(samples, labeled, n_samples)
         self.n_cycles_ = 1 if self._continued is None else self.n_cycles_ + 1
         with self._seeded() as seed:
             random = np.random.RandomState(seed)
-            if self.n_candidates is not None and self.n_candidates < len(rows):
-                size = max(self.n_candidates, n_samples)
-                rows = random.choice(rows, size, replace=False)
+            rows = self._drawn(rows, n_samples, random)
             module = self._build_module(*samples.statistics(), places)
             net = self._make_net(module, samples.pixel_range())
             before = predict_rows(net, samples, rows)[:, places]
@@ -432,7 +429,7 @@ class TODSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
                 wider = nn.Linear(head.in_features, n_classes).to(head.weight)
                 # both networks have the same weights for new classes
                 for net, new in ((average, frozen_copy(wider)), (online, wider)):
-                    net.heads[i] = _filled(new, net.heads[i], places)
+                    net.heads[i] = filled_(new, net.heads[i], places)
         module = _TOD(
             online,
             average,
@@ -447,10 +444,3 @@ class TODSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
     def _rebuild_module(self, mean, std):
         self._continued = None
         return self._build_module(mean, std)
-
-
-@torch.no_grad()
-def _filled(layer, old, places):
-    """Put the outputs of an old linear layer into some places of a new one."""
-    layer.weight[places], layer.bias[places] = old.weight, old.bias
-    return layer
