@@ -171,7 +171,7 @@ def dec(reconstruction_weight, cluster_weight):
             reconstruction_weight=reconstruction_weight,
             tol=0.0,  # as many steps as ClustPy
             embedder=AutoencoderTransformer(
-                10, common_scale=True, max_epochs=args.code_epochs
+                10, standardize=False, max_epochs=args.code_epochs
             ),
             max_epochs=args.epochs,
             random_state=seed,

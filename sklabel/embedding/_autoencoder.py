@@ -61,10 +61,10 @@ class AutoencoderTransformer(EmbeddingMixin, BaseLearner):
         decoder mirrors them.
     hidden_sizes : tuple of int, default=(500, 500, 2000)
         Widths of the layers for vectors; the decoder mirrors them.
-    common_scale : bool, default=False
-        Whether all features of a vector are divided by one number, which suits values of
-        one kind such as pixels; else each by its own standard deviation, so that all
-        count alike, whatever their units.
+    standardize : bool, default=True
+        Whether channels of images, and features of vectors, are centered and divided by
+        their standard deviation. Without, pixels go from 0 to 1, as published, and
+        vectors are taken as they are: what has little spread counts little.
     backbone : str, nn.Module or fitted embedder, default="auto"
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     augment : nn.Module or None, default=None
@@ -163,7 +163,7 @@ class AutoencoderTransformer(EmbeddingMixin, BaseLearner):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "filters": ["array-like"],
         "hidden_sizes": ["array-like"],
-        "common_scale": ["boolean"],
+        "standardize": ["boolean"],
         "augment": [StrOptions({"auto"}), nn.Module, callable, None],
         "lr_scaling": [StrOptions({"linear", "sqrt"}), None],
         **SHARED_CONSTRAINTS,
@@ -175,7 +175,7 @@ class AutoencoderTransformer(EmbeddingMixin, BaseLearner):
         *,
         filters=(32, 64, 128),
         hidden_sizes=(500, 500, 2000),
-        common_scale=False,
+        standardize=True,
         backbone="auto",
         augment=None,
         max_epochs=40,
@@ -201,7 +201,7 @@ class AutoencoderTransformer(EmbeddingMixin, BaseLearner):
         self.n_components = n_components
         self.filters = filters
         self.hidden_sizes = hidden_sizes
-        self.common_scale = common_scale
+        self.standardize = standardize
         self.backbone = backbone
         self.augment = augment
         self.max_epochs = max_epochs
@@ -287,12 +287,12 @@ class AutoencoderTransformer(EmbeddingMixin, BaseLearner):
         shape = self.sample_shape_
         sizes = self.filters if len(shape) == 3 else self.hidden_sizes
         encode, decode = build_autoencoder(shape, self.n_components, sizes)
-        if self.common_scale and len(shape) == 1:
-            std = std.square().mean().sqrt().expand_as(std).clone()
+        augment = self._build_augment(self.augment, "weak", mean, std)
+        if not self.standardize:
+            mean, std = torch.zeros_like(mean), torch.ones_like(std)
         backbone = Encoder(encode, shape, mean, std)
         if not isinstance(self.backbone, str) or self.backbone != "auto":
             backbone = self._build_backbone(mean, std)  # it standardizes
             code = nn.Linear(backbone.n_features_out, self.n_components)
             backbone = Encoder(nn.Sequential(backbone, code), shape)
-        augment = self._build_augment(self.augment, "weak", mean, std)
         return _Autoencoder(backbone, decode, augment, mean, std)

@@ -149,17 +149,18 @@ def test_every_parameter_counts():
     )
 
 
-def test_a_common_scale_keeps_small_features_small():
-    rng = np.random.default_rng(0)
-    x = (rng.normal(size=(60, 4)) * [10, 10, 10, 0.01]).astype(np.float32)
-    for common in (False, True):
-        fitted = AutoencoderTransformer(
-            2, hidden_sizes=(8,), common_scale=common, max_steps=2, random_state=0
-        ).fit(x)
-        std = fitted.net_.module_.std.numpy()
-        if common:
-            np.testing.assert_allclose(std, np.sqrt((x.std(0) ** 2).mean()), rtol=1e-5)
-            np.testing.assert_array_equal(fitted.encoder_.std, std)
-        else:
-            np.testing.assert_allclose(std, x.std(0), rtol=1e-5)
+@pytest.mark.parametrize("x", [X, DIGITS], ids=["vectors", "images"])
+def test_standardize(x):
+    plain, scaled = (
+        short(standardize=standardize).fit(x) for standardize in (False, True)
+    )
+    for net in (plain.net_.module_, plain.encoder_):
+        assert (net.mean == 0).all() and (net.std == 1).all()
+    mean, std = scaled.encoder_.mean.numpy(), scaled.encoder_.std.numpy()
+    if x.ndim == 2:
+        np.testing.assert_allclose(mean, x.mean(0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(std, x.std(0), rtol=1e-4)
+    else:
+        np.testing.assert_allclose(std.item(), (x / 255).std(), rtol=1e-2)
+    for fitted in (plain, scaled):
         assert fitted.inverse_transform(fitted.transform(x)).shape == x.shape
