@@ -26,6 +26,26 @@ def load(data):
     return bunch.x_train, bunch.y_train, bunch.x_test, bunch.y_test
 
 
+def parse(parser):
+    """Return the arguments, with those of all long benchmarks; set the threads."""
+    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--verbose", type=int, default=0)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return args
+
+
+def shared(args, seed):
+    """Return what every estimator of a long benchmark is told."""
+    return {
+        "random_state": seed,
+        "checkpoint_dir": args.checkpoints,
+        "verbose": args.verbose,
+    }
+
+
 def small_network(x, width, seed):
     """Return four convolutions, 3x3 but for the first; the side is halved three times.
 

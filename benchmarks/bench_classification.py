@@ -11,8 +11,7 @@ continues.
 import argparse
 
 import numpy as np
-import torch
-from _common import UPRIGHT, Results, load, small_network, summary
+from _common import UPRIGHT, Results, load, parse, shared, small_network, summary
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -41,14 +40,6 @@ def draw(y, n_labels, seed):
     hidden = np.full(len(y), -1)
     hidden[rows] = y[rows]
     return hidden
-
-
-def shared(args, seed):
-    return {
-        "random_state": seed,
-        "checkpoint_dir": args.checkpoints,
-        "verbose": args.verbose,
-    }
 
 
 def embedder(args, seed, x):
@@ -166,12 +157,7 @@ def main():
     parser.add_argument("--code-epochs", type=int, default=60, help="of CCL's codes")
     parser.add_argument("--steps", type=int, default=500, help="of every stage")
     parser.add_argument("--batch-size", type=int, default=16, help="of FixMatch")
-    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--verbose", type=int, default=0)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)
     x, y = x[: args.n_train], y[: args.n_train]

@@ -12,8 +12,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-import torch
-from _common import Results, load, small_network, summary
+from _common import Results, load, parse, shared, small_network, summary
 
 from sklabel.classification import CLIPClassifier
 from sklabel.embedding import CLIPTransformer
@@ -88,9 +87,7 @@ def fitted(args, seed, x, texts):
         max_steps=args.steps,
         batch_size=args.batch_size,
         lr=args.lr,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     ).fit(x, texts)
 
 
@@ -194,12 +191,7 @@ def main():
     parser.add_argument("--text-width", type=int, default=128)
     parser.add_argument("--text-layers", type=int, default=3)
     parser.add_argument("--same-captions", default="positives")
-    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--verbose", type=int, default=0)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse(parser)
 
     if args.data == "emoji":
         data, templates = emoji(args), list(EMOJI)

@@ -10,8 +10,7 @@ a broken run continues.
 import argparse
 
 import numpy as np
-import torch
-from _common import UPRIGHT, Results, load, small_network, summary
+from _common import UPRIGHT, Results, load, parse, shared, small_network, summary
 from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -58,9 +57,7 @@ def simclr(args, seed, x):
         backbone=small_network(x, args.width, seed),
         augment=views(args, crop=(0.5, 1.0)),
         max_epochs=args.embed_epochs,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     )
 
 
@@ -68,9 +65,7 @@ def autoencoder(args, seed, x):
     return AutoencoderTransformer(
         n_components=10,
         max_epochs=args.code_epochs,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     )
 
 
@@ -100,9 +95,7 @@ def scan(args, seed, data):
         augment=RandAugment(weak=Weak(flip=0)) if args.data in UPRIGHT else "auto",
         max_epochs=args.epochs,
         self_label_epochs=1,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     ).fit(x)
     return figures(y_test, clusterer.predict(x_test))
 
@@ -113,9 +106,7 @@ def dcec(args, seed, data):
         len(np.unique(y)),
         embedder=FrozenEstimator(autoencoder(args, seed, x).fit(x)),
         max_epochs=args.epochs,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     ).fit(x)
     return figures(y_test, clusterer.predict(x_test))
 
@@ -155,9 +146,7 @@ def deepcluster(args, seed, data):
         augment=views(args, crop=(0.4, 1.0)),
         sobel=args.data not in UPRIGHT,
         max_epochs=args.epochs,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     ).fit(x)
     return figures(y_test, clusterer.predict(x_test))
 
@@ -174,9 +163,7 @@ def dec(reconstruction_weight, cluster_weight):
                 10, standardize=False, max_epochs=args.code_epochs
             ),
             max_epochs=args.epochs,
-            random_state=seed,
-            checkpoint_dir=args.checkpoints,
-            verbose=args.verbose,
+            **shared(args, seed),
         ).fit(flat(x).astype(np.float32))
         labels = clusterer.predict(flat(x_test).astype(np.float32))
         return figures(y_test, labels)
@@ -232,12 +219,7 @@ def main():
     parser.add_argument("--iic-starts", type=int, default=4, help="the best goes on")
     parser.add_argument("--iic-start-epochs", type=int, default=4, help="of each start")
     parser.add_argument("--iic-epochs", type=int, default=25, help="of the best start")
-    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--verbose", type=int, default=0)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test

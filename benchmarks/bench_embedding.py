@@ -10,8 +10,7 @@ the results file are not run again, so a broken run continues.
 import argparse
 import warnings
 
-import torch
-from _common import Results, load, summary
+from _common import Results, load, parse, shared, summary
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV
 from sklearn.pipeline import make_pipeline
@@ -59,9 +58,7 @@ def ours(args, name, seed, data, **length):
         **backbone,
         **{"max_epochs": args.epochs, **length},
         batch_size=256,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     ).fit(x)
     last = embedder.net_.history[-1]
     return {
@@ -98,12 +95,7 @@ def main():
     parser.add_argument("--n-train", type=int, help="first rows of the training images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=0, help="of lightly's loader")
-    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--verbose", type=int, default=0)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)
     # a last batch that is not full is left out by lightly and trained on by ours

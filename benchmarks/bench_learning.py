@@ -7,8 +7,7 @@ are in the results file are not run again, so a broken run continues.
 import argparse
 
 import numpy as np
-import torch
-from _common import UPRIGHT, Results, load, summary
+from _common import UPRIGHT, Results, load, parse, shared, summary
 from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -39,9 +38,7 @@ def embedder(args, seed):
         augment=views(args.data)["contrastive"],
         max_epochs=args.embed_epochs,
         batch_size=256,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     )
 
 
@@ -60,9 +57,7 @@ def fixmatch(args, seed, data, choice, fitted):
         weak_augment=views(args.data)["weak"],
         max_steps=args.steps,
         batch_size=args.batch_size,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     ).fit(x, y_partly)
     return {
         "accuracy": classifier.score(x_test, y_test),
@@ -80,9 +75,7 @@ def scan(args, seed, data, fitted):
         augment=RandAugment(weak=Weak(flip=0)) if args.data in UPRIGHT else "auto",
         max_epochs=args.scan_epochs,
         self_label_epochs=args.self_label_epochs,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     ).fit(x)
     labels = clusterer.predict(x_test)
     return {
@@ -120,12 +113,7 @@ def main():
     parser.add_argument("--scan-epochs", type=int, default=3)
     parser.add_argument("--self-label-epochs", type=int, default=2)
     parser.add_argument("--heads", type=int, default=10)
-    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--verbose", type=int, default=0)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test

@@ -11,7 +11,7 @@ import argparse
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _common import Results, load, summary
+from _common import Results, load, parse, shared, summary
 from sklearn.cluster import KMeans
 
 from sklabel.clustering import IICSegmenter
@@ -55,9 +55,7 @@ def iic(args, seed, x, x_test):
         2,
         half_side=args.half_side,
         max_epochs=args.epochs,
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     ).fit(x)
     return segmenter.predict(x_test)
 
@@ -83,12 +81,7 @@ def main():
     parser.add_argument("--n-test", type=int, default=1000)
     parser.add_argument("--half-side", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--verbose", type=int, default=0)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse(parser)
 
     digits, photographs = load("mnist"), load("cifar10")
     x, _ = compose(digits[0][: args.n_train], photographs[0], seed=0)

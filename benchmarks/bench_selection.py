@@ -19,8 +19,7 @@ import argparse
 import warnings
 
 import numpy as np
-import torch
-from _common import Results, load, small_network, summary
+from _common import Results, load, parse, shared, small_network, summary
 from bench_classification import embedder, fixmatch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
@@ -222,8 +221,7 @@ def run_loop(args, results, data):
                 codes = AutoencoderTransformer(
                     10,
                     max_epochs=args.code_epochs,
-                    random_state=seed,
-                    checkpoint_dir=args.checkpoints,
+                    **shared(args, seed),
                 ).fit(x)
 
             def run(selector=selector, codes=codes, seed=seed):
@@ -254,9 +252,7 @@ def cld(args, seed, x):
         backbone=small_network(x, args.width, seed),
         max_epochs=args.embed_epochs,
         output="projection",
-        random_state=seed,
-        checkpoint_dir=args.checkpoints,
-        verbose=args.verbose,
+        **shared(args, seed),
     )
 
 
@@ -276,12 +272,7 @@ def main():
     parser.add_argument("--code-epochs", type=int, default=60, help="of CCL's codes")
     parser.add_argument("--steps", type=int, default=500, help="of FixMatch, CCL")
     parser.add_argument("--batch-size", type=int, default=16, help="of FixMatch")
-    parser.add_argument("--checkpoints", help="folder; a broken run continues from it")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--verbose", type=int, default=0)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse(parser)
     warnings.simplefilter("ignore", ConvergenceWarning)
 
     if args.task == "transfer":
