@@ -379,7 +379,7 @@ def watch_features(net, samples, n_rows=256):
     }
 
 
-class ClusteringMixin(ClusterMixin):
+class PredictClustersMixin:
     """Predict the cluster of samples from the module's probabilities."""
 
     def predict_proba(self, X):
@@ -410,6 +410,10 @@ class ClusteringMixin(ClusterMixin):
             -1 for a file that cannot be read, with ``on_error="skip"``.
         """
         return _most_probable(self.predict_proba(X))
+
+
+class ClusteringMixin(PredictClustersMixin, ClusterMixin):
+    """What the clusterers that train a network have in common."""
 
     def _set_labels(self, p, samples, remedy, remedy_largest):
         """Set ``labels_`` and what goes with them; return the clusters in use.
@@ -486,7 +490,35 @@ def cluster_figures(p, neighbors=None):
     return figures
 
 
-class ClassificationMixin(ClassifierMixin):
+class LabeledScoreMixin:
+    """Score on the rows that have a label."""
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy on the labeled rows.
+
+        Parameters
+        ----------
+        X : array-like
+            What ``predict`` takes.
+        y : array-like of shape (n_samples,)
+            Classes; rows that are unlabeled (-1, None or NaN) do not count.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        accuracy : float
+        """
+        labeled = is_labeled(y)
+        if not labeled.any():
+            raise ValueError("y has no labeled row to score on: every label is -1.")
+        truth = np.asarray(y).reshape(-1)  # y may be a column
+        hits = np.asarray(self.predict(X))[labeled] == truth[labeled]
+        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
+        return float(np.average(hits, weights=weight))
+
+
+class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
     """Encode partly labeled y, and predict classes from the module's probabilities."""
 
     def _encode_y(self, y, samples):
@@ -627,30 +659,6 @@ class ClassificationMixin(ClassifierMixin):
         """
         codes = _most_probable(self.predict_proba(X))
         return decode_labels(codes, self.classes_)
-
-    def score(self, X, y, sample_weight=None):
-        """Return the accuracy on the labeled rows.
-
-        Parameters
-        ----------
-        X : array-like
-            Samples of the fitted shape.
-        y : array-like of shape (n_samples,)
-            Classes; rows that are unlabeled (-1, None or NaN) do not count.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weight of each row.
-
-        Returns
-        -------
-        accuracy : float
-        """
-        labeled = is_labeled(y)
-        if not labeled.any():
-            raise ValueError("y has no labeled row to score on: every label is -1.")
-        truth = np.asarray(y).reshape(-1)  # y may be a column
-        hits = np.asarray(self.predict(X))[labeled] == truth[labeled]
-        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
-        return float(np.average(hits, weights=weight))
 
 
 def _most_probable(probabilities):

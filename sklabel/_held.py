@@ -182,14 +182,14 @@ def hidden_features(classifier, X):
     return torch.cat(features).numpy()
 
 
-def open_rows(labeled, probabilities, n_samples):
+def open_rows(labeled, unreadable, n_samples):
     """Return the rows among which to choose: neither labeled nor unreadable.
 
     Parameters
     ----------
     labeled : ndarray of shape (n,), dtype bool
-    probabilities : ndarray of shape (n, C)
-        A row of NaN for a file that cannot be read.
+    unreadable : ndarray of shape (n,), dtype bool
+        Files that cannot be read, which have no probabilities.
     n_samples : int
         Rows that will be chosen.
 
@@ -202,7 +202,6 @@ def open_rows(labeled, probabilities, n_samples):
     ValueError
         If there are fewer rows than will be chosen.
     """
-    unreadable = np.isnan(probabilities).any(axis=1)
     rows = np.flatnonzero(~labeled & ~unreadable)
     if len(rows) < n_samples:
         raise ValueError(

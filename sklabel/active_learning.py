@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
-from ._base import BaseLearner
+from ._base import BaseLearner, LabeledScoreMixin
 from ._callbacks import CallbackSupportMixin, fitting
 from ._data import _as_paths
 from ._held import fit_partly, last_step
@@ -31,7 +31,11 @@ def _classifier_has(name):
 
 
 class ActiveLearningClassifier(
-    MetaEstimatorMixin, ClassifierMixin, CallbackSupportMixin, BaseEstimator
+    LabeledScoreMixin,
+    MetaEstimatorMixin,
+    ClassifierMixin,
+    CallbackSupportMixin,
+    BaseEstimator,
 ):
     """Classify with labels that are asked for in rounds.
 
@@ -397,29 +401,6 @@ class ActiveLearningClassifier(
         """
         check_is_fitted(self, "classifier_")
         return self.classifier_.predict(self._check_X(X))
-
-    def score(self, X, y, sample_weight=None):
-        """Return the accuracy on the labeled rows.
-
-        Parameters
-        ----------
-        X : array-like
-            What the classifier takes.
-        y : array-like of shape (n_samples,)
-            Classes; rows that are unlabeled (-1, None or NaN) do not count.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weight of each row.
-
-        Returns
-        -------
-        accuracy : float
-        """
-        labeled = is_labeled(y)
-        if not labeled.any():
-            raise ValueError("y has no labeled row to score on: every label is -1.")
-        hits = np.asarray(self.predict(X))[labeled] == np.asarray(y)[labeled]
-        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
-        return float(np.average(hits, weights=weight))
 
     def _check_X(self, X, reset=False):
         """Return vectors as an array; images and paths are checked by who takes them."""

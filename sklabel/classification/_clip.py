@@ -104,11 +104,6 @@ def class_embedding(texts):
     return torch.stack([unit_rows(unit_rows(own).mean(0)) for own in texts])
 
 
-def zero_shot_logits(images, embedding, logit_scale):
-    """Return logits (n, K): cosines of images (n, D) and classes (K, D), scaled."""
-    return logit_scale * unit_rows(images) @ embedding.T
-
-
 def remembered(images, keys, values, alpha, beta):
     r"""Return what labeled rows say of others: the memory of Tip-Adapter.
 

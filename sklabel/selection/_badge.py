@@ -294,7 +294,7 @@ class BADGESelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         seed = random.randint(2**31 - 1)  # first: whatever seeds the classifier takes
         self.classifier_ = fit_classifier(self, given, y, random)
         probabilities = np.asarray(self.classifier_.predict_proba(given))
-        rows = open_rows(labeled, probabilities, n_samples)
+        rows = open_rows(labeled, np.isnan(probabilities).any(axis=1), n_samples)
         residuals = gradient_residuals(probabilities[rows])
         features = hidden_features(self.classifier_, given)[rows]
         scores[rows] = gradient_norms(residuals, features)

@@ -409,7 +409,7 @@ class BALDSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         for start in range(0, len(rows), step):
             block = rows[start : start + step]
             scores[block] = _SCORES[self.measure](draw(block))
-        rows = open_rows(labeled, scores[:, None], n_samples)
+        rows = open_rows(labeled, np.isnan(scores), n_samples)
         scores[np.isnan(scores)] = -np.inf
         by_score = np.argsort(-scores, kind="stable")
         chosen = by_score[:n_samples]

@@ -178,8 +178,7 @@ class OwnNetworkMixin:
 
     def _readable_candidates(self, samples, labeled, n_samples):
         """Return the unlabeled rows that can be read, enough of them, or an error."""
-        unreadable = np.where(samples.bad, np.nan, 0)[:, None]
-        return open_rows(labeled, unreadable, n_samples)
+        return open_rows(labeled, samples.bad, n_samples)
 
     def _drawn(self, rows, n_samples, random):
         """Return ``n_candidates`` of the rows, where that is asked for."""

@@ -191,8 +191,9 @@ def _fit_gcn(selector, X, y):
         selector.classifier_ = fit_classifier(selector, given, y, random)
         rows = _safe_indexing(given, nodes)
         probabilities = np.asarray(selector.classifier_.predict_proba(rows))
-        open_rows(labeled[nodes], probabilities, n_samples)  # enough, or an error
-        read = ~np.isnan(probabilities).any(axis=1)
+        unread = np.isnan(probabilities).any(axis=1)
+        open_rows(labeled[nodes], unread, n_samples)  # enough, or an error
+        read = ~unread
         features = hidden_features(selector.classifier_, rows)[read]
         nodes = nodes[read]
         _check_labeled(selector, labeled[nodes])

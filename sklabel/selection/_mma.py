@@ -323,7 +323,7 @@ class MMASelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         self.classifier_ = fit_classifier(self, given, y, random)
         random = np.random.RandomState(seed)
         probabilities = self._probabilities(given, random.randint(2**31 - 1))
-        rows = open_rows(labeled, probabilities, n_samples)
+        rows = open_rows(labeled, np.isnan(probabilities).any(axis=1), n_samples)
         confidences = confidence(probabilities[rows], self.measure)
         scores[rows] = (0 if self.measure == "entropy" else 1) - confidences
         key, chosen = confidences, np.arange(len(rows))

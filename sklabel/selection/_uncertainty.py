@@ -233,7 +233,7 @@ class UncertaintySelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
                 for start in range(0, len(p), step)
             ]
         )
-        open_rows(labeled, p, n_samples)  # enough of them, or an error
+        open_rows(labeled, np.isnan(scores), n_samples)  # enough of them, or an error
         scores[labeled | np.isnan(scores)] = -np.inf
         chosen = np.argsort(-scores, kind="stable")[:n_samples]
         return self._set_selection(vectors, chosen, scores)

@@ -14,7 +14,7 @@ from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
     CollapseWarning,
-    _most_probable,
+    PredictClustersMixin,
     check_n_clusters,
 )
 from .._callbacks import fitting
@@ -321,7 +321,7 @@ def spread_labels(distances, clusters, rows, labels, n_rows=20):
     return spread
 
 
-class USLTSelector(SelectionMixin, BaseLearner):
+class USLTSelector(PredictClustersMixin, SelectionMixin, BaseLearner):
     """Select the row that a network is surest of in each cluster that it has learned.
 
     Unsupervised selective labeling with training: an embedding is learned, each row's
@@ -732,35 +732,6 @@ class USLTSelector(SelectionMixin, BaseLearner):
             if not known[row]:
                 y[row] = label
         return y
-
-    def predict_proba(self, X):
-        """Return the probability of each cluster, of ``head_used``.
-
-        Parameters
-        ----------
-        X : array-like
-            Samples of the fitted shape.
-
-        Returns
-        -------
-        probabilities : ndarray of shape (n_samples, n_clusters), float32
-        """
-        return self._predict_rows(X)
-
-    def predict(self, X):
-        """Return the cluster of each sample.
-
-        Parameters
-        ----------
-        X : array-like
-            Samples of the fitted shape.
-
-        Returns
-        -------
-        labels : ndarray of int of shape (n_samples,)
-            -1 for a file that cannot be read, with ``on_error="skip"``.
-        """
-        return _most_probable(self.predict_proba(X))
 
     def _forward_rows(self, samples):
         net = self.net_

@@ -20,7 +20,7 @@ from sklabel import CollapseWarning
 from sklabel.embedding import CLIPTransformer, PretrainedTransformer
 from sklabel.embedding._clip import _Captioned
 from sklabel.losses import clip_loss
-from sklabel.text import ByteTokenizer, TextTower, tokenizer
+from sklabel.text import ByteTokenizer
 from tests._golden import cases
 
 COLORS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "white": (1, 1, 1)}
@@ -330,34 +330,12 @@ def test_unique_batches_hold_no_text_twice(texts, batch_size):
     assert not once or max(sizes) - min(sizes) <= 1
 
 
-def test_bytes_as_tokens():
-    tokens = ByteTokenizer(8)(["A  b", "é", "", "long enough"])
-    assert tokens[0].tolist() == [257, 98, 33, 99, 258, 0, 0, 0]
-    assert tokens[1].tolist()[:4] == [257, 0xC3 + 1, 0xA9 + 1, 258]
-    assert tokens[2].tolist()[:3] == [257, 258, 0]
-    assert tokens[3, -1] == 258  # the end is kept where a text is cut
-
-
 def test_long_texts_are_cut_and_told_of():
     long = [text + " and more" * 9 for text in TEXTS]
     with pytest.warns(UserWarning, match="60 of 60 texts have context_length=20"):
         fitted = tiny(context_length=20).fit(X, long)
     with pytest.warns(UserWarning, match="1 of 1 texts"):
         fitted.encode_text(long[0])
-
-
-def test_the_text_tower_reads_up_to_the_end_and_in_order():
-    torch.manual_seed(0)
-    tower = TextTower(259, 30, 16, 2, 2, 8).eval()
-    tokens = ByteTokenizer(30)(["ab", "ba", *(f"text {i}" * 2 for i in range(70))])
-    with torch.no_grad():
-        h = tower(tokens)
-        assert not torch.allclose(h[0], h[1], atol=1e-4)
-        torch.testing.assert_close(tower(tokens[:1, :4]), h[:1])  # padding: no effect
-        for row in (0, 40, 71):
-            torch.testing.assert_close(tower(tokens[row : row + 1])[0], h[row])
-        last = (tokens != 0).sum(1) - 1
-        torch.testing.assert_close(tower._encode(tokens, last), h)
 
 
 @pytest.mark.parametrize(
@@ -669,13 +647,6 @@ def test_a_failed_download_is_told(published, pictures, change, remedy, monkeypa
         text = str(caught.value)
         assert len(text.splitlines()) == 1 and remedy in text
         assert embedder.backbone in text
-
-
-def test_named_tokenizers():
-    tokens = tokenizer("bytes", 9)(["a"])
-    assert torch.equal(tokens, ByteTokenizer(9)(["a"]))
-    with pytest.raises(ValueError, match="'words' is neither"):
-        tokenizer("words", 9)
 
 
 def test_the_published_vocabulary(published):
