@@ -117,25 +117,18 @@ def iic(args, seed, data):
     strong = Contrastive(
         flip=0, crop=(0.4, 1.0), rotate=25, jitter=0.4, jitter_probability=1.0
     )
-    starts = []
-    for start in range(args.iic_starts):
-        clusterer = IICClusterer(
-            len(np.unique(y)),
-            n_repeats=1,
-            backbone=small_network(x, args.width, 100 * start + seed),
-            augment=strong if upright else "auto",
-            sobel=not upright,
-            max_epochs=args.iic_start_epochs,
-            random_state=100 * start + seed,
-            checkpoint_dir=args.checkpoints,
-            verbose=args.verbose,
-        ).fit(x)
-        starts.append((clusterer.score(x), clusterer))
-    best = max(starts, key=lambda start: start[0])[1]
-    rest = args.iic_epochs - args.iic_start_epochs
-    best.set_params(warm_start=True, max_epochs=rest).fit(x)
-    chosen = {"start_scores": [score for score, _ in starts], "score": best.score(x)}
-    return {**figures(y_test, best.predict(x_test)), **chosen}
+    clusterer = IICClusterer(
+        len(np.unique(y)),
+        n_sub_heads=20,
+        n_restarts=args.iic_restarts,
+        n_repeats=1,
+        backbone=small_network(x, args.width, seed),
+        augment=strong if upright else "auto",
+        sobel=not upright,
+        max_epochs=args.iic_epochs,
+        **shared(args, seed),
+    ).fit(x)
+    return {**figures(y_test, clusterer.predict(x_test)), "score": clusterer.score(x)}
 
 
 def deepcluster(args, seed, data):
@@ -196,7 +189,7 @@ METHODS = {
     "SCAN": (scan, ("width", "embed_epochs", "epochs")),
     "DCEC": (dcec, ("code_epochs", "epochs")),
     "DeepCluster": (deepcluster, ("width", "epochs")),
-    "IIC": (iic, ("width", "iic_starts", "iic_start_epochs", "iic_epochs")),
+    "IIC": (iic, ("width", "iic_restarts", "iic_epochs")),
     "DEC": (dec(0.0, 1.0), ("code_epochs", "epochs")),
     "IDEC": (dec(1.0, 0.1), ("code_epochs", "epochs")),
     "ClustPy DEC": (clustpy("DEC"), ("code_epochs", "epochs")),
@@ -216,9 +209,8 @@ def main():
         "--code-epochs", type=int, default=20, help="of the autoencoders"
     )
     parser.add_argument("--epochs", type=int, default=6, help="of the clustering")
-    parser.add_argument("--iic-starts", type=int, default=4, help="the best goes on")
-    parser.add_argument("--iic-start-epochs", type=int, default=4, help="of each start")
-    parser.add_argument("--iic-epochs", type=int, default=25, help="of the best start")
+    parser.add_argument("--iic-epochs", type=int, default=40)
+    parser.add_argument("--iic-restarts", type=int, default=4, help="of the heads")
     args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)

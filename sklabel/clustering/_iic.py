@@ -20,6 +20,9 @@ from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
 from ..modules import MultiHead
 
+# of the heads, as published
+_INIT_STD = 0.01
+
 
 class _IIC(nn.Module):
     """All rows pass through the over-clustering heads, then through the others."""
@@ -42,7 +45,21 @@ class _IIC(nn.Module):
     def before_epoch(self, net, samples):
         n_passes = self.overcluster_epochs + self.cluster_epochs
         self.step, self.sums = 0, {}
+        part, part_before = (
+            step * (self.n_restarts + 1) // net.total_steps_
+            for step in (net.step_, net.step_ - samples.n_steps)
+        )
+        if net.step_ and part > part_before:
+            self.restart(net)
         self.n_overcluster_steps = samples.n_steps // n_passes * self.overcluster_epochs
+
+    def restart(self, net):
+        """Start all heads anew: the optimizer knows nothing of them, either."""
+        for heads in (self.overcluster, self.heads):
+            nn.init.normal_(heads.linear.weight, std=_INIT_STD)
+            nn.init.zeros_(heads.linear.bias)
+            for parameter in heads.parameters():
+                net.optimizer_.state.pop(parameter, None)
 
     def loss(self, x, y):
         if self.step < self.n_overcluster_steps:
@@ -105,6 +122,10 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         Published: 70 for 10 clusters on CIFAR-10, 50 on MNIST.
     n_sub_heads : int, default=5
         Heads of each kind, trained side by side; the one with the lowest loss is kept.
+    n_restarts : int, default=0
+        Times that all heads start anew on the encoder trained so far, at equal distances in
+        the training. Heads that began with an encoder that knew nothing may keep two kinds
+        of images in one cluster for good; new ones do not. Published: 0.
     n_repeats : int, default=3
         Transformed copies that each row is paired with in a step. Published: 3 on
         CIFAR-10, 5 elsewhere.
@@ -235,6 +256,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "n_overclusters": [Interval(Integral, 1, None, closed="left"), None],
         "n_sub_heads": [Interval(Integral, 1, None, closed="left")],
+        "n_restarts": [Interval(Integral, 0, None, closed="left")],
         "n_repeats": [Interval(Integral, 1, None, closed="left")],
         "marginal_weight": [Interval(Real, 0, None, closed="neither")],
         "overcluster_epochs": [Interval(Integral, 0, None, closed="left")],
@@ -250,6 +272,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         *,
         n_overclusters=None,
         n_sub_heads=5,
+        n_restarts=0,
         n_repeats=3,
         marginal_weight=1.0,
         overcluster_epochs=1,
@@ -279,6 +302,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         self.n_clusters = n_clusters
         self.n_overclusters = n_overclusters
         self.n_sub_heads = n_sub_heads
+        self.n_restarts = n_restarts
         self.n_repeats = n_repeats
         self.marginal_weight = marginal_weight
         self.overcluster_epochs = overcluster_epochs
@@ -378,10 +402,12 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         wanted = self.n_overclusters or 5 * self.n_clusters, self.n_sub_heads
         overcluster = before.overcluster if before else None
         if before is None or wanted != (overcluster.n_classes, overcluster.n_heads):
-            overcluster = MultiHead(backbone.n_features_out, *wanted, init_std=0.01)
+            overcluster = MultiHead(
+                backbone.n_features_out, *wanted, init_std=_INIT_STD
+            )
         if before is None:
             n_outputs = n_clusters or self.n_clusters, n_heads or self.n_sub_heads
-            heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=0.01)
+            heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=_INIT_STD)
         else:
             heads = before.heads
         return _IIC(
@@ -389,6 +415,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
             overcluster,
             heads,
             self._build_augment(self.augment, "iic", mean, std),
+            n_restarts=self.n_restarts,
             n_repeats=self.n_repeats,
             marginal_weight=self.marginal_weight,
             overcluster_epochs=self.overcluster_epochs,

@@ -96,6 +96,7 @@ def make_module(augment, n_heads=2, n_repeats=3):
         MultiHead(6, 15, n_heads, init_std=0.01),
         MultiHead(6, 3, n_heads, init_std=0.01),
         augment,
+        n_restarts=0,
         n_repeats=n_repeats,
         marginal_weight=1.5,
         overcluster_epochs=1,
@@ -134,6 +135,47 @@ def test_passes_go_through_the_two_kinds_of_heads_in_turn(monkeypatch):
     seen.clear()
     quiet(short(batch_size=30, overcluster_epochs=0), X)
     assert seen == [3] * 6
+
+
+@pytest.mark.parametrize(
+    "n_restarts, epochs, expected",
+    [(0, 6, []), (2, 6, [2, 4]), (3, 6, [2, 3, 5]), (9, 3, [1, 2])],
+)
+def test_heads_start_anew(n_restarts, epochs, expected, monkeypatch):
+    seen, restart = [], _IIC.restart
+
+    def spy(self, net):
+        encoder = [p.clone() for p in self.backbone.parameters()]
+        restart(self, net)
+        seen.append(len(net.history) - 1)
+        for heads in (self.heads, self.overcluster):
+            assert 0.005 < heads.linear.weight.std() < 0.015
+            assert not heads.linear.bias.any()
+            assert not any(p in net.optimizer_.state for p in heads.parameters())
+        assert all(map(torch.equal, encoder, self.backbone.parameters()))
+        assert all(p in net.optimizer_.state for p in self.backbone.parameters())
+
+    monkeypatch.setattr(_IIC, "restart", spy)
+    quiet(short(n_restarts=n_restarts, max_epochs=epochs), X)
+    assert seen == expected
+
+
+def test_restarts_are_the_same_after_a_break(tmp_path, monkeypatch):
+    settings = {"n_restarts": 2, "max_epochs": 6, "lr": 1e-2}
+    whole = quiet(short(**settings), X)
+    after_epoch = _IIC.after_epoch
+
+    def breaks(self, net, samples):
+        figures = after_epoch(self, net, samples)
+        if len(net.history) == 3:
+            raise RuntimeError("power cut")
+        return figures
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
+        patch.setattr(_IIC, "after_epoch", breaks)
+        quiet(short(**settings, checkpoint_dir=tmp_path), X)
+    again = quiet(short(**settings, checkpoint_dir=tmp_path), X)
+    torch.testing.assert_close(weights(again), weights(whole), rtol=0, atol=0)
 
 
 def test_the_sub_head_of_the_lowest_loss_is_kept(monkeypatch):
