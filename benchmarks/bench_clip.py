@@ -109,12 +109,16 @@ def recalls(embedder, Z, names, templates, ks=(1, 10)):
     return figures
 
 
-def zero_shot(embedder, x, names, seen, templates):
+def zero_shot(embedder, Z, x, names, seen, templates):
     """Return accuracies with the mean of all prompts, with each alone, and chance."""
     classes = np.unique(names)
+    texts = {
+        t: embedder.encode_text([t.replace("{}", n) for n in classes])
+        for t in templates
+    }
 
-    def accuracies(prompts, own, rows):
-        clf = CLIPClassifier(list(own), prompts=prompts, embedder=embedder)
+    def accuracy(own, rows):
+        clf = CLIPClassifier(list(own), prompts=templates, embedder=embedder)
         return float(np.mean(clf.predict(x[rows]) == names[rows]))
 
     figures = {"classes": len(classes), "chance": 1 / len(classes)}
@@ -122,13 +126,14 @@ def zero_shot(embedder, x, names, seen, templates):
     for group, rows in groups.items():
         if not rows.any():
             continue
-        alone = [accuracies([t], classes, rows) for t in templates]
-        figures[f"accuracy_{group}"] = accuracies(templates, classes, rows)
+        found = [classes[(Z[rows] @ texts[t].T).argmax(1)] for t in templates]
+        alone = [float(np.mean(labels == names[rows])) for labels in found]
+        figures[f"accuracy_{group}"] = accuracy(classes, rows)
         figures[f"accuracy_{group}_single"] = alone[0]
         figures[f"accuracy_{group}_single_mean"] = float(np.mean(alone))
     unseen = np.unique(names[~seen])
     if 1 < len(unseen) < len(classes):  # among themselves: which of the new ones
-        figures["accuracy_among_unseen"] = accuracies(templates, unseen, ~seen)
+        figures["accuracy_among_unseen"] = accuracy(unseen, ~seen)
         figures["chance_among_unseen"] = 1 / len(unseen)
     return figures
 
@@ -144,7 +149,7 @@ def clip(args, seed, data, templates):
         "loss": history["train_loss"],
         "logit_scale": history["logit_scale"],
         **recalls(embedder, Z, names_test, templates),
-        **zero_shot(embedder, x_test, names_test, seen, templates),
+        **zero_shot(embedder, Z, x_test, names_test, seen, templates),
     }
 
 
