@@ -1,7 +1,8 @@
 """Segmentation without labels: digits on photographs, against k-means on pixel patches.
 
-Each image is a handwritten digit in one color, drawn large and thick over a photograph, so
-that its strokes cover about a half. The mask is known, and seen by nobody but the score: the share
+Each image is a handwritten digit drawn large and thick over a photograph, so that its
+strokes cover about a half. They are white, or of a color of their own in each image, when only
+their evenness tells them from the photograph. The mask is known, and seen by nobody but the score: the share
 of pixels of the test images in the right one of two parts, clusters matched to parts as
 suits them best, and the intersection over union of strokes and found strokes.
 """
@@ -18,7 +19,7 @@ from sklabel.clustering import IICSegmenter
 from sklabel.metrics import clustering_accuracy
 
 
-def compose(digits, photographs, seed):
+def compose(digits, photographs, strokes, seed):
     """Return images (n, 32, 32, 3), uint8, and masks (n, 32, 32) of the strokes."""
     rng = np.random.default_rng(seed)
     n = min(len(digits), len(photographs))
@@ -32,6 +33,8 @@ def compose(digits, photographs, seed):
     # thick, so that there is an inside that patches of the background do not look like
     large = F.max_pool2d(large, 5, 1, 2)[:, 0, 6:38, 6:38].numpy()
     color = rng.integers(0, 256, (n, 1, 1, 3))
+    if strokes == "white":
+        color[:] = 255
     shade = large[..., None]
     images = shade * color + (1 - shade) * photographs
     return images.round().astype(np.uint8), (large > 0.5).astype(int)
@@ -79,13 +82,16 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n-train", type=int, default=4000)
     parser.add_argument("--n-test", type=int, default=1000)
-    parser.add_argument("--half-side", type=int, default=5)
+    parser.add_argument("--strokes", choices=["white", "colored"], default="colored")
+    parser.add_argument("--half-side", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=10)
     args = parse(parser)
 
     digits, photographs = load("mnist"), load("cifar10")
-    x, _ = compose(digits[0][: args.n_train], photographs[0], seed=0)
-    x_test, masks = compose(digits[2][: args.n_test], photographs[2], seed=1)
+    x, _ = compose(digits[0][: args.n_train], photographs[0], args.strokes, seed=0)
+    x_test, masks = compose(
+        digits[2][: args.n_test], photographs[2], args.strokes, seed=1
+    )
     print(f"strokes cover {masks.mean():.1%} of the test images")
     results, rows = Results("segmentation"), []
     for seed in args.seeds:
@@ -93,6 +99,7 @@ def main():
             function, names = METHODS[name]
             row = results.run(
                 lambda f=function, s=seed: figures(masks, f(args, s, x, x_test)),
+                strokes=args.strokes,
                 n_train=len(x),
                 n_test=len(x_test),
                 method=name,
@@ -101,7 +108,7 @@ def main():
             )
             rows.append(row)
     for figure in ("accuracy", "iou"):
-        summary(rows, ["method"], figure)
+        summary(rows, ["strokes", "method"], figure)
 
 
 if __name__ == "__main__":

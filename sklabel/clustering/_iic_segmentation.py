@@ -17,6 +17,9 @@ from ..augment import Contrastive
 from ..backbones import build_backbone
 from ..losses import iic_segmentation_loss
 
+# sides below which the published network would see a whole image at once
+_SMALL = 64
+
 
 class _IICSegmentation(nn.Module):
     """All images pass through the over-clustering head, then through the other one."""
@@ -124,18 +127,26 @@ def _random_moves(x, flip, rotate, zoom):
     return tuple(torch.cat([m, nowhere], 2) for m in (there, there.inverse()))
 
 
-def _published_net(n_channels, width):
-    """Return the paper's network, narrower: maps of half the height and width."""
-    sizes = [max(1, round(width * n)) for n in (64, 128, 256, 256, 512, 512)]
-    layers, n_in = [], n_channels
-    for i, n_out in enumerate(sizes):
+def _published_net(sample_shape, width):
+    """Return the paper's network, narrower: maps of half the height and width.
+
+    It sees 30 pixels at once, a quarter of the published images. In small images it would
+    see everything, and draw smooth borders through them wherever; so there it is the first
+    three layers, which see 7, without halving.
+    """
+    n_in, *side = sample_shape
+    small = min(side) < _SMALL
+    sizes = (64, 128, 256) if small else (64, 128, 256, 256, 512, 512)
+    layers = []
+    for i, size in enumerate(sizes):
+        n_out = max(1, round(width * size))
         d = 2 if i >= 4 else 1
         # a border of zeros would tell where a pixel lies, and that is easier to agree
         # on than what it shows: the clusters became the upper and the lower half
         conv = nn.Conv2d(n_in, n_out, 3, 1, d, d, bias=False, padding_mode="replicate")
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         layers += [conv, nn.BatchNorm2d(n_out), nn.ReLU()]
-        if i == 1:
+        if i == 1 and not small:
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
         n_in = n_out
     return nn.Sequential(*layers)
@@ -165,8 +176,8 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         Published: 15 for 3 clusters on COCO-Stuff, 24 on Potsdam.
     half_side : int, default=5
         Pixels are paired over all displacements of up to so many rows and columns; the
-        time for the loss grows with its square. Less than the image's shorter side.
-        Published: 10 for 128 pixels, 5 on Potsdam.
+        time for the loss grows with its square, and what is thinner is not found. Less
+        than the image's shorter side. Published: 10 for 128 pixels, 5 on Potsdam.
     marginal_weight : float, default=1.0
         Weight of the entropy that keeps all clusters in use, > 0. Paper: lambda.
         Published: 1, but 1.5 for the head of ``n_clusters`` on COCO-Stuff-3.
@@ -187,7 +198,8 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     width : float, default=0.25
         Channels of the network that ``backbone="auto"`` means, as a share of the
         published ones, > 0: six 3 x 3 convolutions of 64 to 512 channels, which halve
-        the images once. Published: 1.
+        the images once; the first three, without halving, for sides below 64 pixels.
+        Published: 1.
     backbone : str, nn.Module or fitted embedder, default="auto"
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     augment : "auto", nn.Module or None, default="auto"
@@ -508,7 +520,7 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     def _build_backbone(self, mean=None, std=None):
         body = self.backbone
         if isinstance(body, str) and body == "auto":
-            body = _published_net(self.sample_shape_[0], self.width)
+            body = _published_net(self.sample_shape_, self.width)
         encoder = build_backbone(body, self.sample_shape_, mean, std)
         with torch.no_grad():
             maps = encoder.eval().body(torch.zeros(2, *self.sample_shape_))
