@@ -1,0 +1,223 @@
+"""Write the tables of README.md anew from the rows in results/.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; the text around it is
+written by hand. A cell is mean and standard deviation over the seeds, a single value where
+there is one; with less seeds than the others their number stands beside it.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from _common import Results
+from bench_clustering import METHODS as CLUSTERERS
+
+README = Path(__file__).parent / "README.md"
+DATA = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "usps": "USPS",
+    "bloodmnist": "blood cells",
+    "cifar10": "CIFAR-10",
+}
+
+
+def rows_of(name, **key):
+    return [
+        row
+        for row in Results(name).rows
+        if all(row.get(k) == value for k, value in key.items())
+    ]
+
+
+def distinct(rows, name):
+    return list(dict.fromkeys(row[name] for row in rows))
+
+
+def percent(rows, figure="accuracy"):
+    """Return "mean ± deviation" of a figure in percent."""
+    values = [100 * row[figure] for row in rows]
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
+
+
+def counted(text, rows, n_seeds):
+    return f"{text} ({len(rows)})" if text and len(rows) != n_seeds else text
+
+
+def table(head, lines):
+    cells = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in cells)
+
+
+def clustering():
+    rows = rows_of("clustering")
+    columns = [d for d in DATA if d in distinct(rows, "data")]
+    sizes = {r["data"]: r["n_train"] for r in rows}
+    lines = []
+    for method in CLUSTERERS:
+        line = [method]
+        for data in columns:
+            own = [r for r in rows if r["method"] == method and r["data"] == data]
+            text = percent(own)
+            if own:
+                text += "".join(
+                    f", {np.mean([r[figure] for r in own]):.2f}"
+                    for figure in ("nmi", "ari")
+                )
+            line.append(counted(text, own, 3))
+        lines.append(line)
+    return table(["", *(f"{DATA[d]} ({sizes[d]:,})" for d in columns)], lines)
+
+
+def segmentation():
+    rows = rows_of("segmentation")
+    lines = [
+        [strokes, method, percent(own), percent(own, "iou")]
+        for strokes in distinct(rows, "strokes")
+        for method in distinct(rows, "method")
+        for own in [
+            [r for r in rows if (r["strokes"], r["method"]) == (strokes, method)]
+        ]
+    ]
+    return table(["strokes", "", "pixels", "overlap of the strokes"], lines)
+
+
+def few_labels():
+    rows = rows_of("classification")
+    parts = []
+    for data in DATA:
+        own = [r for r in rows if r["data"] == data]
+        if not own:
+            continue
+        n_seeds = len(distinct(own, "seed"))
+        budgets = sorted(distinct(own, "n_labels"))
+        lines = []
+        for method in distinct(own, "method"):
+            line = [method]
+            for n_labels in budgets:
+                cell = [
+                    r for r in own if (r["method"], r["n_labels"]) == (method, n_labels)
+                ]
+                line.append(counted(percent(cell), cell, n_seeds))
+            lines.append(line)
+        head = [f"{DATA[data]}, seeds {_list(own)}; labels", *budgets]
+        parts.append(table(head, lines))
+    return "\n\n".join(parts)
+
+
+def probe():
+    rows, parts = rows_of("selection", task="probe"), []
+    for data in DATA:
+        own = [r for r in rows if r["data"] == data]
+        if not own:
+            continue
+        # a seed that is not through would be compared with others' seeds
+        counts = {s: sum(r["seed"] == s for r in own) for s in distinct(own, "seed")}
+        own = [r for r in own if counts[r["seed"]] == max(counts.values())]
+        budgets = sorted(distinct(own, "n_labels"))
+        n_classes = 8 if data == "bloodmnist" else 10
+        lines = []
+        for method in distinct(own, "method"):
+            cells = {
+                n: [r for r in own if (r["method"], r["n_labels"]) == (method, n)]
+                for n in budgets
+            }
+            met = n_classes * np.mean([r["coverage"] for r in cells[20]])
+            line = [method, *(percent(cells[n]) for n in budgets), f"{met:.1f}"]
+            if method == "entropy":
+                lines.append([""] * len(line))
+            lines.append(line)
+        head = [f"{DATA[data]}, seeds {_list(own)}; labels", *budgets]
+        parts.append(table([*head, "classes among 20"], lines))
+    return "\n\n".join(parts)
+
+
+def chosen():
+    rows = [r for r in rows_of("selection") if r["task"] in ("fixmatch", "transfer")]
+    columns = [
+        (task, data)
+        for task in ("fixmatch", "transfer")
+        for data in DATA
+        if any((r["task"], r["data"]) == (task, data) for r in rows)
+    ]
+    lines = []
+    for method in distinct(rows, "method"):
+        line = [method]
+        for task, data in columns:
+            own = [
+                r
+                for r in rows
+                if (r["task"], r["data"], r["method"]) == (task, data, method)
+            ]
+            line.append(counted(percent(own), own, 3))
+        lines.append(line)
+    heads = [
+        DATA[data] + (", chosen by CIFAR-10's embedding" if task == "transfer" else "")
+        for task, data in columns
+    ]
+    return table(["40 labels", *heads], lines)
+
+
+def loop():
+    rows, lines = rows_of("selection", task="loop"), []
+    shares = ("1%", "3%", "5%", "10%")
+    for data in DATA:
+        for method in distinct(rows, "method"):
+            own = [r for r in rows if (r["data"], r["method"]) == (data, method)]
+            if own:
+                figures = [percent(own, f"accuracy_{share}") for share in shares]
+                lines.append([DATA[data], method, *figures, _list(own)])
+    return table(["", "", *(f"{s[:-1]} %" for s in shares), "seeds"], lines)
+
+
+def hybrid():
+    rows = rows_of("hybrid")
+    budgets = sorted(n for n in distinct(rows, "n_labels") if n)
+    lines = []
+    for classifier in distinct(rows, "classifier"):
+        for selector in distinct(rows, "selector"):
+            cells = [
+                [
+                    r
+                    for r in rows
+                    if (r["classifier"], r["selector"]) == (classifier, selector)
+                    and r["n_labels"] in (n, 0)
+                ]
+                for n in budgets
+            ]
+            if any(cells):
+                lines.append([classifier, selector, *(percent(c[:3]) for c in cells)])
+    return table(["", "chosen by", *(f"{n} labels" for n in budgets)], lines)
+
+
+def _list(rows):
+    return ", ".join(str(seed) for seed in sorted(set(distinct(rows, "seed"))))
+
+
+TABLES = {
+    "clustering": clustering,
+    "segmentation": segmentation,
+    "few labels": few_labels,
+    "probe": probe,
+    "chosen": chosen,
+    "loop": loop,
+    "hybrid": hybrid,
+}
+
+
+def main():
+    def written(match):
+        return f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}\n<!-- end -->"
+
+    text = README.read_text(encoding="utf-8")
+    pattern = r"<!-- table: (.*?) -->.*?<!-- end -->"
+    text = re.sub(pattern, written, text, flags=re.DOTALL)
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
