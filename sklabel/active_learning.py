@@ -13,12 +13,20 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from ._base import BaseLearner, LabeledScoreMixin
 from ._callbacks import CallbackSupportMixin, fitting
-from ._data import _as_paths
+from ._data import _as_images, _as_paths
 from ._held import fit_partly, last_step
 from ._labels import check_labels, encode_labels, is_labeled
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
-from .selection import UncertaintySelector, USLSelector
+from .selection import (
+    RandomSelector,
+    StratifiedSelector,
+    UncertaintySelector,
+    USLSelector,
+)
+
+# selectors that need no vectors
+_OF_ANYTHING = RandomSelector, StratifiedSelector
 
 
 def _classifier_has(name):
@@ -28,6 +36,14 @@ def _classifier_has(name):
         return True
 
     return check
+
+
+def _as_labels(labels):
+    """Return answers as labels: names stay objects, numbers become numbers again."""
+    known = labels[is_labeled(labels)]
+    if all(isinstance(value, (int, np.integer)) for value in known):
+        return labels.astype(np.int64)
+    return labels
 
 
 class ActiveLearningClassifier(
@@ -54,7 +70,8 @@ class ActiveLearningClassifier(
         ones.
     selector : selector or None, default=None
         Chooses the rows of a round; cloned. Its ``classifier``, where it has one, is that
-        of the loop. None: :class:`sklabel.selection.UncertaintySelector`.
+        of the loop; in a pipeline, which shows it something else, it is its own. None:
+        :class:`sklabel.selection.UncertaintySelector`.
     initial_selector : selector or None, default=None
         Chooses the first rows; cloned. None: :class:`sklabel.selection.USLSelector`.
     n_rounds : int, default=5
@@ -66,14 +83,16 @@ class ActiveLearningClassifier(
     oracle : callable or None, default=None
         ``oracle(indices)`` returns the labels of rows; -1, None or NaN where it has none,
         and such a row is not asked again. None: labels are uncovered from the y that is
-        given to ``fit``, for the rows asked alone.
+        given to ``fit``, for the rows asked alone. A search or a cross-validation needs
+        None: there the rows are those of a fold, of which an oracle does not know.
     embedder : estimator or None, default=None
         Gives the vectors of images to selectors that need vectors; cloned and fitted
         once, or used as it is in a :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.SimCLRTransformer`. Not used for 2-D X.
     warm_start : bool, default=False
-        Whether the classifier continues from the weights of the round before, for which
-        it must have a parameter of that name; else each round starts anew.
+        Whether the classifier (the last step of a pipeline) continues from the weights of
+        the round before, for which it must have a parameter of that name; else each round
+        starts anew, and so does one that meets a new class.
     random_state : int, RandomState instance or None, default=None
         Seed of classifier, selectors and embedder that have none of their own.
 
@@ -88,10 +107,13 @@ class ActiveLearningClassifier(
     selector_, initial_selector_ : selector
         After their last choice. Each is one object in all rounds, so that one with
         ``warm_start=True`` continues from the network of the round before.
+    embedder_ : estimator
+        Fitted embedder, where X is not 2-D and a selector needed vectors.
     sample_indices_ : ndarray of int
-        Rows asked, in the order of asking.
+        Rows asked, in the order of asking, each once.
     refused_ : ndarray of int
-        Rows that got no label; they are not asked again.
+        Rows that got no label, and files that the embedder cannot read; they are not asked
+        again.
     pending_ : ndarray of int
         Rows asked and not answered yet.
     history_ : list of dict
@@ -104,8 +126,9 @@ class ActiveLearningClassifier(
     Raises
     ------
     ValueError
-        If no label is known to uncover, an answer has another length than the rows, or
-        rows are taught that X does not have.
+        If no label is known to uncover, an answer has another length than the rows,
+        rows are taught that X does not have, or ``warm_start`` is asked of a classifier
+        that cannot.
 
     See Also
     --------
@@ -240,6 +263,7 @@ class ActiveLearningClassifier(
             "classes_",
             "initial_selector_",
             "selector_",
+            "embedder_",
             "_Z",
             "_hidden",
         ):
@@ -299,13 +323,7 @@ class ActiveLearningClassifier(
         if len(self.pending_):
             return self.pending_
         start = time.perf_counter()
-        closed = is_labeled(self.labels_)
-        closed[self.refused_] = True
         first = not hasattr(self, "classifier_")
-        n_samples = self.n_initial or self.n_samples if first else self.n_samples
-        n_samples = min(n_samples, int((~closed).sum()))
-        if n_samples == 0:
-            return np.empty(0, np.int64)
         selector = self.initial_selector if first else self.selector
         if selector is None:
             selector = USLSelector() if first else UncertaintySelector()
@@ -315,9 +333,10 @@ class ActiveLearningClassifier(
         chosen = getattr(self, name)
         if last_step(selector).get_params(deep=False).get("random_state", 0) is None:
             last_step(chosen).set_params(random_state=None)  # a new seed in every round
-        rows = self._select(chosen, n_samples)
+        rows = self._select(chosen, self.n_initial if first else None)
         self.pending_ = rows
-        self.sample_indices_ = np.append(self.sample_indices_, rows)
+        new = rows[~np.isin(rows, self.sample_indices_)]
+        self.sample_indices_ = np.append(self.sample_indices_, new)
         self._seconds = time.perf_counter() - start
         return rows
 
@@ -353,8 +372,12 @@ class ActiveLearningClassifier(
             )
         answers[:] = given
         answered = is_labeled(answers)
+        labels = self.labels_.copy()
+        labels[rows[answered]] = answers[answered]
+        if answered.any():
+            encode_labels(_as_labels(labels))  # an error before anything is changed
         start = time.perf_counter()
-        self.labels_[rows[answered]] = answers[answered]
+        self.labels_ = labels
         refused = np.union1d(self.refused_, rows[~answered])
         self.refused_ = np.setdiff1d(refused, np.flatnonzero(is_labeled(self.labels_)))
         self.pending_ = np.empty(0, np.int64)
@@ -404,6 +427,7 @@ class ActiveLearningClassifier(
 
     def _check_X(self, X, reset=False):
         """Return vectors as an array; images and paths are checked by who takes them."""
+        X = _as_images(X)
         if len(getattr(X, "shape", ())) > 2 or _as_paths(X) is not None:
             return X
         return validate_data(self, X, reset=reset)
@@ -421,10 +445,7 @@ class ActiveLearningClassifier(
         labeled = is_labeled(self.labels_)
         if not labeled.any():
             return
-        # names stay objects, numbers become numbers again
-        y = self.labels_
-        if all(isinstance(value, (int, np.integer)) for value in y[labeled]):
-            y = y.astype(np.int64)
+        y = _as_labels(self.labels_)
         classes, _ = encode_labels(y)
         if len(classes) < 2:
             return
@@ -435,37 +456,54 @@ class ActiveLearningClassifier(
             classifier = self._seed(
                 clone(default if classifier is None else classifier)
             )
-        elif "warm_start" in classifier.get_params(deep=False):
-            same = np.array_equal(classes, self.classes_)
-            classifier.set_params(warm_start=same)
+        if self.warm_start:
+            last = last_step(classifier)
+            if "warm_start" not in last.get_params(deep=False):
+                raise ValueError(
+                    f"warm_start=True, but {type(last).__name__} has no parameter of that "
+                    "name and starts anew in every round: set warm_start=False."
+                )
+            same = np.array_equal(classes, vars(self).get("classes_"))
+            last.set_params(warm_start=same)
         self.classifier_ = fit_partly(classifier, self._X, y)
         self.classes_ = np.asarray(self.classifier_.classes_)
 
     def _select(self, selector, n_samples):
         """Return rows chosen by a selector, or by the last of a pipeline."""
         last = last_step(selector)
-        last.set_params(n_samples=n_samples)
-        self._seed(last)
         X, y = self._X, self.labels_
-        if "classifier" in last.get_params(deep=False) and hasattr(self, "classifier_"):
-            last.set_params(classifier=FrozenEstimator(self.classifier_))
-        elif last is selector and not isinstance(selector, BaseLearner):
+        alone = last is selector
+        if alone and "classifier" in last.get_params(deep=False):
+            if hasattr(self, "classifier_"):
+                last.set_params(classifier=FrozenEstimator(self.classifier_))
+        elif alone and not isinstance(last, (BaseLearner, *_OF_ANYTHING)):
             X = self._vectors()
-        if not len(self.refused_):
-            return last_step(selector.fit(X, y)).sample_indices_
         rows = np.setdiff1d(np.arange(len(y)), self.refused_)
-        selector.fit(_safe_indexing(X, rows), y[rows])
-        return rows[last_step(selector).sample_indices_]
+        n_open = int((~is_labeled(y[rows])).sum())
+        n_samples = min(n_samples or self.n_samples, n_open)
+        if n_samples == 0:
+            return np.empty(0, np.int64)
+        self._seed(last.set_params(n_samples=n_samples))
+        if len(rows) < len(y):
+            X, y = _safe_indexing(X, rows), y[rows]
+        return rows[last_step(selector.fit(X, y)).sample_indices_]
 
     def _vectors(self):
-        """Return X where it is 2-D, else its embedding."""
+        """Return X where it is 2-D, else its embedding; files it lacks are refused."""
         if len(getattr(self._X, "shape", ())) == 2 and _as_paths(self._X) is None:
             return self._X
         if not hasattr(self, "_Z"):
-            embedder = SimCLRTransformer() if self.embedder is None else self.embedder
-            if not isinstance(embedder, FrozenEstimator):
-                embedder = self._seed(clone(embedder)).fit(self._X)
-            self._Z = np.asarray(embedder.transform(self._X))
+            if not hasattr(self, "embedder_"):
+                embedder = (
+                    SimCLRTransformer() if self.embedder is None else self.embedder
+                )
+                if not isinstance(embedder, FrozenEstimator):
+                    embedder = self._seed(clone(embedder)).fit(self._X)
+                self.embedder_ = embedder
+            self._Z = np.asarray(self.embedder_.transform(self._X))
+            unread = np.flatnonzero(np.isnan(self._Z).any(axis=1))
+            unread = unread[~is_labeled(self.labels_[unread])]
+            self.refused_ = np.union1d(self.refused_, unread)
         return self._Z
 
     def _seed(self, estimator):

@@ -5,9 +5,11 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
@@ -94,6 +96,19 @@ def test_a_person_may_skip_refuse_and_correct():
         loop.teach(asked, TRUTH[asked])
     loop.teach([rows[1], rows[0]], [TRUTH[rows[1]], (TRUTH[rows[0]] + 1) % 3])
     assert loop.refused_.tolist() == [] and loop.labels_[rows[0]] != TRUTH[rows[0]]
+    asked = loop.sample_indices_
+    assert len(asked) == len(set(asked)) == loop.history_[-1]["n_asked"]
+
+
+def test_wrong_answers_change_nothing():
+    loop = short().begin(X)
+    rows = loop.query()
+    before = loop.labels_.copy()
+    with pytest.raises(TypeError):
+        loop.teach(rows, [0, "one", 2.5, 1, 2, 0])
+    np.testing.assert_array_equal(loop.labels_, before)
+    np.testing.assert_array_equal(loop.query(), rows)
+    assert loop.history_ == []
 
 
 class _Witness(RandomSelector):
@@ -162,6 +177,31 @@ def test_the_state_survives_the_process(tmp_path):
     np.testing.assert_array_equal(broken.predict_proba(X), whole.predict_proba(X))
 
 
+def test_the_state_of_a_loop_over_images_survives_the_process():
+    images, target = load_digit_images(return_X_y=True)
+    images, target = images[:120], target[:120]
+    settings = {"selector": USLSelector(), "embedder": SimCLRTransformer(max_steps=2)}
+    whole, broken = (
+        short(SupervisedClassifier(max_steps=2), **settings).begin(images)
+        for _ in range(2)
+    )
+    for _ in range(3):
+        rows = whole.query()
+        np.testing.assert_array_equal(broken.query(), rows)
+        broken = pickle.loads(pickle.dumps(broken)).attach(images)
+        for loop in (whole, broken):
+            loop.teach(rows, target[rows])
+
+
+@pytest.mark.parametrize(
+    "classifier",
+    [KNeighborsClassifier(), make_pipeline(StandardScaler(), KNeighborsClassifier())],
+)
+def test_warm_start_is_refused_where_nothing_can_continue(classifier):
+    with pytest.raises(ValueError, match="KNeighborsClassifier has no parameter"):
+        short(classifier, warm_start=True).fit(X, TRUTH)
+
+
 @pytest.mark.parametrize("warm_start", [False, True])
 def test_each_round_starts_anew_or_continues(warm_start):
     seen = []
@@ -225,6 +265,38 @@ def test_the_published_loop_in_one_line():
     loop = short(ccl, selector=UncertaintySelector("entropy"), n_samples=20)
     loop.set_params(initial_selector=RandomSelector()).fit(images, target)
     assert [step["n_labeled"] for step in loop.history_] == [20, 40, 60]
+    assert not hasattr(loop, "embedder_")  # chance needs no vectors
+
+
+def test_a_selector_in_a_pipeline_has_its_own_classifier():
+    images, target = load_digit_images(return_X_y=True)
+    asks = make_pipeline(AutoencoderTransformer(4, max_steps=2), UncertaintySelector())
+    loop = short(SupervisedClassifier(max_steps=2), selector=asks, n_samples=20)
+    loop.set_params(initial_selector=RandomSelector()).fit(images[:100], target[:100])
+    assert [step["n_labeled"] for step in loop.history_] == [20, 40, 60]
+    assert loop.selector_[-1].classifier_.n_features_in_ == 4
+
+
+def test_images_in_a_list_and_files_that_cannot_be_read(tmp_path):
+    images, target = load_digit_images(return_X_y=True)
+    settings = {"n_rounds": 0, "embedder": AutoencoderTransformer(4, max_steps=2)}
+    loop = short(SupervisedClassifier(max_steps=2), **settings)
+    assert loop.fit(list(images[:50]), target[:50]).predict(images[:3]).shape == (3,)
+    files = [str(tmp_path / f"{i}.png") for i in range(30)]
+    for file, image in zip(files, images, strict=False):
+        Image.fromarray((image / image.max() * 255).astype(np.uint8)).save(file)
+    (tmp_path / "3.png").write_bytes(b"no image")
+    bad = {"on_error": "skip", "image_size": 8}
+    loop.set_params(
+        embedder=AutoencoderTransformer(4, max_steps=2, **bad),
+        classifier=SupervisedClassifier(max_steps=2, **bad),
+        n_samples=29,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loop.fit(files, target[:30])
+    assert loop.refused_.tolist() == [3] and 3 not in loop.sample_indices_
+    assert loop.history_[-1]["n_labeled"] == 29
 
 
 def test_in_a_grid_search():
