@@ -459,7 +459,7 @@ def set_n_clusters(clusterer, remedy, remedy_largest):
             f"{sizes.tolist()}. {remedy}.",
             CollapseWarning,
         )
-    elif share > max(0.5, 3 / wanted):
+    elif wanted > 1 and share > min(max(0.5, 3 / wanted), 0.95):
         warn(
             f"One cluster holds {share:.0%} of the rows. {remedy_largest}.",
             CollapseWarning,
@@ -467,12 +467,13 @@ def set_n_clusters(clusterer, remedy, remedy_largest):
 
 
 def predict_all(net, samples):
-    """Return the module's probabilities of all rows, un-augmented, in eval mode."""
+    """Return the module's probabilities of readable rows, un-augmented, in eval mode."""
     batches = [net.evaluation_step(b) for b in net.get_iterator(samples)]
     net.module_.train()
     dim = 0 if batches[0].ndim == 2 else 1
     p = torch.cat(batches, dim).cpu()
-    return p if dim == 0 else p.transpose(0, 1)  # (n, K) or (n, heads, K)
+    p = p if dim == 0 else p.transpose(0, 1)  # (n, K) or (n, heads, K)
+    return p[torch.from_numpy(samples.good)] if samples.bad.any() else p
 
 
 def cluster_figures(p, neighbors=None):

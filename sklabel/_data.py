@@ -81,6 +81,22 @@ class Samples:
         neighbors[self.good] = self.good[found]
         return neighbors
 
+    def among_readable(self, neighbors):
+        """Return neighbors of the readable rows, numbered among these.
+
+        Parameters
+        ----------
+        neighbors : ndarray of int of shape (n, k)
+            In numbers of all rows, as of `all_neighbors`.
+
+        Returns
+        -------
+        found : ndarray of int of shape (n_readable, k)
+        """
+        if not self.bad.any():
+            return neighbors
+        return np.searchsorted(self.good, neighbors[self.good])
+
     def __getitem__(self, rows):
         rows = np.asarray(rows)
         x = torch.from_numpy(_native(self.source[rows]))

@@ -363,16 +363,20 @@ def scan_loss(anchors, neighbors, entropy_weight=5.0, prior=None):
     .. [1] W. Van Gansbeke et al., "SCAN: learning to classify images without labels",
        ECCV 2020; equation 2.
     """
-    mean = _full(anchors).softmax(-1).mean(-2)  # (..., K)
-    used = entropy(mean)
-    if prior is not None:
-        log_prior = prior.to(mean).clamp_min(TINY).log()
-        used = used + (mean * log_prior).sum(-1) + math.log(len(prior))
+    used = _use(_full(anchors).softmax(-1).mean(-2), prior)
     return scan_consistency(anchors, neighbors) - entropy_weight * used
 
 
+def _use(mean, prior):
+    """Return how well the mean (..., K) of all rows uses the clusters, at best ln K."""
+    if prior is None:
+        return entropy(mean)
+    log_prior = prior.to(mean).clamp_min(TINY).log()
+    return entropy(mean) + (mean * log_prior).sum(-1) + math.log(len(prior))
+
+
 @torch.no_grad()
-def scan_head_scores(probabilities, neighbors):
+def scan_head_scores(probabilities, neighbors, prior=None):
     """Score each head on a whole set without labels; the lowest is the best.
 
     Parameters
@@ -381,6 +385,8 @@ def scan_head_scores(probabilities, neighbors):
         Of every row by every head, from un-augmented samples.
     neighbors : Tensor of shape (n, k)
         Row numbers of each row's neighbors, the row itself usually among them.
+    prior : Tensor of shape (K,) or None, default=None
+        Expected share of each cluster, as for `scan_loss`.
 
     Returns
     -------
@@ -390,7 +396,7 @@ def scan_head_scores(probabilities, neighbors):
         Mean of minus the log of the product of probabilities over all n * k pairs, a
         pair counting at most 100.
     entropy : Tensor of shape (H,)
-        Of the mean of all rows.
+        Of the mean of all rows; with a prior :math:`\\ln K - KL(\\bar p \\| prior)`.
 
     Notes
     -----
@@ -406,7 +412,7 @@ def scan_head_scores(probabilities, neighbors):
         )
         consistency.append(-sum(columns) / neighbors.shape[1])
     consistency = torch.stack(consistency)
-    spread = torch.stack([mean_entropy(p) for p in probabilities])
+    spread = torch.stack([_use(_full(p).mean(-2), prior) for p in probabilities])
     return consistency - spread, consistency, spread
 
 

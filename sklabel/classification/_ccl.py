@@ -55,7 +55,7 @@ class _CCL(nn.Module):
         self.centers = nn.Parameter(centers)  # (K, D), in the order of the classes
         for name, value in settings.items():
             setattr(self, name, value)
-        self.q = None  # of all rows, after the last round
+        self.q = None  # of all readable rows, after the last round
         self.targets = None
 
     @property
@@ -69,7 +69,8 @@ class _CCL(nn.Module):
         # of the whole set, in evaluation mode, and constant for a round
         q = predict_all(net, samples) if self.q is None else self.q
         self.predicted = q.argmax(1)
-        self.targets = sharpened_targets(q).to(net.device)
+        self.targets = torch.zeros(len(samples), q.shape[1], device=net.device)
+        self.targets[samples.good] = sharpened_targets(q).to(net.device)
 
     def loss(self, x, y):
         n_labeled = int((y >= 0).sum())
@@ -100,14 +101,14 @@ class _CCL(nn.Module):
     def after_epoch(self, net, samples):
         self.q = predict_all(net, samples)
         predicted = self.q.argmax(1)
-        good = torch.from_numpy(~samples.bad)
-        labeled = samples.labeled
-        right = predicted[labeled] == torch.from_numpy(samples.targets)[labeled]
-        counts = torch.bincount(predicted[good], minlength=len(self.centers))
-        sure = self.q[good].max(1).values > 0.5
+        labeled = np.searchsorted(samples.good, samples.labeled)
+        truth = torch.from_numpy(samples.targets)[samples.labeled]
+        right = predicted[labeled] == truth
+        counts = torch.bincount(predicted, minlength=len(self.centers))
+        sure = self.q.max(1).values > 0.5
         return {
             "labeled_accuracy": float(right.float().mean()),
-            "changed_share": float((predicted != self.predicted)[good].float().mean()),
+            "changed_share": float((predicted != self.predicted).float().mean()),
             "confident_share": float(sure.float().mean()),
             "class_shares": (counts / counts.sum()).tolist(),
         }

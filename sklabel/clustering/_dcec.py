@@ -35,9 +35,9 @@ class _DCEC(nn.Module):
         self.centers = nn.Parameter(centers)  # (K, D)
         for name, value in settings.items():
             setattr(self, name, value)
-        self.q = None  # of all rows, after the last round
+        self.q = None  # of all readable rows, after the last round
         self.targets = None
-        self.neighbors = None  # (n, k + 1), the row itself first
+        self.neighbors = None  # (n_readable, k + 1), the row itself first
 
     @property
     def backbone(self):
@@ -50,7 +50,8 @@ class _DCEC(nn.Module):
         # of the whole set, in evaluation mode, and constant for a round
         q = predict_all(net, samples) if self.q is None else self.q
         self.labels = q.argmax(1)
-        self.targets = sharpened_targets(q).to(net.device)
+        self.targets = torch.zeros(len(samples), q.shape[1], device=net.device)
+        self.targets[samples.good] = sharpened_targets(q).to(net.device)
 
     def loss(self, x, y):
         z = self.embed(x)
@@ -316,8 +317,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
             else:
                 centers = self._continued.centers.detach()
             module = self._build_module(centers)
-            _, found = kneighbors(Z, min(_N_NEIGHBORS + 1, len(Z)))
-            module.neighbors = samples.all_neighbors(found)
+            _, module.neighbors = kneighbors(Z, min(_N_NEIGHBORS + 1, len(Z)))
             steps = self.max_epochs * samples.n_batches(self.batch_size)
             self._fit_net(
                 module,

@@ -64,7 +64,7 @@ class _DeepCluster(nn.Module):
     def reassign(self, net, samples):
         """Cluster the features of all rows, and start a new head."""
         good = samples.good
-        Z = predict_all(net, samples).numpy()[good]
+        Z = predict_all(net, samples).numpy()
         Z = whiten(Z, *fit_whitening(Z, self.n_components))
         labels, _ = _cluster(Z, self.head.out_features, self.n_kmeans_iter)
         before = self.assigned.cpu().numpy()[good]

@@ -1,7 +1,9 @@
 """IIC: invariant information clustering (Ji, Henriques and Vedaldi, 2019)."""
 
+import math
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
@@ -10,12 +12,14 @@ from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
     ClusteringMixin,
+    CollapseWarning,
     check_n_clusters,
     cluster_figures,
     predict_all,
 )
 from .._callbacks import fitting
 from .._data import Rounds
+from .._warn import warn
 from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
 from ..modules import MultiHead
@@ -51,7 +55,9 @@ class _IIC(nn.Module):
         )
         if net.step_ and part > part_before:
             self.restart(net)
-        self.n_overcluster_steps = samples.n_steps // n_passes * self.overcluster_epochs
+        # what is left may be less than an epoch
+        n_steps = min(samples.n_steps, net.total_steps_ - net.step_)
+        self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
     def restart(self, net):
         """Start all heads anew: the optimizer knows nothing of them, either."""
@@ -358,6 +364,14 @@ class IICClusterer(ClusteringMixin, BaseLearner):
             f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
             f"marginal_weight={self.marginal_weight}"
         )
+        loss = self.net_.history[-1].get("cluster_loss", -np.inf)
+        if self.marginal_weight == 1 and loss > -0.05 * math.log(self.n_clusters):
+            warn(
+                f"The clusters of views say next to nothing of each other: cluster_loss "
+                f"{loss:.3f}, at best {-math.log(self.n_clusters):.2f}. Raise lr={self.lr} "
+                f"or max_epochs={self.max_epochs}, or change augment.",
+                CollapseWarning,
+            )
         used = self._set_labels(
             p,
             samples,

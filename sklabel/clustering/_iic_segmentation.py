@@ -17,7 +17,7 @@ from ..augment import Contrastive
 from ..backbones import build_backbone
 from ..losses import iic_segmentation_loss
 
-# sides below which the published network would see a whole image at once
+# sides below which the published network would see more than half an image at once
 _SMALL = 64
 
 
@@ -48,7 +48,9 @@ class _IICSegmentation(nn.Module):
     def before_epoch(self, net, samples):
         n_passes = self.overcluster_epochs + self.cluster_epochs
         self.step, self.sums = 0, {}
-        self.n_overcluster_steps = samples.n_steps // n_passes * self.overcluster_epochs
+        # what is left may be less than an epoch
+        n_steps = min(samples.n_steps, net.total_steps_ - net.step_)
+        self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
     def loss(self, x, y):
         if self.step < self.n_overcluster_steps:
@@ -572,7 +574,7 @@ class IICSegmenter(ClusterMixin, BaseLearner):
                 f"use; pixels {sizes.tolist()}. {remedy}, or lower n_clusters.",
                 CollapseWarning,
             )
-        elif share > max(0.8, 3 / self.n_clusters):
+        elif self.n_clusters > 1 and share > min(max(0.8, 3 / self.n_clusters), 0.95):
             warn(
                 f"One cluster holds {share:.0%} of the pixels. {remedy}.",
                 CollapseWarning,

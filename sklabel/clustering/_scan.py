@@ -13,12 +13,14 @@ from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
     ClusteringMixin,
+    CollapseWarning,
     check_n_clusters,
     cluster_figures,
     predict_all,
 )
 from .._callbacks import fitting
 from .._data import Pairs
+from .._warn import warn
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
@@ -60,8 +62,9 @@ class _SCAN(nn.Module):
 
     def after_epoch(self, net, samples):
         probabilities = predict_all(net, samples).transpose(0, 1)  # (heads, n, K)
+        neighbors = samples.among_readable(samples.neighbors)
         scores, consistency, entropy = scan_head_scores(
-            probabilities, torch.from_numpy(samples.neighbors)
+            probabilities, torch.from_numpy(neighbors), self.prior
         )
         head = int(scores.argmin())
         if self.best.offer(scores[head], self.backbone, self.heads):
@@ -70,7 +73,7 @@ class _SCAN(nn.Module):
             "score": float(scores[head]),
             "consistency": float(consistency[head]),
             "entropy": float(entropy[head]),
-            **cluster_figures(probabilities[head], samples.neighbors),
+            **cluster_figures(probabilities[head], neighbors),
         }
 
     def keep_best(self):
@@ -87,18 +90,27 @@ class _SelfLabel(nn.Module):
 
     With ``clustering_loss``, a function of all probabilities, the epoch where it is
     lowest is kept, the start included, and the first epoch that loses a cluster is the
-    last.
+    last, and never kept.
     """
 
-    def __init__(self, backbone, heads, augment, threshold, balance):
+    def __init__(self, backbone, heads, augment, threshold, balance, train_backbone):
         super().__init__()
-        self.backbone = backbone
+        self.backbone = backbone.requires_grad_(train_backbone)
         self.heads = heads
         self.augment = augment
         self.threshold = threshold
         self.balance = balance
+        self.train_backbone = train_backbone
         self.clustering_loss = None
-        self.n_clusters = None
+        self.neighbors = None  # (n, k + 1), the row itself first
+        # in use before the first step
+        self.register_buffer("n_used", torch.tensor(0), persistent=False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if not self.train_backbone:
+            self.backbone.eval()
+        return self
 
     @property
     def n_features_out(self):
@@ -117,21 +129,24 @@ class _SelfLabel(nn.Module):
     def watch_over(self, clustering_loss):
         self.clustering_loss = clustering_loss
         self.best = _Best(self.backbone, self.heads)
+        # a fit that continues from a checkpoint has not seen the start
+        self.register_buffer("n_used", self.n_used)
 
     def before_epoch(self, net, samples):
-        if self.clustering_loss is not None and self.n_clusters is None:
+        if self.clustering_loss is not None and not self.n_used:
             p = predict_all(net, samples)
-            self.n_clusters = cluster_figures(p)["clusters_used"]
+            self.n_used.fill_(cluster_figures(p)["clusters_used"])
             self.best.offer(self.clustering_loss(p), self.backbone, self.heads)
 
     def after_epoch(self, net, samples):
         p = predict_all(net, samples)
-        figures = cluster_figures(p)
+        figures = cluster_figures(p, self.neighbors)
         if self.clustering_loss is not None:
             figures["clustering_loss"] = float(self.clustering_loss(p))
-            self.best.offer(figures["clustering_loss"], self.backbone, self.heads)
-            if figures["clusters_used"] < self.n_clusters:
+            if figures["clusters_used"] < self.n_used:
                 net.stop()
+            else:
+                self.best.offer(figures["clustering_loss"], self.backbone, self.heads)
         return figures
 
     def keep_best(self):
@@ -139,8 +154,9 @@ class _SelfLabel(nn.Module):
         if self.clustering_loss is not None and self.best.score < float("inf"):
             for part, best in zip([self.backbone, self.heads], self.best.parts):
                 part.load_state_dict(best.state_dict())
-        self.clustering_loss = None
-        self.best = None
+        self.backbone.requires_grad_(True)
+        self.clustering_loss = self.neighbors = self.best = None
+        self.register_buffer("n_used", self.n_used, persistent=False)
 
 
 class _Best(nn.Module):
@@ -434,8 +450,9 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             self.history_ = self.net_.history.to_list()
             prior = module.prior
             module = self._build_self_label(*module.keep_best(), *statistics)
+            module.neighbors = samples.among_readable(self.neighbors_)
             if self.keep_clusters:
-                columns = torch.from_numpy(self.neighbors_[:, 1:])
+                columns = torch.from_numpy(module.neighbors[:, 1:])
                 module.watch_over(
                     lambda p: _clustering_loss(p, columns, self.entropy_weight, prior)
                 )
@@ -495,6 +512,8 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
                     f"prior has shape {tuple(prior.shape)}; it must hold one share >= 0 "
                     f"for each of n_clusters={self.n_clusters}."
                 )
+            if not prior.sum() > 0:
+                raise ValueError(f"prior={self.prior} must hold a share above 0.")
             prior = prior / prior.sum()
         return _SCAN(
             backbone,
@@ -520,6 +539,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             self._build_augment(self.augment, "scan", mean, std),
             self.self_label_threshold,
             self.balance_clusters,
+            self.train_backbone,
         )
 
     def _rebuild_module(self, mean, std):
@@ -530,6 +550,13 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
     def _drop_unused(self, p, samples):
         """Set the labels, and drop outputs that no row uses."""
         remedy = f"entropy_weight={self.entropy_weight}"
+        if self.self_label_epochs and not (p > self.self_label_threshold).any():
+            warn(
+                "No row is sure enough to teach in self-labeling: raise max_epochs="
+                f"{self.max_epochs} or lr={self.lr}, or lower self_label_threshold="
+                f"{self.self_label_threshold}.",
+                CollapseWarning,
+            )
         used = self._set_labels(
             p,
             samples,

@@ -14,11 +14,11 @@ from sklearn.pipeline import make_pipeline
 import sklabel
 from sklabel import CollapseWarning
 from sklabel.augment import Contrastive
-from sklabel.clustering import SCANClusterer
+from sklabel.clustering import SCANClusterer, _scan
 from sklabel.clustering._scan import _SCAN, _SelfLabel
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import MoCoTransformer, SimCLRTransformer
-from sklabel.losses import scan_loss
+from sklabel.losses import scan_head_scores, scan_loss
 from sklabel.metrics import clustering_accuracy
 from sklabel.modules import SplitBatchNorm
 
@@ -148,6 +148,10 @@ def test_self_labeling_stops_before_it_loses_a_cluster(monkeypatch):
     with pytest.warns(CollapseWarning, match="entropy_weight"):
         lost = short(**settings, keep_clusters=False).fit(X)
     assert lost.n_clusters_ < 3
+    # not even where the clustering loss likes it
+    falling = iter(range(0, -1000, -1))
+    monkeypatch.setattr(_scan, "_clustering_loss", lambda *_: next(falling))
+    assert quiet(short(**settings), X).n_clusters_ == 3
 
 
 def test_every_parameter_counts():
@@ -175,7 +179,7 @@ def test_every_parameter_counts():
 def test_a_backbone_that_is_not_trained_keeps_its_bits():
     body = torch.nn.Linear(6, 4)
     module = quiet(
-        short(backbone=body, train_backbone=False, self_label_epochs=0), X
+        short(backbone=body, train_backbone=False, self_label_threshold=0.3), X
     ).encoder_.body
     assert torch.equal(module.weight, body.weight)
 
@@ -190,6 +194,20 @@ def test_a_prior_is_followed():
     assert clustering_accuracy(y, quiet(clusterer, x).labels_) > 0.95
     with pytest.raises(ValueError, match=r"prior.*\(3,\)"):
         clusterer.set_params(prior=[1, 2, 3]).fit(x)
+    with pytest.raises(ValueError, match=r"prior=\[0, 0\] must hold a share above 0"):
+        clusterer.set_params(prior=[0, 0]).fit(x)
+
+
+def test_the_head_that_follows_the_prior_is_kept():
+    y = np.r_[np.zeros(90, int), np.ones(10, int)]
+    neighbors = torch.arange(100)[:, None]
+    even = np.arange(100) % 2
+    p = torch.stack([torch.eye(2)[y], torch.eye(2)[even]]) * 0.98 + 0.01
+    for prior, best in ((None, 1), (torch.tensor([0.9, 0.1]), 0)):
+        total, consistency, used = scan_head_scores(p, neighbors, prior)
+        assert total.argmin() == best
+        torch.testing.assert_close(total, consistency - used)
+    assert abs(used[0] - np.log(2)) < 2e-3
 
 
 def test_one_cluster_and_too_many():
