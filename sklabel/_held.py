@@ -115,34 +115,34 @@ def fit_classifier(selector, X, y, random):
     return fit_partly(clone(classifier).set_params(**seeds), X, y)
 
 
-def inner_classifier(classifier, X):
-    """Return the classifier within pipelines, searches and frozen ones, and its X.
+def inner_estimator(estimator, X):
+    """Return the classifier or clusterer within pipelines and the like, and its X.
 
     Parameters
     ----------
-    classifier : estimator
-        Fitted.
+    estimator : estimator
+        Fitted; a pipeline, search or frozen one is looked into.
     X : array-like
-        Rows as ``classifier`` takes them.
+        Rows as ``estimator`` takes them.
 
     Returns
     -------
-    classifier : estimator
+    estimator : estimator
     X : array-like
         Rows as this one takes them: after the steps before it.
     """
-    while not isinstance(classifier, ClassificationMixin):
-        if isinstance(classifier, FrozenEstimator):
-            classifier = classifier.estimator
-        elif isinstance(classifier, Pipeline):
-            if len(classifier.steps) > 1:
-                X = classifier[:-1].transform(X)
-            classifier = classifier[-1]
-        elif hasattr(classifier, "best_estimator_"):
-            classifier = classifier.best_estimator_
+    while not isinstance(estimator, ClassificationMixin):
+        if isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        elif isinstance(estimator, Pipeline):
+            if len(estimator.steps) > 1:
+                X = estimator[:-1].transform(X)
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
         else:
             break
-    return classifier, X
+    return estimator, X
 
 
 def hidden_features(classifier, X):
@@ -164,7 +164,7 @@ def hidden_features(classifier, X):
     ValueError
         If a classifier that is not sklabel's has no vectors as X.
     """
-    classifier, X = inner_classifier(classifier, X)
+    classifier, X = inner_estimator(classifier, X)
     if not isinstance(classifier, ClassificationMixin):
         if len(getattr(X, "shape", None) or np.shape(X)) != 2:
             raise ValueError(
@@ -173,8 +173,13 @@ def hidden_features(classifier, X):
                 "sklabel's classifiers, or embed the images first."
             )
         return check_array(X, dtype=[np.float32, np.float64], order="C")
-    samples = classifier._check_X(X)
-    net, encoder = classifier.net_, classifier.encoder_.eval()
+    return encoded(classifier, X)
+
+
+def encoded(estimator, X):
+    """Return the features (n, D) that the ``encoder_`` of a trained estimator gives X."""
+    samples = estimator._check_X(X)
+    net, encoder = estimator.net_, estimator.encoder_.eval()
     features = []
     with torch.inference_mode(), net.autocast():
         for x, _ in net.get_iterator(samples):

@@ -48,7 +48,7 @@ class ClusterDisplay:
         Parameters
         ----------
         clusterer : fitted clusterer
-            With ``predict`` and ``predict_proba``.
+            With ``predict``, and ``predict_proba`` or ``score_samples``.
         X : array-like
             Images, in any form that estimators take; not flattened.
         n_images : int, default=6
@@ -63,12 +63,26 @@ class ClusterDisplay:
         Returns
         -------
         display : ClusterDisplay
+
+        Raises
+        ------
+        ValueError
+            If the clusterer does not say how sure it is.
         """
-        p = clusterer.predict_proba(X)
+        if hasattr(clusterer, "predict_proba"):
+            confidence = clusterer.predict_proba(X).max(1)
+        elif hasattr(clusterer, "score_samples"):
+            confidence = clusterer.score_samples(X)
+        else:
+            raise ValueError(
+                f"{type(clusterer).__name__} has neither predict_proba nor score_samples "
+                "to say how sure it is: use ClusterDisplay.from_predictions(X, labels, "
+                "confidence)."
+            )
         return cls.from_predictions(
             X,
             clusterer.predict(X),
-            p.max(1),
+            confidence,
             n_images=n_images,
             clusters=clusters,
             cmap=cmap,
@@ -125,9 +139,7 @@ class ClusterDisplay:
         for cluster in clusters:
             rows = np.flatnonzero(labels == cluster)
             rows = rows[np.argsort(-confidence[rows], kind="stable")]
-            # of a small cluster every image once
-            ends = [rows[:n_images], rows[n_images:][-n_images:]]
-            chosen.append(np.concatenate(ends))
+            chosen.append(np.concatenate(_ends(rows, n_images)))
         rows = np.concatenate(chosen)
         sizes = {int(k): int((labels == k).sum()) for k in clusters}
         images = check_images(X, rows)
@@ -140,7 +152,8 @@ class ClusterDisplay:
         Parameters
         ----------
         n_images : int, default=6
-            Most confident images, and as many least confident ones.
+            Most confident images, and as many least confident ones; of those that the
+            display was made with.
         cmap : str or matplotlib.colors.Colormap, default="gray"
             Colors of grey images; "gray_r" for ink on paper.
         figure : matplotlib.figure.Figure or None, default=None
@@ -149,6 +162,11 @@ class ClusterDisplay:
         Returns
         -------
         self : ClusterDisplay
+
+        Raises
+        ------
+        ValueError
+            If ``n_images`` is more than the display was made with.
         """
         plt = import_optional("matplotlib.pyplot", extra="plot")
         n_columns = 2 * n_images + 1  # an empty one between the two groups
@@ -159,10 +177,17 @@ class ClusterDisplay:
         for ax in axes.flat:
             ax.set_axis_off()
         for line, (cluster, size) in zip(axes, self.sizes.items(), strict=True):
-            places = [*line[:n_images], *line[n_images + 1 :]]
-            shown = np.flatnonzero(self.labels == cluster)
-            for ax, i in zip(places, shown, strict=False):
-                ax.imshow(self.images[i], cmap=cmap)
+            rows = np.flatnonzero(self.labels == cluster)
+            if len(rows) < min(size, 2 * n_images):
+                raise ValueError(
+                    f"n_images={n_images} is more than the display was made with, "
+                    f"{len(rows) // 2}: make another."
+                )
+            rows = rows[np.argsort(-np.asarray(self.confidence)[rows], kind="stable")]
+            places = line[:n_images], line[n_images + 1 :]
+            for own, shown in zip(places, _ends(rows, n_images), strict=True):
+                for ax, i in zip(own, shown, strict=False):
+                    ax.imshow(self.images[i], cmap=cmap)
             line[0].text(
                 -0.2,
                 0.5,
@@ -176,6 +201,11 @@ class ClusterDisplay:
         axes[0, n_images + 1].set_title("least confident", loc="left", fontsize=10)
         self.figure_, self.axes_ = figure, axes
         return self
+
+
+def _ends(rows, n):
+    """Return the first and the last n rows; of few rows each once."""
+    return rows[:n], rows[n:][-n:]
 
 
 class SelectionDisplay:

@@ -14,6 +14,8 @@ from sklearn.model_selection import (
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import get_routing_for_object
 
+from ._base import BaseLearner
+from ._held import encoded, inner_estimator, last_step
 from ._labels import encode_labels
 from .neighbors import kneighbors
 
@@ -463,14 +465,25 @@ class _ClusteringScorer:
         good = labels >= 0  # files that could be read
         if not good.any():
             raise ValueError("X has no row with a cluster to score.")
-        labels = labels[good]
         if self.figure == "confidence":
-            return float(estimator.predict_proba(X)[good].max(1).mean())
+            if not hasattr(estimator, "predict_proba"):
+                raise ValueError(
+                    f"{type(last_step(estimator)).__name__} has no predict_proba, and so "
+                    'no "confidence": score its "neighbor_agreement" or "silhouette".'
+                )
+            return float(estimator.predict_proba(X).max(1)[good].mean())
+        if self.figure != "stability" and labels.ndim > 1:
+            raise ValueError(
+                f"{type(estimator).__name__} gives each image a map of clusters, and "
+                f'pixels have no "{self.figure}": score "stability" or "confidence".'
+            )
+        labels = labels[good]
         if self.figure == "stability":
             other = clone(estimator)
-            seed = other.get_params()["random_state"]
+            last = last_step(other)
+            seed = last.get_params()["random_state"]
             # any other seed; None draws one by itself
-            other.set_params(random_state=1 if seed is None or seed != 1 else 2)
+            last.set_params(random_state=1 if seed is None or seed != 1 else 2)
             found = np.asarray(other.fit(X).predict(X))[good]
             return float(adjusted_rand_score(labels, found))
         if len(np.unique(labels)) < 2:
@@ -488,13 +501,14 @@ class _ClusteringScorer:
         return float((agreement - chance) / (1 - chance))
 
     def _embed(self, estimator, X):
-        for embedder in (
-            self.embedder,
-            getattr(estimator, "embedder_", None),
-            estimator,
-        ):
+        if self.embedder is not None:
+            return np.asarray(self.embedder.transform(X))
+        estimator, X = inner_estimator(estimator, X)
+        for embedder in (getattr(estimator, "embedder_", None), estimator):
             if hasattr(embedder, "transform"):
                 return np.asarray(embedder.transform(X))
+        if isinstance(estimator, BaseLearner):
+            return encoded(estimator, X)
         return np.asarray(X, dtype=np.float32).reshape(_length(X), -1)
 
     def __repr__(self):
@@ -518,8 +532,9 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
         - "confidence": mean probability of the rows' clusters. Of little worth alone: it
           grows as clusters become fewer.
     embedder : fitted transformer or None, default=None
-        Gives the embedding. None: the clusterer's own ``embedder_`` or ``transform``, or
-        else X as it is. Give one where clusterers with different embeddings compete.
+        Gives the embedding. None: the clusterer's own ``embedder_``, ``transform`` or
+        ``encoder_``, or else X as it is. Give one where clusterers with different
+        embeddings compete.
     n_neighbors : int, default=20
         Neighbors of "neighbor_agreement".
 
@@ -532,7 +547,8 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
     Raises
     ------
     ValueError
-        For an unknown ``figure``.
+        For an unknown ``figure``, and when called: for one that the clusterer does not
+        have.
 
     Notes
     -----

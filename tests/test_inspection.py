@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklabel.clustering import SCANClusterer
+from sklabel.clustering import DeepClusterer, SCANClusterer
 from sklabel.datasets import load_digit_images
 from sklabel.inspection import ClusterDisplay, SelectionDisplay
 from sklabel.selection import CoreSetSelector
@@ -93,6 +94,33 @@ def test_from_an_estimator_in_a_figure_of_the_user():
     rows = np.flatnonzero(clusterer.predict(images) == 0)
     best = rows[clusterer.predict_proba(images)[rows, 0].argmax()]
     np.testing.assert_array_equal(shown(display)[0][0], images[best])
+
+
+def test_a_display_is_drawn_again_with_fewer_images():
+    display = ClusterDisplay.from_predictions(
+        X, LABELS, CONFIDENCE, n_images=3, clusters=[0, 1]
+    )
+    least = [row[-1] for row in shown(display)]
+    display.plot(n_images=1)
+    for row, last in zip(shown(display), least, strict=True):
+        np.testing.assert_array_equal(row[-1], last)
+    with pytest.raises(ValueError, match="n_images=9 is more than"):
+        display.plot(n_images=9)
+
+
+def test_a_clusterer_without_probabilities():
+    images = load_digit_images().images[:60]
+    clusterer = DeepClusterer(3, max_steps=2, random_state=0).fit(images)
+    display = ClusterDisplay.from_estimator(clusterer, images, n_images=2)
+    scores, labels = clusterer.score_samples(images), clusterer.predict(images)
+    first = min(display.sizes)
+    rows = np.flatnonzero(labels == first)
+    np.testing.assert_array_equal(
+        shown(display)[0][0], images[rows[scores[rows].argmax()]]
+    )
+    assert clusterer.score(images) == pytest.approx(scores.mean())
+    with pytest.raises(ValueError, match="KMeans has neither predict_proba"):
+        ClusterDisplay.from_estimator(KMeans(2).fit(X.reshape(30, -1)), X)
 
 
 def test_rows_without_a_cluster_are_left_out():

@@ -25,10 +25,20 @@ from sklearn.model_selection import (
     cross_validate,
 )
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
+from sklabel import CollapseWarning
 from sklabel.classification import FixMatchClassifier
-from sklabel.clustering import DCECClusterer
+from sklabel.clustering import (
+    DCECClusterer,
+    DeepClusterer,
+    IICClusterer,
+    IICSegmenter,
+    SCANClusterer,
+)
+from sklabel.datasets import load_digit_images
 from sklabel.embedding import AutoencoderTransformer
 from sklabel.model_selection import (
     LabeledKFold,
@@ -413,6 +423,43 @@ def test_clusterers_are_scored_in_their_embedding():
         own = clustering_scorer(figure)(fitted, Z)
         other = clustering_scorer(figure, embedder=fitted.embedder_)(fitted, Z)
         assert own == other > 0.3
+
+
+@pytest.mark.parametrize("Clusterer", [DeepClusterer, IICClusterer, SCANClusterer])
+def test_every_clusterer_is_scored_on_images_alone_and_in_a_pipeline(Clusterer):
+    images = load_digit_images().images[:60]
+    clusterer = Clusterer(3, max_steps=3, batch_size=20, random_state=0)
+    x = images.reshape(60, -1) / 16
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        on_images = clone(clusterer).fit(images)
+        piped = make_pipeline(StandardScaler(), clone(clusterer)).fit(x)
+        for figure in ("neighbor_agreement", "silhouette", "stability", "confidence"):
+            score = clustering_scorer(figure)
+            if figure == "confidence" and Clusterer is DeepClusterer:
+                with pytest.raises(
+                    ValueError, match="DeepClusterer has no predict_proba"
+                ):
+                    score(on_images, images)
+                continue
+            found = score(piped, x)
+            assert np.isfinite(score(on_images, images)) and np.isfinite(found)
+            if figure != "stability":
+                assert found == score(piped[-1], piped[:-1].transform(x))
+
+
+def test_maps_of_clusters_have_no_neighbors():
+    images = load_digit_images().images[:20]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        segmenter = IICSegmenter(2, half_side=1, max_steps=2, random_state=0).fit(
+            images
+        )
+        for figure in ("stability", "confidence"):
+            assert -1 <= clustering_scorer(figure)(segmenter, images) <= 1
+    for figure in ("neighbor_agreement", "silhouette"):
+        with pytest.raises(ValueError, match="IICSegmenter gives each image a map"):
+            clustering_scorer(figure)(segmenter, images)
 
 
 def test_an_unknown_figure_is_refused():

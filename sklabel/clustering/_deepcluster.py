@@ -474,6 +474,22 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         """
         return self._nearest(self._predict_rows(X))[0]
 
+    def score_samples(self, X):
+        """Return how near each sample is to the center of its cluster.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float
+            Minus the squared distance to the nearest center; NaN for a file that cannot be
+            read, with ``on_error="skip"``.
+        """
+        return -self._nearest(self._predict_rows(X))[1]
+
     def score(self, X, y=None):
         """Return minus the loss of k-means on X, so that a search needs no labels.
 
@@ -490,7 +506,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
             Minus the mean squared distance to the nearest center; higher is better.
             Values compare only at equal ``n_training_clusters`` and ``n_components``.
         """
-        return -float(np.nanmean(self._nearest(self._predict_rows(X))[1]))
+        return float(np.nanmean(self.score_samples(X)))
 
     def _check_counts(self, n_samples):
         """Return the numbers of training clusters and of components."""

@@ -289,7 +289,8 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     not depend on the content: look at ``labels_.mean(0)``. Convolutions with a border
     of zeros tell the place in images that are no larger than the field of view.
 
-    Departures: a network a quarter as wide and a rate of 1e-3, for small data; borders
+    Departures: a network a quarter as wide and a rate of 1e-3, for small data, and half as
+    deep for small images; one ``marginal_weight`` for both heads; borders
     that repeat the outermost pixels in place of zeros, for the reason above; the
     convolution that makes the clusters has no border, so that maps keep their frame;
     colors alone are seen, where the public code adds edges for COCO-Stuff.

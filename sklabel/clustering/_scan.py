@@ -287,11 +287,12 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         Fitted embedder, where there is one.
     net_ : skorch.NeuralNet
         Trained net of the last stage; ``net_.history`` holds per epoch ``train_loss``,
-        ``largest_cluster`` (share), ``clusters_used``, ``confident_share`` and, with
+        ``largest_cluster`` (share), ``clusters_used``, ``confident_share``,
+        ``neighbor_agreement`` (rows in the cluster of a neighbor) and, with
         ``keep_clusters``, ``clustering_loss``.
     history_ : list of dict
         History of the clustering stage, with ``score`` (the lower the better, needs no
-        labels), ``consistency``, ``entropy`` and ``neighbor_agreement`` too.
+        labels), ``consistency`` and ``entropy`` too.
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int

@@ -24,7 +24,7 @@ from .._callbacks import CallbackSupportMixin, fitting
 from .._held import (
     check_rows,
     fit_classifier,
-    inner_classifier,
+    inner_estimator,
     last_step,
     open_rows,
 )
@@ -430,7 +430,7 @@ class BALDSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         if isinstance(last, (ClassificationMixin, *_ENSEMBLES)):
             fitted = fit_classifier(self, X, y, random)
             self.estimators_ = [fitted]
-            last, X = inner_classifier(fitted, X)
+            last, X = inner_estimator(fitted, X)
             if isinstance(last, ClassificationMixin):
                 return _dropout_draws(last, X, self.n_draws, self.dropout, random)
             columns = getattr(last, "estimators_features_", None)

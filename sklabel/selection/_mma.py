@@ -15,7 +15,7 @@ from .._held import (
     check_rows,
     fit_classifier,
     hidden_features,
-    inner_classifier,
+    inner_estimator,
     open_rows,
 )
 from ..augment import build_augment
@@ -347,7 +347,7 @@ class MMASelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
 
     def _probabilities(self, X, seed):
         """Return probabilities of all rows, averaged over views where there are any."""
-        classifier, rows = inner_classifier(self.classifier_, X)
+        classifier, rows = inner_estimator(self.classifier_, X)
         ours = isinstance(classifier, ClassificationMixin)
         if not ours and self.augment not in ("auto", None):
             raise ValueError(
@@ -372,7 +372,7 @@ class MMASelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
             return hidden_features(self.classifier_, X)
         if vectors is not None:
             return vectors
-        classifier, rows = inner_classifier(self.classifier_, X)
+        classifier, rows = inner_estimator(self.classifier_, X)
         if not isinstance(classifier, ClassificationMixin):
             return np.asarray(X, dtype=np.float32).reshape(len(X), -1)
         net, samples = classifier.net_, classifier._check_X(rows)

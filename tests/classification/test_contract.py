@@ -119,6 +119,7 @@ def test_labels_of_any_type(cls, kind):
 def test_calibration_on_request(cls):
     clf = fit(cls, labels(90), calibration_size=0.4)
     assert 0.009 < clf.calibration_temperature_ < 101
+    assert clf.calibration_temperature_ != 1
     np.testing.assert_allclose(clf.predict_proba(X).sum(1), 1, rtol=1e-5)
     with pytest.raises(ValueError, match="calibration_size=0.4 would withhold"):
         fit(cls, labels(9), calibration_size=0.4)
