@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 # Products held at once (float32: 256 MB), and rows of Z on their long side.
 _BLOCK_PRODUCTS = 2**26
@@ -23,6 +24,7 @@ def kneighbors(
     method="auto",
     block_size=None,
     random_state=None,
+    verbose=0,
 ):
     """Find the nearest rows of Z to each query.
 
@@ -54,6 +56,8 @@ def kneighbors(
         Queries compared at once. None keeps a block of products near 256 MB.
     random_state : int, RandomState instance or None, default=None
         Seed of the approximate search. The exact one draws nothing.
+    verbose : int, default=0
+        1: a progress bar; the approximate search prints its own steps before it.
 
     Returns
     -------
@@ -107,22 +111,24 @@ def kneighbors(
         blocks = _search_exact(rows, keys, n_candidates, metric, block_size)
     else:
         blocks = _search_approximate(
-            Z, None if to_itself else Q, n_candidates, metric, random_state
+            Z, None if to_itself else Q, n_candidates, metric, random_state, verbose
         )
     distances = np.empty((len(Q), n_neighbors), dtype=Z.dtype)
     indices = np.empty((len(Q), n_neighbors), dtype=np.int64)
-    for start, candidates in blocks:
-        stop = start + len(candidates)
-        found = _nearest_first(
-            rows,
-            keys,
-            np.arange(start, stop),
-            candidates,
-            n_neighbors,
-            metric,
-            include_self if to_itself else None,
-        )
-        distances[start:stop], indices[start:stop] = found
+    with tqdm(total=len(Q), desc="neighbors", unit="row", disable=not verbose) as bar:
+        for start, candidates in blocks:
+            stop = start + len(candidates)
+            found = _nearest_first(
+                rows,
+                keys,
+                np.arange(start, stop),
+                candidates,
+                n_neighbors,
+                metric,
+                include_self if to_itself else None,
+            )
+            distances[start:stop], indices[start:stop] = found
+            bar.update(len(candidates))
     return distances, indices
 
 
@@ -191,7 +197,7 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None):
     return similarities, indices
 
 
-def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None):
+def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None, verbose=0):
     """Cluster rows by Lloyd's k-means with squared Euclidean distances.
 
     One run from one start, without restarts. It ends when no row changes its
@@ -217,6 +223,8 @@ def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None):
     random_state : int, RandomState instance or None, default=None
         Seed of the start. With an integer, "random" are the first rows of
         torch's ``randperm`` under that seed, as in the released code of USL [2]_.
+    verbose : int, default=0
+        1: a progress bar; the iterations may end before it.
 
     Returns
     -------
@@ -273,7 +281,8 @@ def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None):
     upper = X.new_full((n_rows,), torch.inf)  # distance to the own center, at most
     lower = X.new_zeros(n_rows)  # distance to any other center, at least
     sums = counts = None
-    for n_iter in range(1, max_iter + 1):
+    iterations = range(1, max_iter + 1)
+    for n_iter in tqdm(iterations, "clusters", unit="iteration", disable=not verbose):
         active = (upper + slack >= lower).nonzero().squeeze(1)
         before = labels.clone()
         _assign(X, squares, centers, active, labels, upper, lower)
@@ -439,7 +448,7 @@ def _top(values, k):
     return values.topk(k, dim=1, sorted=False)
 
 
-def _search_approximate(Z, queries, n_candidates, metric, random_state):
+def _search_approximate(Z, queries, n_candidates, metric, random_state, verbose):
     """Yield candidates from NN-descent; rows it left incomplete are searched fully."""
     n_neighbors = max(n_candidates, 15)
     if n_neighbors >= len(Z):  # nothing to approximate
@@ -454,6 +463,7 @@ def _search_approximate(Z, queries, n_candidates, metric, random_state):
         metric=metric,
         n_neighbors=n_neighbors,
         random_state=check_random_state(random_state).randint(2**31 - 1),
+        verbose=bool(verbose),
     )
     if queries is None:
         found = index.neighbor_graph[0][:, :n_candidates].astype(np.int64)

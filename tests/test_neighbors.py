@@ -234,7 +234,7 @@ def test_approximate_search_falls_back_where_there_is_nothing_to_approximate():
 class _StubDescent:
     """Stands for pynndescent's index: right but for rows it leaves incomplete."""
 
-    def __init__(self, Z, metric, n_neighbors, random_state):
+    def __init__(self, Z, metric, n_neighbors, random_state, verbose):
         self.Z, self.metric = Z, metric
         found = kneighbors(Z, n_neighbors, metric=metric, method="exact")[1]
         found[::7, -3:] = -1

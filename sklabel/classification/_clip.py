@@ -658,6 +658,11 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             embedder = copy.deepcopy(_unfrozen(self.embedder_))
             embedder.set_params(warm_start=True, **self._training())
         elif embedder is None:
+            if str(self.backbone).startswith("open_clip/"):
+                raise ValueError(
+                    f"backbone={self.backbone!r} would be towers of random weights: give "
+                    f"embedder=CLIPTransformer(backbone={self.backbone!r}, weights=...)."
+                )
             names = ("backbone", "device", "precision", "verbose")
             own = {name: getattr(self, name) for name in names}
             embedder = CLIPTransformer(**own, **self._training())

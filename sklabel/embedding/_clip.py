@@ -77,7 +77,10 @@ class _CLIP(nn.Module):
         return unit_rows(self.text(tokens))  # (B, D)
 
     def loss(self, x, tokens):
-        images = self(self.augment(x))
+        return self.contrast(self(self.augment(x)), tokens)
+
+    def contrast(self, images, tokens):
+        """Return the loss of embedded images (B, D) and tokens, and figures."""
         # a text that several rows share is encoded once
         tokens, which = tokens.unique(dim=0, return_inverse=True)
         texts = self.encode_text(tokens)[which]
@@ -357,6 +360,9 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
 
     Notes
     -----
+    An image tower of torchvision or timm with published weights is given as
+    ``backbone=PretrainedTransformer("resnet50").fit(X)``; it is trained further.
+
     ``backbone="open_clip/NAME"`` takes both towers of that model; the images of X, of
     any size, are resized and cut to the size of the model and standardized as its
     weights want it. ``"open_clip/hf-hub:OWNER/NAME"`` and
@@ -614,21 +620,22 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         Returns
         -------
         score : float
-            Higher is better. Values compare only at equal batch size.
+            Higher is better. Values compare only at equal ``batch_size`` and
+            ``same_captions``.
         """
         samples = self._check_X(X)
         if y is None:
             raise ValueError("score requires y to be passed, the texts of the images.")
-        pairs = self._pair(samples, self._read_texts(y, samples))
+        unique = self.same_captions == "unique"
+        pairs = self._pair(samples, self._read_texts(y, samples), unique)
         net = self.net_
         module = net.module_.eval()
         losses = []
         with self._seeded(), torch.inference_mode(), net.autocast():
             for rows in pairs.epoch(self.batch_size):
                 x, tokens = pairs[rows]
-                images = module(net.to_device(x))
-                texts = module.encode_text(tokens.to(net.device))
-                losses.append(float(clip_loss(images, texts, module.logit_scale)))
+                images, tokens = module(net.to_device(x)), tokens.to(net.device)
+                losses.append(float(module.contrast(images, tokens)[0]))
         return -float(np.mean(losses))
 
     @property
@@ -651,7 +658,9 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         if self.weights is not None:
             raise ValueError(
                 f"weights={str(self.weights)!r} needs a model of open_clip, such as "
-                'backbone="open_clip/ViT-B-32". What save wrote, sklabel.load reads.'
+                'backbone="open_clip/ViT-B-32". Weights of torchvision and timm come '
+                'with backbone=PretrainedTransformer("resnet50").fit(X); what save '
+                "wrote, sklabel.load reads."
             )
         return None
 

@@ -9,6 +9,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_consistent_length
+from tqdm.auto import tqdm
 
 from .._callbacks import CallbackSupportMixin, fitting
 from ..neighbors import kmeans, kneighbors, squared_distances
@@ -20,6 +21,8 @@ _FAR = 1e10
 # A copy of a row chosen in another cluster counts as this near, instead of 0.
 _NEAR = 1e-10
 _BLOCK_DISTANCES = 2**23
+# Rows above which 400 neighbors of each would take gigabytes.
+_MANY = 200_000
 
 
 def mean_distances(distances, power=2):
@@ -93,6 +96,7 @@ def select_regularized(
     candidates=None,
     chosen_before=(),
     history=None,
+    verbose=0,
 ):
     """Choose one row per cluster: useful, and far from the choices of the others.
 
@@ -136,6 +140,8 @@ def select_regularized(
     history : dict, default=None
         Receives lists with one entry per round: "selected" (m,), "average_used" (n,),
         "penalty" (n,) and "average" (n,) after the round.
+    verbose : int, default=0
+        1: a progress bar.
 
     Returns
     -------
@@ -166,7 +172,7 @@ def select_regularized(
         )
 
     average = penalty(before) if len(before) else np.zeros(n, dtype=rows.numpy().dtype)
-    for t in range(n_rounds):
+    for t in tqdm(range(n_rounds), "selection", unit="round", disable=not verbose):
         score = utility - reg_weight * average
         selected = _best_of_clusters(score, clusters, allowed)
         used = average
@@ -294,9 +300,10 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         whichever is less; 0 where every row is labeled.
     n_neighbors : int or "auto", default="auto"
         Neighbors that make up the density, cut to the number of rows. "auto": 0.8 % of
-        the rows, but at least 20 and at most 400: what was released for the 50,000
-        images of CIFAR (400, which is 0.8 %) and for ImageNet (20). As many neighbors
-        as a small set has rows would measure the distance to its middle, not density.
+        the rows, but at least 20 and at most 400, and 20 for more than 200,000 rows: what
+        was released for the 50,000 images of CIFAR (400, which is 0.8 %) and for ImageNet
+        (20). As many neighbors as a small set has rows would measure the distance to its
+        middle, not density.
     include_self : bool, default=True
         Count the row itself, at distance 0, among its neighbors, as the released code
         does.
@@ -340,7 +347,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         Seed of the start of k-means and of the approximate search.
     verbose : int, default=0
-        1 prints the seconds of each step.
+        1: a progress bar for each step, and its seconds.
 
     Attributes
     ----------
@@ -399,7 +406,8 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
 
     Time: the neighbors take n_rows ** 2 * n_features (nearly n_rows with the
     approximate search), k-means and each round n_rows * n_clusters * n_features.
-    Memory: X, its normalized copy, the neighbors and blocks; never n_rows ** 2.
+    Memory: X, its normalized copy, 12 bytes for each neighbor and blocks of some hundred
+    megabytes; never n_rows ** 2.
 
     References
     ----------
@@ -521,7 +529,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         n = len(Z)
         k = self.n_neighbors
         if k == "auto":
-            k = min(400, max(20, round(0.008 * n)))
+            k = 20 if n > _MANY else min(400, max(20, round(0.008 * n)))
         self.n_neighbors_ = min(k, n if self.include_self else n - 1)
         means = np.zeros(n)
         if self.n_neighbors_ > 0:
@@ -531,6 +539,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
                 include_self=self.include_self,
                 method=self.neighbor_method,
                 random_state=self.random_state,
+                verbose=self.verbose,
             )
             means = mean_distances(distances, self.metric_power)
         return np.maximum(means, 1e-9 * means.mean() if means.any() else 1.0)
@@ -554,6 +563,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
             init=self.kmeans_init,
             max_iter=self.kmeans_max_iter,
             random_state=self.random_state,
+            verbose=self.verbose,
         )[0]
 
     def _select(self, Z, means, n_samples, labeled):
@@ -585,6 +595,7 @@ class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
                 exclude_same_cluster=self.exclude_same_cluster,
                 candidates=candidates,
                 chosen_before=np.flatnonzero(labeled),
+                verbose=self.verbose,
             )
         order = np.lexsort((selected, -scores[selected], -sizes[clusters[selected]]))
         selected = selected[order][:n_samples]

@@ -256,6 +256,13 @@ def test_labels_correct_wrong_names(misled, settings):
     assert everything_of(misled["embedder"]) == before
 
 
+def test_towers_of_random_weights_are_no_published_model():
+    with pytest.raises(
+        ValueError, match="random weights: give embedder=CLIPTransformer"
+    ):
+        tiny(backbone="open_clip/ViT-B-32").fit(X, partly(Y, 60))
+
+
 @pytest.mark.parametrize("few_shot, n", [("linear", 240), ("adapter", 8)])
 def test_a_class_without_a_label_keeps_its_name(embedder, few_shot, n):
     y = np.where((Y == 2) | (np.arange(240) >= n), -1, Y)

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -265,6 +266,38 @@ def letters(texts):
 
 
 # -- texts
+
+
+@pytest.mark.parametrize("same_captions", ["positives", "negatives"])
+def test_the_score_is_what_training_lowers(same_captions):
+    texts = ["one", "two"] * 30
+    fitted = tiny(same_captions=same_captions, batch_size=60).fit(X, texts)
+    images, words = (
+        torch.from_numpy(Z) for Z in (fitted.transform(X), fitted.encode_text(texts))
+    )
+    positives = None
+    if same_captions == "positives":
+        positives = torch.tensor([[a == b for a in texts] for b in texts])
+    scale = torch.tensor(np.log(fitted.logit_scale_))
+    loss = clip_loss(images, words, scale, positives)
+    assert fitted.score(X, texts) == pytest.approx(-float(loss), rel=1e-4)
+
+
+def test_towers_of_torchvision_bring_their_weights(tmp_path):
+    network = torchvision.models.resnet18()
+    torch.save(network.state_dict(), tmp_path / "resnet18.pt")
+    x = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    encoder = PretrainedTransformer(
+        "resnet18", weights=tmp_path / "resnet18.pt", input_size=32
+    ).fit(x)
+    fitted = tiny(backbone=encoder, max_steps=1, lr=1e-9).fit(x, TEXTS[:12])
+    found = dict(fitted.encoder_.named_parameters())
+    given = dict(encoder.encoder_.named_parameters())
+    assert given.keys() == found.keys()
+    for name, value in given.items():
+        torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="PretrainedTransformer"):
+        tiny(backbone="resnet18", weights="DEFAULT").fit(x, TEXTS[:12])
 
 
 def test_forms_of_texts_are_the_same():

@@ -1,13 +1,17 @@
 """What every selector promises, whatever its method; see also tests/test_common.py."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklabel.selection import (
     BADGESelector,
@@ -158,6 +162,41 @@ def test_scikit_learns_checks(selector):
     given = {} if selector in LEARNERS else {"random_state": None}
     results = check_estimator(clone(selector).set_params(**given))
     assert {result["status"] for result in results} == {"passed"}
+
+
+class _Largest(TorchDispatchMode):
+    """Keeps the size of the largest tensor that torch makes."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for part in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(part, torch.Tensor):
+                self.numel = max(self.numel, part.numel())
+        return made
+
+
+@pytest.mark.parametrize(
+    "selector",
+    # the robust core-set's program holds all pairs within the radius
+    [s for s in SELECTORS + LEARNERS + ORACLES if not vars(s).get("robust")],
+    ids=_name,
+)
+def test_no_matrix_of_all_pairs_of_rows(selector):
+    n = 16_000
+    X = np.random.default_rng(0).standard_normal((n, 3)).astype(np.float32)
+    y = _labels(selector, n)
+    tracemalloc.start()
+    try:
+        with _Largest() as largest:
+            clone(selector).set_params(n_samples=5).fit(X, y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # blocks of products have 2**26 entries, whatever n
+    assert largest.numel <= 2**26 < n**2 / 3
+    assert peak < 4 * n**2 / 3
 
 
 class _Unlabeled(USLSelector):

@@ -347,11 +347,13 @@ def test_spare_clusters_leave_out_the_smallest(digits):
     np.testing.assert_array_equal(chosen, np.sort(sizes)[::-1][:10])
 
 
-def test_number_of_neighbors_by_size():
+def test_number_of_neighbors_by_size(monkeypatch):
     rng = np.random.default_rng(0)
     for n, expected in ((12, 12), (300, 20), (5000, 40)):
         X = rng.standard_normal((n, 2))
         assert USLSelector(1, random_state=0).fit(X).n_neighbors_ == expected
+    monkeypatch.setattr(_usl, "_MANY", 4999)
+    assert USLSelector(1, random_state=0).fit(X).n_neighbors_ == 20
     few = USLSelector(1, include_self=False, random_state=0).fit(X[:12])
     assert few.n_neighbors_ == 11
     assert USLSelector(1, 7, random_state=0).fit(X).n_neighbors_ == 7
@@ -437,6 +439,8 @@ def test_verbose_prints_the_steps(capsys):
     USLSelector(2).fit(np.eye(6))
     assert capsys.readouterr().out == ""
     USLSelector(2, verbose=1).fit(np.eye(6))
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr()
     for step in ("neighbors", "clusters", "selection", "assignments"):
-        assert f"[USLSelector] {step}: " in printed
+        assert f"[USLSelector] {step}: " in printed.out
+    for bar in ("neighbors: 100%", "clusters:", "selection: 100%"):
+        assert bar in printed.err
