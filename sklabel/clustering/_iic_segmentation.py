@@ -1,5 +1,6 @@
 """IIC for segmentation: clusters of pixels (Ji, Henriques and Vedaldi, 2019)."""
 
+import copy
 from numbers import Integral, Real
 
 import numpy as np
@@ -104,11 +105,12 @@ class _IICSegmentation(nn.Module):
 
     def keep_outputs(self, used):
         """Forget the clusters that no pixel uses."""
-        head = _head(self.head.in_channels, len(used)).to(self.head.weight.device)
         used = torch.as_tensor(used, device=self.head.weight.device)
-        with torch.no_grad():
-            head.weight.copy_(self.head.weight[used])
-            head.bias.copy_(self.head.bias[used])
+        # a copy rather than a new module: that would draw from the global generator
+        head = copy.deepcopy(self.head)
+        for name, values in self.head.named_parameters():
+            setattr(head, name, nn.Parameter(values.detach()[used].clone()))
+        head.out_channels = len(used)
         self.head = head
 
 

@@ -1,5 +1,6 @@
 """IIC for segmentation: textures are told apart, maps keep their frame."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+import sklabel
 from sklabel import CollapseWarning
 from sklabel.clustering._iic_segmentation import (
     IICSegmenter,
@@ -80,6 +82,37 @@ def test_what_fit_sets():
     figures = segmenter.net_.history[-1]
     assert {"cluster_loss", "overcluster_loss", "clusters_used"} < set(figures)
     assert segmenter.score(x) == segmenter.score(x)
+
+
+def test_saved_pickled_channels_first_and_generators_left_alone(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (12, 9, 11, 3), dtype=np.uint8)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    segmenter = quiet(short(), x)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+    p = segmenter.predict_proba(x)
+    segmenter.save(tmp_path)
+    for again in (pickle.loads(pickle.dumps(segmenter)), sklabel.load(tmp_path)):
+        np.testing.assert_allclose(again.predict_proba(x), p, atol=1e-6)
+    first = quiet(short(), x.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(first.predict_proba(x.transpose(0, 3, 1, 2)), p)
+
+
+def test_a_broken_training_continues_to_the_same_end(tmp_path, monkeypatch):
+    whole = quiet(short(max_epochs=4), X)
+    after_epoch = _IICSegmentation.after_epoch
+
+    def breaks(self, net, samples):
+        figures = after_epoch(self, net, samples)
+        if len(net.history) == 2:
+            raise RuntimeError("power cut")
+        return figures
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
+        patch.setattr(_IICSegmentation, "after_epoch", breaks)
+        quiet(short(max_epochs=4, checkpoint_dir=tmp_path), X)
+    again = quiet(short(max_epochs=4, checkpoint_dir=tmp_path), X)
+    torch.testing.assert_close(weights(again), weights(whole), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(7, 9, 3), (4, 5), (6, 6, 1)])
