@@ -212,7 +212,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
     >>> from sklabel.clustering import DCECClusterer
     >>> from sklabel.embedding import AutoencoderTransformer
     >>> X = load_digits().images[:200]
-    >>> embedder = AutoencoderTransformer(n_components=10, max_epochs=5)
+    >>> embedder = AutoencoderTransformer(n_components=10, max_epochs=40)
     >>> clusterer = DCECClusterer(5, embedder=embedder, max_epochs=2, random_state=0)
     >>> clusterer.fit_predict(X).shape
     (200,)
