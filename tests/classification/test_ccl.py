@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -375,3 +376,25 @@ def test_saved_and_loaded(tmp_path):
             loaded.predict_proba(data), clf.predict_proba(data)
         )
         np.testing.assert_array_equal(loaded.class_centers_, clf.class_centers_)
+
+
+def test_a_file_that_cannot_be_read_has_no_share_in_anything(tmp_path):
+    files = [str(tmp_path / f"{i:02d}.png") for i in range(30)]
+    for file, image in zip(files, load_digit_images().images, strict=False):
+        Image.fromarray((image / image.max() * 255).astype(np.uint8)).save(file)
+    bad = tmp_path / "99.png"
+    bad.write_bytes(b"no image")
+    given = {"image_size": 8, "on_error": "skip", "random_state": 0}
+    codes = AutoencoderTransformer(4, max_steps=3, **given)
+    clf = CCLClassifier(embedder=codes, max_steps=4, update_interval=2, **given)
+    y = [0, 1, 0, 1, *[-1] * 26]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        p = clf.fit(files, y).predict_proba(files)
+        history = list(clf.net_.history)
+        again = clf.fit([*files, str(bad)], [*y, -1]).predict_proba(files)
+    np.testing.assert_array_equal(again, p)
+    for before, after in zip(history, clf.net_.history, strict=True):
+        for name in ("changed_share", "labeled_accuracy", "confident_share"):
+            assert before[name] == after[name]
+        assert before["class_shares"] == after["class_shares"]
