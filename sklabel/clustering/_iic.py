@@ -364,7 +364,8 @@ class IICClusterer(ClusteringMixin, BaseLearner):
             f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
             f"marginal_weight={self.marginal_weight}"
         )
-        loss = self.net_.history[-1].get("cluster_loss", -np.inf)
+        history = self.net_.history  # empty where Ctrl-C broke off the first epoch
+        loss = history[-1].get("cluster_loss", -np.inf) if history else -np.inf
         if self.marginal_weight == 1 and loss > -0.05 * math.log(self.n_clusters):
             warn(
                 f"The clusters of views say next to nothing of each other: cluster_loss "
