@@ -1,4 +1,4 @@
-"""Write the tables of README.md anew from the rows in results/.
+"""Write the tables and the curves of README.md anew from the rows in results/.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; the text around it is
 written by hand. A cell is mean and standard deviation over the seeds, a single value where
@@ -13,6 +13,8 @@ from _common import Results
 from bench_clustering import METHODS as CLUSTERERS
 
 README = Path(__file__).parent / "README.md"
+# drawn; the others would hide them
+CURVES = ["random", "USL", "USL-T", "core-set", "BADGE", "entropy"]
 DATA = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
@@ -136,6 +138,38 @@ def probe():
     return "\n\n".join(parts)
 
 
+def curves():
+    """Draw accuracy over labels with its spread, one panel for each data set."""
+    import matplotlib.pyplot as plt
+
+    rows = rows_of("selection", task="probe")
+    names = [data for data in DATA if data in distinct(rows, "data")]
+    size = (3 * len(names), 3.2)
+    figure, axes = plt.subplots(1, len(names), figsize=size, layout="constrained")
+    for ax, data in zip(axes, names, strict=True):
+        own = [r for r in rows if r["data"] == data]
+        budgets = np.array(sorted(distinct(own, "n_labels")))
+        for i, method in enumerate(CURVES):
+            cells = [
+                [
+                    100 * r["accuracy"]
+                    for r in own
+                    if (r["method"], r["n_labels"]) == (method, n)
+                ]
+                for n in budgets
+            ]
+            mean, spread = np.mean(cells, axis=1), np.std(cells, axis=1, ddof=1)
+            # side by side, so that the bars can be told apart
+            x = budgets * 1.03 ** (i - len(CURVES) / 2)
+            ax.errorbar(x, mean, spread, label=method, marker=".", lw=1, elinewidth=0.6)
+        ax.set(xscale="log", title=DATA[data], xlabel="labels")
+        ax.set_xticks(budgets, budgets)
+        ax.minorticks_off()
+    axes[0].set_ylabel("accuracy of a linear probe, %")
+    axes[-1].legend(fontsize=7, frameon=False)
+    figure.savefig(README.parent / "selection.png", dpi=80)
+
+
 def chosen():
     rows = [r for r in rows_of("selection") if r["task"] in ("fixmatch", "transfer")]
     columns = [
@@ -217,6 +251,7 @@ def main():
     pattern = r"<!-- table: (.*?) -->.*?<!-- end -->"
     text = re.sub(pattern, written, text, flags=re.DOTALL)
     README.write_text(text, encoding="utf-8")
+    curves()
 
 
 if __name__ == "__main__":
