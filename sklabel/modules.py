@@ -162,8 +162,16 @@ class MultiHead(nn.Module):
         self.n_heads = n_heads
         # biases stay one axis long, so that optimizers tell them from weights
         self.linear = nn.Linear(in_features, n_heads * n_classes)
+        self.init_std = init_std
         if init_std is not None:
-            nn.init.normal_(self.linear.weight, std=init_std)
+            self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draw the initial weights anew."""
+        if self.init_std is None:
+            self.linear.reset_parameters()
+        else:
+            nn.init.normal_(self.linear.weight, std=self.init_std)
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, x):

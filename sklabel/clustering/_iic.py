@@ -24,9 +24,6 @@ from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
 from ..modules import MultiHead
 
-# of the heads, as published
-_INIT_STD = 0.01
-
 
 class _IIC(nn.Module):
     """All rows pass through the over-clustering heads, then through the others."""
@@ -62,8 +59,7 @@ class _IIC(nn.Module):
     def restart(self, net):
         """Start all heads anew: the optimizer knows nothing of them, either."""
         for heads in (self.overcluster, self.heads):
-            nn.init.normal_(heads.linear.weight, std=_INIT_STD)
-            nn.init.zeros_(heads.linear.bias)
+            heads.reset_parameters()
             for parameter in heads.parameters():
                 net.optimizer_.state.pop(parameter, None)
 
@@ -417,12 +413,10 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         wanted = self.n_overclusters or 5 * self.n_clusters, self.n_sub_heads
         overcluster = before.overcluster if before else None
         if before is None or wanted != (overcluster.n_classes, overcluster.n_heads):
-            overcluster = MultiHead(
-                backbone.n_features_out, *wanted, init_std=_INIT_STD
-            )
+            overcluster = MultiHead(backbone.n_features_out, *wanted, init_std=0.01)
         if before is None:
             n_outputs = n_clusters or self.n_clusters, n_heads or self.n_sub_heads
-            heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=_INIT_STD)
+            heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=0.01)
         else:
             heads = before.heads
         return _IIC(
