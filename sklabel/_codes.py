@@ -2,10 +2,48 @@
 
 import copy
 
+import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from torch import nn
 
+from ._base import predict_all
 from .embedding import AutoencoderTransformer
+from .losses import sharpened_targets, student_assignment
+
+
+class CenteredCodes(nn.Module):
+    """Codes assigned softly to centers, which must become like a sharper assignment.
+
+    Subclasses set ``q`` after each round and give the loss.
+    """
+
+    def __init__(self, embed, centers, **settings):
+        super().__init__()
+        self.embed = embed
+        self.centers = nn.Parameter(centers)  # (K, D)
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.q = None  # of all readable rows, after the last round
+        self.labels = self.targets = None
+
+    @property
+    def backbone(self):
+        return getattr(self.embed, "backbone", self.embed)
+
+    def forward(self, x):
+        return student_assignment(self.embed(x), self.centers, self.alpha)  # (B, K)
+
+    def before_epoch(self, net, samples):
+        # of the whole set, in evaluation mode, and constant for a round
+        q = predict_all(net, samples) if self.q is None else self.q
+        self.labels = q.argmax(1)
+        self.targets = torch.zeros(len(samples), q.shape[1], device=net.device)
+        self.targets[samples.good] = sharpened_targets(q).to(net.device)
+
+    def forget(self):
+        """Drop what is of use in training only."""
+        self.q = self.labels = self.targets = None
 
 
 class CodesMixin:

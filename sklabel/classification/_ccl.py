@@ -9,7 +9,6 @@ from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from .._base import (
     CLASSIFIER_CONSTRAINTS,
@@ -18,11 +17,10 @@ from .._base import (
     predict_all,
 )
 from .._callbacks import fitting
-from .._codes import CodesMixin
+from .._codes import CenteredCodes, CodesMixin
 from .._data import Mixed, Rounds
 from ..losses import (
     contrastive_clustering,
-    sharpened_targets,
     student_assignment,
     target_divergence,
 )
@@ -48,29 +46,8 @@ class _MixedRounds(Mixed):
             yield next(labeled), rows
 
 
-class _CCL(nn.Module):
-    def __init__(self, embed, centers, **settings):
-        super().__init__()
-        self.embed = embed
-        self.centers = nn.Parameter(centers)  # (K, D), in the order of the classes
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.q = None  # of all readable rows, after the last round
-        self.targets = None
-
-    @property
-    def backbone(self):
-        return getattr(self.embed, "backbone", self.embed)
-
-    def forward(self, x):
-        return student_assignment(self.embed(x), self.centers, self.alpha)  # (B, K)
-
-    def before_epoch(self, net, samples):
-        # of the whole set, in evaluation mode, and constant for a round
-        q = predict_all(net, samples) if self.q is None else self.q
-        self.predicted = q.argmax(1)
-        self.targets = torch.zeros(len(samples), q.shape[1], device=net.device)
-        self.targets[samples.good] = sharpened_targets(q).to(net.device)
+class _CCL(CenteredCodes):
+    """The centers stand in the order of the classes."""
 
     def loss(self, x, y):
         n_labeled = int((y >= 0).sum())
@@ -108,14 +85,10 @@ class _CCL(nn.Module):
         sure = self.q.max(1).values > 0.5
         return {
             "labeled_accuracy": float(right.float().mean()),
-            "changed_share": float((predicted != self.predicted).float().mean()),
+            "changed_share": float((predicted != self.labels).float().mean()),
             "confident_share": float(sure.float().mean()),
             "class_shares": (counts / counts.sum()).tolist(),
         }
-
-    def forget(self):
-        """Drop what is of use in training only."""
-        self.q = self.predicted = self.targets = None
 
 
 class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):

@@ -19,39 +19,17 @@ from .._base import (
     predict_all,
 )
 from .._callbacks import fitting
-from .._codes import CodesMixin
+from .._codes import CenteredCodes, CodesMixin
 from .._data import Rounds
-from ..losses import sharpened_targets, student_assignment, target_divergence
+from ..losses import student_assignment, target_divergence
 from ..neighbors import kneighbors
 
 # in the codes before training, that the agreement is taken with
 _N_NEIGHBORS = 10
 
 
-class _DCEC(nn.Module):
-    def __init__(self, embed, centers, **settings):
-        super().__init__()
-        self.embed = embed
-        self.centers = nn.Parameter(centers)  # (K, D)
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.q = None  # of all readable rows, after the last round
-        self.targets = None
-        self.neighbors = None  # (n_readable, k + 1), the row itself first
-
-    @property
-    def backbone(self):
-        return getattr(self.embed, "backbone", self.embed)
-
-    def forward(self, x):
-        return student_assignment(self.embed(x), self.centers, self.alpha)  # (B, K)
-
-    def before_epoch(self, net, samples):
-        # of the whole set, in evaluation mode, and constant for a round
-        q = predict_all(net, samples) if self.q is None else self.q
-        self.labels = q.argmax(1)
-        self.targets = torch.zeros(len(samples), q.shape[1], device=net.device)
-        self.targets[samples.good] = sharpened_targets(q).to(net.device)
+class _DCEC(CenteredCodes):
+    neighbors = None  # (n_readable, k + 1), the row itself first
 
     def loss(self, x, y):
         z = self.embed(x)
@@ -73,8 +51,8 @@ class _DCEC(nn.Module):
         return {"changed_share": changed, **cluster_figures(self.q, self.neighbors)}
 
     def forget(self):
-        """Drop what is of use in training only."""
-        self.q = self.labels = self.targets = self.neighbors = None
+        super().forget()
+        self.neighbors = None
 
 
 class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):

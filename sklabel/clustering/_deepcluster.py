@@ -47,8 +47,13 @@ class _DeepCluster(nn.Module):
         return self.backbone(x)  # (B, D)
 
     def loss(self, x, y):
-        logits = self.head(self.backbone(self.augment(x)))  # (B, K)
-        return F.cross_entropy(logits.float(), y)
+        logits = self.head(self.backbone(self.augment(x))).float()  # (B, K)
+        p = logits.detach().softmax(1)
+        figures = {
+            "view_agreement": (p.argmax(1) == y).float().mean(),
+            "confident_share": (p.amax(1) > 0.99).float().mean(),
+        }
+        return F.cross_entropy(logits, y), figures
 
     def before_epoch(self, net, samples):
         self.nmi = 1.0  # of two equal assignments
@@ -299,7 +304,9 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``nmi``
         (normalized mutual information of this assignment and the one before; 0 in the
         first epoch, it rises as the clusters settle), ``clusters_used`` and
-        ``largest_cluster`` (share), both of k-means.
+        ``largest_cluster`` (share), both of k-means, ``view_agreement`` (share of views
+        for which the network names the row's cluster) and ``confident_share`` (views with
+        a probability above 0.99).
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import sklabel
-from sklabel import CollapseWarning
+from sklabel import CollapseWarning, _codes
 from sklabel._data import Samples
 from sklabel.classification import _ccl
 from sklabel.classification._ccl import CCLClassifier, _MixedRounds
@@ -348,7 +348,7 @@ def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
     settings = {"max_steps": 20, "update_interval": 5}
     whole = short(**settings).fit(X, Y).predict_proba(X)
     broken = short(**settings, checkpoint_dir=tmp_path)
-    targets, calls = _ccl.sharpened_targets, []
+    targets, calls = sharpened_targets, []
 
     def power_cut(q):
         calls.append(1)
@@ -357,7 +357,7 @@ def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
         return targets(q)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_ccl, "sharpened_targets", power_cut)
+        patch.setattr(_codes, "sharpened_targets", power_cut)
         with pytest.raises(RuntimeError, match="the power fails"):
             broken.fit(X, Y)
     again = broken.fit(X, Y)

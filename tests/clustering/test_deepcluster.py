@@ -174,10 +174,12 @@ def test_what_an_epoch_trains_on(monkeypatch):
     def spy(self, x, y):
         assert not x.isnan().any()
         seen.append((y, self.assigned))
-        value = loss(self, x, y)
+        value, figures = loss(self, x, y)
         h = self.head(self.backbone(x)).float()
         torch.testing.assert_close(value, torch.nn.functional.cross_entropy(h, y))
-        return value
+        hits = (h.argmax(1) == y).float().mean()
+        torch.testing.assert_close(figures["view_agreement"], hits)
+        return value, figures
 
     monkeypatch.setattr(_DeepCluster, "loss", spy)
     body = torch.nn.Linear(6, 5)
@@ -225,6 +227,10 @@ def test_digits_without_one_label(sobel):
     assert history[0, "nmi"] == 0 and history[-1, "nmi"] > history[1, "nmi"]
     losses = history[:, "train_loss"]
     assert losses[-1] < 0.8 * losses[1]
+    agreement = history[:, "view_agreement"]
+    assert agreement[-1] > max(0.3, agreement[0])  # chance: 0.05
+    shares = history[:, ("view_agreement", "confident_share")]
+    assert all(0 <= share <= 1 for epoch in shares for share in epoch)
 
 
 def test_what_fit_sets():
@@ -243,6 +249,7 @@ def test_what_fit_sets():
     assert -2 < clusterer.score(X) < 0
     assert not hasattr(clusterer, "predict_proba")
     names = {"train_loss", "nmi", "clusters_used", "largest_cluster"}
+    names |= {"view_agreement", "confident_share"}
     assert all(names <= set(epoch) for epoch in clusterer.net_.history)
     W = whiten(Z, clusterer.whitening_mean_, clusterer.whitening_components_)
     nearest = np.square(W[:, None] - clusterer.cluster_centers_).sum(2).argmin(1)
