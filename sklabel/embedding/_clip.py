@@ -202,6 +202,12 @@ def _as_texts(value, row):
             raise ValueError(
                 f"y[{row}] is an empty text: mark images without a text by -1 or None."
             )
+        if value == "-1":
+            raise ValueError(
+                f"y[{row}] is the text '-1': arrays of fixed-width text cannot hold the "
+                "number -1 that marks an image without a text. Use an object array: "
+                "y = np.array(texts, dtype=object); y[rows_without_text] = -1."
+            )
         return [value]
     if isinstance(value, (list, tuple, np.ndarray)):
         return [text for part in value for text in _as_texts(part, row)]
@@ -364,8 +370,11 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
     ``backbone=PretrainedTransformer("resnet50").fit(X)``; it is trained further.
 
     ``backbone="open_clip/NAME"`` takes both towers of that model; the images of X, of
-    any size, are resized and cut to the size of the model and standardized as its
-    weights want it. ``"open_clip/hf-hub:OWNER/NAME"`` and
+    any one size, are resized and cut to the size of the model and standardized as its
+    weights want it. Image files of several sizes are squashed to ``image_size`` before,
+    without regard to their aspect; :class:`PretrainedTransformer` prepares each file by
+    itself, and its vectors, scaled to length 1, can be searched as ``Z``.
+    ``"open_clip/hf-hub:OWNER/NAME"`` and
     ``"open_clip/local-dir:FOLDER"`` bring their weights along. Files of OpenAI's
     weights do not say which activation they were trained with: take a NAME that ends in
     "-quickgelu" for them.
@@ -512,6 +521,7 @@ class CLIPTransformer(EmbeddingMixin, BaseLearner):
         with self._seeded():
             statistics = samples.statistics()
             if self._continued is None:
+                self.vocabulary_size_ = None  # that of the last fit is no limit
                 self.vocabulary_size_ = self._count_tokens(texts)
                 module = self._build_module(*statistics)
             else:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, normalize
 from torch import nn
 
 import sklabel
@@ -378,6 +378,10 @@ def test_long_texts_are_cut_and_told_of():
         (["the same"] * 60, r"1 different text\(s\)"),
         ([-1] * 60, r"0 different text\(s\)"),
         (["", *TEXTS[1:]], r"y\[0\] is an empty text"),
+        (
+            np.array([TEXTS[0], -1, *TEXTS[2:]]),
+            r"y\[1\] is the text '-1'.*dtype=object",
+        ),
         ("one text", "a text for each of 60 rows"),
         (None, "requires y to be passed.*open_clip/ViT-B-32"),
     ],
@@ -421,6 +425,19 @@ def test_wrong_arguments_are_refused():
     numbers = tiny(tokenizer=lambda t: np.array([[len(s), 0, 1] for s in t]))
     with pytest.raises(ValueError, match="not in .0, 7.*knows"):
         numbers.fit(X, TEXTS).encode_text("a longer one")
+
+
+def test_every_fit_counts_its_own_tokens():
+    numbers = {}
+
+    def tokenize(texts):
+        return [
+            [numbers.setdefault(w, len(numbers) + 1) for w in t.split()] for t in texts
+        ]
+
+    fitted = tiny(tokenizer=tokenize).fit(X, ["a b", "c d"] * 30)
+    assert fitted.vocabulary_size_ == 5
+    assert fitted.fit(X, ["e f", "g h"] * 30).vocabulary_size_ == 9
 
 
 # -- as other estimators
@@ -625,6 +642,30 @@ def test_a_folder_brings_its_weights(published, pictures, tmp_path):
     again = sklabel.load(tmp_path / "saved")
     np.testing.assert_array_equal(again.transform(pictures), Z)
     np.testing.assert_array_equal(again.encode_text(texts), fitted.encode_text(texts))
+
+
+def test_files_of_several_sizes_are_searched_by_their_vectors(published, tmp_path):
+    from PIL import Image
+
+    settings = {
+        "backbone": "open_clip/tiny-test",
+        "weights": published[2] / "weights.pt",
+        "random_state": 0,
+    }
+    rng, files, expected = np.random.default_rng(0), [], []
+    for i, shape in enumerate([(20, 24, 3), (20, 40, 3), (33, 18, 3)]):
+        image = rng.integers(0, 256, shape, dtype=np.uint8)
+        files.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(image).save(files[-1])
+        clip = CLIPTransformer(**settings).fit([image, image])
+        expected.append(clip.transform([image])[0])
+    with pytest.raises(ValueError, match="differ in size.*image_size"):
+        clip.fit(files)
+    Z = normalize(PretrainedTransformer(**settings).fit_transform(files))
+    np.testing.assert_allclose(Z, expected, atol=1e-3)
+    clip = CLIPTransformer(image_size=16, **settings).fit(files)
+    rows, _ = clip.search("a cat", Z=Z)
+    assert sorted(rows[0].tolist()) == [0, 1, 2]
 
 
 def test_how_images_are_prepared_is_saved(published, pictures, tmp_path, monkeypatch):
