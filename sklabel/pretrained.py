@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections import Counter
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ._optional import import_optional
+from ._warn import warn
 from .backbones import Encoder, _checked_name, _drop_head_
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
@@ -180,8 +182,15 @@ def pretrained_backbone(
         ) from error
 
 
-def _pair(size):
-    return (size, size) if isinstance(size, Integral) else tuple(map(int, size))
+def _pair(size, name="input_size"):
+    """Return (height, width) of a parameter that may also be one side."""
+    pair = (size, size) if isinstance(size, Integral) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, Integral) and n > 0 for n in pair):
+        raise ValueError(
+            f"{name}={size!r} is no size: give a side in pixels, such as 224, or "
+            "(height, width)."
+        )
+    return tuple(map(int, pair))
 
 
 def _color(values):
@@ -317,12 +326,11 @@ def _from_timm(name, weights, side, pooling, load):
         net = timm.create_model(name, **options)
     if chosen is None and weights is not None and load:
         heads = getattr(net, "pretrained_cfg", {}).get("classifier") or ()
-        convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", 0)
         load_weights_(
             net,
             weights,
             heads=(heads,) if isinstance(heads, str) else heads,
-            convert=convert or None,
+            convert=_converter(net),
         )
     if pooling != "auto":
         _pool_timm_(net, pooling)
@@ -337,6 +345,11 @@ def _from_timm(name, weights, side, pooling, load):
         data["mean"] if mode == "longest" else (0, 0, 0),
     )
     return net, frame, _color(data["mean"]), _color(data["std"])
+
+
+def _converter(net):
+    """Return what renames and resamples weights for a network of timm, or None."""
+    return getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
 
 
 def _interpolation(name):
@@ -366,7 +379,8 @@ def open_clip_model(
     weights : str, Path or None, default="DEFAULT"
         "DEFAULT": those that the name brings, or the first that open_clip lists for it;
         the name of others of its list; a file, see :func:`load_weights_`; None: random
-        ones, from torch's generator.
+        ones, from torch's generator. What all published weights of the name want of
+        their images is taken for a file too.
     input_size : int, tuple or None, default=None
         Side, or height and width, of what the network sees; None: as published.
     images_only : bool, default=False
@@ -392,6 +406,12 @@ def open_clip_model(
         If open_clip is not installed.
     OSError
         If the weights cannot be downloaded.
+
+    Warns
+    -----
+    UserWarning
+        If a file is read, and open_clip lists weights for the name that differ in
+        preprocessing or activation: a file does not say which it wants.
     """
     open_clip = import_optional("open_clip", extra="clip")
     shown, tag, about = f"open_clip/{name}", None, {}
@@ -406,8 +426,10 @@ def open_clip_model(
         known = open_clip.list_pretrained_tags_by_model(name)
         # it has no default: the first is what the paper of that network is about
         tag = _published(shown, weights, known, known[0] if known else None)
-    if tag is not None:
-        about = open_clip.get_pretrained_cfg(name, tag)
+        file = tag is None and weights is not None
+        about = _about(
+            name, known if file else [tag], weights if file and load else None
+        )
     options = {} if input_size is None else {"force_image_size": _pair(input_size)}
     fetched = load and (tag is not None or brings and weights is not None)
     telling = nullcontext()
@@ -429,11 +451,13 @@ def open_clip_model(
         )
     model.visual.output_tokens = False  # CoCa: the vector alone
     if tag is None and not brings and weights is not None and load:
-        load_weights_(
-            model.visual if images_only else model,
-            weights,
-            convert=lambda state, _: _as_in(model, state),
-        )
+        resized = input_size is not None
+        with _quiet_root_logger():
+            load_weights_(
+                model.visual if images_only else model,
+                weights,
+                convert=lambda state, _: _as_in(model, state, resized),
+            )
     data = model.visual.preprocess_cfg
     size = _pair(input_size or data["size"])
     frame = Frame(
@@ -446,7 +470,27 @@ def open_clip_model(
     return model, frame, _color(data["mean"]), _color(data["std"])
 
 
-def _as_in(model, state):
+def _about(name, tags, file):
+    """Return what all published weights of these tags want; warn if a file may differ."""
+    open_clip = import_optional("open_clip", extra="clip")
+    configs = [open_clip.get_pretrained_cfg(name, tag) for tag in tags if tag]
+    keys = {key for config in configs for key in config} - {"url", "hf_hub"}
+    values = {key: [config.get(key) for config in configs] for key in sorted(keys)}
+    about = {k: v[0] for k, v in values.items() if all(other == v[0] for other in v)}
+    if len(about) < len(values) and file is not None:
+        usual = asdict(open_clip.transform.PreprocessCfg())
+        usual |= {"quick_gelu": False, **open_clip.get_model_config(name)}
+        taken = [f"{key}={usual.get(key)}" for key in values if key not in about]
+        warn(
+            f"weights={str(file)!r} does not say what it wants, and published weights of "
+            f"'open_clip/{name}' differ: {', '.join(taken)} is taken. If it wants "
+            'another, give a folder with its configuration, "open_clip/local-dir:FOLDER"'
+            ', or for quick_gelu=True the name that ends in "-quickgelu".'
+        )
+    return about
+
+
+def _as_in(model, state, resized):
     """Return published weights in the names and shapes of a model of open_clip."""
     open_clip = import_optional("open_clip", extra="clip")
     state = open_clip.convert.convert_state_dict(model, state)
@@ -456,7 +500,23 @@ def _as_in(model, state):
             state[name] = state[name].reshape(own.shape)
     # in OpenAI's own files there are sizes among the weights
     sizes = ("input_resolution", "context_length", "vocab_size")
-    return {name: value for name, value in state.items() if name not in sizes}
+    state = {name: value for name, value in state.items() if name not in sizes}
+    return _resampled(model, state) if resized else state
+
+
+def _resampled(model, state):
+    """Return weights with the positions of an image tower for the size it now sees."""
+    open_clip = import_optional("open_clip", extra="clip")
+    if not any(name.startswith("visual.") for name in state):  # the tower alone
+        state = {f"visual.{name}": value for name, value in state.items()}
+    open_clip.model.resize_pos_embed(state, model)
+    trunk = getattr(model.visual, "trunk", None)  # a network of timm
+    convert = _converter(trunk)
+    if convert is not None:
+        start = "visual.trunk."
+        inner = {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}
+        state |= {start + k: v for k, v in convert(inner, trunk).items()}
+    return state
 
 
 @functools.lru_cache(maxsize=4)
@@ -580,7 +640,8 @@ def load_weights_(module, path, *, heads=(), convert=None):
     if problems:
         raise ValueError(
             f"weights={str(path)!r} does not fit {type(module).__name__}; "
-            f"{'; '.join(problems)}. Give the backbone that it was saved from."
+            f"{'; '.join(problems)}. Give the backbone that it was saved from, "
+            "with the input_size that it had."
         )
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     fitting = {k: v for k, v in state.items() if v.shape == shapes.get(k)}

@@ -2,16 +2,18 @@
 
 import hashlib
 import os
-import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -37,7 +39,9 @@ from ..backbones import Encoder
 from ..pretrained import _pair, pretrained_backbone
 
 _BATCH_BYTES = 2**28  # as floats, before the resizing
+# vectors are written to disk when they are so many, or have waited so long
 _SHARD_BYTES = 2**26
+_SHARD_SECONDS = 60
 _ORIENTATION = 0x0112  # of EXIF; 5 to 8: height and width change places
 
 
@@ -66,14 +70,18 @@ class _Files(ImageFiles):
 
     def _decode(self, row):
         try:
-            if self.frame is None:
-                return super()._decode(row)
-            image = torch.from_numpy(_decoded(self.paths[row]).copy())  # (h, w, 3)
-        except _UNREADABLE as error:
+            return super()._decode(row) if self.frame is None else self._in_frame(row)
+        except ValueError:
             if not self.skip:
-                raise unreadable(self.paths[row], error) from error
+                raise
             self.bad[row] = True
             return np.zeros((*self.size, 3), np.uint8)
+
+    def _in_frame(self, row):
+        try:
+            image = torch.from_numpy(_decoded(self.paths[row]).copy())  # (h, w, 3)
+        except _UNREADABLE as error:
+            raise unreadable(self.paths[row], error) from error
         x = self.frame(image.permute(2, 0, 1)[None].float() / 255)[0]
         return (x.permute(1, 2, 0) * 255).numpy()
 
@@ -118,11 +126,12 @@ class _Cache:
     ----------
     folder : Path
         All that was embedded by one model in one way. Each file holds some rows with
-        their digests and a checksum; none is ever changed.
+        their digests, its name is a checksum; none is ever changed.
     """
 
     def __init__(self, folder):
         self.folder = folder
+        self.failed = False  # to be written
 
     def read(self, rows_of, Z):
         """Fill rows of Z, and take what was found out of ``rows_of`` (digest: rows)."""
@@ -130,41 +139,64 @@ class _Cache:
             if not rows_of:
                 return
             try:
-                with safe_open(path, framework="numpy") as file:
-                    digests, found = file.get_tensor("digests"), file.get_tensor("Z")
-                    expected = (file.metadata() or {}).get("checksum")
-                if _checksum(digests, found) != expected:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue  # another process has removed it
+            except OSError as error:  # it may be whole, and another's
+                warn(
+                    f"The file {str(path)!r} of cache_dir cannot be read ({error}): its "
+                    "rows are embedded again. Files of others must be readable for you.",
+                    UserWarning,
+                )
+                continue
+            try:
+                shard = deserialize(content)
+                digests, found = shard["digests"], shard["Z"]
+                if _checksum(digests, found) != path.stem:
                     raise ValueError("its checksum is another")
                 if found.shape[1:] != Z.shape[1:] or len(found) != len(digests):
                     raise ValueError(f"it holds vectors of shape {found.shape}")
-            except FileNotFoundError:
-                continue  # another process has removed it
             except Exception as error:  # what stands in the file may be anything
                 warn(
-                    f"The file {str(path)!r} of cache_dir is damaged ({error}): it is "
-                    "removed, and its rows are embedded again.",
+                    f"The file {str(path)!r} of cache_dir is damaged ({error}): its rows "
+                    "are embedded again.",
                     UserWarning,
                 )
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # only its owner may remove it
+                    path.unlink()
                 continue
             for digest, z in zip(digests, found, strict=True):
                 Z[rows_of.pop(digest.tobytes(), [])] = z
 
     def write(self, digests, Z):
-        """Write rows as one file that is there whole or not at all."""
+        """Write rows as one file that is there whole or not at all, if that is allowed."""
+        if not digests or self.failed:
+            return
+        try:
+            self._write(digests, Z)
+        except OSError as error:
+            self.failed = True
+            warn(
+                f"cache_dir={str(self.folder.parent)!r} cannot be written ({error}); "
+                "the vectors are returned, but not kept.",
+                UserWarning,
+            )
+
+    def _write(self, digests, Z):
         digests = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
         checksum = _checksum(digests, Z)
-        data = serialize({"digests": digests, "Z": Z}, {"checksum": checksum})
+        data = serialize({"digests": digests, "Z": Z})
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(suffix=".partial", dir=self.folder)
+        # of tempfile it would be private; others may use the folder too
+        partial = self.folder / f"{uuid4().hex}.partial"
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(partial, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, self.folder / f"{checksum}.safetensors")
         except BaseException:
-            Path(partial).unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
             raise
 
 
@@ -231,7 +263,7 @@ class PretrainedTransformer(
         (height, width) or (height, width, channels) of images that come as 2-D X.
     image_size : int, tuple or None, default=None
         Size to which image files are resized before anything else, as other estimators
-        do; None: they are taken as they are, of whatever sizes.
+        do; None: each is taken as it is, of whatever size.
     on_error : {"raise", "skip"}, default="raise"
         What to do with image files that cannot be read.
     device : str or torch.device, default="auto"
@@ -286,8 +318,9 @@ class PretrainedTransformer(
     change, which copying and synchronizing alter or fake; reading costs little beside
     decoding. A renamed, moved or repeated image is known again, and so are rows of X in
     another order or selection. Other weights, preprocessing, precision, device type or
-    versions of the libraries make another folder. What was embedded before an
-    interruption is kept. Nothing removes old files: delete the folder at any time. With
+    versions of the libraries make another folder. What was embedded before an error or
+    Ctrl-C is kept, and all but the last minute where the process is killed. Several users
+    may share the folder. Nothing removes old files: delete it at any time. With
     ``weights=None`` it takes a ``random_state`` to find anything again.
 
     References
@@ -402,14 +435,16 @@ class PretrainedTransformer(
             A row of NaN for a file that cannot be read, with ``on_error="skip"``.
         """
         samples = self._check_X(X)
+        net = self._net_for(samples)
         Z = np.empty((len(samples), self._n_features_out), np.float32)
         with tqdm(
             total=len(samples), desc=type(self).__name__, disable=not self.verbose
         ) as progress:
             if self.cache_dir is None:
-                self._embed(samples, np.arange(len(samples)), Z, progress)
+                for batch in self._embed(net, samples, np.arange(len(samples)), Z):
+                    progress.update(len(batch))
             else:
-                self._embed_the_new(samples, Z, progress)
+                self._embed_the_new(net, samples, Z, progress)
         bad = samples.bad
         if bad.all():
             raise ValueError(f"None of the {len(bad)} image files can be read.")
@@ -445,7 +480,7 @@ class PretrainedTransformer(
         self._pixel_range = (0.0, 255.0)
         sizes = _Files(paths, None, self.on_error == "skip").sizes()
         if self.image_size is not None:
-            return (3, *_pair(self.image_size))
+            return (3, *_pair(self.image_size, "image_size"))
         return (3, *sizes.pop()) if len(sizes) == 1 else None
 
     def _check_X(self, X, reset=False):
@@ -453,13 +488,22 @@ class PretrainedTransformer(
         if paths is None:
             return super()._check_X(X)
         check_is_fitted(self)
-        files = _Files(
-            paths,
-            self.sample_shape_[1:],
-            self.on_error == "skip",
-            self.net_.module_.frame if self._framed else None,
-        )
-        return Samples(files, self.sample_shape_, channels_last=True, bad=files.bad)
+        frame, size = None, self.sample_shape_[1:]
+        if self.image_size is None:
+            # one by one, also where all of fit had one size: others may follow
+            frame = self.net_.module_.frame
+            size = frame.size
+        files = _Files(paths, size, self.on_error == "skip", frame)
+        return Samples(files, (3, *size), channels_last=True, bad=files.bad)
+
+    def _net_for(self, samples):
+        """Return the net for these samples; that of files takes what is in the frame."""
+        if not isinstance(samples.source, _Files):
+            return self.net_
+        module = self.net_.module_
+        if samples.source.frame is not None and not self._framed:
+            module = _Frozen(module.backbone.body[1], module.frame)
+        return self._make_net(module, (0.0, 255.0))
 
     def _build(self, load=True):
         encoder, frame = pretrained_backbone(
@@ -485,9 +529,12 @@ class PretrainedTransformer(
     def _rebuild_module(self, mean, std):
         return self._build(load=False)  # saved weights follow
 
-    def _embed(self, samples, rows, Z, progress):
-        """Fill some rows of Z; the next batch is read while one is embedded."""
-        values = 4 * int(np.prod(self.sample_shape_))
+    def _embed(self, net, samples, rows, Z):
+        """Fill some rows of Z, and yield the numbers of each batch of them.
+
+        The next batch is read while one is embedded.
+        """
+        values = 4 * int(np.prod(samples.sample_shape))
         step = int(np.clip(_BATCH_BYTES // values, 1, self.batch_size))
         batches = [rows[i : i + step] for i in range(0, len(rows), step)]
         with ThreadPoolExecutor(1) as pool:
@@ -496,7 +543,7 @@ class PretrainedTransformer(
                 x = ahead.result()
                 if following is not None:
                     ahead = pool.submit(samples.__getitem__, following)
-                Z[batch] = self.net_.evaluation_step(x).cpu().numpy()
+                Z[batch] = net.evaluation_step(x).cpu().numpy()
                 finite = np.isfinite(Z[batch]).all(1)
                 if not finite.all():
                     raise ValueError(
@@ -505,11 +552,11 @@ class PretrainedTransformer(
                         f'use precision="float32" (it is {self.precision!r}), or other '
                         f"weights than {self.weights!r}."
                     )
-                progress.update(len(batch))
+                yield batch
 
-    def _embed_the_new(self, samples, Z, progress):
+    def _embed_the_new(self, net, samples, Z, progress):
         """Fill Z from the cache, embed what is not there, and keep it."""
-        cache = _Cache(Path(self.cache_dir) / self._fingerprint())
+        cache = _Cache(Path(self.cache_dir) / self._fingerprint(net, samples))
         rows_of = {}
         for row, digest in enumerate(_digests(samples)):
             if digest is None:
@@ -518,40 +565,33 @@ class PretrainedTransformer(
                 rows_of.setdefault(digest, []).append(row)
         cache.read(rows_of, Z)
         progress.update(len(samples) - len(rows_of))
-        todo = list(rows_of)
-        step = max(self.batch_size, _SHARD_BYTES // (4 * Z.shape[1]))
-        for digests in (todo[i : i + step] for i in range(0, len(todo), step)):
-            rows = np.array([rows_of[digest][0] for digest in digests])
-            self._embed(samples, rows, Z, progress)
-            for digest, row in zip(digests, rows, strict=True):
-                Z[rows_of[digest]] = Z[row]
-                samples.bad[rows_of[digest]] = samples.bad[row]
-            good = ~samples.bad[rows]
-            if cache is None or not good.any():
-                continue
-            try:
-                cache.write(
-                    [d for d, ok in zip(digests, good, strict=True) if ok],
-                    Z[rows[good]],
-                )
-            except OSError as error:
-                cache = None
-                warn(
-                    f"cache_dir={str(self.cache_dir)!r} cannot be written ({error}); "
-                    "the vectors are returned, but not kept.",
-                    UserWarning,
-                )
+        if not rows_of:
+            return
+        digest_of = {rows[0]: digest for digest, rows in rows_of.items()}
+        waiting, since = [], time.monotonic()
+        most = max(1, _SHARD_BYTES // (4 * Z.shape[1]))
+        try:
+            for batch in self._embed(net, samples, np.array(list(digest_of)), Z):
+                progress.update(len(batch))
+                for row in batch:
+                    same = rows_of[digest_of[row]]
+                    Z[same], samples.bad[same] = Z[row], samples.bad[row]
+                waiting += list(batch[~samples.bad[batch]])
+                if len(waiting) >= most or time.monotonic() - since > _SHARD_SECONDS:
+                    ready, waiting = waiting, []
+                    cache.write([digest_of[row] for row in ready], Z[ready])
+                    since = time.monotonic()
+        finally:  # also what an error or Ctrl-C leaves
+            cache.write([digest_of[row] for row in waiting], Z[waiting])
 
-    def _fingerprint(self):
+    def _fingerprint(self, net, samples):
         """Return a name for all that a vector depends on, but its image."""
-        net = self.net_
         source = self.backbone.partition("/")[0]
         packages = {"timm": ["timm"], "open_clip": ["open_clip_torch", "timm"]}
         key = [
             "1",  # of the format
-            self.sample_shape_,
-            self._framed,
-            self._pixel_range,
+            samples.sample_shape,
+            net.pixel_range,
             self.pooling,
             torch.device(net.device).type,
             isinstance(net.autocast(), torch.autocast),

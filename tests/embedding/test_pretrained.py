@@ -244,6 +244,24 @@ def test_files_of_several_sizes_keep_their_shape(files, tmp_path):
     assert not np.allclose(squashed.transform(paths), found)
 
 
+def test_a_file_does_not_depend_on_those_of_fit(embedded, tmp_path):
+    for i, (h, w) in enumerate([(40, 40), (40, 40), (30, 90)]):
+        Image.fromarray(photos(1, h, w, seed=i)[0]).save(tmp_path / f"{i}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    cached = tiny(cache_dir=tmp_path / "cache")
+    expected = clone(cached).fit_transform(paths)
+    alike = clone(cached).fit(paths[:2])
+    assert alike.encoder_.sample_shape == (3, 40, 40)
+    embedded.clear()
+    np.testing.assert_array_equal(alike.transform(paths), expected)
+    assert not embedded
+    floats = photos(2, 40, 40) / 255
+    np.testing.assert_array_equal(tiny().fit(floats).transform(paths), expected)
+    # files have 256 levels also where the images of fit had other values
+    squashed = tiny(image_size=40).fit(floats).transform(paths)
+    np.testing.assert_allclose(squashed[:2], expected[:2], 1e-4, 1e-5)
+
+
 def test_files_lying_on_their_side_are_turned(tmp_path):
     image = Image.fromarray(photos(1, 20, 30)[0])
     turned = Image.Exif()
@@ -341,6 +359,10 @@ def test_broken_files_are_skipped_on_request(files, tmp_path):
         tiny(on_error="skip").fit([tmp_path / "gone.png"])
     with pytest.raises(ValueError, match="None of the 1 image files"):
         embedder.transform([str(cut)])
+    for size in (None, 16):
+        with pytest.raises(ValueError, match="cut.png") as caught:
+            tiny(image_size=size).fit(files).transform([cut])
+        assert str(caught.value).count("Cannot read") == 1
 
 
 def test_one_image_is_enough():
@@ -430,6 +452,7 @@ def test_weights_of_timm_under_other_names_and_of_another_size(tmp_path):
     np.testing.assert_array_equal(other.transform(X), embedder.transform(X))
 
 
+@pytest.mark.filterwarnings("ignore:weights=.*does not say:UserWarning")
 def test_weights_of_open_clip(clip, tmp_path):
     import open_clip
 
@@ -440,6 +463,62 @@ def test_weights_of_open_clip(clip, tmp_path):
     check_every_form(net_with(model.visual, model.state_dict()), embedder, tmp_path)
     tower = open_clip.create_model("tiny-test-clip").visual
     check_every_form(net_with(tower, dict(tower.state_dict())), embedder, tmp_path)
+
+
+def test_a_file_of_open_clip_is_read_as_the_published_weights(
+    clip, tmp_path, monkeypatch
+):
+    import open_clip
+
+    path = tmp_path / "w.pt"
+    torch.save(open_clip.create_model("tiny-test-clip").state_dict(), path)
+    with pytest.warns(
+        UserWarning, match="w.pt.*differ.*quick_gelu=False, resize_mode=s"
+    ):
+        _, frame = pretrained_backbone(clip, path)
+    assert frame.mode == "shortest"
+    tags = open_clip.pretrained._PRETRAINED
+    only = {"first": tags["tiny-test-clip"]["first"]}
+    monkeypatch.setitem(tags, "tiny-test-clip", only)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder, frame = pretrained_backbone(clip, path)
+    assert (frame.mode, frame.interpolation) == ("squash", "bilinear")
+    torch.testing.assert_close(encoder.mean.ravel(), torch.tensor([0.1, 0.2, 0.3]))
+    assert any("QuickGELU" in type(m).__name__ for m in encoder.modules())
+
+
+@pytest.mark.filterwarnings("ignore:weights=.*does not say:UserWarning")
+@pytest.mark.parametrize("part", ["model", "tower"])
+@pytest.mark.parametrize("timm_tower", [False, True])
+def test_a_file_of_open_clip_for_another_size(
+    timm_tower, part, clip, tmp_path, monkeypatch
+):
+    import open_clip
+
+    if timm_tower:
+        pytest.importorskip("timm")
+        tower = {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear"}
+        config = {**TINY_CLIP, "vision_cfg": {**tower, "image_size": 160}}
+        configs = open_clip.factory._MODEL_CONFIGS
+        monkeypatch.setitem(configs, "tiny-test-clip", config)
+    model = open_clip.create_model("tiny-test-clip")
+    saved = model if part == "model" else model.visual
+    torch.save(saved.state_dict(), tmp_path / "w.pt")
+    encoder, frame = pretrained_backbone(clip, tmp_path / "w.pt", input_size=64)
+    assert frame.size == (64, 64)
+    # what open_clip makes of the file, if it holds the whole model
+    torch.save(model.state_dict(), tmp_path / "whole.pt")
+    expected = open_clip.create_model(
+        "tiny-test-clip", pretrained=str(tmp_path / "whole.pt"), force_image_size=64
+    ).visual
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(encoder.body.state_dict()[name], tensor)
+    if not timm_tower:
+        # without being asked for, another size is taken for another network
+        torch.save(encoder.body.state_dict(), tmp_path / "w.pt")
+        with pytest.raises(ValueError, match="positional_embedding.*input_size"):
+            pretrained_backbone(clip, tmp_path / "w.pt")
 
 
 def test_published_weights_of_torchvision(tmp_path, monkeypatch):
@@ -599,6 +678,10 @@ def test_files_that_do_not_fit_are_told_in_one_line(tmp_path):
         ({"pooling": "max"}, "pooling='max' is not for"),
         ({"backbone": "timm/test_resnet", "pooling": "token"}, "no class token"),
         ({"backbone": "timm/test_vit", "input_size": 97}, "input_size=.*divisible"),
+        ({"input_size": (64,)}, r"input_size=\(64,\) is no size.*height, width"),
+        ({"input_size": (32, 32, 3)}, r"input_size=\(32, 32, 3\) is no size"),
+        ({"input_size": (0, 32)}, r"input_size=\(0, 32\) is no size"),
+        ({"input_size": (9.5, 32)}, r"input_size=\(9.5, 32\) is no size"),
         ({"batch_size": 0}, "batch_size"),
         ({"precision": "half"}, "precision"),
         ({"pooling": "sum"}, "pooling"),
@@ -612,6 +695,12 @@ def test_a_wrong_parameter_is_named(parameters, message):
             pytest.importorskip(package)
     with pytest.raises((ValueError, RuntimeError), match=message):
         tiny(**parameters).fit(X)
+
+
+@pytest.mark.parametrize("size", [(64,), (32, 32, 3), (-1, 32)])
+def test_a_wrong_size_of_files_is_named(size, files):
+    with pytest.raises(ValueError, match="image_size=.* is no size.*height, width"):
+        tiny(image_size=size).fit(files)
 
 
 @pytest.mark.parametrize(
@@ -832,20 +921,26 @@ def test_what_was_half_written_is_never_read(embedded, tmp_path, monkeypatch):
     assert not embedded
 
 
-def test_an_interrupted_transform_keeps_what_it_has(embedded, tmp_path, monkeypatch):
-    monkeypatch.setattr("sklabel.embedding._pretrained._SHARD_BYTES", 1)
+@pytest.mark.parametrize(
+    "limit, value, written",
+    [("_SHARD_BYTES", 1, 2), ("_SHARD_SECONDS", -1, 2), ("_SHARD_SECONDS", 60, 0)],
+)
+def test_an_interrupted_transform_keeps_what_it_has(
+    limit, value, written, embedded, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(f"sklabel.embedding._pretrained.{limit}", value)
     cached = tiny(cache_dir=tmp_path, batch_size=4).fit(X)
     step = cached.net_.evaluation_step
 
     def interrupted(batch):
         if len(embedded) == 2:
+            assert len(shards(tmp_path)) == written  # a killed process would keep
             raise KeyboardInterrupt
         return step(batch)
 
     cached.net_.evaluation_step = interrupted
     with pytest.raises(KeyboardInterrupt):
         cached.transform(X)
-    assert len(shards(tmp_path)) == 2
     again = tiny(cache_dir=tmp_path, batch_size=4).fit(X)
     embedded.clear()
     Z = again.transform(X)
@@ -859,6 +954,38 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     with pytest.warns(UserWarning, match="cannot be written.*not kept"):
         found = tiny(cache_dir=tmp_path / "file").fit_transform(X)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_cache_is_shared_by_users(embedded, tmp_path, monkeypatch):
+    cached = tiny(cache_dir=tmp_path).fit(X)
+    before = os.umask(0o027)
+    try:
+        expected = cached.transform(X)
+    finally:
+        os.umask(before)
+    (path,) = shards(tmp_path)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+    def denied(self, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    embedded.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", denied)
+        patch.setattr(os, "replace", lambda *a: denied(a[1]))
+        with pytest.warns(UserWarning, match="Permission denied") as caught:
+            np.testing.assert_array_equal(cached.transform(X), expected)
+    assert ["cannot be read" in str(w.message) for w in caught] == [True, False]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(cached.transform(X), expected)
+    assert sum(embedded) == 12
+    # a damaged one may be another's
+    path.write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", denied)
+        with pytest.warns(UserWarning, match="damaged"):
+            np.testing.assert_array_equal(cached.transform(X), expected)
 
 
 def test_the_cache_in_threads(tmp_path):
