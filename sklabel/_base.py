@@ -18,7 +18,6 @@ from sklearn.base import (
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from . import _persistence
@@ -79,6 +78,8 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
     parts, holds the seed, trains, saves and loads.
     """
 
+    _origin = None  # names the weights of the last fit that this one starts from
+
     def _check_X(self, X, reset=False):
         """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
         if not reset:
@@ -100,6 +101,9 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
                     "warm_start=False."
                 )
             self._continued = self.net_.module_
+        if self._continued is None or not self.interrupted_:
+            # else the same training goes on, from its checkpoint
+            self._origin = _persistence.weights_name(self._continued)
         self.sample_shape_ = samples.sample_shape
         self.interrupted_ = False
         return samples
@@ -156,7 +160,10 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         estimator.set_params(**unset)
         task = self._task[0].subcontext(task_name="embed")
         with task.propagate_callback_context(estimator):
-            return estimator.fit(X, y)
+            estimator.fit(X, y)
+        # then nothing is built on it: the stages to come are left out
+        self.interrupted_ |= getattr(estimator, "interrupted_", False)
+        return estimator
 
     def _make_net(self, module, pixel_range, **settings):
         """Return an initialized net; ``settings`` win over the shared parameters."""
@@ -220,6 +227,7 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
             **settings,
         )
         self.net_ = net
+        self.n_iter_ = 0
         if self.interrupted_ or not train:
             return self
         net.partial_fit(samples)
@@ -531,12 +539,6 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
                 f"Found input variables with inconsistent numbers of samples: X has "
                 f"{len(samples)} rows, y has {len(codes)}."
             )
-        labeled = codes >= 0
-        if samples.bad[labeled].all():
-            raise ValueError(
-                f"None of the {labeled.sum()} labeled image files can be read: label "
-                "others, or replace them."
-            )
         if self._continued is not None and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 f"warm_start=True continues on the classes {self.classes_}, but y has "
@@ -546,47 +548,92 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
         self.calibration_temperature_ = 1.0  # until the end: callbacks may predict
         return codes
 
-    def _label_weights(self, codes, sample_weight=None):
-        """Return how often each labeled row is drawn; None: all equally often."""
+    def _divide_labels(self, codes, samples, sample_weight, seed):
+        """Divide the labeled rows into those to train on and those to calibrate on.
+
+        Only rows that can be read and have a weight are of use for either.
+
+        Parameters
+        ----------
+        codes : ndarray of int of shape (n_samples,)
+            -1 for an unlabeled row.
+        samples : Samples
+        sample_weight : array-like of shape (n_samples,) or None
+        seed : int
+
+        Returns
+        -------
+        trained : ndarray of int of shape (n_samples,)
+            The codes, -1 where the label is withheld.
+        weights : ndarray of shape (n_samples,) or None
+            How often each labeled row is drawn; None: all equally often.
+        held : ndarray of int
+            Rows whose labels are withheld.
+        """
+        self._check_class_weight()
+        given = _check_sample_weight(sample_weight, len(codes))
+        usable = np.where(samples.bad | (given == 0), -1, codes)
+        self._check_usable(usable, codes)
+        trained, held = codes, np.empty(0, int)
+        if self.calibration_size is not None:
+            usable, held = hold_out(usable, self.calibration_size, seed)
+            trained = codes.copy()
+            trained[held] = -1
         if self.class_weight is None and sample_weight is None:
-            return None
-        labeled = codes >= 0
-        class_weight = self.class_weight
-        if isinstance(class_weight, dict):
-            known = {value: code for code, value in enumerate(self.classes_.tolist())}
-            unknown = [name for name in class_weight if name not in known]
-            if unknown:
-                raise ValueError(
-                    f"class_weight names {unknown}, which are no labels of y: "
-                    f"{self.classes_}."
-                )
-            class_weight = {known[name]: w for name, w in class_weight.items()}
+            return trained, None, held
+        known = usable >= 0
         weights = np.zeros(len(codes))
-        weights[labeled] = compute_sample_weight(class_weight, codes[labeled])
-        if sample_weight is not None:
-            given = np.asarray(sample_weight, dtype=np.float64)
-            if given.ndim == 0:
-                given = np.full(len(codes), given)
-            if given.shape != (len(codes),):
-                raise ValueError(
-                    f"sample_weight.shape == {given.shape}, expected {(len(codes),)}!"
-                )
-            weights = weights * given
-        if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        weights[known] = given[known] * self._class_factors(usable[known])
+        if known.any() and not weights.any():
             raise ValueError(
-                "class_weight and sample_weight must be finite and not negative, and "
-                "the weights of the labeled rows must not all be zero."
+                f"class_weight={self.class_weight} must not give every labeled row the "
+                "weight 0."
             )
-        return weights
+        return trained, weights, held
 
-    def _hold_out(self, codes, samples, seed):
-        """Return the codes to train on, and the rows withheld for the calibration."""
-        if self.calibration_size is None:
-            return codes, np.empty(0, int)
-        readable = np.where(samples.bad, -1, codes)
-        return hold_out(readable, self.calibration_size, seed)
+    def _check_class_weight(self):
+        if not isinstance(self.class_weight, dict):
+            return
+        classes = self.classes_.tolist()
+        unknown = [name for name in self.class_weight if name not in classes]
+        if unknown:
+            raise ValueError(
+                f"class_weight names {unknown}, which are no labels of y: "
+                f"{self.classes_}."
+            )
+        weights = np.array([*self.class_weight.values()], dtype=float)
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(
+                f"class_weight={self.class_weight} must be finite and not negative."
+            )
 
-    def _finish(self, samples, codes, held, y):
+    def _class_factors(self, codes):
+        """Return the weight of the class of each row."""
+        if self.class_weight is None:
+            return 1.0
+        if self.class_weight == "balanced":
+            return 1 / np.bincount(codes)[codes]
+        factors = [self.class_weight.get(name, 1.0) for name in self.classes_.tolist()]
+        return np.array(factors)[codes]
+
+    def _check_usable(self, usable, codes):
+        """Say so where no labeled row, of a class or at all, is of use."""
+        lost = np.setdiff1d(codes[codes >= 0], usable)
+        if not len(lost):
+            return
+        if (usable < 0).all():
+            raise ValueError(
+                f"None of the {(codes >= 0).sum()} labeled rows is of use: their image "
+                "files cannot be read, or their sample_weight is 0. Label others."
+            )
+        names = ", ".join(map(str, self.classes_[lost].tolist()))
+        warn(
+            f"No labeled row of class {names} is of use: image files that cannot be "
+            "read, or sample_weight 0. Label others, or take these labels away.",
+            UserWarning,
+        )
+
+    def _finish(self, samples, codes, held, y, sample_weight=None):
         """Calibrate on the rows withheld, and give every row of X a class.
 
         A row has the given class, else the predicted one. One that could not be read
@@ -594,7 +641,9 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
         """
         p = self._forward_rows(samples)
         if len(held):
-            self.calibration_temperature_ = fit_temperature(p[held], codes[held])
+            given = _check_sample_weight(sample_weight, len(codes))[held]
+            temperature = fit_temperature(p[held], codes[held], given)
+            self.calibration_temperature_ = temperature
         codes = np.where(codes >= 0, codes, _most_probable(p))
         self.transduction_ = decode_labels(codes, self.classes_, like=y)
 
@@ -665,3 +714,19 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
 def _most_probable(probabilities):
     bad = np.isnan(probabilities[:, 0])
     return np.where(bad, -1, np.nan_to_num(probabilities).argmax(1))
+
+
+def _check_sample_weight(sample_weight, n_samples):
+    """Return the weight of each row; None: 1."""
+    if sample_weight is None:
+        return np.ones(n_samples)
+    given = np.asarray(sample_weight, dtype=np.float64)
+    if given.ndim == 0:
+        given = np.full(n_samples, given)
+    if given.shape != (n_samples,):
+        raise ValueError(
+            f"sample_weight.shape == {given.shape}, expected {(n_samples,)}!"
+        )
+    if not (np.isfinite(given) & (given >= 0)).all():
+        raise ValueError("sample_weight must be finite and not negative.")
+    return given

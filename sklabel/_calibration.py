@@ -53,7 +53,7 @@ def hold_out(codes, size, seed):
     return codes, rows
 
 
-def fit_temperature(p, codes):
+def fit_temperature(p, codes, weights=None):
     """Return the temperature that makes probabilities most likely (Guo et al., 2017).
 
     Parameters
@@ -62,6 +62,8 @@ def fit_temperature(p, codes):
         Probabilities.
     codes : ndarray of int of shape (n,)
         True classes.
+    weights : ndarray of shape (n,) or None
+        How much each row counts.
 
     Returns
     -------
@@ -74,7 +76,8 @@ def fit_temperature(p, codes):
         logits = log_p * np.exp(-log_temperature)
         highest = logits.max(1)
         total = highest + np.log(np.exp(logits - highest[:, None]).sum(1))
-        return (total - logits[np.arange(len(codes)), codes]).mean()
+        losses = total - logits[np.arange(len(codes)), codes]
+        return np.average(losses, weights=weights)
 
     limit = np.log(100)
     return float(

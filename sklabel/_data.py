@@ -227,7 +227,8 @@ class Mixed(Samples):
     -----
     A batch is ``x, y``: first the labeled rows, then the unlabeled ones, where ``y`` is
     ``-1 - row``. Labeled rows are repeated as often as needed. An epoch is one pass over
-    the unlabeled rows, or over the labeled ones where there are no others.
+    the unlabeled rows, or over the labeled ones where there are no others; these come at
+    least two at a time, if need be a row twice, as BatchNorm cannot train on one.
     """
 
     def __init__(self, samples, targets, ratio, include_labeled=True, weights=None):
@@ -247,15 +248,15 @@ class Mixed(Samples):
 
     def n_batches(self, batch_size):
         if len(self.unlabeled) == 0:
-            return _n_batches(len(_my_share(self.labeled)), batch_size)
-        return max(1, len(self.unlabeled) // self._n_unlabeled(batch_size))
+            return _n_batches(len(_my_share(self.labeled)), max(2, batch_size))
+        return max(1, len(self.unlabeled) // self.n_unlabeled(batch_size))
 
     def epoch(self, batch_size):
         if len(self.unlabeled) == 0:
-            for rows in _split(self._labeled_pass(), batch_size):
-                yield rows, self.unlabeled
+            for rows in _split(self._labeled_pass(), max(2, batch_size)):
+                yield rows.repeat(2 if len(rows) == 1 else 1), self.unlabeled
             return
-        n_unlabeled = self._n_unlabeled(batch_size)
+        n_unlabeled = self.n_unlabeled(batch_size)
         order = _shuffled(self.unlabeled)
         labeled = self._labeled_stream(batch_size)
         for i in range(self.n_batches(batch_size)):
@@ -275,7 +276,7 @@ class Mixed(Samples):
         counts = np.bincount(codes, weights=self.weights, minlength=n_classes)
         return counts / counts.sum()
 
-    def _n_unlabeled(self, batch_size):
+    def n_unlabeled(self, batch_size):
         return min(max(1, round(batch_size * self.ratio)), len(self.unlabeled))
 
     def _labeled_stream(self, batch_size):

@@ -90,7 +90,7 @@ def load(folder):
 
 
 def fingerprint(estimator, samples):
-    """Return a short name for one fit: same parameters, same data, same name."""
+    """Return a short name for one fit: same start, parameters and data, same name."""
     parameters = estimator.get_params(deep=False)
     for name in ("checkpoint_dir", "verbose", "warm_start"):
         parameters.pop(name, None)
@@ -99,9 +99,16 @@ def fingerprint(estimator, samples):
     paths = getattr(samples.source, "paths", None)
     data = joblib.hash(samples.source[rows] if paths is None else list(paths))
     key = [type(estimator).__name__, _plain(parameters), n, samples.sample_shape, data]
+    # the weights that it starts from, where they are not drawn
+    key += [estimator._origin, _plain(getattr(estimator, "embedder_", None))]
     for extra in ("targets", "weights", "neighbors"):
         key.append(joblib.hash(getattr(samples, extra, None)))
     return joblib.hash(repr(key))[:12]
+
+
+def weights_name(module):
+    """Return a short name for a module's weights; None: None."""
+    return module and joblib.hash(_plain(module))
 
 
 def _plain(value):
@@ -117,8 +124,13 @@ def _plain(value):
         attributes = getattr(value, "get_params", dict)()
         return [type(value).__name__, repr(value), _plain(attributes), _plain(weights)]
     if isinstance(value, BaseEstimator):
-        fitted = _plain(value.encoder_) if hasattr(value, "encoder_") else None
-        return [type(value).__name__, _plain(value.get_params(deep=False)), fitted]
+        net = getattr(value, "net_", None)
+        weights = net.module_ if net is not None else getattr(value, "encoder_", None)
+        return [
+            type(value).__name__,
+            _plain(value.get_params(deep=False)),
+            _plain(weights),
+        ]
     if isinstance(value, np.ndarray):
         return joblib.hash(value)
     if isinstance(value, functools.partial):
@@ -174,7 +186,7 @@ def _encode_estimator(estimator, tensors, key):
     fitted = {
         name: value
         for name, value in vars(estimator).items()
-        if name not in parameters and name not in ("net_", "_continued")
+        if name not in parameters and name not in ("net_", "_continued", "_origin")
     }
     described = {
         "class": [type(estimator).__module__.split(".")[1], type(estimator).__name__],

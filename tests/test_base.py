@@ -14,9 +14,15 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 
 from sklabel import CollapseWarning
-from sklabel.classification import FixMatchClassifier
-from sklabel.clustering import SCANClusterer
-from sklabel.embedding import SimCLRTransformer
+from sklabel.classification import (
+    CCLClassifier,
+    FixMatchClassifier,
+    SimCLRv2Classifier,
+)
+from sklabel.clustering import DCECClusterer, SCANClusterer
+from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+from sklabel.embedding._autoencoder import _Autoencoder
+from sklabel.embedding._simclr import _SimCLR
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
 X = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
@@ -190,3 +196,80 @@ def test_warnings_point_at_the_users_line():
     with pytest.warns(CollapseWarning) as caught:
         SimCLRTransformer(max_steps=1, augment=None).fit(np.ones((20, 4)))
     assert [Path(w.filename).name for w in caught] == ["test_base.py"]
+
+
+# -- stages of their own
+
+
+def interrupted_after(monkeypatch, cls, n_steps):
+    """Let Ctrl-C be pressed in a step of a module's training."""
+    loss, calls = cls.loss, []
+
+    def broken(self, *given):
+        calls.append(1)
+        if len(calls) == n_steps:
+            raise KeyboardInterrupt
+        return loss(self, *given)
+
+    monkeypatch.setattr(cls, "loss", broken)
+
+
+@pytest.mark.parametrize("name", ["simclrv2", "ccl", "scan", "dcec"])
+def test_what_ctrl_c_broke_off_is_built_on_later(name, tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    y = np.where(np.arange(60) < 20, np.arange(60) % 2, -1)
+    short = {"max_epochs": 3, "batch_size": 20, "random_state": 0}
+    simclr = SimCLRTransformer(projection_layers=3, **short)
+    codes = AutoencoderTransformer(3, **short)
+    cls, embedder, module = {
+        "simclrv2": (SimCLRv2Classifier, simclr, _SimCLR),
+        "ccl": (CCLClassifier, codes, _Autoencoder),
+        "scan": (SCANClusterer, simclr, _SimCLR),
+        "dcec": (DCECClusterer, codes, _Autoencoder),
+    }[name]
+
+    def make(**more):
+        kwargs = {"n_clusters": 2} if name in ("scan", "dcec") else {}
+        return cls(embedder=embedder, max_steps=4, random_state=0, **kwargs, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = make().fit(x, y).predict_proba(x)
+        clf = make(checkpoint_dir=tmp_path)
+        with monkeypatch.context() as patch:
+            interrupted_after(patch, module, 5)
+            clf.fit(x, y)
+        assert clf.interrupted_ and clf.embedder_.interrupted_ and clf.n_iter_ == 0
+        again = clf.fit(x, y)
+    assert not again.interrupted_
+    np.testing.assert_array_equal(again.predict_proba(x), whole)
+
+
+def test_a_checkpoint_belongs_to_the_weights_it_started_from(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    given = {"max_steps": 4, "warm_start": True, "random_state": 0}
+    plain = SimCLRTransformer(**given).fit(x)
+    kept = SimCLRTransformer(**given, checkpoint_dir=tmp_path).fit(x)
+    np.testing.assert_array_equal(kept.transform(x), plain.transform(x))
+    once = kept.transform(x)
+    # the second fit is another training, which goes on from the first
+    np.testing.assert_array_equal(kept.fit(x).transform(x), plain.fit(x).transform(x))
+    assert not np.array_equal(kept.transform(x), once)
+
+
+def test_what_was_interrupted_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    given = {"max_epochs": 4, "batch_size": 20, "warm_start": True, "random_state": 0}
+    whole = SimCLRTransformer(**given).fit(x)
+    broken = SimCLRTransformer(**given, checkpoint_dir=tmp_path)
+    for fit in range(2):
+        if fit:
+            whole.fit(x)
+        with (
+            monkeypatch.context() as patch,
+            pytest.warns(UserWarning, match="was interrupted"),
+        ):
+            interrupted_after(patch, _SimCLR, 5)
+            broken.fit(x)
+        broken.fit(x)
+        np.testing.assert_array_equal(broken.transform(x), whole.transform(x))

@@ -41,7 +41,7 @@ class _MixedRounds(Mixed):
 
     def epoch(self, batch_size):
         labeled = self._labeled_stream(batch_size)
-        size = self._n_unlabeled(batch_size)
+        size = self.n_unlabeled(batch_size)
         for rows in Rounds(self, self.n_steps).epoch(size):
             yield next(labeled), rows
 
@@ -359,9 +359,10 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
-        weights = self._label_weights(codes, sample_weight)
         with self._seeded() as seed:
-            trained, held = self._hold_out(codes, samples, seed)
+            trained, weights, held = self._divide_labels(
+                codes, samples, sample_weight, seed
+            )
             mixed = _MixedRounds(
                 samples, trained, self.unlabeled_ratio, weights, self.update_interval
             )
@@ -372,12 +373,12 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
             else:
                 centers = self._continued.centers.detach()
             module = self._build_module(centers)
-            steps = samples.n_batches(mixed._n_unlabeled(self.batch_size))
+            steps = samples.n_batches(mixed.n_unlabeled(self.batch_size))
             self._fit_net(
                 module, mixed, max_steps=self.max_steps or self.max_epochs * steps
             )
             module.forget()
-        self._finish(samples, codes, held, y)
+        self._finish(samples, codes, held, y, sample_weight)
         self._check_predictions(mixed)
         return self
 

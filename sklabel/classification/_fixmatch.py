@@ -17,11 +17,13 @@ from .._base import (
 from .._callbacks import fitting
 from .._data import Mixed
 from .._warn import warn
-from ..losses import pseudo_label
+from ..losses import pseudo_label, pseudo_targets
 from ..modules import AveragedClassifier, ema_decay, linear_classifier
 
 
 class _FixMatch(AveragedClassifier):
+    n_unused = 0  # rows that never stand among the unlabeled ones
+
     def __init__(self, online, decay, ramp, weak, strong, prior, n_rows, **settings):
         super().__init__(online, decay, ramp)
         self.weak = weak
@@ -63,7 +65,9 @@ class _FixMatch(AveragedClassifier):
         self.predicted[rows] = classes
         if self.class_thresholds:
             # how well a class is learned is judged by the threshold that all share
-            sure = logits_weak.softmax(1).max(1).values >= self.threshold
+            _, sure = pseudo_targets(
+                logits_weak, self.threshold, self.temperature, self.hard_labels
+            )
             self.sure[rows] = torch.where(sure, classes, self.sure[rows])
         share = mask.float()
         classes = nn.functional.one_hot(classes, logits.shape[1])
@@ -88,6 +92,7 @@ class _FixMatch(AveragedClassifier):
         if not self.class_thresholds:
             return self.threshold
         counts = torch.bincount(self.sure + 1, minlength=len(self.prior) + 1)
+        counts[0] -= self.n_unused
         # rows without a sure prediction count as a class of their own
         learned = counts[1:] / counts.max()
         return self.threshold * learned / (2 - learned)
@@ -376,17 +381,19 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
-        weights = self._label_weights(codes, sample_weight)
         with self._seeded() as seed:
-            trained, held = self._hold_out(codes, samples, seed)
+            trained, weights, held = self._divide_labels(
+                codes, samples, sample_weight, seed
+            )
             mixed = Mixed(
                 samples, trained, self.unlabeled_ratio, self.include_labeled, weights
             )
             module = self._build_module(*samples.statistics(), mixed)
+            module.n_unused = len(mixed) - len(mixed.unlabeled)
             self._fit_net(module, mixed)
             module.forget()
-        self._finish(samples, codes, held, y)
-        self._check_pseudo_labels(module, len(mixed.unlabeled))
+        self._finish(samples, codes, held, y, sample_weight)
+        self._check_pseudo_labels(module, mixed)
         return self
 
     def _build_module(self, mean, std, mixed=None):
@@ -417,7 +424,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             class_thresholds=self.class_thresholds,
         )
         if self._continued is not None:
-            for name in ("online", "average", "n_steps"):
+            for name in ("online", "average", "n_steps", "mean_prediction"):
                 setattr(module, name, getattr(self._continued, name))
         return module
 
@@ -427,7 +434,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         module.forget()
         return module
 
-    def _check_pseudo_labels(self, module, n_rows):
+    def _check_pseudo_labels(self, module, mixed):
         """Say what is wrong with the pseudo-labels of the last epoch."""
         last = self.net_.history[-1] if self.net_.history else {}
         if "pseudo_label_share" not in last:
@@ -441,11 +448,13 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
                 CollapseWarning,
             )
             return
+        # the last epoch may be a part of one
+        n_rows = last["train_batch_count"] * mixed.n_unlabeled(self.batch_size)
         self._check_shares(
             np.array(last["pseudo_label_classes"]) / share,
             module.prior.cpu().numpy(),
             "pseudo-labels",
-            n_rows,
+            round(share * n_rows),
             'try class_weight="balanced", class_thresholds=True or '
             "distribution_alignment=True, or label more rows of what is rare",
         )

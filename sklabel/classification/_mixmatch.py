@@ -370,9 +370,10 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
-        weights = self._label_weights(codes, sample_weight)
         with self._seeded() as seed:
-            trained, held = self._hold_out(codes, samples, seed)
+            trained, weights, held = self._divide_labels(
+                codes, samples, sample_weight, seed
+            )
             mixed = Mixed(
                 samples, trained, self.unlabeled_ratio, self.include_labeled, weights
             )
@@ -380,7 +381,7 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
             self._fit_net(module, mixed)
             guessed = module.predicted.cpu().numpy()
             module.forget()
-        self._finish(samples, codes, held, y)
+        self._finish(samples, codes, held, y, sample_weight)
         self._check_guesses(guessed, mixed.class_shares(len(self.classes_)))
         return self
 

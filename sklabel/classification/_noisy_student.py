@@ -368,7 +368,7 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         "weak_augment": [StrOptions({"auto"}), nn.Module, callable, None],
         "strong_augment": [StrOptions({"randaugment"}), nn.Module, callable, None],
         **CLASSIFIER_CONSTRAINTS,
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
     }
 
     def __init__(
@@ -469,13 +469,14 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
-        weights = self._label_weights(codes, sample_weight)
         self._backbone_of(self.n_rounds)  # a wrong list is told of before the training
         with self._seeded() as seed:
-            trained, held = self._hold_out(codes, samples, seed)
+            trained, weights, held = self._divide_labels(
+                codes, samples, sample_weight, seed
+            )
             taught = _Taught(samples, trained, self.unlabeled_ratio, False, weights)
             self._train_rounds(taught)
-        self._finish(samples, codes, held, y)
+        self._finish(samples, codes, held, y, sample_weight)
         self._check_pseudo_labels(taught)
         return self
 
@@ -624,7 +625,7 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
             classes / max(share, 1e-12),
             prior,
             "pseudo-labels",
-            len(taught.unlabeled),
+            round(share * len(taught.unlabeled)),
             'try class_weight="balanced" or a higher threshold, or label more rows of '
             "what is rare",
         )

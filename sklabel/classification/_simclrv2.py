@@ -363,21 +363,22 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
-        weights = self._label_weights(codes, sample_weight)
         with self._seeded() as seed:
-            trained, held = self._hold_out(codes, samples, seed)
+            trained, weights, held = self._divide_labels(
+                codes, samples, sample_weight, seed
+            )
             statistics, continued = samples.statistics(), self._continued
             if continued is None:
                 self.embedder_ = self._fit_embedder(X, samples)
             teacher = self._build_teacher(*statistics, continued)
-            labeled = _mixed(samples, trained, 0, weights)
+            labeled = Mixed(samples, trained, 0, weights=weights)
             self._fit_net(teacher, labeled, stage="fine-tune")
             # a teacher that is half trained is better than an untrained student
             self._distilled = self.distill_epochs > 0 and not self.interrupted_
             if self._distilled:
                 module = self._build_distilled(teacher, *statistics, continued)
                 self._distill(module, samples, trained, weights)
-        self._finish(samples, codes, held, y)
+        self._finish(samples, codes, held, y, sample_weight)
         return self
 
     def _fit_embedder(self, X, samples):
@@ -456,7 +457,8 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             batch_size = self.distill_batch_size
         else:
             ratio = self.distill_batch_size / self.batch_size
-            rows, batch_size = _mixed(samples, trained, ratio, weights), self.batch_size
+            rows = Mixed(samples, trained, ratio, weights=weights)
+            batch_size = self.batch_size
         self._fit_net(
             module,
             rows,
@@ -477,10 +479,3 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
 
 def _unfrozen(embedder):
     return getattr(embedder, "estimator", embedder)
-
-
-def _mixed(samples, targets, ratio, weights):
-    mixed = Mixed(samples, targets, ratio, weights=weights)
-    if len(mixed.labeled) == 1:  # BatchNorm cannot train on a single row
-        mixed.labeled, mixed.weights = mixed.labeled.repeat(2), None
-    return mixed

@@ -226,12 +226,13 @@ class SupervisedClassifier(ClassificationMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
-        weights = self._label_weights(codes, sample_weight)
         with self._seeded() as seed:
-            trained, held = self._hold_out(codes, samples, seed)
+            trained, weights, held = self._divide_labels(
+                codes, samples, sample_weight, seed
+            )
             module = self._build_module(*samples.statistics())
             self._fit_net(module, Mixed(samples, trained, ratio=0, weights=weights))
-        self._finish(samples, codes, held, y)
+        self._finish(samples, codes, held, y, sample_weight)
         return self
 
     def _build_module(self, mean, std):

@@ -61,6 +61,15 @@ class _Shift(nn.Module):
         return x + self.by
 
 
+class _Always(nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1)
+
+
 def remember(module, n_rows):
     """Give a trained module back what it knew of the rows in training."""
     module.predicted = torch.full((n_rows,), -1)
@@ -232,13 +241,19 @@ def test_weights_that_make_no_sense_are_refused():
     for weights, message in (
         (np.ones(79), r"sample_weight.shape == \(79,\), expected \(80,\)"),
         (-np.ones(80), "not negative"),
-        (np.zeros(80), "all be zero"),
+        (np.zeros(80), "None of the 10 labeled rows is of use: .* sample_weight is 0"),
         (np.full(80, np.nan), "finite"),
     ):
         with pytest.raises(ValueError, match=message):
             short().fit(X, Y, weights)
-    with pytest.raises(ValueError, match=r"class_weight names \['cat'\]"):
-        short(class_weight={"cat": 2}).fit(X, Y)
+    for class_weight, message in (
+        ({"cat": 2}, r"class_weight names \['cat'\]"),
+        ({0: -1}, "class_weight={0: -1} must be finite and not negative"),
+        ({0: np.nan}, "finite"),
+        ({0: 0, 1: 0}, "must not give every labeled row the weight 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            short(class_weight=class_weight).fit(X, Y)
 
 
 def test_thresholds_follow_what_a_class_has_learned():
@@ -250,6 +265,32 @@ def test_thresholds_follow_what_a_class_has_learned():
     module.sure = torch.tensor([0] * 2 + [1] * 1 + [-1] * 8)  # the warm-up, equation 11
     expected = [0.8 * 0.25 / 1.75, 0.8 * 0.125 / 1.875]
     torch.testing.assert_close(module._thresholds(), torch.tensor(expected))
+
+
+def test_thresholds_count_unlabeled_rows_only():
+    y = np.where(np.arange(80) < 60, TRUTH, -1)
+    clf = short(class_thresholds=True, include_labeled=False).fit(X, y)
+    module = clf.net_.module_
+    module.sure = torch.tensor([-1] * 60 + [0, 1] * 10)  # all that are unlabeled
+    torch.testing.assert_close(module._thresholds(), torch.full((2,), 0.95))
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_a_row_is_learned_by_the_rule_of_the_mask(hard):
+    clf = short(class_thresholds=True, threshold=0.8, temperature=0.5, hard_labels=hard)
+    module = clf.fit(X, Y).net_.module_
+    remember(module, 80)
+    module.online = _Always(torch.tensor([[1.0, 0.0]]))  # 0.73, and 0.88 if sharpened
+    module.loss(torch.from_numpy(X), torch.arange(-1, -81, -1))
+    assert (module.sure == (0 if hard else -1)).all()
+
+
+def test_a_second_fit_keeps_the_mean_prediction():
+    clf = short(distribution_alignment=True, warm_start=True).fit(X, Y)
+    module = clf.net_.module_
+    module.mean_prediction, module.n_steps = torch.tensor([0.9, 0.1]), 10**6
+    mean = clf.set_params(max_steps=1).fit(X, Y).net_.module_.mean_prediction
+    torch.testing.assert_close(mean, torch.tensor([0.9, 0.1]), atol=2e-3, rtol=0)
 
 
 def test_aligned_predictions_have_the_mean_of_the_labels():
@@ -278,6 +319,10 @@ def test_what_goes_wrong_is_said():
     x = many - np.where(y == 2, 20, 0)[:, None] * np.eye(6, dtype=np.float32)[5]
     with pytest.warns(CollapseWarning, match="None of the pseudo-labels is of class 2"):
         short(**settings, threshold=0.5).fit(x, y)
+    # an epoch of one step says too little of a rare class
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        short(**{**settings, "max_steps": 61}, threshold=0.5).fit(x, y)
 
 
 def test_calibration_on_withheld_labels():
@@ -337,7 +382,7 @@ def test_labels_on_unreadable_files_only_are_refused(tmp_path):
         (tmp_path / f"{i}.png").write_bytes(b"no image")
     files = sorted(map(str, tmp_path.glob("*.png")))
     clf = FixMatchClassifier(max_steps=1, on_error="skip", image_size=8)
-    with pytest.raises(ValueError, match="None of the 2 labeled image files"):
+    with pytest.raises(ValueError, match="None of the 2 labeled rows is of use"):
         with pytest.warns(UserWarning, match="2 of 6"):
             clf.fit(files, [0, 1, -1, -1, -1, -1])
 
