@@ -16,7 +16,9 @@ from torch import nn
 
 from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
 from .._callbacks import fitting
+from .._data import ImageFiles, check_samples
 from .._labels import check_labels, decode_labels, encode_labels, is_labeled
+from .._warn import warn
 from ..embedding import CLIPTransformer
 from ..losses import unit_rows
 
@@ -227,9 +229,9 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
     Parameters
     ----------
     class_names : list of str, dict or None, default=None
-        Names of the classes, in the order of ``classes_``; labels in y are these names
-        or their positions. A dict {label: name} keeps the labels as classes. None: the
-        labels of y are the classes, and their text is their name.
+        Names of the classes; labels in y are these names or their positions in this
+        list. A dict {label: name} keeps the labels as classes. None: the labels of y
+        are the classes, and their text is their name.
     prompts : str, list of str, or dict, default=seven templates
         Texts for each class: templates with a place ``{}`` for the name, or a dict
         {class or name: text or list of texts}. What the towers were trained on matters:
@@ -258,9 +260,11 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         paper has 100.
     embedder : CLIPTransformer or None, default=None
         Fitted: used as it is. With published ``weights`` and not fitted: cloned and
-        loaded. Any other: cloned and trained on the prompts of the labeled rows. None:
-        one of small towers with the parameters of training below. A clone of this
-        classifier keeps a fitted one only in a :class:`sklearn.frozen.FrozenEstimator`.
+        loaded. Any other has learned nothing and is refused, but trained with a warning
+        where ``few_shot`` is "fine_tune". None: one of small towers, trained on the
+        prompts of the labeled rows with the parameters of training below. A clone of
+        this classifier, as a search makes, keeps a fitted one only in a
+        :class:`sklearn.frozen.FrozenEstimator`.
     augment : "auto", nn.Module or None, default="auto"
         Random views; "auto": a crop of nine tenths of the area at least for images,
         :class:`sklabel.augment.VectorNoise` for vectors. No flips: texts may say left
@@ -317,9 +321,9 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Classes, in the order of ``class_names``, else sorted.
+        Classes, sorted.
     prompts_ : list of n_classes list of str
-        Texts of each class.
+        Texts of each class, in the order of ``classes_``.
     class_embedding_ : ndarray of shape (n_classes, n_features), float32
         Direction of each class: the mean of its texts, rows of length 1.
     logit_scale_ : float
@@ -351,7 +355,8 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
     ------
     ValueError
         If a template has no place for the name, a class has no prompt, y does not fit X
-        or ``class_names``, or labels are needed and there are none.
+        or ``class_names``, labels are needed and there are none, or the embedder has
+        learned nothing.
     TypeError
         If the embedder does not embed texts.
 
@@ -364,9 +369,11 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
     -----
     ``fit`` may be left out before prediction where nothing is to be learned: the
     embedder is fitted or brings its weights, ``class_names`` are given and ``few_shot``
-    is "zero_shot". Weights of rows and classes count in the probe and in the memory.
-    The contrastive training needs none: what it learns does not depend on how often a
-    class occurs.
+    is "zero_shot". Each call then prepares everything anew and reads published weights
+    again; ``fit(X)``, without labels, does so once. A pipeline always asks for ``fit``.
+
+    Weights of rows and classes count in the probe and in the memory. The contrastive
+    training needs none: what it learns does not depend on how often a class occurs.
 
     Departures: the probe's penalty also holds the intercept, and pulls to the prompts;
     the memory of the adapter holds plain embeddings, not the mean over augmented views.
@@ -499,14 +506,15 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
-        weights = self._label_weights(codes, sample_weight)
         with self._seeded() as seed:
-            trained, held = self._hold_out(codes, samples, seed)
+            trained, weights, held = self._divide_labels(
+                codes, samples, sample_weight, seed
+            )
             self.embedder_ = self._fit_towers(X, samples, trained)
             Z = self._embed(samples)
             self._set_head(Z, trained, weights, seed)
         if Z is not None:
-            self._finish(Z, codes, held, y)
+            self._finish(Z, codes, held, y, sample_weight)
         return self
 
     def predict_proba(self, X):
@@ -558,7 +566,8 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         """
         ready = self._ready(X)
         if self.class_names is not None:
-            y = decode_labels(_positions(y, ready.classes_), ready.classes_)
+            codes = _codes(y, self.class_names, ready.classes_)
+            y = decode_labels(codes, ready.classes_)
         return super(CLIPClassifier, ready).score(X, y, sample_weight)
 
     def __sklearn_is_fitted__(self):
@@ -580,8 +589,11 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             )
         ready = copy.copy(self)
         ready._on_the_spot = True
-        n_rows = len(X)
-        return ready.fit(X if n_rows > 1 else _safe_indexing(X, [0] * 2 * n_rows))
+        samples = check_samples(ready, X, True)
+        if len(samples) == 1 or isinstance(samples.source, ImageFiles):
+            # fit wants two rows; of files that can be read any two do, which is sooner
+            X = _safe_indexing(X, np.resize(samples.good, 2))
+        return ready.fit(X)
 
     # -- classes and their texts
 
@@ -591,21 +603,22 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             codes = super()._encode_y(y, samples)
             self._names = [str(label) for label in self.classes_.tolist()]
         else:
-            classes = np.array(list(names))
-            names_only = names.values() if isinstance(names, dict) else names
-            self._names = list(map(str, names_only))
-            if classes.ndim != 1 or len(classes) < 2:
+            labels = np.array(list(names))
+            if labels.ndim != 1 or len(labels) < 2:
                 raise ValueError(
                     f"class_names={names!r} must name two classes at least."
                 )
-            if len(set(classes.tolist())) < len(classes):
+            # sorted, as the scorers of scikit-learn take it for granted
+            self.classes_, order = np.unique(labels, return_index=True)
+            if len(order) < len(labels):
                 raise ValueError(f"class_names={names!r} names a class twice.")
-            self.classes_ = classes
+            own = list(names.values() if isinstance(names, dict) else names)
+            self._names = [str(own[position]) for position in order]
             self.calibration_temperature_ = 1.0
             codes = np.full(len(samples), -1)
             if y is not None:
                 check_labels(y, n_samples=len(samples), min_classes=0)
-                codes = _positions(y, classes)
+                codes = _codes(y, names, self.classes_)
         self.prompts_ = self._write_prompts()
         if self.few_shot != "zero_shot" and not (codes[samples.good] >= 0).any():
             raise ValueError(
@@ -682,12 +695,25 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
                 "The embedder is frozen, but not fitted: fit it first."
             )
         else:
-            embedder = clone(embedder)
-            if fine_tune:
-                embedder.set_params(**self._training())
-            elif not get_tags(embedder).target_tags.required:
+            if get_tags(embedder).target_tags.required:
+                self._complain_of_no_weights(embedder)
+            if not fine_tune:
                 return self._fit_held(embedder, samples.readable(X))
+            embedder = clone(embedder).set_params(**self._training())
         return self._train_on_prompts(embedder, X, samples, codes)
+
+    def _complain_of_no_weights(self, embedder):
+        problem = (
+            f"embedder={type(embedder).__name__} is not fitted and brings no weights. A "
+            "clone of this classifier, as GridSearchCV makes, forgets what a fitted one "
+            "has learned: fit it on images and texts, and give FrozenEstimator(embedder)."
+        )
+        if self.few_shot != "fine_tune":
+            raise ValueError(
+                f"{problem} few_shot={self.few_shot!r} does not train it; "
+                '"fine_tune" does, on the labels alone.'
+            )
+        warn(f"{problem} Now it is trained on the labels alone.", UserWarning)
 
     def _training(self):
         settings = {name: getattr(self, name) for name in _TRAINING}
@@ -715,9 +741,12 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         own = _PromptClassifier(*map(copy.deepcopy, self._image_tower()))
         self._fit_net(own, samples, stage="classify", train=False)
         self.n_iter_ = towers.n_iter_
-        if self._pixel_range not in ((0.0, 255.0), (0.0, 1.0), None):
-            # which values are black and white is what the tower was trained with
-            self._pixel_range = self.net_.pixel_range = towers._pixel_range
+        own_range = self._pixel_range
+        if own_range not in ((0.0, 255.0), (0.0, 1.0), None):
+            # which values are black and white is what the tower was trained with,
+            # unless X has another scale
+            if _holds(towers._pixel_range, own_range):
+                self._pixel_range = self.net_.pixel_range = towers._pixel_range
         if vars(self).pop("_on_the_spot", False):
             return None  # nobody asks for the classes of X
         return self._forward_rows(samples)
@@ -784,23 +813,28 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         return _PromptClassifier(*tower, head)
 
 
-def _positions(y, classes):
-    """Return positions in classes of labels that are classes, or positions already."""
+def _codes(y, class_names, classes):
+    """Return codes of labels that are classes, or positions in class_names."""
     labeled = is_labeled(y)
     if classes.dtype.kind == "U" and labeled.any():
-        column = np.asarray(y, dtype=object).reshape(-1)
-        values = column[labeled]
-        if not any(isinstance(value, str) for value in values):
-            positions = np.full(len(column), -1)
-            positions[labeled] = values.astype(np.int64)
-            lowest, highest = positions[labeled].min(), positions[labeled].max()
+        column = np.array(y, dtype=object).reshape(-1)
+        if not any(isinstance(value, str) for value in column[labeled]):
+            positions = column[labeled].astype(np.int64)
+            lowest, highest = positions.min(), positions.max()
             if lowest < 0 or highest >= len(classes):
                 raise ValueError(
                     f"y contains the positions {lowest} to {highest}, but class_names "
                     f"has {len(classes)} names."
                 )
-            return positions
+            column[labeled] = np.array(list(class_names))[positions]
+            y = column
     return encode_labels(y, classes=classes)[1]
+
+
+def _holds(outer, inner):
+    """Return whether one range of values holds three quarters of another at least."""
+    common = min(outer[1], inner[1]) - max(outer[0], inner[0])
+    return common >= 0.75 * (inner[1] - inner[0])
 
 
 def _unfrozen(embedder):

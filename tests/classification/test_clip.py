@@ -13,6 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import get_scorer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -193,6 +194,26 @@ def test_fit_may_be_left_out(embedder):
     np.testing.assert_allclose(frozen.predict_proba(X_TEST), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("class_weight", ["balanced", {"cat": 2.0}])
+def test_weights_need_no_labels(embedder, class_weight):
+    clf = tiny(NAMES, embedder=embedder, class_weight=class_weight)
+    expected = tiny(NAMES, embedder=embedder).fit(X).predict(X_TEST)
+    np.testing.assert_array_equal(clf.predict(X_TEST), expected)
+    np.testing.assert_array_equal(clf.fit(X).predict(X_TEST), expected)
+
+
+def test_the_classes_are_sorted_as_scorers_want(embedder):
+    rows = Y_TEST < 2
+    x, y = X_TEST[rows], np.array(NAMES)[Y_TEST[rows]]
+    clf = tiny(["dog", "cat"], embedder=embedder).fit(X)
+    assert clf.classes_.tolist() == ["cat", "dog"]
+    assert clf.prompts_ == [["cat"], ["dog"]]
+    assert get_scorer("roc_auc")(clf, x, y) > 0.8
+    assert get_scorer("neg_log_loss")(clf, x, y) > -1
+    # positions are those in class_names
+    assert clf.score(x, 1 - Y_TEST[rows]) == clf.score(x, y) > 0.7
+
+
 def test_labels_by_name_position_or_dict(embedder):
     by_name = tiny(NAMES, embedder=embedder).fit(X, partly(Y, 9, NAMES))
     by_position = tiny(NAMES, embedder=embedder).fit(X, partly(Y, 9))
@@ -200,9 +221,10 @@ def test_labels_by_name_position_or_dict(embedder):
     assert by_name.transduction_[:9].tolist() == [NAMES[k] for k in Y[:9]]
     keyed = tiny({5: "cat", 3: "dog", 9: "fish"}, embedder=embedder)
     keyed.fit(X, [[5, 3, 9][k] if i < 9 else None for i, k in enumerate(Y)])
-    assert keyed.classes_.tolist() == [5, 3, 9]
+    assert keyed.classes_.tolist() == [3, 5, 9]
+    assert keyed.prompts_ == [["dog"], ["cat"], ["fish"]]
     assert set(keyed.predict(X)) == {3, 5, 9}
-    p = keyed.predict_proba(X_TEST)
+    p = keyed.predict_proba(X_TEST)[:, [1, 0, 2]]
     np.testing.assert_allclose(p, by_name.predict_proba(X_TEST), atol=1e-6)
     assert keyed.score(X_TEST, np.array([5, 3, 9])[Y_TEST]) > 0.7
 
@@ -326,13 +348,52 @@ def test_labels_alone_train_small_towers():
     )
 
 
-def test_an_untrained_embedder_is_trained_with_its_own_settings():
-    own = CLIPTransformer(8, text_width=16, text_layers=1, text_heads=2, max_steps=4)
-    clf = tiny(NAMES, embedder=own).fit(X, partly(Y, 30))
+@pytest.mark.parametrize("few_shot", ["zero_shot", "linear", "adapter"])
+def test_an_embedder_that_has_learned_nothing_is_refused(embedder, few_shot):
+    cloned = clone(tiny(NAMES, embedder=embedder, few_shot=few_shot))
+    with pytest.raises(ValueError, match=r"not fitted .* FrozenEstimator\(embedder\)"):
+        cloned.fit(X, partly(Y, 30))
+
+
+def test_an_untrained_embedder_is_fine_tuned_from_the_start():
+    own = CLIPTransformer(8, text_width=16, text_layers=1, text_heads=2)
+    clf = tiny(NAMES, embedder=own, few_shot="fine_tune", max_steps=4)
+    with pytest.warns(UserWarning, match=r"FrozenEstimator\(embedder\).*labels alone"):
+        p = clf.fit(X, partly(Y, 30)).predict_proba(X)
     assert clf.embedder_ is not own and not hasattr(own, "net_")
     assert clf.class_embedding_.shape == (3, 8) and clf.embedder_.net_.step_ == 4
-    again = tiny(NAMES, embedder=own).fit(X, partly(Y, 30))
-    np.testing.assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
+    with pytest.warns(UserWarning, match="labels alone"):
+        np.testing.assert_array_equal(clf.fit(X, partly(Y, 30)).predict_proba(X), p)
+
+
+@pytest.mark.parametrize(
+    "trained, given",
+    [
+        (lambda x: x / 255, lambda x: x.astype(float)),  # floats of 0 to 254
+        (lambda x: x, lambda x: x / 127 - 1),
+        (lambda x: x / 127 - 1, lambda x: x.astype(float)),
+        (lambda x: x / 127 - 1, lambda x: x / 127 - 1),
+        (lambda x: x, lambda x: x.astype(float)),
+    ],
+)
+def test_images_of_another_scale_than_the_towers_had(trained, given):
+    x = np.random.default_rng(0).integers(0, 255, (12, 5, 5, 1), dtype=np.uint8)
+    x[:, 0, 0], x[:, 0, 1] = 0, 254
+    towers = CLIPTransformer(8, text_width=16, text_layers=1, text_heads=2, max_steps=1)
+    towers.set_params(random_state=0).fit(trained(x), NAMES * 4)
+    p = tiny(NAMES, embedder=towers).fit(x).predict_proba(x)
+    found = tiny(NAMES, embedder=towers).fit(given(x)).predict_proba(given(x))
+    np.testing.assert_allclose(found, p, atol=0.02)
+    assert p.std(0).max() > 0.02
+
+
+def test_dark_images_are_not_brightened():
+    x = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 1), dtype=np.uint8)
+    towers = CLIPTransformer(8, text_width=16, text_layers=1, text_heads=2, max_steps=1)
+    towers.set_params(random_state=0).fit(x, NAMES * 4)
+    clf, dark = tiny(NAMES, embedder=towers), x // 4
+    expected = clf.predict_proba(dark)
+    np.testing.assert_allclose(clf.predict_proba(dark.astype(float)), expected, 1e-5)
 
 
 def test_images_in_a_pipeline_and_as_a_backbone():
@@ -409,6 +470,23 @@ def test_unreadable_files(tmp_path):
         p, found = clf.predict_proba(files), clf.predict(files)
     assert np.isnan(p[3]).all() and np.isfinite(np.delete(p, 3, 0)).all()
     assert found[3] == -1 and clf.transduction_[3] == "dark"
+
+
+def test_one_file_that_can_be_read_is_enough_without_fit(tmp_path):
+    from PIL import Image
+
+    files = [str(tmp_path / f"{i}.png") for i in range(4)]
+    for i, file in enumerate(files):
+        Image.new("RGB", (8, 8), (i * 60, 0, 0)).save(file)
+    towers = CLIPTransformer(8, text_width=16, text_layers=1, text_heads=2, max_steps=1)
+    towers.fit(files, ["a", "b", "c", "d"])
+    clf = tiny(NAMES, embedder=towers, on_error="skip")
+    found = clf.predict(files)
+    (tmp_path / "0.png").write_bytes(b"no image")
+    (tmp_path / "2.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="2 of 3 image files cannot be read"):
+        some = clf.predict(files[:3])
+    assert some.tolist() == [-1, found[1], -1]
 
 
 @pytest.mark.parametrize(
