@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _persistence
 from ._calibration import fit_temperature, hold_out, rescale
 from ._callbacks import CallbackSupportMixin, Stage
-from ._data import check_samples
+from ._data import check_pixel_range, check_samples
 from ._labels import check_labels, decode_labels, encode_labels, is_labeled
 from ._net import OPTIMIZERS, SCHEDULES, Net, resolve_device
 from ._warn import warn
@@ -84,7 +84,9 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
         if not reset:
             check_is_fitted(self)
-            return check_samples(self, X, False, self.sample_shape_)
+            samples = check_samples(self, X, False, self.sample_shape_)
+            check_pixel_range(samples, self._pixel_range, type(self).__name__)
+            return samples
         samples = check_samples(self, X, True)
         if samples.n_trained < 2:
             raise ValueError(
@@ -624,12 +626,14 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
         if (usable < 0).all():
             raise ValueError(
                 f"None of the {(codes >= 0).sum()} labeled rows is of use: their image "
-                "files cannot be read, or their sample_weight is 0. Label others."
+                "files cannot be read, or their sample_weight is zero. Label "
+                "others."
             )
         names = ", ".join(map(str, self.classes_[lost].tolist()))
         warn(
             f"No labeled row of class {names} is of use: image files that cannot be "
-            "read, or sample_weight 0. Label others, or take these labels away.",
+            "read, or whose sample_weight is zero. Label others, or take these labels "
+            "away.",
             UserWarning,
         )
 

@@ -129,13 +129,20 @@ class Samples:
             return None
         if getattr(self.source, "dtype", None) == np.uint8:
             return 0.0, 255.0
+        low, high = self.extremes()
+        if low >= 0 and high <= 1:
+            return 0.0, 1.0
+        return low, high if high > low else low + 1.0
+
+    def extremes(self):
+        """Return the smallest and the largest value; of files 0 and 255."""
+        if hasattr(self.source, "paths"):
+            return 0.0, 255.0
         low, high = np.inf, -np.inf
         for rows in _blocks(len(self)):
             low = min(low, float(np.min(self.source[rows])))
             high = max(high, float(np.max(self.source[rows])))
-        if low >= 0 and high <= 1:
-            return 0.0, 1.0
-        return low, high if high > low else low + 1.0
+        return low, high
 
     def statistics(self, n_rows=2048):
         """Return mean and standard deviation per channel or feature, pixels in [0, 1].
@@ -432,6 +439,34 @@ def check_samples(estimator, X, reset, sample_shape=None):
     return samples
 
 
+def check_pixel_range(samples, fitted, name):
+    """Refuse images whose values are on another scale than those of ``fit``.
+
+    Parameters
+    ----------
+    samples : Samples
+    fitted : (float, float) or None
+        What black and white were in ``fit``; None: vectors, which are not checked.
+    name : str
+        The estimator.
+    """
+    bytes_ = getattr(samples.source, "dtype", None) == np.uint8
+    if fitted is None or (bytes_ and fitted == (0.0, 255.0)):
+        return
+    (low, high), (black, white) = samples.extremes(), fitted
+    span = white - black
+    if low < black - span or high > white + span:
+        remedy = "divide them by 255, or do what was done to those of fit"
+    elif span >= 10 and low >= 0 and 0 < high <= 1:
+        remedy = "multiply them by 255, or do what was done to those of fit"
+    else:
+        return
+    raise ValueError(
+        f"X holds images with values from {low:g} to {high:g}, but {name} was fitted on "
+        f"values from {black:g} to {white:g}: {remedy}."
+    )
+
+
 def check_images(X, rows):
     """Return some images of X as a picture library shows them.
 
@@ -528,11 +563,10 @@ def _from_paths(estimator, paths, reset, expected):
         size = expected[1:]
     else:
         size = getattr(estimator, "image_size", None)
-        if isinstance(size, Integral):
-            size = (size, size)
-        elif size is None:
+        if size is None:
             size = _common_size(paths, on_error)
-    files = ImageFiles(paths, tuple(int(side) for side in size))
+        size = size_pair(size, "image_size")
+    files = ImageFiles(paths, size)
     bad = None
     if on_error == "skip":
         bad = files.find_unreadable()
@@ -547,6 +581,17 @@ def _from_paths(estimator, paths, reset, expected):
     elif reset and files.fits_in_memory:
         files[np.arange(len(files))]  # a broken file is met now, not after an hour
     return Samples(files, (3, *files.size), channels_last=True, bad=bad)
+
+
+def size_pair(size, name):
+    """Return (height, width) of a parameter that may also be one side."""
+    pair = (size, size) if isinstance(size, Integral) else tuple(size)
+    if len(pair) != 2 or not all(isinstance(n, Integral) and n > 0 for n in pair):
+        raise ValueError(
+            f"{name}={size!r} is no size: give a side in pixels, such as 224, or "
+            "(height, width)."
+        )
+    return tuple(map(int, pair))
 
 
 def _common_size(paths, on_error):

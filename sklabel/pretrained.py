@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ import torchvision
 from safetensors import safe_open
 from torch import nn
 
+from ._data import size_pair
 from ._optional import import_optional
 from ._warn import warn
 from .backbones import Encoder, _checked_name, _drop_head_
@@ -160,7 +160,7 @@ def pretrained_backbone(
     source, _, plain = name.partition("/")
     if source != "open_clip":
         source, plain = _checked_name(name)
-    side = None if input_size is None else _pair(input_size)
+    side = None if input_size is None else size_pair(input_size, "input_size")
     build = {
         "torchvision": _from_torchvision,
         "timm": _from_timm,
@@ -180,17 +180,6 @@ def pretrained_backbone(
             f"backbone={name!r} cannot see images of input_size={side} "
             f"({_reason(error)}): leave input_size=None, or take another backbone."
         ) from error
-
-
-def _pair(size, name="input_size"):
-    """Return (height, width) of a parameter that may also be one side."""
-    pair = (size, size) if isinstance(size, Integral) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, Integral) and n > 0 for n in pair):
-        raise ValueError(
-            f"{name}={size!r} is no size: give a side in pixels, such as 224, or "
-            "(height, width)."
-        )
-    return tuple(map(int, pair))
 
 
 def _color(values):
@@ -430,7 +419,11 @@ def open_clip_model(
         about = _about(
             name, known if file else [tag], weights if file and load else None
         )
-    options = {} if input_size is None else {"force_image_size": _pair(input_size)}
+    options = (
+        {}
+        if input_size is None
+        else {"force_image_size": size_pair(input_size, "input_size")}
+    )
     fetched = load and (tag is not None or brings and weights is not None)
     telling = nullcontext()
     if fetched or brings:
@@ -459,7 +452,7 @@ def open_clip_model(
                 convert=lambda state, _: _as_in(model, state, resized),
             )
     data = model.visual.preprocess_cfg
-    size = _pair(input_size or data["size"])
+    size = size_pair(input_size or data["size"], "input_size")
     frame = Frame(
         size,
         size,

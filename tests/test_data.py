@@ -14,7 +14,15 @@ from PIL import Image
 from sklearn.base import BaseEstimator
 
 from sklabel import _data
-from sklabel._data import Mixed, Pairs, Samples, check_samples, to_unit
+from sklabel._data import (
+    Mixed,
+    Pairs,
+    Samples,
+    check_pixel_range,
+    check_samples,
+    to_unit,
+)
+from sklabel.embedding import SimCLRTransformer
 
 
 class Face(BaseEstimator):
@@ -442,3 +450,63 @@ def test_statistics_leave_constant_features_alone():
     assert torch.allclose(mean, torch.from_numpy(X.mean(0)), atol=1e-5)
     assert torch.allclose(std[:2], torch.from_numpy(X[:, :2].std(0)), atol=1e-4)
     assert std[2] == 1
+
+
+# -- the scale of pixels
+
+
+def seen_as(fitted, X):
+    """Check images against the range of a fit."""
+    samples = check_samples(Face(), X, True)
+    check_pixel_range(samples, fitted, "SimCLRTransformer")
+
+
+@given(arrays(np.float32, (4, 3, 3), elements=st.floats(0, 1, width=32)))
+def test_images_of_the_scale_of_fit_pass(x):
+    for low, high in ((0.0, 1.0), (-2.0, 2.5), (0.0, 16.0), (0.0, 255.0)):
+        scaled = low + (high - low) * x
+        if high > 10:
+            scaled[0, 0] = high  # all below 1 would look like another scale
+        seen_as((low, high), scaled)
+    seen_as((0.0, 255.0), (255 * x).astype(np.uint8))
+    for fitted in ((0.0, 255.0), (0.0, 1.0)):
+        seen_as(fitted, np.zeros((4, 3, 3)))
+        seen_as(fitted, np.zeros((4, 3, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "fitted, X, message",
+    [
+        (
+            (0.0, 255.0),
+            np.full((4, 3, 3), 0.5),
+            "from 0.5 to 0.5, .* 0 to 255: multiply",
+        ),
+        ((0.0, 1.0), np.full((4, 3, 3), 200.0), "from 200 to 200, .* 0 to 1: divide"),
+        ((0.0, 1.0), np.full((4, 3, 3), 200, np.uint8), "from 200 to 200.*divide"),
+        ((0.0, 16.0), np.full((4, 3, 3), 200, np.uint8), "from 200 to 200.*0 to 16"),
+        ((0.0, 1.0), np.full((4, 3, 3), -2.0), "from -2 to -2, .* from 0 to 1"),
+    ],
+)
+def test_images_of_another_scale_are_refused(fitted, X, message):
+    with pytest.raises(ValueError, match=message):
+        seen_as(fitted, X)
+
+
+def test_a_fitted_estimator_refuses_images_of_another_scale():
+    X = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    embedder = SimCLRTransformer(max_steps=1, random_state=0).fit(X)
+    with pytest.raises(ValueError, match="SimCLRTransformer was fitted on values"):
+        embedder.transform(X / 255)
+    expected = embedder.transform(X)
+    np.testing.assert_allclose(embedder.transform(X.astype(float)), expected, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(64,), (8, 8, 3), (0, 8), 0])
+def test_sizes_that_are_none_are_refused(size, tmp_path):
+    files = []
+    for i in range(3):
+        files.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(files[-1])
+    with pytest.raises(ValueError, match=r"image_size=.* is no size"):
+        check_samples(Face(image_size=size), files, True)

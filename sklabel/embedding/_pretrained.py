@@ -30,13 +30,15 @@ from .._data import (
     _as_paths,
     _decoded,
     _native,
+    check_pixel_range,
     check_samples,
+    size_pair,
     unreadable,
 )
 from .._net import Net, resolve_device
 from .._warn import warn
 from ..backbones import Encoder
-from ..pretrained import _pair, pretrained_backbone
+from ..pretrained import pretrained_backbone
 
 _BATCH_BYTES = 2**28  # as floats, before the resizing
 # vectors are written to disk when they are so many, or have waited so long
@@ -231,7 +233,8 @@ class PretrainedTransformer(
 ):
     """Embed images with a published encoder that others have trained, as it is.
 
-    Nothing is learned from X. The images are resized, cropped and standardized in the
+    Nothing is learned from X but what stands for black and white in float images that do
+    not lie within [0, 1]. The images are resized, cropped and standardized in the
     way that belongs to the weights, then encoded in batches. Read more in the
     :ref:`User Guide <pretrained>`.
 
@@ -480,14 +483,14 @@ class PretrainedTransformer(
         self._pixel_range = (0.0, 255.0)
         sizes = _Files(paths, None, self.on_error == "skip").sizes()
         if self.image_size is not None:
-            return (3, *_pair(self.image_size, "image_size"))
+            return (3, *size_pair(self.image_size, "image_size"))
         return (3, *sizes.pop()) if len(sizes) == 1 else None
 
     def _check_X(self, X, reset=False):
+        check_is_fitted(self)
         paths = _as_paths(X)
         if paths is None:
-            return super()._check_X(X)
-        check_is_fitted(self)
+            return check_samples(self, X, False, self.sample_shape_)
         frame, size = None, self.sample_shape_[1:]
         if self.image_size is None:
             # one by one, also where all of fit had one size: others may follow
@@ -498,9 +501,14 @@ class PretrainedTransformer(
 
     def _net_for(self, samples):
         """Return the net for these samples; that of files takes what is in the frame."""
-        if not isinstance(samples.source, _Files):
-            return self.net_
         module = self.net_.module_
+        if not isinstance(samples.source, _Files):
+            own = samples.pixel_range()
+            if own not in ((0.0, 255.0), (0.0, 1.0)):  # as usual, whatever fit had seen
+                check_pixel_range(samples, self._pixel_range, type(self).__name__)
+                own = self._pixel_range
+            same = own == self._pixel_range
+            return self.net_ if same else self._make_net(module, own)
         if samples.source.frame is not None and not self._framed:
             module = _Frozen(module.backbone.body[1], module.frame)
         return self._make_net(module, (0.0, 255.0))

@@ -241,7 +241,10 @@ def test_weights_that_make_no_sense_are_refused():
     for weights, message in (
         (np.ones(79), r"sample_weight.shape == \(79,\), expected \(80,\)"),
         (-np.ones(80), "not negative"),
-        (np.zeros(80), "None of the 10 labeled rows is of use: .* sample_weight is 0"),
+        (
+            np.zeros(80),
+            "None of the 10 labeled rows is of use: .* sample_weight is zero",
+        ),
         (np.full(80, np.nan), "finite"),
     ):
         with pytest.raises(ValueError, match=message):

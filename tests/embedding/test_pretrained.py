@@ -948,6 +948,18 @@ def test_an_interrupted_transform_keeps_what_it_has(
     np.testing.assert_array_equal(Z, tiny(batch_size=4).fit_transform(X))
 
 
+def test_images_are_read_alike_whatever_fit_has_seen():
+    expected = tiny().fit_transform(X)
+    floats = (X / 255).astype(np.float32)
+    np.testing.assert_allclose(tiny().fit(X).transform(floats), expected, atol=1e-2)
+    np.testing.assert_allclose(tiny().fit(floats).transform(X), expected, atol=1e-2)
+    odd = 10 * floats - 5
+    embedder = tiny().fit(odd)
+    np.testing.assert_allclose(embedder.transform(X), expected, atol=1e-2)
+    with pytest.raises(ValueError, match="values from .* but PretrainedTransformer was"):
+        embedder.transform(1000 * odd)
+
+
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     (tmp_path / "file").write_text("no folder")
     expected = tiny().fit_transform(X)
