@@ -1,5 +1,6 @@
 """What every estimator shares: one base, and one mixin per role."""
 
+import functools
 import threading
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -501,6 +502,15 @@ def cluster_figures(p, neighbors=None):
     return figures
 
 
+def watch_accuracy(net, samples, rows, codes):
+    """Return the accuracy on rows with known classes, for the history."""
+    n_batches = -(-len(rows) // net.batch_size)
+    batches = np.array_split(rows, n_batches)
+    p = torch.cat([net.evaluation_step(samples[batch]) for batch in batches])
+    net.module_.train()
+    return {"held_accuracy": float((p.argmax(1).cpu().numpy() == codes).mean())}
+
+
 class LabeledScoreMixin:
     """Score on the rows that have a label."""
 
@@ -637,6 +647,12 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             UserWarning,
         )
 
+    def _watch(self, codes, held):
+        """Return what watches the accuracy on withheld rows; None: there are none."""
+        if not len(held):
+            return None
+        return functools.partial(watch_accuracy, rows=held, codes=codes[held])
+
     def _finish(self, samples, codes, held, y, sample_weight=None):
         """Calibrate on the rows withheld, and give every row of X a class.
 
@@ -648,8 +664,26 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             given = _check_sample_weight(sample_weight, len(codes))[held]
             temperature = fit_temperature(p[held], codes[held], given)
             self.calibration_temperature_ = temperature
+            self._check_held(len(held))
         codes = np.where(codes >= 0, codes, _most_probable(p))
         self.transduction_ = decode_labels(codes, self.classes_, like=y)
+
+    def _check_held(self, n_rows):
+        """Say so where the accuracy on withheld rows has fallen late."""
+        history = getattr(getattr(self, "net_", None), "history", [])
+        course = [e["held_accuracy"] for e in history if "held_accuracy" in e]
+        if not course:
+            return
+        best, last = max(course), course[-1]
+        # the best of many epochs is high by chance, too
+        chance = 3 * np.sqrt(best * (1 - best) / n_rows) + 1 / n_rows
+        if best - last > chance:
+            warn(
+                f"The accuracy on the {n_rows} withheld rows fell from {best:.0%} in "
+                f"epoch {course.index(best) + 1} to {last:.0%} at the end: train "
+                "shorter, lower lr, or label more rows.",
+                CollapseWarning,
+            )
 
     def _check_shares(self, shares, prior, rows, n_rows, remedy):
         """Say so where one class has nearly all of some rows, or another none of them.

@@ -71,6 +71,11 @@ class CodesMixin:
     def _build_embed(self):
         """Return a trainable copy of what gives the codes, and draws samples from them."""
         trained = self._trained_embedder()
+        if not hasattr(trained, "encoder_"):
+            raise ValueError(
+                f"embedder={type(trained).__name__} trains no network that could go on "
+                "learning: use one of sklabel.embedding."
+            )
         embed = getattr(getattr(trained, "net_", None), "module_", None)
         decodes = hasattr(embed, "error")
         if self.reconstruction_weight and not decodes:

@@ -197,7 +197,8 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
         ``contrastive_loss``, ``cluster_loss``, ``reconstruction_loss``,
         ``labeled_accuracy`` (on the rows trained with), ``changed_share`` (rows that
         changed their class), ``confident_share`` (rows with a probability above 0.5) and
-        ``class_shares`` (of the rows, by predicted class).
+        ``class_shares`` (of the rows, by predicted class); with ``calibration_size`` also
+        ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int
@@ -373,9 +374,14 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
             else:
                 centers = self._continued.centers.detach()
             module = self._build_module(centers)
-            steps = samples.n_batches(mixed.n_unlabeled(self.batch_size))
+            n_steps = samples.n_batches(mixed.n_unlabeled(self.batch_size))
             self._fit_net(
-                module, mixed, max_steps=self.max_steps or self.max_epochs * steps
+                module,
+                mixed,
+                max_steps=self.max_steps or self.max_epochs * n_steps,
+                # the net counts in rounds
+                warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
+                watch=self._watch(codes, held),
             )
             module.forget()
         self._finish(samples, codes, held, y, sample_weight)

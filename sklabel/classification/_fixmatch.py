@@ -211,7 +211,8 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``,
         ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all unlabeled rows,
         per class), and ``pseudo_label_agreement`` (share of the unlabeled rows with the
-        most probable class that they had before).
+        most probable class that they had before); with ``calibration_size`` also
+        ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
     sample_shape_ : tuple of int
@@ -390,7 +391,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             )
             module = self._build_module(*samples.statistics(), mixed)
             module.n_unused = len(mixed) - len(mixed.unlabeled)
-            self._fit_net(module, mixed)
+            self._fit_net(module, mixed, watch=self._watch(codes, held))
             module.forget()
         self._finish(samples, codes, held, y, sample_weight)
         self._check_pseudo_labels(module, mixed)

@@ -201,7 +201,8 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
         ``pseudo_label_confidence`` (mean of their largest probability, sharpened),
         ``pseudo_label_classes`` (share of the unlabeled rows by most probable class) and
         ``pseudo_label_agreement`` (share of the unlabeled rows with the most probable
-        class that they had before).
+        class that they had before); with ``calibration_size`` also ``held_accuracy``
+        (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
     sample_shape_ : tuple of int
@@ -378,7 +379,7 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
                 samples, trained, self.unlabeled_ratio, self.include_labeled, weights
             )
             module = self._build_module(*samples.statistics(), len(mixed))
-            self._fit_net(module, mixed)
+            self._fit_net(module, mixed, watch=self._watch(codes, held))
             guessed = module.predicted.cpu().numpy()
             module.forget()
         self._finish(samples, codes, held, y, sample_weight)

@@ -285,7 +285,8 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         round: ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all
         unlabeled rows that the student was taught with, copies not counted, and per
         class), and ``pseudo_label_agreement`` (share of the unlabeled rows whose most
-        probable class is the same after the round before and after this one).
+        probable class is the same after the round before and after this one). With
+        ``calibration_size`` all have ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
     sample_shape_ : tuple of int
@@ -475,12 +476,12 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
                 codes, samples, sample_weight, seed
             )
             taught = _Taught(samples, trained, self.unlabeled_ratio, False, weights)
-            self._train_rounds(taught)
+            self._train_rounds(taught, self._watch(codes, held))
         self._finish(samples, codes, held, y, sample_weight)
         self._check_pseudo_labels(taught)
         return self
 
-    def _train_rounds(self, taught):
+    def _train_rounds(self, taught, watch):
         """Train the teacher, then one student after the other; set what they leave."""
         statistics = taught.statistics()
         rows = taught.unlabeled
@@ -496,7 +497,7 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
                     break
             teacher = getattr(self, "net_", None)
             module = self._build_module(*statistics, number, p, last)
-            self._fit_net(module, taught, stage=f"round-{number}")
+            self._fit_net(module, taught, stage=f"round-{number}", watch=watch)
             module.forget()
             if self.interrupted_ and number:
                 self.net_ = teacher

@@ -3,12 +3,13 @@
 import copy
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
 from .._callbacks import fitting
@@ -85,9 +86,11 @@ class _Distilled(nn.Module):
         said = logits[first:]
         loss = distillation(told, said, self.temperature)
         same = told.argmax(1) == said.argmax(1)
+        classes = one_hot(said.argmax(1), said.shape[1])
         figures = {
             "distillation_loss": loss.detach(),
             "teacher_agreement": same.float().mean(),
+            "class_shares": classes.float().mean(0),
         }
         if n_labeled:
             labeled = cross_entropy(logits[:n_labeled], y[:n_labeled])
@@ -208,7 +211,9 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         Trained net of the last stage; ``net_.history`` holds per epoch ``stage``
         ("fine-tune", then "distill") and ``train_loss``, and in the distillation
         ``distillation_loss``, ``teacher_agreement`` (share of the rows that student and
-        teacher give the same class) and, with ``alpha < 1``, ``labeled_loss``.
+        teacher give the same class), ``class_shares`` (of the rows, by the student's
+        class) and, with ``alpha < 1``, ``labeled_loss``; with ``calibration_size`` also
+        ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, of the student where there is one.
     sample_shape_ : tuple of int
@@ -238,7 +243,8 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
     same. Departures, for small data and batches: AdamW, shifts in place of crops, and a
     student that starts from the pretrained encoder; the authors' notebook starts a small
     one from nothing, which needs more epochs. In the distillation every row counts as
-    unlabeled too, as on ImageNet.
+    unlabeled too, as on ImageNet. With "lars" the new layer is adapted like the others,
+    where the public code leaves it out.
 
     References
     ----------
@@ -372,13 +378,15 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
                 self.embedder_ = self._fit_embedder(X, samples)
             teacher = self._build_teacher(*statistics, continued)
             labeled = Mixed(samples, trained, 0, weights=weights)
-            self._fit_net(teacher, labeled, stage="fine-tune")
+            watch = self._watch(codes, held)
+            self._fit_net(teacher, labeled, stage="fine-tune", watch=watch)
             # a teacher that is half trained is better than an untrained student
             self._distilled = self.distill_epochs > 0 and not self.interrupted_
             if self._distilled:
                 module = self._build_distilled(teacher, *statistics, continued)
-                self._distill(module, samples, trained, weights)
+                self._distill(module, samples, trained, weights, watch)
         self._finish(samples, codes, held, y, sample_weight)
+        self._check_classes(samples, labeled)
         return self
 
     def _fit_embedder(self, X, samples):
@@ -446,7 +454,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         augment, teacher.augment = teacher.augment, None
         return _Distilled(teacher, student, augment, self.temperature, self.alpha)
 
-    def _distill(self, module, samples, trained, weights):
+    def _distill(self, module, samples, trained, weights, watch):
         """Train the student; the history goes on from that of the fine-tuning."""
         fine_tuning = self.net_.history
         if self.alpha == 1:
@@ -463,6 +471,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             module,
             rows,
             stage="distill",
+            watch=watch,
             max_epochs=self.distill_epochs,
             max_steps=None,
             batch_size=batch_size,
@@ -471,6 +480,20 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         )
         self.net_.history[:0] = fine_tuning
         self.n_iter_ = len(self.net_.history)
+
+    def _check_classes(self, samples, labeled):
+        """Say so where the student gives nearly all rows one class, or none another."""
+        last = self.net_.history[-1] if self.net_.history else {}
+        if "class_shares" not in last:
+            return  # no student, or not one epoch was ended
+        self._check_shares(
+            np.array(last["class_shares"]),
+            labeled.class_shares(len(self.classes_)),
+            "student's answers",
+            samples.n_trained,
+            'try class_weight="balanced" or a longer pretraining, or label more rows of '
+            "what is rare",
+        )
 
     def _rebuild_module(self, mean, std):
         teacher = self._build_teacher(mean, std)

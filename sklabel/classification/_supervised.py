@@ -110,7 +110,8 @@ class SupervisedClassifier(ClassificationMixin, BaseLearner):
         Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss`` and
-        ``train_accuracy`` (of the augmented labeled rows).
+        ``train_accuracy`` (of the augmented labeled rows) and, with
+        ``calibration_size``, ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int
@@ -231,7 +232,8 @@ class SupervisedClassifier(ClassificationMixin, BaseLearner):
                 codes, samples, sample_weight, seed
             )
             module = self._build_module(*samples.statistics())
-            self._fit_net(module, Mixed(samples, trained, ratio=0, weights=weights))
+            labeled = Mixed(samples, trained, ratio=0, weights=weights)
+            self._fit_net(module, labeled, watch=self._watch(codes, held))
         self._finish(samples, codes, held, y, sample_weight)
         return self
 

@@ -296,12 +296,14 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
                 centers = self._continued.centers.detach()
             module = self._build_module(centers)
             _, module.neighbors = kneighbors(Z, min(_N_NEIGHBORS + 1, len(Z)))
-            steps = self.max_epochs * samples.n_batches(self.batch_size)
+            n_steps = samples.n_batches(self.batch_size)
             self._fit_net(
                 module,
                 Rounds(samples, self.update_interval),
                 stage="cluster",
-                max_steps=self.max_steps or steps,
+                max_steps=self.max_steps or self.max_epochs * n_steps,
+                # the net counts in rounds
+                warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
             )
             module.forget()
             p = self._forward_rows(samples)

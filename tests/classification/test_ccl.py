@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -322,6 +323,16 @@ def test_without_a_decoder_it_takes_other_embedders():
     assert clf.class_centers_.shape == (2, 128)
     with pytest.raises(ValueError, match="SimCLRTransformer has no decoder"):
         short(embedder=embedder).fit(X, Y)
+    with pytest.raises(ValueError, match="embedder=PCA trains no network"):
+        short(embedder=PCA(2), reconstruction_weight=0).fit(X, Y)
+
+
+def test_warmup_is_counted_in_passes_over_the_rows():
+    settings = {"max_epochs": 4, "max_steps": None, "batch_size": 4, "lr": 1.0}
+    for interval in (3, 50):
+        clf = short(warmup_epochs=2, update_interval=interval, **settings)
+        clf = fitted_quietly(clf, X, Y)
+        assert clf.net_.warmup_steps_ == clf.net_.total_steps_ / 2
 
 
 def test_a_lost_class_is_told():

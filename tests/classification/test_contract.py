@@ -1,18 +1,43 @@
 """What all classifiers do with labels: which are drawn, how often, and which are not."""
 
+import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from sklabel import _base
+from sklabel import CollapseWarning, _base
 from sklabel.classification import (
+    CCLClassifier,
     FixMatchClassifier,
     MixMatchClassifier,
     NoisyStudentClassifier,
+    SimCLRv2Classifier,
     SupervisedClassifier,
 )
+from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+
+SHORT = {"max_steps": 6, "batch_size": 10, "random_state": 0}
+EMBEDDERS = {
+    SimCLRv2Classifier: SimCLRTransformer(max_steps=2),
+    CCLClassifier: AutoencoderTransformer(3, max_steps=2),
+}
+ALL = [
+    CCLClassifier,
+    FixMatchClassifier,
+    MixMatchClassifier,
+    NoisyStudentClassifier,
+    SimCLRv2Classifier,
+    SupervisedClassifier,
+]
+
+
+def make(cls, **parameters):
+    if cls in EMBEDDERS:
+        parameters["embedder"] = EMBEDDERS[cls]
+    return cls(**{**SHORT, **parameters})
 
 
 def drawn_labels(clf, x, y, sample_weight=None):
@@ -88,3 +113,42 @@ def test_a_class_whose_labels_are_of_no_use_is_named():
     clf = SupervisedClassifier(max_steps=2, random_state=0)
     with pytest.warns(UserWarning, match="No labeled row of class bee, cat is of use"):
         clf.fit(numbered(30), y, y == "ant")
+
+
+# -- the rows withheld
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_withheld_rows_are_watched(cls):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 4)).astype(np.float32)
+    truth = np.array(["no", "yes"])[(x[:, 0] > 0).astype(int)]
+    y = truth.astype(object)
+    y[60:] = -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = make(cls).fit(x, y)
+        clf = make(cls, calibration_size=0.5).fit(x, y)
+    assert all("held_accuracy" not in epoch for epoch in plain.net_.history)
+    course = clf.net_.history[:, "held_accuracy"]
+    assert len(course) == clf.n_iter_ and all(0 <= a <= 1 for a in course)
+    # the last figure is that of the classifier as it is
+    watch = clf.net_.watch.keywords
+    found = clf.predict(x[watch["rows"]]) == clf.classes_[watch["codes"]]
+    assert len(found) == 30 and course[-1] == found.mean()
+    again = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(again.predict(x), clf.predict(x))
+
+
+def test_accuracy_that_falls_late_is_told():
+    clf = SupervisedClassifier()
+    clf.net_ = SimpleNamespace(history=[{"held_accuracy": a} for a in (0.5, 0.9, 0.4)])
+    with pytest.warns(
+        CollapseWarning, match="fell from 90% in epoch 2 to 40%.*shorter"
+    ):
+        clf._check_held(40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clf._check_held(4)  # may be chance
+        clf.net_.history[-1]["held_accuracy"] = 0.85
+        clf._check_held(40)

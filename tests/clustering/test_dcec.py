@@ -81,6 +81,14 @@ def test_dec_has_no_decoder_and_takes_other_embedders():
         short(embedder=SimCLRTransformer(max_steps=2)).fit(X)
 
 
+@pytest.mark.parametrize("interval", [3, 50])
+def test_warmup_is_counted_in_passes_over_the_rows(interval):
+    settings = {"max_epochs": 4, "max_steps": None, "batch_size": 4, "tol": 0}
+    settings |= {"warmup_epochs": 2, "update_interval": interval}
+    net = short(**settings).fit(X).net_
+    assert net.warmup_steps_ == net.total_steps_ / 2
+
+
 def test_a_frozen_autoencoder_is_used_as_it_is():
     embedder = AutoencoderTransformer(
         2, hidden_sizes=(9,), max_steps=30, random_state=0

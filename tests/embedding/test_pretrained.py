@@ -956,7 +956,9 @@ def test_images_are_read_alike_whatever_fit_has_seen():
     odd = 10 * floats - 5
     embedder = tiny().fit(odd)
     np.testing.assert_allclose(embedder.transform(X), expected, atol=1e-2)
-    with pytest.raises(ValueError, match="values from .* but PretrainedTransformer was"):
+    with pytest.raises(
+        ValueError, match="values from .* but PretrainedTransformer was"
+    ):
         embedder.transform(1000 * odd)
 
 
