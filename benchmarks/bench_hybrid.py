@@ -23,7 +23,7 @@ from sklabel.selection import RandomSelector, USLSelector
 SELECTORS = {"random": RandomSelector, "USL": USLSelector}
 
 
-def zero_shot(args, seed, embedder):
+def zero_shot(embedder):
     return CLIPClassifier(NAMES, prompts=CIFAR, embedder=embedder)
 
 
@@ -46,6 +46,7 @@ def fixmatch(args, seed, embedder):
     return FixMatchClassifier(
         backbone=embedder,
         max_steps=args.fixmatch_steps,
+        lr=args.fixmatch_lr,
         batch_size=16,
         **shared(args, seed),
     )
@@ -77,6 +78,7 @@ def main():
     parser.add_argument("--n-labels", type=int, nargs="+", default=[20, 40, 100])
     parser.add_argument("--n-pool", type=int, default=5000, help="images to label")
     parser.add_argument("--fixmatch-steps", type=int, default=500)
+    parser.add_argument("--fixmatch-lr", type=float, default=0.03)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n-train", type=int, default=20_000, help="of CLIP")
     parser.add_argument("--steps", type=int, default=1500, help="of CLIP")
@@ -94,14 +96,16 @@ def main():
     x, y = (part[-args.n_pool :] for part in load("cifar10")[:2])
     names = np.array(NAMES)[y]
     results, rows = Results("hybrid"), []
-    # one pair of towers; the seeds are those of the choice and of what follows
-    embedder = fitted(args, 0, x_clip, captions(words, CIFAR))
+    towers = "n_train steps batch_size lr size width text_width text_layers".split()
+    pool = {"n_pool": args.n_pool, "held_out": "+".join(sorted(args.held_out))}
+    pool |= {name: getattr(args, name) for name in towers}
     for seed in args.seeds:
-        key = {"n_train": args.n_train, "steps": args.steps, "seed": seed}
+        embedder = fitted(args, seed, x_clip, captions(words, CIFAR))
+        key = {**pool, "same": args.same_captions, "seed": seed}
         setting = {"selector": "none", "n_labels": 0, "classifier": "zero-shot"}
 
-        def ask():
-            found = zero_shot(args, 0, embedder).predict(x_test)
+        def ask(embedder=embedder):
+            found = zero_shot(embedder).predict(x_test)
             return {"accuracy": float(np.mean(found == y_test))}
 
         rows.append(results.run(ask, **setting, **key))
@@ -110,7 +114,7 @@ def main():
                 chosen = choose(selector, n_labels, seed, embedder, x)
                 for kind, build in CLASSIFIERS.items():
 
-                    def run(build=build, chosen=chosen, seed=seed):
+                    def run(build=build, chosen=chosen, seed=seed, embedder=embedder):
                         model = build(args, seed, embedder)
                         found = accuracy(model, x, names, x_test, y_test, chosen)
                         n_classes = len(np.unique(names[chosen]))
@@ -118,6 +122,9 @@ def main():
 
                     setting = {"selector": name, "n_labels": n_labels}
                     setting["classifier"] = kind
+                    if kind == "FixMatch":
+                        setting["fixmatch_steps"] = args.fixmatch_steps
+                        setting["fixmatch_lr"] = args.fixmatch_lr
                     rows.append(results.run(run, **setting, **key))
     summary(rows, ["classifier", "selector", "n_labels"], "accuracy")
 
