@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _persistence
 from ._calibration import fit_temperature, hold_out, rescale
 from ._callbacks import CallbackSupportMixin, Stage
-from ._data import check_pixel_range, check_samples
+from ._data import PIXEL_RANGES, check_pixel_range, check_samples
 from ._labels import check_labels, decode_labels, encode_labels, is_labeled
 from ._net import OPTIMIZERS, SCHEDULES, Net, resolve_device
 from ._warn import warn
@@ -79,7 +79,8 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
     parts, holds the seed, trains, saves and loads.
     """
 
-    _origin = None  # names the weights of the last fit that this one starts from
+    _origin = None  # names the weights that the last fit started from
+    _unfinished = False  # whether it was broken off
 
     def _check_X(self, X, reset=False):
         """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
@@ -95,21 +96,41 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
                 f"{(len(samples), *samples.sample_shape)}) while a minimum of 2 is "
                 f"required by {type(self).__name__}: n_samples = 1 is too few to train."
             )
-        self._continued = None
-        if self.warm_start and hasattr(self, "net_"):
-            if samples.sample_shape != self.sample_shape_:
-                raise ValueError(
-                    f"warm_start=True continues on samples of shape "
-                    f"{self.sample_shape_}, but X has {samples.sample_shape}: use "
-                    "warm_start=False."
-                )
-            self._continued = self.net_.module_
-        if self._continued is None or not self.interrupted_:
-            # else the same training goes on, from its checkpoint
-            self._origin = _persistence.weights_name(self._continued)
+        self._continued = self._start(samples.sample_shape)
         self.sample_shape_ = samples.sample_shape
-        self.interrupted_ = False
+        self.interrupted_, self._unfinished = False, True
         return samples
+
+    def _start(self, sample_shape):
+        """Return the module that ``fit`` goes on from; None: a fresh start."""
+        held = getattr(self, "embedder_", None)
+        broken = getattr(held, "interrupted_", False)  # then it taught nothing yet
+        frozen = isinstance(held, FrozenEstimator)
+        self._origin, before = None, self._origin
+        if not (self.warm_start and hasattr(self, "net_")) or (broken and not frozen):
+            return None
+        if sample_shape != self.sample_shape_:
+            raise ValueError(
+                f"warm_start=True continues on samples of shape {self.sample_shape_}, "
+                f"but X has {sample_shape}: use warm_start=False."
+            )
+        if self._unfinished and self.checkpoint_dir is not None:
+            # what was broken off goes on from its checkpoint, and bears its name
+            self._origin = before
+            return self.net_.module_ if before else None
+        self._origin = _persistence.weights_name(self.net_.module_)
+        return self.net_.module_
+
+    def _black_and_white(self, samples):
+        """Return the pixel range of X, or of what has been trained on such images."""
+        own = samples.pixel_range()
+        if own is None or own in PIXEL_RANGES:
+            return own
+        for part in (getattr(self, "embedder_", None), getattr(self, "backbone", None)):
+            known = getattr(getattr(part, "estimator", part), "_pixel_range", None)
+            if known is not None and _holds(known, own):
+                return known
+        return own
 
     @contextmanager
     def _seeded(self):
@@ -158,8 +179,10 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
             if estimator.get_params(deep=False).get(name, 0) == empty
         }
         if "random_state" in estimator.get_params(deep=False):
-            if estimator.random_state is None:
-                unset["random_state"] = int(torch.randint(2**31 - 1, ()))
+            seed = int(torch.randint(2**31 - 1, ()))
+            # without a seed of our own none is given: its checkpoint would not be found
+            if estimator.random_state is None and self.random_state is not None:
+                unset["random_state"] = seed
         estimator.set_params(**unset)
         task = self._task[0].subcontext(task_name="embed")
         with task.propagate_callback_context(estimator):
@@ -219,7 +242,7 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
             run = _persistence.fingerprint(self, samples)
             name = f"{type(self).__name__}-{run}"
             checkpoint = Path(self.checkpoint_dir) / name / f"{stage}.pt"
-        self._pixel_range = samples.pixel_range()
+        self._pixel_range = self._black_and_white(samples)
         net = self._make_net(
             module,
             self._pixel_range,
@@ -671,17 +694,22 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
     def _check_held(self, n_rows):
         """Say so where the accuracy on withheld rows has fallen late."""
         history = getattr(getattr(self, "net_", None), "history", [])
-        course = [e["held_accuracy"] for e in history if "held_accuracy" in e]
+        course = [
+            epoch["held_accuracy"]
+            for epoch in history
+            # every stage trains a network of its own
+            if all(epoch.get(k) == history[-1].get(k) for k in ("stage", "round"))
+        ]
         if not course:
             return
         best, last = max(course), course[-1]
+        mean = (best + last) / 2
         # the best of many epochs is high by chance, too
-        chance = 3 * np.sqrt(best * (1 - best) / n_rows) + 1 / n_rows
-        if best - last > chance:
+        if best - last > 3 * np.sqrt(2 * mean * (1 - mean) / n_rows):
             warn(
-                f"The accuracy on the {n_rows} withheld rows fell from {best:.0%} in "
-                f"epoch {course.index(best) + 1} to {last:.0%} at the end: train "
-                "shorter, lower lr, or label more rows.",
+                f"The accuracy on the {n_rows} withheld rows fell from {best:.0%} to "
+                f"{last:.0%} at the end of the training: train shorter, lower lr, or "
+                "label more rows.",
                 CollapseWarning,
             )
 
@@ -752,6 +780,12 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
 def _most_probable(probabilities):
     bad = np.isnan(probabilities[:, 0])
     return np.where(bad, -1, np.nan_to_num(probabilities).argmax(1))
+
+
+def _holds(outer, inner):
+    """Return whether one range of values holds three quarters of another at least."""
+    common = min(outer[1], inner[1]) - max(outer[0], inner[0])
+    return common >= 0.75 * (inner[1] - inner[0])
 
 
 def _check_sample_weight(sample_weight, n_samples):

@@ -45,6 +45,7 @@ def fitting(fit):
         try:
             self._task[0].call_on_fit_task_begin(estimator=self, X=X, y=y)
             fit(self, X, *args, **kwargs)
+            self._unfinished = getattr(self, "interrupted_", False)
             self._task[0].call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes={}
             )

@@ -66,6 +66,12 @@ class CodesMixin:
                     'leave it at "auto".'
                 )
             embedder = clone(embedder).set_params(backbone=self.backbone)
+        inner = getattr(embedder, "estimator", embedder)  # if frozen
+        if getattr(inner, "output", "backbone") != "backbone":
+            raise ValueError(
+                f'embedder={type(inner).__name__}(output="{inner.output}") has its codes '
+                'behind the network that is trained on: use output="backbone".'
+            )
         return self._fit_held(embedder, X)
 
     def _build_embed(self):

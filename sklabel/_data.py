@@ -13,6 +13,8 @@ from sklearn.utils.validation import check_array, validate_data
 
 from ._warn import warn
 
+# black and white of floats within [0, 1] and of bytes; any others are learned from X
+PIXEL_RANGES = (0.0, 1.0), (0.0, 255.0)
 _CHANNELS = (1, 3, 4)
 _CACHE_BYTES = 2**30  # decoded images are kept up to this size
 # what Pillow raises for a file that is no image, a cut one, or a giant one
@@ -119,6 +121,11 @@ class Samples:
         """Return the number of batches of one epoch."""
         return _n_batches(len(_my_share(self.good)), batch_size)
 
+    @property
+    def is_bytes(self):
+        """Whether the values are uint8, as those of all files are."""
+        return getattr(self.source, "dtype", None) == np.uint8
+
     def pixel_range(self):
         """Return (low, high), the values that stand for black and white; None: vectors.
 
@@ -127,7 +134,7 @@ class Samples:
         """
         if len(self.sample_shape) == 1:
             return None
-        if getattr(self.source, "dtype", None) == np.uint8:
+        if self.is_bytes:
             return 0.0, 255.0
         low, high = self.extremes()
         if low >= 0 and high <= 1:
@@ -442,29 +449,40 @@ def check_samples(estimator, X, reset, sample_shape=None):
 def check_pixel_range(samples, fitted, name):
     """Refuse images whose values are on another scale than those of ``fit``.
 
+    Only [0, 1] and [0, 255] say enough to be compared with: then not more than a
+    thousandth of the values may lie far outside, nor may all be small fractions of 255.
+
     Parameters
     ----------
     samples : Samples
     fitted : (float, float) or None
-        What black and white were in ``fit``; None: vectors, which are not checked.
+        What black and white were in ``fit``; None: vectors.
     name : str
         The estimator.
     """
-    bytes_ = getattr(samples.source, "dtype", None) == np.uint8
-    if fitted is None or (bytes_ and fitted == (0.0, 255.0)):
+    bytes_again = samples.is_bytes and fitted == (0.0, 255.0)
+    if fitted not in PIXEL_RANGES or bytes_again or _same_scale(samples, fitted[1]):
         return
-    (low, high), (black, white) = samples.extremes(), fitted
-    span = white - black
-    if low < black - span or high > white + span:
-        remedy = "divide them by 255, or do what was done to those of fit"
-    elif span >= 10 and low >= 0 and 0 < high <= 1:
-        remedy = "multiply them by 255, or do what was done to those of fit"
-    else:
-        return
+    low, high = samples.extremes()
+    change = "divide" if fitted == (0.0, 1.0) else "multiply"
     raise ValueError(
         f"X holds images with values from {low:g} to {high:g}, but {name} was fitted on "
-        f"values from {black:g} to {white:g}: {remedy}."
+        f"values from {fitted[0]:g} to {fitted[1]:g}: {change} them by 255, or do what "
+        "was done to those of fit."
     )
+
+
+def _same_scale(samples, white):
+    if hasattr(samples.source, "paths"):
+        return False  # bytes, and fit has seen [0, 1]
+    n_outside, faint, fractions = 0, white > 1, False
+    for rows in _blocks(len(samples)):
+        x = np.asarray(samples.source[rows], np.float32)
+        n_outside += np.count_nonzero((x < -white / 4) | (x > 1.5 * white))
+        faint = faint and np.abs(x).max() <= 4
+        fractions = fractions or (faint and bool((x % 1).any()))
+    n_values = len(samples) * np.prod(samples.sample_shape)
+    return n_outside <= n_values / 1000 and not (faint and fractions)
 
 
 def check_images(X, rows):

@@ -186,7 +186,7 @@ def _encode_estimator(estimator, tensors, key):
     fitted = {
         name: value
         for name, value in vars(estimator).items()
-        if name not in parameters and name not in ("net_", "_continued", "_origin")
+        if name not in parameters and name not in ("net_", "_continued")
     }
     described = {
         "class": [type(estimator).__module__.split(".")[1], type(estimator).__name__],

@@ -504,7 +504,7 @@ def _resampled(model, state):
         state = {f"visual.{name}": value for name, value in state.items()}
     open_clip.model.resize_pos_embed(state, model)
     trunk = getattr(model.visual, "trunk", None)  # a network of timm
-    convert = _converter(trunk)
+    convert = None if trunk is None else _converter(trunk)
     if convert is not None:
         start = "visual.trunk."
         inner = {k[len(start) :]: v for k, v in state.items() if k.startswith(start)}

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 
+import sklabel
 from sklabel import CollapseWarning
 from sklabel.classification import (
     CCLClassifier,
@@ -201,21 +203,24 @@ def test_warnings_point_at_the_users_line():
 # -- stages of their own
 
 
-def interrupted_after(monkeypatch, cls, n_steps):
-    """Let Ctrl-C be pressed in a step of a module's training."""
+def interrupted_after(monkeypatch, cls, n_steps, error=KeyboardInterrupt):
+    """Let Ctrl-C be pressed in a step of a module's training, or the power fail."""
     loss, calls = cls.loss, []
 
     def broken(self, *given):
         calls.append(1)
         if len(calls) == n_steps:
-            raise KeyboardInterrupt
+            raise error
         return loss(self, *given)
 
     monkeypatch.setattr(cls, "loss", broken)
 
 
+@pytest.mark.parametrize("warm_start", [False, True])
 @pytest.mark.parametrize("name", ["simclrv2", "ccl", "scan", "dcec"])
-def test_what_ctrl_c_broke_off_is_built_on_later(name, tmp_path, monkeypatch):
+def test_what_ctrl_c_broke_off_is_built_on_later(
+    name, warm_start, tmp_path, monkeypatch
+):
     x = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
     y = np.where(np.arange(60) < 20, np.arange(60) % 2, -1)
     short = {"max_epochs": 3, "batch_size": 20, "random_state": 0}
@@ -235,7 +240,7 @@ def test_what_ctrl_c_broke_off_is_built_on_later(name, tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole = make().fit(x, y).predict_proba(x)
-        clf = make(checkpoint_dir=tmp_path)
+        clf = make(checkpoint_dir=tmp_path, warm_start=warm_start)
         with monkeypatch.context() as patch:
             interrupted_after(patch, module, 5)
             clf.fit(x, y)
@@ -257,19 +262,62 @@ def test_a_checkpoint_belongs_to_the_weights_it_started_from(tmp_path):
     assert not np.array_equal(kept.transform(x), once)
 
 
-def test_what_was_interrupted_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_was_broken_off_goes_on_from_its_checkpoint(
+    error, kept, tmp_path, monkeypatch
+):
     x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     given = {"max_epochs": 4, "batch_size": 20, "warm_start": True, "random_state": 0}
     whole = SimCLRTransformer(**given).fit(x)
-    broken = SimCLRTransformer(**given, checkpoint_dir=tmp_path)
-    for fit in range(2):
+    broken = SimCLRTransformer(**given, checkpoint_dir=tmp_path / "runs")
+    for fit in range(2):  # the second goes on from the first
         if fit:
             whole.fit(x)
-        with (
-            monkeypatch.context() as patch,
-            pytest.warns(UserWarning, match="was interrupted"),
-        ):
-            interrupted_after(patch, _SimCLR, 5)
-            broken.fit(x)
+        with monkeypatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            interrupted_after(patch, _SimCLR, 5, error)
+            with suppress(RuntimeError):
+                broken.fit(x)
+        if kept:
+            broken.save(tmp_path / "model")
+            broken = sklabel.load(tmp_path / "model")
         broken.fit(x)
         np.testing.assert_array_equal(broken.transform(x), whole.transform(x))
+
+
+def test_checkpoints_of_stages_are_found_without_a_seed(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    for _ in range(2):
+        embedder = SimCLRTransformer(max_steps=2)
+        found = scan(embedder=embedder, random_state=None, checkpoint_dir=tmp_path)
+        p = fit(found, x).predict_proba(x)
+    assert len(list(tmp_path.iterdir())) == 3  # SimCLR, clustering, self-labeling
+    again = scan(embedder=embedder, random_state=None, checkpoint_dir=tmp_path)
+    np.testing.assert_array_equal(fit(again, x).predict_proba(x), p)
+
+
+def test_black_and_white_are_those_of_the_embedder():
+    images = np.random.default_rng(0).normal(size=(40, 8, 8)).astype(np.float32)
+    images[0, 0, 0] = 9  # not in what comes later
+    embedder = AutoencoderTransformer(3, max_steps=2, random_state=0).fit(images)
+    frozen = FrozenEstimator(embedder)
+    clusterer = DCECClusterer(2, embedder=frozen, max_steps=1, lr=1e-12, random_state=0)
+    clusterer = fit(clusterer, images[1:])
+    Z = embedder.transform(images[1:])
+    nearest = ((Z[:, None] - clusterer.cluster_centers_) ** 2).sum(2).argmin(1)
+    np.testing.assert_array_equal(clusterer.labels_, nearest)
+    clf = FixMatchClassifier(backbone=embedder, max_steps=1, random_state=0)
+    y = np.where(np.arange(39) < 6, np.arange(39) % 2, -1)
+    assert fit(clf, images[1:], y).net_.pixel_range == embedder.net_.pixel_range
+    # bytes and [0, 1] say themselves what they are
+    bright = np.abs(images[1:]) / 10
+    assert fit(clf, bright, y).net_.pixel_range == (0, 1)
+
+
+def test_codes_behind_a_head_are_refused():
+    embedder = SimCLRTransformer(output="projection", max_steps=1)
+    for held in (embedder, FrozenEstimator(embedder)):
+        clusterer = DCECClusterer(2, embedder=held, reconstruction_weight=0)
+        with pytest.raises(ValueError, match='use output="backbone"'):
+            clusterer.fit(X)

@@ -482,15 +482,25 @@ def test_images_of_the_scale_of_fit_pass(x):
             np.full((4, 3, 3), 0.5),
             "from 0.5 to 0.5, .* 0 to 255: multiply",
         ),
+        ((0.0, 255.0), np.linspace(-2, 2.5, 36), "from -2 to 2.5, .* 0 to 255"),
         ((0.0, 1.0), np.full((4, 3, 3), 200.0), "from 200 to 200, .* 0 to 1: divide"),
         ((0.0, 1.0), np.full((4, 3, 3), 200, np.uint8), "from 200 to 200.*divide"),
-        ((0.0, 16.0), np.full((4, 3, 3), 200, np.uint8), "from 200 to 200.*0 to 16"),
-        ((0.0, 1.0), np.full((4, 3, 3), -2.0), "from -2 to -2, .* from 0 to 1"),
+        ((0.0, 1.0), np.linspace(-1, 1, 36), "from -1 to 1, .* from 0 to 1"),
     ],
 )
 def test_images_of_another_scale_are_refused(fitted, X, message):
     with pytest.raises(ValueError, match=message):
-        seen_as(fitted, X)
+        seen_as(fitted, X.reshape(4, 3, 3))
+
+
+def test_a_single_odd_pixel_is_no_other_scale():
+    x = np.random.default_rng(0).random((20, 8, 8))
+    x[3, 4, 5] = 65535
+    for fitted in ((0.0, 1.0), (0.0, 2998.0)):
+        seen_as(fitted, x)
+    seen_as((0.0, 255.0), 255 * x)
+    seen_as((0.0, 12.0), (x > 0.5).astype(float))
+    seen_as((0.0, 255.0), (x > 0.5).astype(float))  # nearly black
 
 
 def test_a_fitted_estimator_refuses_images_of_another_scale():

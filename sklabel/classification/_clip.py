@@ -510,7 +510,8 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             trained, weights, held = self._divide_labels(
                 codes, samples, sample_weight, seed
             )
-            self.embedder_ = self._fit_towers(X, samples, trained)
+            usable = trained if weights is None else np.where(weights > 0, trained, -1)
+            self.embedder_ = self._fit_towers(X, samples, usable)
             Z = self._embed(samples)
             self._set_head(Z, trained, weights, seed)
         if Z is not None:
@@ -668,8 +669,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         if self._continued is not None:
             if not fine_tune and embedder is not None:
                 return self.embedder_
-            embedder = copy.deepcopy(_unfrozen(self.embedder_))
-            embedder.set_params(warm_start=True, **self._training())
+            embedder = self._learning_copy(_unfrozen(self.embedder_))
         elif embedder is None:
             if str(self.backbone).startswith("open_clip/"):
                 raise ValueError(
@@ -688,8 +688,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
                 )
             if not fine_tune:
                 return embedder
-            embedder = copy.deepcopy(inner)
-            embedder.set_params(warm_start=True, **self._training())
+            embedder = self._learning_copy(inner)
         elif isinstance(embedder, FrozenEstimator):
             raise NotFittedError(
                 "The embedder is frozen, but not fitted: fit it first."
@@ -715,6 +714,12 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             )
         warn(f"{problem} Now it is trained on the labels alone.", UserWarning)
 
+    def _learning_copy(self, embedder):
+        """Return a fitted embedder's copy, whose next fit goes on from its weights."""
+        embedder = copy.deepcopy(embedder)
+        embedder._unfinished = False  # its own training is over, even if broken off
+        return embedder.set_params(warm_start=True, **self._training())
+
     def _training(self):
         settings = {name: getattr(self, name) for name in _TRAINING}
         # rows of a class share their texts
@@ -729,9 +734,11 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             )
         texts = np.empty(len(codes), dtype=object)
         texts[:] = [self.prompts_[code] if code >= 0 else [] for code in codes]
-        self._fit_within(embedder, samples.readable(X), texts[samples.good])
-        self.interrupted_ = embedder.interrupted_
-        return embedder
+        return self._fit_within(embedder, samples.readable(X), texts[samples.good])
+
+    def _check_usable(self, usable, codes):
+        if self.few_shot != "zero_shot":  # which learns from no label
+            super()._check_usable(usable, codes)
 
     # -- the classifier on top
 
@@ -741,12 +748,6 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         own = _PromptClassifier(*map(copy.deepcopy, self._image_tower()))
         self._fit_net(own, samples, stage="classify", train=False)
         self.n_iter_ = towers.n_iter_
-        own_range = self._pixel_range
-        if own_range not in ((0.0, 255.0), (0.0, 1.0), None):
-            # which values are black and white is what the tower was trained with,
-            # unless X has another scale
-            if _holds(towers._pixel_range, own_range):
-                self._pixel_range = self.net_.pixel_range = towers._pixel_range
         if vars(self).pop("_on_the_spot", False):
             return None  # nobody asks for the classes of X
         return self._forward_rows(samples)
@@ -829,12 +830,6 @@ def _codes(y, class_names, classes):
             column[labeled] = np.array(list(class_names))[positions]
             y = column
     return encode_labels(y, classes=classes)[1]
-
-
-def _holds(outer, inner):
-    """Return whether one range of values holds three quarters of another at least."""
-    common = min(outer[1], inner[1]) - max(outer[0], inner[0])
-    return common >= 0.75 * (inner[1] - inner[0])
 
 
 def _unfrozen(embedder):

@@ -25,6 +25,7 @@ from .._base import SHARED_CONSTRAINTS, BaseLearner
 from .._callbacks import fitting
 from .._data import (
     _UNREADABLE,
+    PIXEL_RANGES,
     ImageFiles,
     Samples,
     _as_paths,
@@ -504,7 +505,7 @@ class PretrainedTransformer(
         module = self.net_.module_
         if not isinstance(samples.source, _Files):
             own = samples.pixel_range()
-            if own not in ((0.0, 255.0), (0.0, 1.0)):  # as usual, whatever fit had seen
+            if own not in PIXEL_RANGES or self._pixel_range not in PIXEL_RANGES:
                 check_pixel_range(samples, self._pixel_range, type(self).__name__)
                 own = self._pixel_range
             same = own == self._pixel_range

@@ -1,0 +1,158 @@
+"""What all classifiers do with labels: which are drawn, how often, and which are not."""
+
+import pickle
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from sklabel import CollapseWarning, _base
+from sklabel.classification import (
+    CCLClassifier,
+    FixMatchClassifier,
+    MixMatchClassifier,
+    NoisyStudentClassifier,
+    SimCLRv2Classifier,
+    SupervisedClassifier,
+)
+from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+
+SHORT = {"max_steps": 6, "batch_size": 10, "random_state": 0}
+EMBEDDERS = {
+    SimCLRv2Classifier: SimCLRTransformer(max_steps=2),
+    CCLClassifier: AutoencoderTransformer(3, max_steps=2),
+}
+ALL = [
+    CCLClassifier,
+    FixMatchClassifier,
+    MixMatchClassifier,
+    NoisyStudentClassifier,
+    SimCLRv2Classifier,
+    SupervisedClassifier,
+]
+
+
+def make(cls, **parameters):
+    if cls in EMBEDDERS:
+        parameters["embedder"] = EMBEDDERS[cls]
+    return cls(**{**SHORT, **parameters})
+
+
+def drawn_labels(clf, x, y, sample_weight=None):
+    """Return how often each labeled row is drawn in a long fit, summing to 1."""
+    seen = []
+
+    class Note(torch.nn.Module):
+        def forward(self, x):
+            seen.append(x[:, 0].round().int())
+            return x
+
+    clf.set_params(augment=Note()).fit(x, y, sample_weight)
+    counts = np.bincount(torch.cat(seen).numpy(), minlength=len(x))
+    return counts / counts.sum()
+
+
+def numbered(n):
+    """Return rows that bear their number."""
+    return np.arange(n, dtype=np.float32)[:, None] * [[1.0, 0.1]]
+
+
+def test_balance_is_that_of_the_rows_in_training():
+    y = np.where(np.arange(100) < 95, 0, 1)
+    clf = SupervisedClassifier(
+        class_weight="balanced", calibration_size=0.6, batch_size=20, max_steps=200
+    )
+    shares = drawn_labels(clf.set_params(random_state=0), numbered(100), y)
+    assert abs(shares[y == 1].sum() - 0.5) < 0.03
+    assert (shares > 0).sum() == 40
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_without_weight_are_for_nothing(seed, monkeypatch):
+    y = np.where(np.arange(120) < 80, np.arange(120) % 2, -1)
+    weight = np.where(np.arange(120) < 24, 1.0, 0.0)
+    clf = FixMatchClassifier(
+        calibration_size=0.5, max_steps=2, batch_size=4, random_state=seed
+    )
+    seen = []
+    monkeypatch.setattr(
+        _base, "fit_temperature", lambda p, codes, given: seen.append(given) or 1.0
+    )
+    clf.fit(numbered(120), y, weight)
+    np.testing.assert_array_equal(seen, np.ones((1, 12)))
+    clf = SupervisedClassifier(batch_size=5, max_steps=20, random_state=seed)
+    shares = drawn_labels(clf, numbered(120), y, weight)
+    assert np.flatnonzero(shares).tolist() == list(range(24))
+
+
+@pytest.mark.parametrize("cls", [SupervisedClassifier, NoisyStudentClassifier])
+def test_one_labeled_row_is_enough(cls):
+    weight = np.zeros(20)
+    weight[3] = 1
+    clf = cls(batch_size=2, max_steps=3, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clf.fit(numbered(20), np.arange(20) % 2, weight)
+    assert np.isfinite(clf.predict_proba(numbered(20))).all()
+
+
+@pytest.mark.parametrize("cls", [FixMatchClassifier, MixMatchClassifier])
+def test_batches_of_one_labeled_row(cls):
+    for y in (np.arange(20) % 2, np.where(np.arange(20) < 6, np.arange(20) % 2, -1)):
+        clf = cls(batch_size=1, max_steps=3, random_state=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clf.fit(numbered(20), y)
+        assert np.isfinite(clf.predict_proba(numbered(20))).all()
+
+
+def test_a_class_whose_labels_are_of_no_use_is_named():
+    y = np.array(["ant", "bee", "cat"] * 10, object)
+    clf = SupervisedClassifier(max_steps=2, random_state=0)
+    with pytest.warns(UserWarning, match="No labeled row of class bee, cat is of use"):
+        clf.fit(numbered(30), y, y == "ant")
+
+
+# -- the rows withheld
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_withheld_rows_are_watched(cls):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 4)).astype(np.float32)
+    truth = np.array(["no", "yes"])[(x[:, 0] > 0).astype(int)]
+    y = truth.astype(object)
+    y[60:] = -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = make(cls).fit(x, y)
+        clf = make(cls, calibration_size=0.5).fit(x, y)
+    assert all("held_accuracy" not in epoch for epoch in plain.net_.history)
+    course = clf.net_.history[:, "held_accuracy"]
+    assert len(course) == clf.n_iter_ and all(0 <= a <= 1 for a in course)
+    # the last figure is that of the classifier as it is
+    watch = clf.net_.watch.keywords
+    found = clf.predict(x[watch["rows"]]) == clf.classes_[watch["codes"]]
+    assert len(found) == 30 and course[-1] == found.mean()
+    again = pickle.loads(pickle.dumps(clf))
+    np.testing.assert_array_equal(again.predict(x), clf.predict(x))
+
+
+def test_accuracy_that_falls_late_is_told():
+    def check(n_rows, *course, **last):
+        history = [{"held_accuracy": a} for a in course]
+        history[-1] |= last
+        clf = SupervisedClassifier()
+        clf.net_ = SimpleNamespace(history=history)
+        clf._check_held(n_rows)
+
+    with pytest.warns(CollapseWarning, match="40 withheld rows fell from 90% to 40%"):
+        check(40, 0.5, 0.9, 0.4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check(4, 0.5, 1.0, 0.5)  # may be chance
+        for n_rows, last in ((10, 0.8), (100, 0.98), (1000, 0.998)):
+            check(n_rows, 1.0, last)
+        check(100, 1.0, 0.5, stage="distill")  # of a network that begins
