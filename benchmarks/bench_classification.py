@@ -63,7 +63,8 @@ def on_vectors(model):
     def run(args, seed, fitted, x, y, x_test):
         Z, Z_test = fitted.transform(x), fitted.transform(x_test)
         clf = make_pipeline(StandardScaler(), model()).fit(Z, y)
-        return clf.predict_proba(Z_test)
+        # label spreading knows nothing of a row whose neighbors have no label
+        return np.nan_to_num(clf.predict_proba(Z_test))
 
     return run
 

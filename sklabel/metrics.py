@@ -442,6 +442,17 @@ def expected_calibration_error(y_true, probabilities, n_bins=15):
             f"probabilities must have shape (n_samples, n_classes) and y_true "
             f"(n_samples,), got {p.shape} and {y_true.shape}."
         )
+    unknown = np.isnan(p).any(1)
+    if unknown.any():
+        raise ValueError(
+            f"Row {unknown.argmax()} of probabilities is NaN, as of a file that could not "
+            "be read: leave such rows out."
+        )
+    if y_true.dtype.kind not in "iub":
+        raise ValueError(
+            f"y_true holds {y_true.dtype}, not columns: give "
+            "np.searchsorted(classifier.classes_, y)."
+        )
     confidence, hits = p.max(1), p.argmax(1) == y_true
     bins = np.ceil(confidence * n_bins).astype(int).clip(1, n_bins)
     gaps = np.bincount(bins, weights=hits - confidence, minlength=n_bins + 1)

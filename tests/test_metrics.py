@@ -288,3 +288,11 @@ def test_calibration_error_has_bounds(seed, n_bins):
 def test_calibration_error_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"got \(3, 2\) and \(2,\)"):
         expected_calibration_error([0, 1], np.ones((3, 2)) / 2)
+
+
+def test_calibration_error_refuses_what_it_cannot_count():
+    p = np.array([[0.5, 0.5], [np.nan, np.nan]])
+    with pytest.raises(ValueError, match="Row 1 of probabilities is NaN"):
+        expected_calibration_error([0, 1], p)
+    with pytest.raises(ValueError, match="not columns: give np.searchsorted"):
+        expected_calibration_error(["a", "b"], p[[0, 0]])
