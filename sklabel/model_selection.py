@@ -481,7 +481,18 @@ class _ClusteringScorer:
         if self.figure == "stability":
             other = clone(estimator)
             last = last_step(other)
-            seed = last.get_params()["random_state"]
+            name, parameters = type(last).__name__, last.get_params(deep=False)
+            if last is last_step(estimator):  # clone does not copy what is frozen
+                raise ValueError(
+                    f'"stability" trains a second {name}, but this one is frozen: score '
+                    "it without the FrozenEstimator around it."
+                )
+            if "random_state" not in parameters:
+                raise ValueError(
+                    f'{name} has no random_state, and so no "stability": score its '
+                    '"neighbor_agreement" or "silhouette".'
+                )
+            seed = parameters["random_state"]
             # any other seed; None draws one by itself
             last.set_params(random_state=1 if seed is None or seed != 1 else 2)
             found = np.asarray(other.fit(X).predict(X))[good]
@@ -528,7 +539,8 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
           advantage;
         - "silhouette": of the clusters in the embedding, -1 to 1, from at most 5000 rows;
         - "stability": how well a second training with another seed, on the rows to be
-          scored, finds the same clusters: adjusted Rand index, 0 to 1. Costs a training;
+          scored, finds the same clusters: adjusted Rand index, 0 to 1. Costs a training, so
+          the clusterer must not be frozen, and needs a ``random_state``;
         - "confidence": mean probability of the rows' clusters. Of little worth alone: it
           grows as clusters become fewer.
     embedder : fitted transformer or None, default=None

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.cluster import KMeans
+from sklearn.cluster import Birch, KMeans
 from sklearn.datasets import load_digits
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, get_scorer, make_scorer
 from sklearn.model_selection import (
@@ -446,6 +447,28 @@ def test_every_clusterer_is_scored_on_images_alone_and_in_a_pipeline(Clusterer):
             assert np.isfinite(score(on_images, images)) and np.isfinite(found)
             if figure != "stability":
                 assert found == score(piped[-1], piped[:-1].transform(x))
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_the_stability_of_a_frozen_clusterer_is_refused_and_it_stays(piped):
+    Z = three_groups()
+    model = KMeans(3, random_state=0).fit(Z)
+    frozen = FrozenEstimator(model)
+    if piped:
+        frozen = make_pipeline(FrozenEstimator(StandardScaler().fit(Z)), frozen)
+    with pytest.raises(ValueError, match="second KMeans.*without the FrozenEstimator"):
+        clustering_scorer("stability")(frozen, Z)
+    assert model.random_state == 0
+
+
+def test_stability_needs_a_seed():
+    Z = three_groups()
+    with pytest.raises(ValueError, match="Birch has no random_state"):
+        clustering_scorer("stability")(Birch(n_clusters=3).fit(Z), Z)
+    # what is frozen before the clusterer does no harm
+    scaled = FrozenEstimator(StandardScaler().fit(Z))
+    model = make_pipeline(scaled, KMeans(3, n_init=5, random_state=0)).fit(Z)
+    assert clustering_scorer("stability")(model, Z) == 1
 
 
 def test_maps_of_clusters_have_no_neighbors():

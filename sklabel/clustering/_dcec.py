@@ -21,6 +21,7 @@ from .._base import (
 from .._callbacks import fitting
 from .._codes import CenteredCodes, CodesMixin
 from .._data import Rounds
+from .._held import encoded
 from ..losses import student_assignment, target_divergence
 from ..neighbors import kneighbors
 
@@ -175,6 +176,9 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
     rows. Departures: rows are shuffled; ``tol`` compares the labels before and after a
     round.
 
+    With ``warm_start`` codes and centers go on from the last fit; where it did not leave
+    ``n_clusters`` centers, k-means finds new ones in its codes.
+
     References
     ----------
     .. [1] J. Xie, R. Girshick, A. Farhadi, "Unsupervised deep embedding for clustering
@@ -292,10 +296,14 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
             Z = np.asarray(self.embedder_.transform(readable))
             if self._continued is None:
                 centers = self._find_centers(Z, seed)
-            else:
+            elif len(self._continued.centers) == self.n_clusters:
                 centers = self._continued.centers.detach()
+            else:
+                centers = self._find_centers(encoded(self, readable), seed)
             module = self._build_module(centers)
-            _, module.neighbors = kneighbors(Z, min(_N_NEIGHBORS + 1, len(Z)))
+            _, module.neighbors = kneighbors(
+                Z, min(_N_NEIGHBORS + 1, len(Z)), random_state=seed
+            )
             n_steps = samples.n_batches(self.batch_size)
             self._fit_net(
                 module,

@@ -1,6 +1,7 @@
 """SCAN: semantic clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
 
 import copy
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -103,8 +104,8 @@ class _SelfLabel(nn.Module):
         self.train_backbone = train_backbone
         self.clustering_loss = None
         self.neighbors = None  # (n, k + 1), the row itself first
-        # in use before the first step
-        self.register_buffer("n_used", torch.tensor(0), persistent=False)
+        # (K,), which clusters are in use before the first step
+        self.register_buffer("used", None)
 
     def train(self, mode=True):
         super().train(mode)
@@ -129,13 +130,13 @@ class _SelfLabel(nn.Module):
     def watch_over(self, clustering_loss):
         self.clustering_loss = clustering_loss
         self.best = _Best(self.backbone, self.heads)
-        # a fit that continues from a checkpoint has not seen the start
-        self.register_buffer("n_used", self.n_used)
+        # a buffer: a fit that continues from a checkpoint has not seen the start
+        self.used = torch.zeros(self.heads.n_classes, dtype=torch.bool)
 
     def before_epoch(self, net, samples):
-        if self.clustering_loss is not None and not self.n_used:
+        if self.clustering_loss is not None and not self.used.any():
             p = predict_all(net, samples)
-            self.n_used.fill_(cluster_figures(p)["clusters_used"])
+            self.used[p.argmax(1).unique()] = True
             self.best.offer(self.clustering_loss(p), self.backbone, self.heads)
 
     def after_epoch(self, net, samples):
@@ -143,7 +144,10 @@ class _SelfLabel(nn.Module):
         figures = cluster_figures(p, self.neighbors)
         if self.clustering_loss is not None:
             figures["clustering_loss"] = float(self.clustering_loss(p))
-            if figures["clusters_used"] < self.n_used:
+            # not by their number: one may come into use as another is lost
+            lost = self.used.clone()
+            lost[p.argmax(1).unique()] = False
+            if lost.any():
                 net.stop()
             else:
                 self.best.offer(figures["clustering_loss"], self.backbone, self.heads)
@@ -155,8 +159,7 @@ class _SelfLabel(nn.Module):
             for part, best in zip([self.backbone, self.heads], self.best.parts):
                 part.load_state_dict(best.state_dict())
         self.backbone.requires_grad_(True)
-        self.clustering_loss = self.neighbors = self.best = None
-        self.register_buffer("n_used", self.n_used, persistent=False)
+        self.clustering_loss = self.neighbors = self.best = self.used = None
 
 
 class _Best(nn.Module):
@@ -320,6 +323,9 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
     self-labeling keeps its best epoch (``keep_clusters``);
     batches without a confident row are skipped, where the public code stops.
 
+    With ``warm_start`` the encoder goes on learning, and the kept head where it has
+    ``n_clusters`` outputs; heads beside it are new.
+
     References
     ----------
     .. [1] W. Van Gansbeke et al., "SCAN: learning to classify images without labels",
@@ -441,9 +447,9 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         check_n_clusters(self, samples)
-        with self._seeded():
+        with self._seeded() as seed:
             statistics = samples.statistics()
-            self.neighbors_ = self._mine_neighbors(X, samples, *statistics)
+            self.neighbors_ = self._mine_neighbors(X, samples, seed, *statistics)
             module = self._build_module(*statistics)
             self._fit_net(
                 module, Pairs(samples, self.neighbors_), stage="cluster", predicts=False
@@ -472,7 +478,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         self._drop_unused(p, samples)
         return self
 
-    def _mine_neighbors(self, X, samples, mean, std):
+    def _mine_neighbors(self, X, samples, seed, mean, std):
         """Return each row's neighbors in the embedding, the row itself first."""
         embedder = self.embedder
         if embedder is None and len(self.sample_shape_) == 3:
@@ -485,6 +491,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
                 verbose=self.verbose,
             )
         if embedder is None:
+            vars(self).pop("embedder_", None)  # of an earlier fit
             Z = ((samples[samples.good][0] - mean) / std).numpy()
         else:
             # files that cannot be read were told of already, and are nobody's neighbors
@@ -495,16 +502,17 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         if self.metric == "cosine" or (self.metric == "auto" and embedder is not None):
             _, found = mine_neighbors(Z, n_neighbors)
         else:
-            _, found = kneighbors(Z, n_neighbors + 1)
+            _, found = kneighbors(Z, n_neighbors + 1, random_state=seed)
         return samples.all_neighbors(found)
 
     def _build_module(self, mean, std):
-        if self._continued is not None:
-            backbone, heads = self._continued.backbone, self._continued.heads
-        else:
-            backbone = self._build_backbone(mean, std)
-            n_features = backbone.n_features_out
-            heads = MultiHead(n_features, self.n_clusters, self.n_heads)
+        before = self._continued
+        backbone = before.backbone if before else self._build_backbone(mean, std)
+        heads = MultiHead(backbone.n_features_out, self.n_clusters, self.n_heads)
+        if before and before.heads.n_classes == self.n_clusters:
+            # one head was kept: the first of these
+            for new, kept in zip(heads.parameters(), before.heads.parameters()):
+                new.data[: self.n_clusters] = kept.data[: self.n_clusters]
         prior = None
         if self.prior is not None:
             prior = torch.as_tensor(np.asarray(self.prior), dtype=torch.float32)
@@ -556,6 +564,17 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
                 "No row is sure enough to teach in self-labeling: raise max_epochs="
                 f"{self.max_epochs} or lr={self.lr}, or lower self_label_threshold="
                 f"{self.self_label_threshold}.",
+                CollapseWarning,
+            )
+        # Ctrl-C may leave an epoch without
+        scores = [epoch.get("score", -math.inf) for epoch in self.history_]
+        score = min(scores, default=-math.inf)
+        best = -math.log(self.n_clusters)
+        if not self.self_label_epochs and score > 0.05 * best:
+            warn(
+                "The clusters of neighbors say next to nothing of each other: score "
+                f"{score:.3f}, at best {best:.2f}. Raise max_epochs={self.max_epochs} or "
+                f"lr={self.lr}, or give a better embedder.",
                 CollapseWarning,
             )
         used = self._set_labels(

@@ -11,11 +11,12 @@ from sklearn.frozen import FrozenEstimator
 import sklabel
 from sklabel import CollapseWarning
 from sklabel._data import Rounds, Samples
-from sklabel.clustering import DCECClusterer
+from sklabel.clustering import DCECClusterer, _dcec
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.losses import sharpened_targets, student_assignment, target_divergence
 from sklabel.metrics import clustering_accuracy
+from sklabel.neighbors import kneighbors
 
 
 def blobs(n=90, k=3):
@@ -124,8 +125,6 @@ def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
     settings = {"max_steps": 20, "update_interval": 5, "tol": 0}
     whole = short(**settings).fit(X).predict_proba(X)
     broken = short(**settings, checkpoint_dir=tmp_path)
-    from sklabel.clustering import _dcec
-
     figures, calls = _dcec.cluster_figures, []
 
     def power_cut(*given):
@@ -139,6 +138,36 @@ def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
         with pytest.raises(RuntimeError, match="the power fails"):
             broken.fit(X)
     np.testing.assert_array_equal(broken.fit(X).predict_proba(X), whole)
+
+
+def test_neighbors_are_searched_with_the_seed(monkeypatch):
+    seeds = []
+
+    def spy(*args, random_state=None, **kwargs):
+        seeds.append(random_state)
+        return kneighbors(*args, **kwargs)
+
+    monkeypatch.setattr(_dcec, "kneighbors", spy)
+    for seed in (0, 0, 1):
+        short(random_state=seed).fit(X)
+    assert seeds[0] == seeds[1] != seeds[2] and None not in seeds
+
+
+def test_warm_start_goes_on_from_its_centers_or_finds_another_number():
+    embedder = AutoencoderTransformer(2, hidden_sizes=(20, 30), max_steps=400)
+    settings = {"embedder": embedder, "max_steps": 200, "cluster_weight": 3.0}
+    fitted = short(**settings, lr=1e-2, tol=0, warm_start=True).fit(X)
+    centers = fitted.cluster_centers_
+    fitted.set_params(lr=1e-8, max_steps=1).fit(X)
+    np.testing.assert_allclose(fitted.cluster_centers_, centers, atol=1e-4)
+    codes = fitted.encoder_.eval()(torch.from_numpy(X)).detach().numpy()
+    fitted.set_params(n_clusters=5).fit(X)
+    assert fitted.n_clusters_ == len(fitted.cluster_centers_) == 5
+    # in the codes as they are now, not in those of the embedder
+    found = KMeans(5, n_init=20, random_state=0).fit(codes)
+    inertia = ((codes - fitted.cluster_centers_[fitted.labels_]) ** 2).sum()
+    assert inertia < 1.05 * found.inertia_
+    assert fitted.set_params(n_clusters=2).fit(X).n_clusters_ == 2
 
 
 def test_unused_centers_are_dropped_and_said():

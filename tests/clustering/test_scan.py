@@ -21,6 +21,7 @@ from sklabel.embedding import MoCoTransformer, SimCLRTransformer
 from sklabel.losses import scan_head_scores, scan_loss
 from sklabel.metrics import clustering_accuracy
 from sklabel.modules import SplitBatchNorm
+from sklabel.neighbors import kneighbors
 
 
 def blobs(n=90, k=3):
@@ -154,6 +155,62 @@ def test_self_labeling_stops_before_it_loses_a_cluster(monkeypatch):
     assert quiet(short(**settings), X).n_clusters_ == 3
 
 
+@pytest.mark.parametrize("after", [[0, 0, 2], [0, 0, 0], [0, 1, 2], [1, 1, 0]])
+def test_a_lost_cluster_is_seen_where_another_comes_into_use(after, monkeypatch):
+    class Net:
+        stopped = False
+
+        def stop(self):
+            self.stopped = True
+
+    parts = torch.nn.Identity(), _heads(1), torch.nn.Identity()
+    module, net = _SelfLabel(*parts, 0.9, True, True), Net()
+    module.watch_over(lambda p: 1.0)
+    monkeypatch.setattr(_scan, "predict_all", lambda net, samples: samples)
+    module.before_epoch(net, torch.eye(3)[[0, 1, 1]])
+    module.after_epoch(net, torch.eye(3)[after])
+    assert net.stopped == (not {0, 1} <= set(after))
+    module.keep_best()
+    assert "used" not in module.state_dict()
+
+
+def test_neighbors_are_searched_with_the_seed(monkeypatch):
+    seeds = []
+
+    def spy(*args, random_state=None, **kwargs):
+        seeds.append(random_state)
+        return kneighbors(*args, **kwargs)
+
+    monkeypatch.setattr(_scan, "kneighbors", spy)
+    for seed in (0, 0, 1):
+        quiet(short(max_steps=1, random_state=seed), X)
+    assert seeds[0] == seeds[1] != seeds[2] and None not in seeds
+
+
+@pytest.mark.parametrize("n_heads", [1, 3])
+def test_warm_start_keeps_the_head_or_makes_another_number_of_outputs(n_heads):
+    settings = {
+        "lr": 1e-2,
+        "max_epochs": 30,
+        "self_label_epochs": 0,
+        "n_heads": n_heads,
+    }
+    fitted = quiet(short(**settings, warm_start=True), X)
+    labels, before = fitted.labels_, fitted.encoder_.body[0].weight.detach().clone()
+    quiet(fitted.set_params(lr=1e-8, max_steps=1), X)
+    np.testing.assert_array_equal(fitted.labels_, labels)
+    quiet(fitted.set_params(n_clusters=2), X)
+    assert fitted.predict_proba(X).shape[1] == fitted.n_clusters_ <= 2
+    torch.testing.assert_close(fitted.encoder_.body[0].weight, before)
+    # outputs that were dropped can be found again
+    prior = [0.5, 0.3, 0.2, 0, 0, 0]
+    fitted.set_params(n_clusters=6, prior=prior, lr=1e-2, max_steps=None)
+    assert quiet(fitted, X).n_clusters_ < 6
+    quiet(fitted, X)
+    quiet(fitted.set_params(prior=None, entropy_weight=20.0), X)
+    assert fitted.n_clusters_ == 6
+
+
 def test_every_parameter_counts():
     base = {"self_label_batch_size": 32, "self_label_threshold": 0.3}
     plain = quiet(short(**base), X).net_.module_.backbone.state_dict()
@@ -232,6 +289,18 @@ def test_collapse_is_said_with_what_to_change(x, settings):
     assert clusterer.predict_proba(x).shape[1] == clusterer.n_clusters_
 
 
+def test_clusters_that_say_nothing_of_neighbors_are_told():
+    settings = {"lr": 1e-2, "max_epochs": 30, "self_label_epochs": 0}
+    for more in ({"n_clusters": 2}, {"n_clusters": 3}, {"n_clusters": 1}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CollapseWarning)
+            short(**{**settings, **more}).fit(X)
+    with pytest.warns(
+        CollapseWarning, match=r"score -0.0.*-1.10. Raise max_epochs=2 or"
+    ):
+        short(self_label_epochs=0).fit(X)
+
+
 def test_on_the_output_of_an_embedder():
     images = load_digit_images().images[:120]
     pipe = make_pipeline(SimCLRTransformer(max_steps=2, random_state=0), short())
@@ -254,6 +323,15 @@ def test_the_embedders_encoder_is_where_training_starts():
     given = clusterer.embedder_.encoder_.state_dict()
     for name, value in clusterer.encoder_.state_dict().items():
         assert torch.equal(value, given[name])
+
+
+def test_an_embedder_that_was_taken_away_has_no_part_in_the_next_fit():
+    clusterer = quiet(short(embedder=SimCLRTransformer(max_steps=2)), X)
+    quiet(clusterer.set_params(embedder=None), X)
+    assert not hasattr(clusterer, "embedder_")
+    np.testing.assert_array_equal(
+        clusterer.predict_proba(X), quiet(short(), X).predict_proba(X)
+    )
 
 
 @pytest.mark.parametrize("form", [list, np.array, pd.Series])
