@@ -449,7 +449,7 @@ class PredictClustersMixin:
 class ClusteringMixin(PredictClustersMixin, ClusterMixin):
     """What the clusterers that train a network have in common."""
 
-    def _set_labels(self, p, samples, remedy, remedy_largest):
+    def _set_labels(self, p, samples, remedy, remedy_largest, expected=0.0):
         """Set ``labels_`` and what goes with them; return the clusters in use.
 
         Parameters
@@ -461,6 +461,8 @@ class ClusteringMixin(PredictClustersMixin, ClusterMixin):
             What to do about clusters that are not in use.
         remedy_largest : str
             What to do about one cluster that holds most rows.
+        expected : float
+            Share that the largest cluster was asked to have.
         """
         good = ~samples.bad
         labels = p[good].argmax(1)
@@ -469,7 +471,7 @@ class ClusteringMixin(PredictClustersMixin, ClusterMixin):
         self.labels_ = np.full(len(samples), -1)
         self.labels_[good] = np.searchsorted(used, labels)
         self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
-        set_n_clusters(self, remedy, remedy_largest)
+        set_n_clusters(self, remedy, remedy_largest, expected)
         return used
 
 
@@ -482,8 +484,11 @@ def check_n_clusters(clusterer, samples):
         )
 
 
-def set_n_clusters(clusterer, remedy, remedy_largest):
-    """Set ``n_clusters_`` by ``labels_``, and warn of missing or too large clusters."""
+def set_n_clusters(clusterer, remedy, remedy_largest, expected=0.0):
+    """Set ``n_clusters_`` by ``labels_``, and warn of missing or too large clusters.
+
+    ``expected``: the share that the largest one was asked to have.
+    """
     sizes = np.bincount(clusterer.labels_[clusterer.labels_ >= 0])
     clusterer.n_clusters_, wanted = len(sizes), clusterer.n_clusters
     share = sizes.max() / sizes.sum()
@@ -493,7 +498,9 @@ def set_n_clusters(clusterer, remedy, remedy_largest):
             f"{sizes.tolist()}. {remedy}.",
             CollapseWarning,
         )
-    elif wanted > 1 and share > min(max(0.5, 3 / wanted), 0.95):
+    elif wanted > 1 and share > max(
+        min(max(0.5, 3 / wanted), 0.95), (1 + expected) / 2
+    ):
         warn(
             f"One cluster holds {share:.0%} of the rows. {remedy_largest}.",
             CollapseWarning,

@@ -582,5 +582,8 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             samples,
             f"Raise {remedy}, or lower n_clusters",
             f"Raise {remedy}, or give prior if that is so",
+            expected=0
+            if self.prior is None
+            else np.max(self.prior) / np.sum(self.prior),
         )
         self.net_.module_.heads = self.net_.module_.heads.keep_outputs(used)

@@ -255,6 +255,19 @@ def test_a_prior_is_followed():
         clusterer.set_params(prior=[0, 0]).fit(x)
 
 
+@pytest.mark.parametrize("prior", [[28, 3, 3, 3, 3], [1, 1, 1, 1, 1], None])
+def test_a_large_cluster_that_was_asked_for_is_no_news(prior):
+    sizes = [28 if k == 0 else 3 for k in range(5)]
+    p = np.eye(5, dtype=np.float32)[np.repeat(np.arange(5), sizes)]
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    clusterer = quiet(short(n_clusters=5, n_neighbors=3, prior=prior), x)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        clusterer._drop_unused(p, clusterer._check_X(x))
+    said = any("One cluster holds 70%" in str(warning.message) for warning in seen)
+    assert said == (prior is None or prior[0] == 1)
+
+
 def test_the_head_that_follows_the_prior_is_kept():
     y = np.r_[np.zeros(90, int), np.ones(10, int)]
     neighbors = torch.arange(100)[:, None]
