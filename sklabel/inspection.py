@@ -67,7 +67,8 @@ class ClusterDisplay:
         Raises
         ------
         ValueError
-            If the clusterer does not say how sure it is.
+            If the clusterer does not say how sure it is, or gives each image a map of
+            clusters.
         """
         if hasattr(clusterer, "predict_proba"):
             confidence = clusterer.predict_proba(X).max(1)
@@ -127,9 +128,15 @@ class ClusterDisplay:
         Raises
         ------
         ValueError
-            If a cluster to draw has no row.
+            If a cluster to draw has no row, or ``labels`` are maps.
         """
         labels, confidence = np.asarray(labels), np.asarray(confidence)
+        if labels.ndim != 1:
+            raise ValueError(
+                f"ClusterDisplay draws images with one cluster each, but labels have "
+                f"shape {labels.shape}. Look at a map of clusters over its image with "
+                "plt.imshow(X[0]); plt.imshow(labels[0], alpha=0.5)."
+            )
         present = np.unique(labels[labels >= 0])
         clusters = present if clusters is None else np.asarray(clusters)
         missing = sorted(set(clusters.tolist()) - set(present.tolist()))

@@ -477,7 +477,8 @@ def iic_segmentation_loss(
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over displacements; at best -ln K.
+        Mean over the displacements that pair any pixels; at best -ln K. 0 where none
+        does.
 
     Notes
     -----
@@ -508,11 +509,14 @@ def iic_segmentation_loss(
                 joints.append(moved.transpose(0, 1).flatten(1) @ columns)
     joints = torch.stack(joints)  # (displacements, K, K)
     if collapsed:
-        joints = joints.sum(0)
-        joints = joints / joints.sum().detach()
-    else:
-        joints = joints / joints.sum((-2, -1), True)
-    return _minus_information(joints, marginal_weight).mean()
+        joints = joints.sum(0, True)
+    totals = joints.sum((-2, -1), True)
+    if collapsed:
+        totals = totals.detach()
+    # the mask may leave a displacement no pair of pixels
+    paired = totals.flatten() > 0
+    losses = _minus_information(joints / totals.where(totals > 0, 1), marginal_weight)
+    return losses.where(paired, 0).sum() / paired.sum().clamp_min(1)
 
 
 def _minus_information(joint, marginal_weight):

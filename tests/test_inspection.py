@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklabel.clustering import DeepClusterer, SCANClusterer
+from sklabel.clustering import DeepClusterer, IICSegmenter, SCANClusterer
 from sklabel.datasets import load_digit_images
 from sklabel.inspection import ClusterDisplay, SelectionDisplay
 from sklabel.selection import CoreSetSelector
@@ -106,6 +106,12 @@ def test_a_display_is_drawn_again_with_fewer_images():
         np.testing.assert_array_equal(row[-1], last)
     with pytest.raises(ValueError, match="n_images=9 is more than"):
         display.plot(n_images=9)
+
+
+def test_maps_of_clusters_are_refused():
+    segmenter = IICSegmenter(2, half_side=1, max_steps=1, random_state=0).fit(X)
+    with pytest.raises(ValueError, match=r"shape \(30, 9, 8\).*plt.imshow\(labels"):
+        ClusterDisplay.from_estimator(segmenter, X)
 
 
 def test_a_clusterer_without_probabilities():

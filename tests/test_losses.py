@@ -404,6 +404,21 @@ def test_iic_segmentation_of_single_pixels_is_the_clustering_loss():
         assert_close(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_iic_segmentation_leaves_out_displacements_without_pairs(collapsed):
+    p1, p2 = torch.rand(2, 3, 4, 5, 5).softmax(2)
+    mask = torch.zeros(3, 5, 5)
+    mask[:, 2, 2] = 1  # pairs at displacement 0 only
+    expected = iic_segmentation_loss(p1, p2, None, mask, collapsed=collapsed)
+    p1.requires_grad_()
+    found = iic_segmentation_loss(p1, p2, None, mask, 1.0, 2, collapsed)
+    assert_close(found, expected, rtol=1e-5)
+    nothing = iic_segmentation_loss(p1, p2, None, 0 * mask, 1.0, 2, collapsed)
+    assert nothing == 0
+    (found + nothing).backward()
+    assert p1.grad.isfinite().all() and (p1.grad != 0).any()
+
+
 def test_dec_golden():
     # entries below 1e-7 count as 1e-7 here, as in Keras, but not in the file's code
     for case in cases("dec_clustering"):

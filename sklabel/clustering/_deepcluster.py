@@ -15,6 +15,7 @@ from torch import nn
 from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
+    CollapseWarning,
     EmbeddingMixin,
     check_n_clusters,
     predict_all,
@@ -22,6 +23,7 @@ from .._base import (
 )
 from .._callbacks import fitting
 from .._data import Samples, _split
+from .._warn import warn
 from ..backbones import build_sobel_backbone
 from ..neighbors import kmeans
 from ..optim import param_groups
@@ -328,8 +330,9 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
     Warns
     -----
     CollapseWarning
-        If fewer than ``n_clusters`` clusters are in use at the end, or one holds most
-        of the rows.
+        If fewer than ``n_clusters`` clusters are in use at the end, one holds most of
+        the rows, or, after three epochs or more, the network names the clusters of
+        views hardly better than by chance.
 
     See Also
     --------
@@ -464,6 +467,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         self.labels_ = self._nearest(Z)[0]
         remedy = f"Raise n_training_clusters={counts[0]}, or lower lr={self.lr}"
         set_n_clusters(self, f"{remedy} or n_clusters", remedy)
+        self._check_agreement(counts[0])
         return self
 
     def predict(self, X):
@@ -528,6 +532,25 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
             )
         n_components = self.n_components or max(2, min(256, n_samples // 50))
         return n_training_clusters, n_components
+
+    def _check_agreement(self, n_training_clusters):
+        """Say so where the last layers have learned nothing."""
+        # Ctrl-C may have come between figures
+        whole = [epoch for epoch in self.net_.history if "clusters_used" in epoch]
+        if len(whole) < 3 or whole[-1]["clusters_used"] == 1:
+            return
+        # the last epoch may be a few steps, too few for a new layer
+        agreement = max(epoch["view_agreement"] for epoch in whole[-2:])
+        chance = 1 / whole[-1]["clusters_used"]
+        if agreement < chance + min(chance, 0.05):
+            warn(
+                f"The network names the clusters of views hardly better than by "
+                f"chance: view_agreement {agreement:.3f}, by chance {chance:.3f}. Raise "
+                f"lr={self.lr} or reassign_epochs={self.reassign_epochs}, lower "
+                f"batch_size={self.batch_size} or "
+                f"n_training_clusters={n_training_clusters}, or weaken augment.",
+                CollapseWarning,
+            )
 
     def _build_module(self, mean, std, n_rows, n_training_clusters, n_components):
         before = self._continued

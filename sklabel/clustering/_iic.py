@@ -46,14 +46,15 @@ class _IIC(nn.Module):
     def before_epoch(self, net, samples):
         n_passes = self.overcluster_epochs + self.cluster_epochs
         self.step, self.sums = 0, {}
-        part, part_before = (
-            step * (self.n_restarts + 1) // net.total_steps_
-            for step in (net.step_, net.step_ - samples.n_steps)
-        )
-        if net.step_ and part > part_before:
-            self.restart(net)
         # what is left may be less than an epoch
         n_steps = min(samples.n_steps, net.total_steps_ - net.step_)
+        # what is due within the epoch comes before it: new heads need their share
+        due, due_before = (
+            (step * (self.n_restarts + 1) - 1) // net.total_steps_
+            for step in (net.step_ + n_steps, net.step_)
+        )
+        if net.step_ and due > due_before:
+            self.restart(net)
         self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
     def restart(self, net):
@@ -73,6 +74,7 @@ class _IIC(nn.Module):
         self.add(name, losses.detach())
         if heads is self.heads:
             self.add("view_agreement", (p1.argmax(-1) == p2.argmax(-1)).float().mean(1))
+            self.add("information", -iic_loss(p1.detach(), p2.detach()))
         return losses.mean()
 
     def add(self, name, values):
@@ -118,16 +120,20 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     Parameters
     ----------
     n_clusters : int, default=10
-        Number of clusters. Outputs that no row of X uses are dropped at the end.
+        Number of clusters. Outputs that no row of X uses are dropped at the end;
+        ``warm_start`` then makes new heads on the trained encoder, as it does for
+        another number of clusters.
     n_overclusters : int or None, default=None
         Clusters of the over-clustering heads; None: five times ``n_clusters``.
         Published: 70 for 10 clusters on CIFAR-10, 50 on MNIST.
     n_sub_heads : int, default=5
         Heads of each kind, trained side by side; the one with the lowest loss is kept.
+        With ``warm_start`` it goes on beside new ones.
     n_restarts : int, default=0
-        Times that all heads start anew on the encoder trained so far, at equal distances in
-        the training. Heads that began with an encoder that knew nothing may keep two kinds
-        of images in one cluster for good; new ones do not. Published: 0.
+        Times that all heads start anew on the encoder trained so far, at equal
+        distances in the training, rounded down to whole epochs. Heads that began with
+        an encoder that knew nothing may keep two kinds of images in one cluster for
+        good; new ones do not. Published: 0.
     n_repeats : int, default=3
         Transformed copies that each row is paired with in a step. Published: 3 on
         CIFAR-10, 5 elsewhere.
@@ -200,7 +206,8 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
         passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
-        information, at best minus the log of the number of clusters),
+        information, at best minus the log of the number of clusters), ``information``
+        (that of ``n_clusters``, whatever ``marginal_weight``, at best their log),
         ``view_agreement`` (share of rows whose views are in their cluster),
         ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
     encoder_ : nn.Module
@@ -361,11 +368,12 @@ class IICClusterer(ClusteringMixin, BaseLearner):
             f"marginal_weight={self.marginal_weight}"
         )
         history = self.net_.history  # empty where Ctrl-C broke off the first epoch
-        loss = history[-1].get("cluster_loss", -np.inf) if history else -np.inf
-        if self.marginal_weight == 1 and loss > -0.05 * math.log(self.n_clusters):
+        found = history[-1].get("information", np.inf) if history else np.inf
+        best = math.log(self.n_clusters)
+        if found < 0.05 * best:
             warn(
-                f"The clusters of views say next to nothing of each other: cluster_loss "
-                f"{loss:.3f}, at best {-math.log(self.n_clusters):.2f}. Raise lr={self.lr} "
+                f"The clusters of views say next to nothing of each other: information "
+                f"{found:.3f}, at best {best:.2f}. Raise lr={self.lr} "
                 f"or max_epochs={self.max_epochs}, or change augment.",
                 CollapseWarning,
             )
@@ -414,11 +422,14 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         overcluster = before.overcluster if before else None
         if before is None or wanted != (overcluster.n_classes, overcluster.n_heads):
             overcluster = MultiHead(backbone.n_features_out, *wanted, init_std=0.01)
-        if before is None:
-            n_outputs = n_clusters or self.n_clusters, n_heads or self.n_sub_heads
-            heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=0.01)
-        else:
-            heads = before.heads
+        n_outputs = n_clusters or self.n_clusters, n_heads or self.n_sub_heads
+        heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=0.01)
+        if before is not None and before.heads.n_classes == heads.n_classes:
+            # the best head goes on as the first
+            kept = before.heads.keep_head(int(before.best_head)).linear
+            with torch.no_grad():
+                heads.linear.weight[: heads.n_classes] = kept.weight
+                heads.linear.bias[: heads.n_classes] = kept.bias
         return _IIC(
             backbone,
             overcluster,

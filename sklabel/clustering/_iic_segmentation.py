@@ -1,6 +1,7 @@
 """IIC for segmentation: clusters of pixels (Ji, Henriques and Vedaldi, 2019)."""
 
 import copy
+import math
 from numbers import Integral, Real
 
 import numpy as np
@@ -58,13 +59,29 @@ class _IICSegmentation(nn.Module):
             name, head = "overcluster_loss", self.overcluster
         else:
             name, head = "cluster_loss", self.head
-        loss = self.information_loss(x, head)
-        total, n_steps = self.sums.get(name, (0, 0))
-        self.sums[name] = total + loss.detach(), n_steps + 1
+        views = self.views(x, head)
+        loss = self.information_loss(*views)
+        self.add(name, loss.detach())
+        if head is self.head:
+            with torch.no_grad():
+                self.add("information", -iic_segmentation_loss(*views))
         return loss
 
-    def information_loss(self, x, head):
-        """Return the loss of images and of their recolored, moved copies."""
+    def add(self, name, value):
+        total, n = self.sums.get(name, (0, 0))
+        self.sums[name] = total + value, n + 1
+
+    def information_loss(self, *views):
+        """Return the loss of what `views` returns."""
+        return iic_segmentation_loss(
+            *views, self.marginal_weight, self.half_side, self.collapsed
+        )
+
+    def views(self, x, head):
+        """Return the probabilities of images and of their recolored, moved copies.
+
+        With them come the maps that bring the copies back, and where these show the image.
+        """
         # in full precision: a grid in bfloat16 is off by tenths of a pixel
         with torch.autocast(x.device.type, enabled=False):
             there, back = _random_moves(x, self.flip, self.rotate, self.zoom)
@@ -74,17 +91,7 @@ class _IICSegmentation(nn.Module):
                 self.augment(x), grid, padding_mode="reflection", align_corners=False
             )
             inside = F.affine_grid(back, x.shape, align_corners=False).abs() <= 1
-        p1, p2 = self.maps(x, head), self.maps(view, head)
-        with torch.autocast(x.device.type, enabled=False):
-            return iic_segmentation_loss(
-                p1,
-                p2,
-                back,
-                inside.all(-1),
-                self.marginal_weight,
-                self.half_side,
-                self.collapsed,
-            )
+        return self.maps(x, head), self.maps(view, head), back, inside.all(-1)
 
     def after_step(self):
         self.step += 1
@@ -143,7 +150,9 @@ def _published_net(sample_shape, width):
     sizes = (64, 128, 256) if small else (64, 128, 256, 256, 512, 512)
     layers = []
     for i, size in enumerate(sizes):
-        n_out = max(1, round(width * size))
+        # with other than whole sixteens torch's bfloat16 gradients of a dilated
+        # convolution are garbage on CPUs
+        n_out = 16 * math.ceil(width * size / 16)
         d = 2 if i >= 4 else 1
         # a border of zeros would tell where a pixel lies, and that is easier to agree
         # on than what it shows: the clusters became the upper and the lower half
@@ -174,7 +183,9 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     Parameters
     ----------
     n_clusters : int, default=3
-        Number of clusters. Outputs that no pixel of X uses are dropped at the end.
+        Number of clusters. Outputs that no pixel of X uses are dropped at the end;
+        ``warm_start`` then makes a new head on the trained encoder, as it does for
+        another number of clusters.
     n_overclusters : int or None, default=None
         Clusters of the over-clustering head; None: five times ``n_clusters``.
         Published: 15 for 3 clusters on COCO-Stuff, 24 on Potsdam.
@@ -201,9 +212,9 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         factors from ``1 - zoom`` to ``1 + zoom``; in [0, 1).
     width : float, default=0.25
         Channels of the network that ``backbone="auto"`` means, as a share of the
-        published ones, > 0: six 3 x 3 convolutions of 64 to 512 channels, which halve
-        the images once; the first three, without halving, for sides below 64 pixels.
-        Published: 1.
+        published ones, > 0, rounded up to multiples of 16: six 3 x 3 convolutions of
+        64 to 512 channels, which halve the images once; the first three, without
+        halving, for sides below 64 pixels. Published: 1.
     backbone : str, nn.Module or fitted embedder, default="auto"
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     augment : "auto", nn.Module or None, default="auto"
@@ -258,9 +269,10 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
         passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
-        information, at best minus the log of the number of clusters) and, of the
-        pixels of up to 32 images, ``largest_cluster`` (share), ``clusters_used`` and
-        ``confident_share``.
+        information, at best minus the log of the number of clusters), ``information``
+        (that of ``n_clusters`` at the same place of two views, whatever
+        ``marginal_weight``, at best their log) and, of the pixels of up to 32 images,
+        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
     encoder_ : nn.Module
         Trained encoder; gives the mean of its maps over each image.
     sample_shape_ : tuple of int
@@ -419,6 +431,11 @@ class IICSegmenter(ClusterMixin, BaseLearner):
             module = self._build_module(*samples.statistics())
             self._fit_net(module, Rounds(samples, n_steps))
             labels = self._label_maps(samples)
+            # without them a pixel may turn to another cluster: between two places of the
+            # encoder's maps probabilities are mixed
+            while len(used := np.unique(labels[labels >= 0])) < module.n_outputs:
+                module.keep_outputs(used)
+                labels = self._label_maps(samples)
         self._set_label_maps(labels)
         return self
 
@@ -480,7 +497,8 @@ class IICSegmenter(ClusterMixin, BaseLearner):
             for rows in samples.epoch(self.batch_size):
                 with net.autocast():
                     x = net.to_device(samples[rows][0])
-                    losses.append(float(module.information_loss(x, module.head)))
+                    views = module.views(x, module.head)
+                    losses.append(float(module.information_loss(*views)))
         return -float(np.mean(losses))
 
     def _check_images(self):
@@ -500,16 +518,12 @@ class IICSegmenter(ClusterMixin, BaseLearner):
     def _build_module(self, mean, std, n_clusters=None):
         before = self._continued
         wanted = self.n_overclusters or 5 * self.n_clusters
-        if before is not None:
-            backbone, head, overcluster = (
-                before.backbone,
-                before.head,
-                before.overcluster,
-            )
-        else:
-            backbone = self._build_backbone(mean, std)
-            head = _head(backbone.n_features_out, n_clusters or self.n_clusters)
-            overcluster = None
+        n_clusters = n_clusters or self.n_clusters
+        backbone = before.backbone if before else self._build_backbone(mean, std)
+        head = before.head if before else None
+        overcluster = before.overcluster if before else None
+        if head is None or head.out_channels != n_clusters:
+            head = _head(backbone.n_features_out, n_clusters)
         if overcluster is None or overcluster.out_channels != wanted:
             overcluster = _head(backbone.n_features_out, wanted)
         names = ("marginal_weight", "half_side", "collapsed", "flip", "rotate", "zoom")
@@ -562,18 +576,28 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         return labels
 
     def _set_label_maps(self, labels):
-        """Set the labels, and drop outputs that no pixel uses."""
-        used, sizes = np.unique(labels[labels >= 0], return_counts=True)
-        self.n_clusters_ = len(used)
-        self.labels_ = np.where(labels < 0, -1, np.searchsorted(used, labels))
+        """Set the labels, and say where little was learned."""
+        sizes = np.bincount(labels[labels >= 0])
+        self.n_clusters_ = len(sizes)
+        self.labels_ = labels
         remedy = (
             f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
             f"marginal_weight={self.marginal_weight}"
         )
-        share = sizes.max() / sizes.sum()
-        if len(used) < self.n_clusters:
+        history = self.net_.history  # empty where Ctrl-C broke off the first epoch
+        found = history[-1].get("information", np.inf) if history else np.inf
+        best = math.log(self.n_clusters)
+        if found < 0.05 * best:
             warn(
-                f"Only {len(used)} of n_clusters={self.n_clusters} clusters are in "
+                f"The clusters of a pixel in two views say next to nothing of each "
+                f"other: information {found:.3f}, at best {best:.2f}. Raise lr={self.lr} or "
+                f"max_epochs={self.max_epochs}, or change augment.",
+                CollapseWarning,
+            )
+        share = sizes.max() / sizes.sum()
+        if len(sizes) < self.n_clusters:
+            warn(
+                f"Only {len(sizes)} of n_clusters={self.n_clusters} clusters are in "
                 f"use; pixels {sizes.tolist()}. {remedy}, or lower n_clusters.",
                 CollapseWarning,
             )
@@ -582,7 +606,6 @@ class IICSegmenter(ClusterMixin, BaseLearner):
                 f"One cluster holds {share:.0%} of the pixels. {remedy}.",
                 CollapseWarning,
             )
-        self.net_.module_.keep_outputs(used)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -387,6 +387,18 @@ def test_fewer_distinct_rows_than_clusters(x, n_distinct):
     assert clusterer.net_.history[-1, "clusters_used"] == n_distinct
 
 
+@pytest.mark.parametrize("max_steps", [None, 23 * 4 + 1])
+def test_a_layer_that_learns_nothing_is_said(max_steps):
+    settings = {"n_clusters": 3, "n_training_clusters": 6, "max_epochs": 4}
+    settings |= {"random_state": 0, "max_steps": max_steps, "batch_size": 4}
+    found = "view_agreement 0.*, by chance 0.167. Raise lr=1e-08 or reassign_epochs=1"
+    with pytest.warns(CollapseWarning, match=found):
+        DeepClusterer(**settings, lr=1e-8).fit(X)
+    with warnings.catch_warnings():  # the last of 93 steps has a new layer
+        warnings.simplefilter("error", CollapseWarning)
+        DeepClusterer(**settings).fit(X)
+
+
 def test_one_large_cluster_is_said():
     x = np.r_[np.zeros((70, 6)), X[:30]].astype(np.float32)
     with pytest.warns(CollapseWarning, match="One cluster holds.*n_training_clusters"):

@@ -139,7 +139,7 @@ def test_passes_go_through_the_two_kinds_of_heads_in_turn(monkeypatch):
 
 @pytest.mark.parametrize(
     "n_restarts, epochs, expected",
-    [(0, 6, []), (2, 6, [2, 4]), (3, 6, [2, 3, 5]), (9, 3, [1, 2])],
+    [(0, 6, []), (2, 6, [2, 4]), (3, 6, [1, 3, 4]), (9, 3, [1, 2])],
 )
 def test_heads_start_anew(n_restarts, epochs, expected, monkeypatch):
     seen, restart = [], _IIC.restart
@@ -158,6 +158,14 @@ def test_heads_start_anew(n_restarts, epochs, expected, monkeypatch):
     monkeypatch.setattr(_IIC, "restart", spy)
     quiet(short(n_restarts=n_restarts, max_epochs=epochs), X)
     assert seen == expected
+
+
+def test_new_heads_have_their_share_of_the_training(monkeypatch):
+    seen = []
+    monkeypatch.setattr(_IIC, "restart", lambda self, net: seen.append(net.step_))
+    # six steps an epoch: after half of the 13 steps the last one is all that is left
+    quiet(short(n_restarts=1, batch_size=30, max_epochs=30, max_steps=13), X)
+    assert seen == [6]
 
 
 def test_restarts_are_the_same_after_a_break(tmp_path, monkeypatch):
@@ -284,3 +292,39 @@ def test_training_goes_on_with_what_was_learned():
     torch.testing.assert_close(weights(clusterer), before, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(clusterer.labels_, labels)
     assert clusterer.net_.module_.overcluster.n_classes == 4
+
+
+def test_the_same_encoder_for_another_number_of_clusters(tmp_path, monkeypatch):
+    clusterer = quiet(short(lr=1e-2, max_epochs=30, warm_start=True), X)
+    before = weights(clusterer).clone()
+    assert quiet(clusterer.set_params(n_clusters=2), X).n_clusters_ == 2
+    clusterer.set_params(n_clusters=8, lr=1e-8, max_steps=1)
+    assert quiet(clusterer, X).n_clusters_ < 8  # outputs were dropped
+    assert (weights(clusterer) - before).abs().max() < 1  # still the trained encoder
+    # what is broken off goes on with heads of the same number
+    clusterer.set_params(max_steps=None, max_epochs=4, checkpoint_dir=tmp_path)
+    before_epoch = _IIC.before_epoch
+
+    def interrupt(self, net, samples):
+        assert (self.heads.n_classes, self.heads.n_heads) == (8, 5)
+        if len(net.history) == 3:
+            raise KeyboardInterrupt
+        before_epoch(self, net, samples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_IIC, "before_epoch", interrupt)
+        with pytest.warns(UserWarning, match="interrupted"):
+            quiet(clusterer, X)
+    assert clusterer.n_iter_ == 2
+    assert quiet(clusterer, X).n_iter_ == 4
+
+
+@pytest.mark.parametrize("marginal_weight", [1.0, 1.5])
+def test_views_that_say_nothing_are_told(marginal_weight):
+    settings = {"marginal_weight": marginal_weight, "lr": 1e-8, "max_epochs": 2}
+    with pytest.warns(CollapseWarning, match="information 0.* at best 1.10. Raise lr="):
+        short(**settings).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        clusterer = short(**{**settings, "lr": 1e-2, "max_epochs": 40}).fit(X)
+    assert 0.2 < clusterer.net_.history[-1, "information"] < np.log(3)

@@ -165,7 +165,7 @@ def test_a_network_that_moves_with_the_image_has_nothing_to_lose():
         zoom=0.0,
     )
     x = torch.from_numpy((X > 0.5)[:, None] * 1.0).float()
-    loss = module.information_loss(x, lambda p: 50 * p)
+    loss = module.information_loss(*module.views(x, lambda p: 50 * p))
     torch.testing.assert_close(float(loss), -np.log(2), atol=0.01, rtol=0)
 
 
@@ -183,7 +183,7 @@ def test_every_parameter_counts():
         {"flip": 0.0},
         {"rotate": 20.0},
         {"zoom": 0.2},
-        {"width": 0.3},
+        {"width": 0.5},
         {"augment": None},
         {"batch_size": 8},
         {"max_steps": 1},
@@ -201,6 +201,20 @@ def test_the_published_network():
     assert net(torch.zeros(2, 3, 64, 70)).shape == (2, 512, 32, 35)
     net = _published_net((3, 70, 12), 0.5)
     assert net(torch.zeros(2, 3, 70, 12)).shape == (2, 128, 70, 12)
+
+
+def test_gradients_of_a_narrow_network_in_bfloat16():
+    torch.manual_seed(0)
+    net, x = _published_net((1, 64, 64), 0.1), torch.rand(3, 1, 64, 64)
+    assert all(p.shape[0] % 16 == 0 for p in net.parameters())
+    gradients = []
+    for reduced in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=reduced):
+            (net(x)[:, 0].float() ** 2).mean().backward()
+        gradients.append([p.grad.clone() for p in net.parameters() if p.ndim == 4])
+    for exact, rough in zip(*gradients, strict=True):
+        assert (rough - exact).norm() < 0.2 * exact.norm()
 
 
 @pytest.mark.parametrize("side, field", [(20, 7), (64, 30)])
@@ -247,6 +261,29 @@ def test_collapse_is_said_with_what_to_change():
     assert segmenter.predict_proba(X).shape[1] == segmenter.n_clusters_
 
 
+@pytest.mark.parametrize("marginal_weight", [1.0, 1.5])
+def test_views_that_say_nothing_are_told(marginal_weight):
+    settings = {"marginal_weight": marginal_weight, "lr": 1e-8}
+    with pytest.warns(CollapseWarning, match="information 0.* at best 0.69. Raise lr="):
+        short(**settings).fit(X)
+
+
+def test_views_that_share_nothing_at_some_displacements():
+    x = np.random.default_rng(0).random((6, 8, 8), dtype=np.float32)
+    segmenter = quiet(short(half_side=7, rotate=45, batch_size=2, max_epochs=4), x)
+    assert np.isfinite(segmenter.net_.history[:, "train_loss"]).all()
+
+
+def test_labels_are_those_of_the_outputs_that_are_kept():
+    x = np.random.default_rng(0).random((6, 64, 64), dtype=np.float32)
+    settings = {"half_side": 0, "max_steps": 2, "batch_size": 3}
+    settings |= {"precision": "float32", "overcluster_epochs": 0}
+    segmenter = quiet(short(n_clusters=20, **settings), x)
+    assert 1 < segmenter.n_clusters_ < 20
+    np.testing.assert_array_equal(segmenter.predict(x), segmenter.labels_)
+    assert np.unique(segmenter.labels_).tolist() == list(range(segmenter.n_clusters_))
+
+
 def test_files_that_cannot_be_read(tmp_path):
     for i, image in enumerate(X[:6]):
         grey = Image.fromarray((image * 255).astype(np.uint8))
@@ -266,5 +303,10 @@ def test_files_that_cannot_be_read(tmp_path):
 def test_training_goes_on_with_what_was_learned():
     segmenter = quiet(short(warm_start=True), X)
     before = weights(segmenter).clone()
+    head = segmenter.net_.module_.head.weight.detach().clone()
     quiet(segmenter.set_params(lr=1e-8, max_steps=1), X)
     torch.testing.assert_close(weights(segmenter), before, atol=1e-5, rtol=0)
+    torch.testing.assert_close(segmenter.net_.module_.head.weight, head)
+    quiet(segmenter.set_params(n_clusters=4, n_overclusters=10), X)
+    torch.testing.assert_close(weights(segmenter), before, atol=1e-5, rtol=0)
+    assert segmenter.n_clusters_ > 2
