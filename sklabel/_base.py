@@ -720,7 +720,7 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
                 CollapseWarning,
             )
 
-    def _check_shares(self, shares, prior, rows, n_rows, remedy):
+    def _check_shares(self, shares, prior, rows, n_rows, *remedies, **settings):
         """Say so where one class has nearly all of some rows, or another none of them.
 
         Parameters
@@ -731,11 +731,15 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             What they are.
         n_rows : int
             Their number: of fewer than ten a class may be missing by chance.
-        remedy : str
-            What to do.
+        *remedies : str
+            What to try.
+        **settings
+            Parameters that may help, unless they are set like that.
         """
         most, least = shares.argmax(), shares.argmin()
         expected = n_rows * prior
+        unset = [f"{k}={v!r}" for k, v in settings.items() if getattr(self, k) != v]
+        ways = " or ".join([*unset, *remedies, "more labels of what is rare"])
         if (
             shares[most] > (1 + prior[most]) / 2
             and expected.sum() - expected[most] >= 10
@@ -743,12 +747,12 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             warn(
                 f"{shares[most]:.0%} of the {rows} are of class {self.classes_[most]}, "
                 f"but {prior[most]:.0%} of the labels. Unless your data are like that, "
-                f"{remedy}.",
+                f"try {ways}.",
                 CollapseWarning,
             )
         elif shares[least] < 1e-4 and expected[least] >= 10:
             warn(
-                f"None of the {rows} is of class {self.classes_[least]}: {remedy}.",
+                f"None of the {rows} is of class {self.classes_[least]}: try {ways}.",
                 CollapseWarning,
             )
 

@@ -464,11 +464,14 @@ def check_pixel_range(samples, fitted, name):
     if fitted not in PIXEL_RANGES or bytes_again or _same_scale(samples, fitted[1]):
         return
     low, high = samples.extremes()
-    change = "divide" if fitted == (0.0, 1.0) else "multiply"
+    remedy = "do to them what was done to those of fit"
+    if fitted == (0.0, 1.0) and low >= 0 and high <= 255:
+        remedy = "divide them by 255"
+    elif fitted == (0.0, 255.0) and low >= 0 and high <= 1:
+        remedy = "multiply them by 255"
     raise ValueError(
         f"X holds images with values from {low:g} to {high:g}, but {name} was fitted on "
-        f"values from {fitted[0]:g} to {fitted[1]:g}: {change} them by 255, or do what "
-        "was done to those of fit."
+        f"values from {fitted[0]:g} to {fitted[1]:g}: {remedy}."
     )
 
 

@@ -452,5 +452,5 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
             mixed.class_shares(len(shares)),
             "predictions",
             len(mixed.unlabeled),
-            f"lower cluster_weight={self.cluster_weight} or label more rows",
+            f"a cluster_weight below {self.cluster_weight}",
         )

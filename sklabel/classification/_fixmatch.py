@@ -456,6 +456,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             module.prior.cpu().numpy(),
             "pseudo-labels",
             round(share * n_rows),
-            'try class_weight="balanced", class_thresholds=True or '
-            "distribution_alignment=True, or label more rows of what is rare",
+            class_weight="balanced",
+            class_thresholds=True,
+            distribution_alignment=True,
         )

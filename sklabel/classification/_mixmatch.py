@@ -419,6 +419,7 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
             prior,
             "guessed labels",
             counts.sum(),
-            'try a smaller unlabeled_weight, class_weight="balanced" or a longer '
-            "training, or label more rows of what is rare",
+            f"an unlabeled_weight below {self.unlabeled_weight}",
+            "a longer training",
+            class_weight="balanced",
         )

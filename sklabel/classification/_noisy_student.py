@@ -627,6 +627,6 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
             prior,
             "pseudo-labels",
             round(share * len(taught.unlabeled)),
-            'try class_weight="balanced" or a higher threshold, or label more rows of '
-            "what is rare",
+            f"a threshold above {self.threshold}",
+            class_weight="balanced",
         )

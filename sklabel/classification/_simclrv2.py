@@ -491,8 +491,8 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             labeled.class_shares(len(self.classes_)),
             "student's answers",
             samples.n_trained,
-            'try class_weight="balanced" or a longer pretraining, or label more rows of '
-            "what is rare",
+            "a longer pretraining",
+            class_weight="balanced",
         )
 
     def _rebuild_module(self, mean, std):

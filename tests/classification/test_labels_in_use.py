@@ -156,3 +156,14 @@ def test_accuracy_that_falls_late_is_told():
         for n_rows, last in ((10, 0.8), (100, 0.98), (1000, 0.998)):
             check(n_rows, 1.0, last)
         check(100, 1.0, 0.5, stage="distill")  # of a network that begins
+
+
+def test_what_is_set_is_no_remedy():
+    shares, prior = np.array([1.0, 0.0]), np.array([0.5, 0.5])
+    clf = FixMatchClassifier(class_weight="balanced")
+    clf.classes_ = np.array([0, 1])
+    with pytest.warns(CollapseWarning) as seen:
+        settings = {"class_weight": "balanced", "class_thresholds": True}
+        clf._check_shares(shares, prior, "rows", 100, "a longer fit", **settings)
+    text = "try class_thresholds=True or a longer fit or more labels of what is rare."
+    assert str(seen[0].message).endswith(text)
