@@ -79,8 +79,9 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
     parts, holds the seed, trains, saves and loads.
     """
 
-    _origin = None  # names the weights that the last fit started from
-    _unfinished = False  # whether it was broken off
+    # of the last fit: names of the weights that it may have started from, whether it
+    # trained nothing at all, and whether it was broken off
+    _origins, _fresh, _unfinished = (None,), True, False
 
     def _check_X(self, X, reset=False):
         """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
@@ -102,24 +103,31 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         return samples
 
     def _start(self, sample_shape):
-        """Return the module that ``fit`` goes on from; None: a fresh start."""
-        held = getattr(self, "embedder_", None)
-        broken = getattr(held, "interrupted_", False)  # then it taught nothing yet
-        frozen = isinstance(held, FrozenEstimator)
-        self._origin, before = None, self._origin
-        if not (self.warm_start and hasattr(self, "net_")) or (broken and not frozen):
+        """Return the module that ``fit`` goes on from; None: from nothing."""
+        if not self.warm_start or not hasattr(self, "net_") or self._fresh:
+            self._origins, self._fresh = (None,), True
             return None
         if sample_shape != self.sample_shape_:
             raise ValueError(
                 f"warm_start=True continues on samples of shape {self.sample_shape_}, "
                 f"but X has {sample_shape}: use warm_start=False."
             )
-        if self._unfinished and self.checkpoint_dir is not None:
-            # what was broken off goes on from its checkpoint, and bears its name
-            self._origin = before
-            return self.net_.module_ if before else None
-        self._origin = _persistence.weights_name(self.net_.module_)
+        own = _persistence.weights_name(self.net_.module_)
+        # what was broken off goes on from its checkpoint, if it is the same training
+        self._origins = (*self._origins, own) if self._unfinished else (own,)
         return self.net_.module_
+
+    def _checkpoint(self, samples, stage):
+        """Return the file of a stage; it exists where the stage was begun before."""
+        if self.checkpoint_dir is None:
+            return None
+        for origin in self._origins:
+            run = _persistence.fingerprint(self, samples, origin)
+            folder = Path(self.checkpoint_dir) / f"{type(self).__name__}-{run}"
+            if folder.exists():
+                break
+        self._origins = (origin,)
+        return folder / f"{stage}.pt"
 
     def _black_and_white(self, samples):
         """Return the pixel range of X, or of what has been trained on such images."""
@@ -237,11 +245,7 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         self
         """
         self._continued = None  # the module holds what it takes over
-        checkpoint = None
-        if self.checkpoint_dir is not None:
-            run = _persistence.fingerprint(self, samples)
-            name = f"{type(self).__name__}-{run}"
-            checkpoint = Path(self.checkpoint_dir) / name / f"{stage}.pt"
+        checkpoint = self._checkpoint(samples, stage)
         self._pixel_range = self._black_and_white(samples)
         net = self._make_net(
             module,
@@ -254,7 +258,10 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         )
         self.net_ = net
         self.n_iter_ = 0
-        if self.interrupted_ or not train:
+        if self.interrupted_:
+            return self
+        self._fresh = False
+        if not train:
             return self
         net.partial_fit(samples)
         net.stage = None  # it knows X
@@ -705,7 +712,8 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             epoch["held_accuracy"]
             for epoch in history
             # every stage trains a network of its own
-            if all(epoch.get(k) == history[-1].get(k) for k in ("stage", "round"))
+            if "held_accuracy" in epoch  # Ctrl-C may have come before
+            and all(epoch.get(k) == history[-1].get(k) for k in ("stage", "round"))
         ]
         if not course:
             return

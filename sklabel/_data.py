@@ -449,8 +449,8 @@ def check_samples(estimator, X, reset, sample_shape=None):
 def check_pixel_range(samples, fitted, name):
     """Refuse images whose values are on another scale than those of ``fit``.
 
-    Only [0, 1] and [0, 255] say enough to be compared with: then not more than a
-    thousandth of the values may lie far outside, nor may all be small fractions of 255.
+    Not more than a thousandth of the values may lie far outside, nor may all be small
+    fractions of 255.
 
     Parameters
     ----------
@@ -461,7 +461,7 @@ def check_pixel_range(samples, fitted, name):
         The estimator.
     """
     bytes_again = samples.is_bytes and fitted == (0.0, 255.0)
-    if fitted not in PIXEL_RANGES or bytes_again or _same_scale(samples, fitted[1]):
+    if fitted is None or bytes_again or _same_scale(samples, *fitted):
         return
     low, high = samples.extremes()
     remedy = "do to them what was done to those of fit"
@@ -475,13 +475,17 @@ def check_pixel_range(samples, fitted, name):
     )
 
 
-def _same_scale(samples, white):
+def _same_scale(samples, black, white):
     if hasattr(samples.source, "paths"):
-        return False  # bytes, and fit has seen [0, 1]
-    n_outside, faint, fractions = 0, white > 1, False
+        return white == 255  # or fit has seen something else than bytes
+    # what others than [0, 1] and [0, 255] say is less sure: that was learned from X
+    known = (black, white) in PIXEL_RANGES
+    margin = (white - black) * np.array([0.25, 0.5] if known else [1, 1])
+    n_outside, faint, fractions = 0, known and white > 1, False
     for rows in _blocks(len(samples)):
         x = np.asarray(samples.source[rows], np.float32)
-        n_outside += np.count_nonzero((x < -white / 4) | (x > 1.5 * white))
+        outside = (x < black - margin[0]) | (x > white + margin[1])
+        n_outside += np.count_nonzero(outside)
         faint = faint and np.abs(x).max() <= 4
         fractions = fractions or (faint and bool((x % 1).any()))
     n_values = len(samples) * np.prod(samples.sample_shape)

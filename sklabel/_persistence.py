@@ -89,8 +89,11 @@ def load(folder):
         ) from error
 
 
-def fingerprint(estimator, samples):
-    """Return a short name for one fit: same start, parameters and data, same name."""
+def fingerprint(estimator, samples, origin=None):
+    """Return a short name for one fit: same parameters, data and start, same name.
+
+    ``origin``: name of the weights that it goes on from.
+    """
     parameters = estimator.get_params(deep=False)
     for name in ("checkpoint_dir", "verbose", "warm_start"):
         parameters.pop(name, None)
@@ -99,16 +102,15 @@ def fingerprint(estimator, samples):
     paths = getattr(samples.source, "paths", None)
     data = joblib.hash(samples.source[rows] if paths is None else list(paths))
     key = [type(estimator).__name__, _plain(parameters), n, samples.sample_shape, data]
-    # the weights that it starts from, where they are not drawn
-    key += [estimator._origin, _plain(getattr(estimator, "embedder_", None))]
+    key += [origin, _plain(getattr(estimator, "embedder_", None))]
     for extra in ("targets", "weights", "neighbors"):
         key.append(joblib.hash(getattr(samples, extra, None)))
     return joblib.hash(repr(key))[:12]
 
 
 def weights_name(module):
-    """Return a short name for a module's weights; None: None."""
-    return module and joblib.hash(_plain(module))
+    """Return a short name for a module's weights."""
+    return joblib.hash(_plain(module))
 
 
 def _plain(value):

@@ -15,12 +15,13 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 
 import sklabel
-from sklabel import CollapseWarning
+from sklabel import CollapseWarning, _base
 from sklabel.classification import (
     CCLClassifier,
     FixMatchClassifier,
     SimCLRv2Classifier,
 )
+from sklabel.classification._fixmatch import _FixMatch
 from sklabel.clustering import DCECClusterer, SCANClusterer
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.embedding._autoencoder import _Autoencoder
@@ -284,6 +285,72 @@ def test_what_was_broken_off_goes_on_from_its_checkpoint(
             broken = sklabel.load(tmp_path / "model")
         broken.fit(x)
         np.testing.assert_array_equal(broken.transform(x), whole.transform(x))
+
+
+def test_other_labels_after_a_break_go_on_from_what_was_learned(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    y = np.where(np.arange(60) < 20, np.arange(60) % 2, -1)
+    more = np.where(np.arange(60) < 40, np.arange(60) % 2, -1)
+    given = {"warm_start": True, "max_epochs": 6, "batch_size": 10, "random_state": 0}
+    weights = []
+    for folder in (None, tmp_path):
+        clf = FixMatchClassifier(checkpoint_dir=folder, **given)
+        with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interr"):
+            interrupted_after(patch, _FixMatch, 3)
+            fit(clf, x, y)
+        learned = clf.net_.module_
+        fit(clf, x, more)
+        weights.append(clf.predict_proba(x))
+        assert clf.net_.module_.online is learned.online
+    np.testing.assert_array_equal(*weights)
+
+
+def test_a_mistaken_fit_loses_nothing(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    given = {"max_epochs": 4, "batch_size": 20, "warm_start": True, "random_state": 0}
+    whole = SimCLRTransformer(**given).fit(x).fit(x)
+    broken = SimCLRTransformer(**given, checkpoint_dir=tmp_path).fit(x)
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interr"):
+        interrupted_after(patch, _SimCLR, 5)
+        broken.fit(x)
+    with pytest.raises(ValueError, match="continues on samples of shape"):
+        broken.fit(x[:, :5])
+    np.testing.assert_array_equal(broken.fit(x).transform(x), whole.transform(x))
+
+
+def test_ctrl_c_while_withheld_rows_are_watched(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    watch, calls = _base.watch_accuracy, []
+
+    def broken(*given, **more):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return watch(*given, **more)
+
+    monkeypatch.setattr(_base, "watch_accuracy", broken)
+    clf = FixMatchClassifier(calibration_size=0.5, max_epochs=3, batch_size=10)
+    with pytest.warns(UserWarning, match="was interrupted"):
+        fit(clf, x, np.arange(60) % 2)
+    assert clf.interrupted_ and np.isfinite(clf.predict_proba(x)).all()
+
+
+@pytest.mark.parametrize("fits", [1, 2])
+def test_an_embedder_broken_off_does_not_undo_an_earlier_fit(fits, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    clusterer = scan(embedder=SimCLRTransformer(max_epochs=2), warm_start=True)
+    for _ in range(fits - 1):
+        fit(clusterer, x)
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        interrupted_after(patch, _SimCLR, 2)
+        clusterer.fit(x)
+    assert clusterer.interrupted_
+    before = [p.detach().clone() for p in clusterer.encoder_.parameters()]
+    fit(clusterer.set_params(lr=1e-12), x)
+    after = list(clusterer.encoder_.parameters())
+    same = all(torch.allclose(a, b) for a, b in zip(before, after, strict=True))
+    assert same == (fits == 2)
 
 
 def test_checkpoints_of_stages_are_found_without_a_seed(tmp_path):

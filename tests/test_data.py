@@ -485,6 +485,11 @@ def test_images_of_the_scale_of_fit_pass(x):
         ((0.0, 255.0), np.linspace(-2, 2.5, 36), "from -2 to 2.5, .* 255: do to"),
         ((0.0, 1.0), np.full((4, 3, 3), 200.0), "from 200 to 200, .* 0 to 1: divide"),
         ((0.0, 1.0), np.full((4, 3, 3), 200, np.uint8), "from 200 to 200.*divide"),
+        (
+            (-8.0, 8.0),
+            np.full((4, 3, 3), 200, np.uint8),
+            "from 200 to 200, .* -8 to 8: do",
+        ),
         ((0.0, 1.0), np.linspace(-1, 1, 36), "from -1 to 1, .* from 0 to 1: do"),
     ],
 )

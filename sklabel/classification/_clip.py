@@ -689,6 +689,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
             if not fine_tune:
                 return embedder
             embedder = self._learning_copy(inner)
+            embedder._unfinished = False  # its own training is over, even if broken off
         elif isinstance(embedder, FrozenEstimator):
             raise NotFittedError(
                 "The embedder is frozen, but not fitted: fit it first."
@@ -717,7 +718,6 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
     def _learning_copy(self, embedder):
         """Return a fitted embedder's copy, whose next fit goes on from its weights."""
         embedder = copy.deepcopy(embedder)
-        embedder._unfinished = False  # its own training is over, even if broken off
         return embedder.set_params(warm_start=True, **self._training())
 
     def _training(self):
@@ -747,7 +747,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         towers = _unfrozen(self.embedder_)
         own = _PromptClassifier(*map(copy.deepcopy, self._image_tower()))
         self._fit_net(own, samples, stage="classify", train=False)
-        self.n_iter_ = towers.n_iter_
+        self.n_iter_, self._fresh = towers.n_iter_, False
         if vars(self).pop("_on_the_spot", False):
             return None  # nobody asks for the classes of X
         return self._forward_rows(samples)

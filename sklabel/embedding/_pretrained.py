@@ -505,7 +505,8 @@ class PretrainedTransformer(
         module = self.net_.module_
         if not isinstance(samples.source, _Files):
             own = samples.pixel_range()
-            if own not in PIXEL_RANGES or self._pixel_range not in PIXEL_RANGES:
+            usual = samples.is_bytes or {own, self._pixel_range} <= set(PIXEL_RANGES)
+            if not usual:  # as in fit
                 check_pixel_range(samples, self._pixel_range, type(self).__name__)
                 own = self._pixel_range
             same = own == self._pixel_range

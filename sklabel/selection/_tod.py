@@ -398,7 +398,7 @@ class TODSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
             random = np.random.RandomState(seed)
             rows = self._drawn(rows, n_samples, random)
             module = self._build_module(*samples.statistics(), places)
-            net = self._make_net(module, samples.pixel_range())
+            net = self._make_net(module, self._black_and_white(samples))
             before = predict_rows(net, samples, rows)[:, places]
             mixed = Mixed(samples, codes, self.unlabeled_ratio, include_labeled=False)
             self._fit_net(module, mixed)

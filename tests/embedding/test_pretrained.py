@@ -955,6 +955,7 @@ def test_images_are_read_alike_whatever_fit_has_seen():
     np.testing.assert_allclose(tiny().fit(floats).transform(X), expected, atol=1e-2)
     odd = 10 * floats - 5
     embedder = tiny().fit(odd)
+    np.testing.assert_allclose(embedder.transform(X), expected, atol=1e-2)
     odd[2] = 0.5  # alone it might be of the usual scale
     np.testing.assert_allclose(
         embedder.transform(odd)[2:3], embedder.transform(odd[2:3]), atol=1e-5
