@@ -50,6 +50,11 @@ def views(args, crop):
     return Contrastive(flip=0, crop=crop, rotate=20) if args.data in UPRIGHT else "auto"
 
 
+def seen(args, x):
+    """Return images with the channels that IIC and DeepCluster see: edges have two."""
+    return x if args.data in UPRIGHT else x[..., :2]
+
+
 def simclr(args, seed, x):
     return SimCLRTransformer(
         temperature=0.2,
@@ -122,7 +127,7 @@ def iic(args, seed, data):
         n_sub_heads=20,
         n_restarts=args.iic_restarts,
         n_repeats=1,
-        backbone=small_network(x, args.width, seed),
+        backbone=small_network(seen(args, x), args.width, seed),
         augment=strong if upright else "auto",
         sobel=not upright,
         max_epochs=args.iic_epochs,
@@ -135,7 +140,7 @@ def deepcluster(args, seed, data):
     x, y, x_test, y_test = data
     clusterer = DeepClusterer(
         len(np.unique(y)),
-        backbone=small_network(x, args.width, seed),
+        backbone=small_network(seen(args, x), args.width, seed),
         augment=views(args, crop=(0.4, 1.0)),
         sobel=args.data not in UPRIGHT,
         max_epochs=args.epochs,

@@ -227,9 +227,9 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         Number of clusters.
     n_training_clusters : int or None, default=None
         Clusters of k-means, ``n_clusters`` to ``n_samples``; those of the end are
-        merged into ``n_clusters``. None: ``10 * n_clusters``, but at most a tenth of
-        the rows, and at least ``n_clusters``. Published: 10 times the classes, 10,000
-        on ImageNet.
+        merged into ``n_clusters``. None: ``10 * n_clusters``, but at most a fiftieth
+        of the rows, and at least ``n_clusters``: in few steps a new layer learns few
+        clusters. Published: 10 times the classes, 10,000 on ImageNet.
     n_components : int or None, default=None
         Principal components of the features that k-means sees; those without variance
         are left out. None: 256, but at most a fiftieth of the rows, and at least 2: all
@@ -523,7 +523,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         """Return the numbers of training clusters and of components."""
         n_training_clusters = self.n_training_clusters
         if n_training_clusters is None:
-            n_training_clusters = min(10 * self.n_clusters, n_samples // 10)
+            n_training_clusters = min(10 * self.n_clusters, n_samples // 50)
             n_training_clusters = max(self.n_clusters, n_training_clusters)
         if not self.n_clusters <= n_training_clusters <= n_samples:
             raise ValueError(
