@@ -514,6 +514,20 @@ def set_n_clusters(clusterer, remedy, remedy_largest, expected=0.0):
         )
 
 
+def check_information(clusterer, what):
+    """Say so where views say next to nothing of each other (IIC)."""
+    history = clusterer.net_.history  # empty where Ctrl-C broke off the first epoch
+    found = history[-1].get("information", np.inf) if history else np.inf
+    best = np.log(clusterer.n_clusters)
+    if found < 0.05 * best:
+        warn(
+            f"The clusters of {what} say next to nothing of each other: information "
+            f"{found:.3f}, at best {best:.2f}. Raise lr={clusterer.lr} or "
+            f"max_epochs={clusterer.max_epochs}, or change augment.",
+            CollapseWarning,
+        )
+
+
 def predict_all(net, samples):
     """Return the module's probabilities of readable rows, un-augmented, in eval mode."""
     batches = [net.evaluation_step(b) for b in net.get_iterator(samples)]

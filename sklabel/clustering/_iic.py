@@ -1,9 +1,7 @@
 """IIC: invariant information clustering (Ji, Henriques and Vedaldi, 2019)."""
 
-import math
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
@@ -12,14 +10,13 @@ from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
     ClusteringMixin,
-    CollapseWarning,
+    check_information,
     check_n_clusters,
     cluster_figures,
     predict_all,
 )
 from .._callbacks import fitting
 from .._data import Rounds
-from .._warn import warn
 from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
 from ..modules import MultiHead
@@ -367,16 +364,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
             f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
             f"marginal_weight={self.marginal_weight}"
         )
-        history = self.net_.history  # empty where Ctrl-C broke off the first epoch
-        found = history[-1].get("information", np.inf) if history else np.inf
-        best = math.log(self.n_clusters)
-        if found < 0.05 * best:
-            warn(
-                f"The clusters of views say next to nothing of each other: information "
-                f"{found:.3f}, at best {best:.2f}. Raise lr={self.lr} "
-                f"or max_epochs={self.max_epochs}, or change augment.",
-                CollapseWarning,
-            )
+        check_information(self, "views")
         used = self._set_labels(
             p,
             samples,

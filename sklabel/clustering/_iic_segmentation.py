@@ -11,7 +11,13 @@ from sklearn.base import ClusterMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, CollapseWarning, cluster_figures
+from .._base import (
+    SHARED_CONSTRAINTS,
+    BaseLearner,
+    CollapseWarning,
+    check_information,
+    cluster_figures,
+)
 from .._callbacks import fitting
 from .._data import Rounds
 from .._warn import warn
@@ -584,16 +590,7 @@ class IICSegmenter(ClusterMixin, BaseLearner):
             f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
             f"marginal_weight={self.marginal_weight}"
         )
-        history = self.net_.history  # empty where Ctrl-C broke off the first epoch
-        found = history[-1].get("information", np.inf) if history else np.inf
-        best = math.log(self.n_clusters)
-        if found < 0.05 * best:
-            warn(
-                f"The clusters of a pixel in two views say next to nothing of each "
-                f"other: information {found:.3f}, at best {best:.2f}. Raise lr={self.lr} or "
-                f"max_epochs={self.max_epochs}, or change augment.",
-                CollapseWarning,
-            )
+        check_information(self, "a pixel in two views")
         share = sizes.max() / sizes.sum()
         if len(sizes) < self.n_clusters:
             warn(

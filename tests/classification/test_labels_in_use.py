@@ -8,36 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from sklabel import CollapseWarning, _base
+from sklabel import CollapseWarning, _base, classification
 from sklabel.classification import (
-    CCLClassifier,
     FixMatchClassifier,
     MixMatchClassifier,
     NoisyStudentClassifier,
-    SimCLRv2Classifier,
     SupervisedClassifier,
 )
-from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+from tests.test_common import make
 
-SHORT = {"max_steps": 6, "batch_size": 10, "random_state": 0}
-EMBEDDERS = {
-    SimCLRv2Classifier: SimCLRTransformer(max_steps=2),
-    CCLClassifier: AutoencoderTransformer(3, max_steps=2),
-}
-ALL = [
-    CCLClassifier,
-    FixMatchClassifier,
-    MixMatchClassifier,
-    NoisyStudentClassifier,
-    SimCLRv2Classifier,
-    SupervisedClassifier,
+# CLIPClassifier has no course of training to watch
+WATCHED = [
+    getattr(classification, name)
+    for name in classification.__all__
+    if name != "CLIPClassifier"
 ]
-
-
-def make(cls, **parameters):
-    if cls in EMBEDDERS:
-        parameters["embedder"] = EMBEDDERS[cls]
-    return cls(**{**SHORT, **parameters})
 
 
 def drawn_labels(clf, x, y, sample_weight=None):
@@ -118,7 +103,7 @@ def test_a_class_whose_labels_are_of_no_use_is_named():
 # -- the rows withheld
 
 
-@pytest.mark.parametrize("cls", ALL)
+@pytest.mark.parametrize("cls", WATCHED)
 def test_withheld_rows_are_watched(cls):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(90, 4)).astype(np.float32)
