@@ -8,9 +8,20 @@ a broken run continues.
 """
 
 import argparse
+import functools
 
 import numpy as np
-from _common import UPRIGHT, Results, load, parse, shared, small_network, summary
+from _common import (
+    UPRIGHT,
+    Results,
+    alternate,
+    load,
+    parse,
+    print_ratios,
+    shared,
+    small_network,
+    summary,
+)
 from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -202,6 +213,17 @@ METHODS = {
 }
 
 
+def compare_speed(args, data):
+    """Time ours and ClustPy's in turn; a checkpoint would leave nothing to be done."""
+    args = argparse.Namespace(**{**vars(args), "checkpoints": None})
+    for name in ("DEC", "IDEC"):
+        candidates = {
+            method: functools.partial(METHODS[method][0], args, 0, data)
+            for method in (name, f"ClustPy {name}")
+        }
+        print_ratios(alternate(candidates, args.rounds), name)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
@@ -216,10 +238,13 @@ def main():
     parser.add_argument("--epochs", type=int, default=6, help="of the clustering")
     parser.add_argument("--iic-epochs", type=int, default=40)
     parser.add_argument("--iic-restarts", type=int, default=4, help="of the heads")
+    parser.add_argument("--rounds", type=int, help="only compare speed, so many times")
     args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
+    if args.rounds:
+        return compare_speed(args, data)
     results, rows = Results("clustering"), []
     for seed in args.seeds:
         for name in args.method:

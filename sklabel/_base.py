@@ -31,6 +31,7 @@ from ._warn import warn
 from .augment import build_augment
 from .backbones import build_backbone
 from .metrics import effective_rank, feature_std
+from .neighbors import kneighbors
 from .optim import scaled_lr
 
 # torch's generator belongs to the process: fits in threads take turns
@@ -407,10 +408,8 @@ class EmbeddingMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
 def watch_features(net, samples, n_rows=256):
     """Return spread and effective rank of the features of some rows, for the history."""
-    good = samples.good
-    rows = good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
     net.module_.eval()
-    x, _ = samples[rows]
+    x, _ = samples[samples.spread(n_rows)]
     with torch.inference_mode(), net.autocast():
         h = net.module_(net.to_device(x[0] if isinstance(x, tuple) else x)).float()
     net.module_.train()
@@ -551,6 +550,26 @@ def cluster_figures(p, neighbors=None):
         same = labels[torch.from_numpy(neighbors[:, 1:])] == labels[:, None]
         figures["neighbor_agreement"] = float(same.float().mean())
     return figures
+
+
+def watch_neighbors(net, samples, n_rows=2000, n_neighbors=10):
+    """Return how often rows near to each other share a cluster, for the history.
+
+    Near in the encoder's features, among some rows, of which the module's ``clusters``
+    are asked.
+    """
+    rows = samples.spread(n_rows)
+    module, features = net.module_.eval(), []
+    with torch.inference_mode(), net.autocast():
+        for batch in np.array_split(rows, -(-len(rows) // 256)):
+            features.append(module.backbone(net.to_device(samples[batch][0])))
+        h = torch.cat(features).float()
+        labels = module.clusters(h, torch.from_numpy(rows)).cpu()
+    module.train()
+    k = min(n_neighbors, len(rows) - 1)
+    _, near = kneighbors(h.cpu(), k, include_self=False, method="exact")
+    same = labels[torch.from_numpy(near)] == labels[:, None]
+    return {"neighbor_agreement": float(same.float().mean())}
 
 
 def watch_accuracy(net, samples, rows, codes):

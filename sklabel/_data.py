@@ -63,6 +63,11 @@ class Samples:
         """Number of rows that an epoch visits."""
         return int((~self.bad).sum())
 
+    def spread(self, n_rows):
+        """Return at most ``n_rows`` readable rows, evenly spaced."""
+        good = self.good
+        return good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
+
     def readable(self, X):
         """Return X, of which these are the samples, without rows that cannot be read."""
         return _safe_indexing(X, self.good) if self.bad.any() else X
@@ -159,9 +164,7 @@ class Samples:
         n_rows : int, default=2048
             They are taken over at most so many rows, evenly spaced.
         """
-        good = self.good
-        rows = good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
-        x = to_unit(self[rows][0], self.pixel_range()).double()
+        x = to_unit(self[self.spread(n_rows)][0], self.pixel_range()).double()
         axes = (0, 2, 3) if x.ndim == 4 else (0,)
         mean = x.mean(axes, keepdim=True)[0]
         std = x.std(axes, correction=0, keepdim=True)[0]

@@ -20,6 +20,7 @@ from .._base import (
     check_n_clusters,
     predict_all,
     set_n_clusters,
+    watch_neighbors,
 )
 from .._callbacks import fitting
 from .._data import Samples, _split
@@ -56,6 +57,9 @@ class _DeepCluster(nn.Module):
             "confident_share": (p.amax(1) > 0.99).float().mean(),
         }
         return F.cross_entropy(logits, y), figures
+
+    def clusters(self, h, rows):
+        return self.assigned[rows.to(self.assigned.device)]
 
     def before_epoch(self, net, samples):
         self.nmi = 1.0  # of two equal assignments
@@ -307,8 +311,9 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         (normalized mutual information of this assignment and the one before; 0 in the
         first epoch, it rises as the clusters settle), ``clusters_used`` and
         ``largest_cluster`` (share), both of k-means, ``view_agreement`` (share of views
-        for which the network names the row's cluster) and ``confident_share`` (views with
-        a probability above 0.99).
+        for which the network names the row's cluster), ``confident_share`` (views with a
+        probability above 0.99) and ``neighbor_agreement`` (how often one of the ten
+        nearest in the encoder's features is in a row's cluster, among 2000 rows at most).
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int
@@ -460,7 +465,9 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         counts = self._check_counts(samples.n_trained)
         with self._seeded():
             module = self._build_module(*samples.statistics(), len(samples), *counts)
-            self._fit_net(module, _Balanced(samples), predicts=False)
+            self._fit_net(
+                module, _Balanced(samples), predicts=False, watch=watch_neighbors
+            )
             module.forget()
             Z = self._forward_rows(samples)
             self._set_centers(Z[~samples.bad], *counts)

@@ -14,6 +14,7 @@ from .._base import (
     check_n_clusters,
     cluster_figures,
     predict_all,
+    watch_neighbors,
 )
 from .._callbacks import fitting
 from .._data import Rounds
@@ -39,6 +40,9 @@ class _IIC(nn.Module):
     def forward(self, x):
         logits = self.heads(self.backbone(x))[int(self.best_head)]
         return logits.float().softmax(-1)  # (B, K)
+
+    def clusters(self, h, rows):
+        return self.heads(h)[int(self.best_head)].argmax(1)
 
     def before_epoch(self, net, samples):
         n_passes = self.overcluster_epochs + self.cluster_epochs
@@ -206,7 +210,9 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         information, at best minus the log of the number of clusters), ``information``
         (that of ``n_clusters``, whatever ``marginal_weight``, at best their log),
         ``view_agreement`` (share of rows whose views are in their cluster),
-        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
+        ``neighbor_agreement`` (how often one of the ten nearest in the encoder's
+        features is in a row's cluster, among 2000 rows at most), ``largest_cluster``
+        (share), ``clusters_used`` and ``confident_share``.
     encoder_ : nn.Module
         Trained encoder, the heads left out.
     sample_shape_ : tuple of int
@@ -357,7 +363,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         n_steps = n_passes * samples.n_batches(self.batch_size)
         with self._seeded():
             module = self._build_module(*samples.statistics())
-            self._fit_net(module, Rounds(samples, n_steps))
+            self._fit_net(module, Rounds(samples, n_steps), watch=watch_neighbors)
             module.keep_best()
             p = self._forward_rows(samples)
         remedy = (

@@ -106,11 +106,13 @@ class _IICSegmentation(nn.Module):
         figures = {name: float(total / n) for name, (total, n) in self.sums.items()}
         self.sums = {}
         # some images stand for all
-        good = samples.good
-        rows = good[np.linspace(0, len(good) - 1, min(32, len(good))).astype(int)]
-        p = net.evaluation_step(samples[rows]).unflatten(1, (self.n_outputs, -1))
+        x, y = samples[samples.spread(32)]
+        p = net.evaluation_step((x, y)).unflatten(1, (self.n_outputs, *x.shape[2:]))
         net.module_.train()
-        return {**figures, **cluster_figures(p.transpose(1, 2).flatten(0, 1))}
+        maps = p.argmax(1)  # (n, H, W)
+        same = [maps.diff(dim=dim).flatten() == 0 for dim in (1, 2)]
+        figures["neighbor_agreement"] = float(torch.cat(same).float().mean())
+        return {**figures, **cluster_figures(p.movedim(1, 3).flatten(0, 2))}
 
     @property
     def n_outputs(self):
@@ -278,6 +280,7 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         information, at best minus the log of the number of clusters), ``information``
         (that of ``n_clusters`` at the same place of two views, whatever
         ``marginal_weight``, at best their log) and, of the pixels of up to 32 images,
+        ``neighbor_agreement`` (how often one beside another is of its cluster),
         ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
     encoder_ : nn.Module
         Trained encoder; gives the mean of its maps over each image.

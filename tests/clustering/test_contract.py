@@ -55,7 +55,9 @@ def test_a_file_that_cannot_be_read_has_no_share_in_anything(clusterer, tmp_path
         found = clusterer.fit([*files, str(bad)])
     np.testing.assert_array_equal(found.labels_[:-1], labels)
     assert (found.labels_[-1] == -1).all()
+    seen = {"largest_cluster", "clusters_used", "confident_share", "neighbor_agreement"}
     for before, after in zip(history, found.net_.history, strict=True):
+        assert seen < before.keys()
         assert before.keys() == after.keys()
         for name, value in before.items():
             if name not in ("dur", "batches"):

@@ -9,6 +9,9 @@ from PIL import Image
 
 import sklabel
 from sklabel import CollapseWarning
+from sklabel._base import watch_neighbors
+from sklabel._data import check_samples
+from sklabel._net import Net
 from sklabel.augment import Contrastive, sobel
 from sklabel.clustering._deepcluster import (
     DeepClusterer,
@@ -229,7 +232,9 @@ def test_digits_without_one_label(sobel):
     assert losses[-1] < 0.8 * losses[1]
     agreement = history[:, "view_agreement"]
     assert agreement[-1] > max(0.3, agreement[0])  # chance: 0.05
-    shares = history[:, ("view_agreement", "confident_share")]
+    assert history[-1, "neighbor_agreement"] > 0.5
+    names = ("view_agreement", "confident_share", "neighbor_agreement")
+    shares = history[:, names]
     assert all(0 <= share <= 1 for epoch in shares for share in epoch)
 
 
@@ -254,6 +259,19 @@ def test_what_fit_sets():
     W = whiten(Z, clusterer.whitening_mean_, clusterer.whitening_components_)
     nearest = np.square(W[:, None] - clusterer.cluster_centers_).sum(2).argmin(1)
     np.testing.assert_array_equal(clusterer.labels_, clusterer.center_labels_[nearest])
+
+
+def test_the_agreement_of_neighbors_is_that_of_the_rows_asked():
+    class Watched(torch.nn.Module):
+        backbone = torch.nn.Identity()
+        clusters = _DeepCluster.clusters
+        assigned = torch.from_numpy(np.repeat([0, 1], 45))
+
+    samples = check_samples(DeepClusterer(), np.repeat([0.0, 5.0], 45)[:, None], True)
+    net = Net(Watched(), pixel_range=None).initialize()
+    assert watch_neighbors(net, samples, 30) == {"neighbor_agreement": 1}
+    net.module_.assigned = net.module_.assigned.roll(1)
+    assert 0.8 < watch_neighbors(net, samples, 30)["neighbor_agreement"] < 1
 
 
 def test_assignments_are_kept_between_reassignments():

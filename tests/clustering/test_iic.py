@@ -5,8 +5,10 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 
 from sklabel import CollapseWarning
+from sklabel._held import encoded
 from sklabel.augment import Contrastive, sobel
 from sklabel.clustering._iic import _IIC, IICClusterer
 from sklabel.datasets import load_digit_images
@@ -87,6 +89,17 @@ def test_what_fit_sets():
     assert -np.log(15) <= figures["overcluster_loss"] <= 0
     mean = (figures["cluster_loss"] + figures["overcluster_loss"]) / 2
     np.testing.assert_allclose(figures["train_loss"], mean, rtol=1e-4)
+
+
+def test_the_agreement_of_neighbors_is_that_of_the_kept_head():
+    noise = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
+    clusterer = quiet(short(lr=1e-2, max_epochs=5), noise)
+    near = NearestNeighbors(n_neighbors=10).fit(encoded(clusterer, noise))
+    labels = clusterer.labels_
+    agreement = (labels[near.kneighbors(return_distance=False)].T == labels).mean()
+    assert 1 / 3 < agreement < 1
+    figures = clusterer.net_.history[-1]
+    np.testing.assert_allclose(figures["neighbor_agreement"], agreement, rtol=1e-4)
 
 
 def make_module(augment, n_heads=2, n_repeats=3):

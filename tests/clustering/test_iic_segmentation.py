@@ -81,6 +81,10 @@ def test_what_fit_sets():
     np.testing.assert_allclose(segmenter.predict_proba(x[3:4]), p[3:4], atol=1e-4)
     figures = segmenter.net_.history[-1]
     assert {"cluster_loss", "overcluster_loss", "clusters_used"} < set(figures)
+    maps = segmenter.labels_
+    rows, columns = (np.diff(maps, axis=axis).ravel() == 0 for axis in (1, 2))
+    agreement = np.concatenate([rows, columns]).mean()
+    np.testing.assert_allclose(figures["neighbor_agreement"], agreement, rtol=1e-6)
     assert segmenter.score(x) == segmenter.score(x)
 
 
