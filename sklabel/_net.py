@@ -1,5 +1,6 @@
 """The one skorch net: drives a module that returns its own loss."""
 
+import collections
 import ctypes
 import functools
 import math
@@ -225,6 +226,7 @@ class Net(NeuralNet):
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         start, sums, n_steps = time.perf_counter(), {}, 0
+        counts = collections.Counter()  # not every step gives every figure
         self.module_.train()
         after_step = getattr(self.module_, "after_step", None)
         for batch in iterator:
@@ -236,6 +238,7 @@ class Net(NeuralNet):
                 after_step()
             for name, value in figures.items():
                 sums[name] = sums[name] + value if name in sums else value
+            counts.update(figures.keys())
             if self.callbacks_:
                 self.notify("on_batch_end", batch=batch, training=True, **figures)
             self.step_ += 1
@@ -245,7 +248,7 @@ class Net(NeuralNet):
             if self.step_ == self.total_steps_:
                 break
         for name, value in sums.items():
-            mean = (value / n_steps).tolist()
+            mean = (value / counts[name]).tolist()
             self.history.record("train_loss" if name == "loss" else name, mean)
         self.history.record("lr", self.optimizer_.param_groups[0]["lr"])
         self.history.record("train_batch_count", n_steps)

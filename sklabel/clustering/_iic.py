@@ -35,7 +35,7 @@ class _IIC(nn.Module):
         self.register_buffer("best_head", torch.tensor(0))
         for name, value in settings.items():
             setattr(self, name, value)
-        self.step, self.n_overcluster_steps, self.sums = 0, 0, {}
+        self.step, self.n_overcluster_steps, self.head_losses = 0, 0, 0.0
 
     def forward(self, x):
         logits = self.heads(self.backbone(x))[int(self.best_head)]
@@ -46,7 +46,7 @@ class _IIC(nn.Module):
 
     def before_epoch(self, net, samples):
         n_passes = self.overcluster_epochs + self.cluster_epochs
-        self.step, self.sums = 0, {}
+        self.step, self.head_losses = 0, 0.0
         # what is left may be less than an epoch
         n_steps = min(samples.n_steps, net.total_steps_ - net.step_)
         # what is due within the epoch comes before it: new heads need their share
@@ -66,21 +66,18 @@ class _IIC(nn.Module):
                 net.optimizer_.state.pop(parameter, None)
 
     def loss(self, x, y):
-        if self.step < self.n_overcluster_steps:
-            name, heads = "overcluster_loss", self.overcluster
-        else:
-            name, heads = "cluster_loss", self.heads
-        p1, p2 = self.views(x, heads)
+        over = self.step < self.n_overcluster_steps
+        p1, p2 = self.views(x, self.overcluster if over else self.heads)
         losses = iic_loss(p1, p2, self.marginal_weight)  # (heads,)
-        self.add(name, losses.detach())
-        if heads is self.heads:
-            self.add("view_agreement", (p1.argmax(-1) == p2.argmax(-1)).float().mean(1))
-            self.add("information", -iic_loss(p1.detach(), p2.detach()))
-        return losses.mean()
-
-    def add(self, name, values):
-        total, n = self.sums.get(name, (0, 0))
-        self.sums[name] = total + values, n + 1
+        loss = losses.mean()
+        if over:
+            return loss, {"overcluster_loss": loss.detach()}
+        self.head_losses = self.head_losses + losses.detach()
+        return loss, {
+            "cluster_loss": loss.detach(),
+            "view_agreement": (p1.argmax(-1) == p2.argmax(-1)).float().mean(),
+            "information": -iic_loss(p1.detach(), p2.detach()).mean(),
+        }
 
     def views(self, x, heads):
         """Return the probabilities (heads, B, K) of plain rows and of their views."""
@@ -95,13 +92,9 @@ class _IIC(nn.Module):
         self.step += 1
 
     def after_epoch(self, net, samples):
-        figures = {}
-        for name, (total, n) in self.sums.items():
-            figures[name] = float((total / n).mean())
-        if "cluster_loss" in self.sums:
-            self.best_head.fill_(self.sums["cluster_loss"][0].argmin())
-        self.sums = {}
-        return {**figures, **cluster_figures(predict_all(net, samples))}
+        if self.step > self.n_overcluster_steps:  # or else the heads are as they were
+            self.best_head.fill_(self.head_losses.argmin())
+        return cluster_figures(predict_all(net, samples))
 
     def keep_best(self):
         """Forget all heads but the one of the lowest loss."""

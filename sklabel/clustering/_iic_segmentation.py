@@ -40,7 +40,7 @@ class _IICSegmentation(nn.Module):
         self.augment = augment
         for name, value in settings.items():
             setattr(self, name, value)
-        self.step, self.n_overcluster_steps, self.sums = 0, 0, {}
+        self.step, self.n_overcluster_steps = 0, 0
 
     def forward(self, x):
         # the net takes one row per sample
@@ -55,27 +55,20 @@ class _IICSegmentation(nn.Module):
 
     def before_epoch(self, net, samples):
         n_passes = self.overcluster_epochs + self.cluster_epochs
-        self.step, self.sums = 0, {}
+        self.step = 0
         # what is left may be less than an epoch
         n_steps = min(samples.n_steps, net.total_steps_ - net.step_)
         self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
     def loss(self, x, y):
-        if self.step < self.n_overcluster_steps:
-            name, head = "overcluster_loss", self.overcluster
-        else:
-            name, head = "cluster_loss", self.head
-        views = self.views(x, head)
+        over = self.step < self.n_overcluster_steps
+        views = self.views(x, self.overcluster if over else self.head)
         loss = self.information_loss(*views)
-        self.add(name, loss.detach())
-        if head is self.head:
-            with torch.no_grad():
-                self.add("information", -iic_segmentation_loss(*views))
-        return loss
-
-    def add(self, name, value):
-        total, n = self.sums.get(name, (0, 0))
-        self.sums[name] = total + value, n + 1
+        if over:
+            return loss, {"overcluster_loss": loss.detach()}
+        with torch.no_grad():
+            information = -iic_segmentation_loss(*views)
+        return loss, {"cluster_loss": loss.detach(), "information": information}
 
     def information_loss(self, *views):
         """Return the loss of what `views` returns."""
@@ -103,16 +96,15 @@ class _IICSegmentation(nn.Module):
         self.step += 1
 
     def after_epoch(self, net, samples):
-        figures = {name: float(total / n) for name, (total, n) in self.sums.items()}
-        self.sums = {}
         # some images stand for all
         x, y = samples[samples.spread(32)]
         p = net.evaluation_step((x, y)).unflatten(1, (self.n_outputs, *x.shape[2:]))
         net.module_.train()
         maps = p.argmax(1)  # (n, H, W)
         same = [maps.diff(dim=dim).flatten() == 0 for dim in (1, 2)]
-        figures["neighbor_agreement"] = float(torch.cat(same).float().mean())
-        return {**figures, **cluster_figures(p.movedim(1, 3).flatten(0, 2))}
+        agreement = float(torch.cat(same).float().mean())
+        figures = cluster_figures(p.movedim(1, 3).flatten(0, 2))
+        return {**figures, "neighbor_agreement": agreement}
 
     @property
     def n_outputs(self):

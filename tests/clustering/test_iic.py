@@ -127,11 +127,15 @@ def test_the_loss_is_that_of_all_pairs():
 
     module = make_module(augment)
     x = torch.from_numpy(X[:20])
-    loss = module.loss(x, None)
+    loss, figures = module.loss(x, None)
     # each plain row stands beside each of its copies
     p1 = module.heads(torch.cat([x] * 3)).softmax(-1)
     p2 = module.heads(torch.cat(views)).softmax(-1)
     torch.testing.assert_close(loss, iic_loss(p1, p2, 1.5).mean())
+    torch.testing.assert_close(figures["cluster_loss"], loss.detach())
+    torch.testing.assert_close(
+        figures["information"], -iic_loss(p1, p2).mean().detach()
+    )
 
 
 def test_passes_go_through_the_two_kinds_of_heads_in_turn(monkeypatch):
@@ -204,9 +208,11 @@ def test_the_sub_head_of_the_lowest_loss_is_kept(monkeypatch):
     after_epoch, keep_best = _IIC.after_epoch, _IIC.keep_best
 
     def spy(self, net, samples):
-        total, n_steps = self.sums["cluster_loss"]
-        losses.append(total / n_steps)
-        return after_epoch(self, net, samples)
+        losses.append(self.head_losses)
+        figures = after_epoch(self, net, samples)
+        mean = losses[-1].mean() / (net.history[-1, "train_batch_count"] // 2)
+        assert net.history[-1, "cluster_loss"] == pytest.approx(float(mean), rel=1e-5)
+        return figures
 
     def spy_before(self):
         before.append(self.heads.linear.weight.detach().clone())
