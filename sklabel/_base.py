@@ -527,9 +527,15 @@ def check_information(clusterer, what):
         )
 
 
-def predict_all(net, samples):
-    """Return the module's probabilities of readable rows, un-augmented, in eval mode."""
-    batches = [net.evaluation_step(b) for b in net.get_iterator(samples)]
+def predict_all(net, samples, forward=None):
+    """Return the module's probabilities of readable rows, un-augmented, in eval mode.
+
+    ``forward``: what is asked in the module's place.
+    """
+    batches = [
+        net.evaluation_step(batch, forward=forward)
+        for batch in net.get_iterator(samples)
+    ]
     net.module_.train()
     dim = 0 if batches[0].ndim == 2 else 1
     p = torch.cat(batches, dim).cpu()
@@ -552,24 +558,13 @@ def cluster_figures(p, neighbors=None):
     return figures
 
 
-def watch_neighbors(net, samples, n_rows=2000, n_neighbors=10):
-    """Return how often rows near to each other share a cluster, for the history.
-
-    Near in the encoder's features, among some rows, of which the module's ``clusters``
-    are asked.
-    """
-    rows = samples.spread(n_rows)
-    module, features = net.module_.eval(), []
-    with torch.inference_mode(), net.autocast():
-        for batch in np.array_split(rows, -(-len(rows) // 256)):
-            features.append(module.backbone(net.to_device(samples[batch][0])))
-        h = torch.cat(features).float()
-        labels = module.clusters(h, torch.from_numpy(rows)).cpu()
-    module.train()
-    k = min(n_neighbors, len(rows) - 1)
-    _, near = kneighbors(h.cpu(), k, include_self=False, method="exact")
-    same = labels[torch.from_numpy(near)] == labels[:, None]
-    return {"neighbor_agreement": float(same.float().mean())}
+def neighbor_agreement(Z, labels, n_rows=1000, n_neighbors=10):
+    """Return how often the nearest rows of Z share a row's cluster, by some rows."""
+    rows = np.linspace(0, len(Z) - 1, min(n_rows, len(Z))).astype(int)
+    k = min(n_neighbors, len(Z) - 1)
+    _, near = kneighbors(Z, k + 1, queries=Z[rows], method="exact")
+    same = labels[near] == labels[rows, None]
+    return float(same[near != rows[:, None]].mean())
 
 
 def watch_accuracy(net, samples, rows, codes):

@@ -174,7 +174,7 @@ class Net(NeuralNet):
             for start in range(0, len(dataset), size)
         )
 
-    def evaluation_step(self, batch, training=False):
+    def evaluation_step(self, batch, training=False, forward=None):
         self.check_is_fitted()
         x = self.to_device(batch[0])
         n = len(x)
@@ -182,7 +182,7 @@ class Net(NeuralNet):
             x = torch.cat([x, x.new_zeros(_FEWEST_ROWS - n, x.shape[1])])
         self._set_training(training)
         with torch.inference_mode(not training), self.autocast():
-            return self.module_(x).float()[..., :n, :]
+            return (forward or self.module_)(x).float()[..., :n, :]
 
     # -- training
 

@@ -23,7 +23,7 @@ class ClusterDisplay:
     labels : ndarray of int of shape (n,)
         Cluster of each image.
     confidence : ndarray of shape (n,)
-        Probability of that cluster.
+        How sure each is of its cluster: the larger, the surer.
     sizes : dict of int to int
         Rows of each cluster, of which the images are some.
 
@@ -194,7 +194,7 @@ class ClusterDisplay:
             places = line[:n_images], line[n_images + 1 :]
             for own, shown in zip(places, _ends(rows, n_images), strict=True):
                 for ax, i in zip(own, shown, strict=False):
-                    ax.imshow(self.images[i], cmap=cmap)
+                    _show(ax, self.images[i], cmap)
             line[0].text(
                 -0.2,
                 0.5,
@@ -208,6 +208,11 @@ class ClusterDisplay:
         axes[0, n_images + 1].set_title("least confident", loc="left", fontsize=10)
         self.figure_, self.axes_ = figure, axes
         return self
+
+
+def _show(ax, image, cmap):
+    # black and white are those of all images, not the darkest and brightest of this one
+    ax.imshow(image, cmap=cmap, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
 
 
 def _ends(rows, n):
@@ -402,7 +407,7 @@ class SelectionDisplay:
         for ax in axes.flat:
             ax.set_axis_off()
         for i, (ax, image) in enumerate(zip(axes.flat, self.images, strict=False)):
-            ax.imshow(image, cmap=cmap)
+            _show(ax, image, cmap)
             ax.set_title(i + 1, fontsize=8, pad=2)
         rest = f", the first {n} of {self.n_asked}" if n < self.n_asked else ""
         left.suptitle(f"in the order of asking{rest}", fontsize=10)

@@ -466,18 +466,14 @@ class _ClusteringScorer:
         if not good.any():
             raise ValueError("X has no row with a cluster to score.")
         if self.figure == "confidence":
-            if not hasattr(estimator, "predict_proba"):
-                raise ValueError(
-                    f"{type(last_step(estimator)).__name__} has no predict_proba, and so "
-                    'no "confidence": score its "neighbor_agreement" or "silhouette".'
-                )
-            return float(estimator.predict_proba(X).max(1)[good].mean())
-        if self.figure != "stability" and labels.ndim > 1:
+            return float(_confidence(estimator, X)[good].mean())
+        if len(np.unique(labels[good])) < 2:
+            return 0.0
+        if self.figure == "silhouette" and labels.ndim > 1:
             raise ValueError(
                 f"{type(estimator).__name__} gives each image a map of clusters, and "
-                f'pixels have no "{self.figure}": score "stability" or "confidence".'
+                'pixels have no "silhouette": score another figure.'
             )
-        labels = labels[good]
         if self.figure == "stability":
             other = clone(estimator)
             last = last_step(other)
@@ -496,9 +492,17 @@ class _ClusteringScorer:
             # any other seed; None draws one by itself
             last.set_params(random_state=1 if seed is None or seed != 1 else 2)
             found = np.asarray(other.fit(X).predict(X))[good]
-            return float(adjusted_rand_score(labels, found))
-        if len(np.unique(labels)) < 2:
-            return 0.0
+            return float(adjusted_rand_score(labels[good], found))
+        shares = np.unique(labels[good], return_counts=True)[1] / good.sum()
+        chance = np.square(shares).sum()
+        if labels.ndim > 1:
+            # beside each other in an image that could be read
+            same = [
+                np.diff(labels[good.all((1, 2))], axis=axis) == 0 for axis in (1, 2)
+            ]
+            agreement = np.concatenate([part.ravel() for part in same]).mean()
+            return float((agreement - chance) / (1 - chance))
+        labels = labels[good]
         Z = self._embed(estimator, X)[good]
         if self.figure == "silhouette":
             rows = np.random.default_rng(0).permutation(len(Z))[:5000]
@@ -506,24 +510,37 @@ class _ClusteringScorer:
                 return 0.0
             return float(silhouette_score(Z[rows], labels[rows]))
         k = min(self.n_neighbors, len(Z) - 1)
-        _, indices = kneighbors(Z, k, include_self=False)
+        _, indices = kneighbors(Z, k, include_self=False, random_state=0)
         agreement = (labels[indices] == labels[:, None]).mean()
-        chance = np.square(np.bincount(labels) / len(labels)).sum()
         return float((agreement - chance) / (1 - chance))
 
     def _embed(self, estimator, X):
         if self.embedder is not None:
             return np.asarray(self.embedder.transform(X))
         estimator, X = inner_estimator(estimator, X)
-        for embedder in (getattr(estimator, "embedder_", None), estimator):
-            if hasattr(embedder, "transform"):
-                return np.asarray(embedder.transform(X))
+        # the transform of others, such as KMeans, gives distances to its centers
         if isinstance(estimator, BaseLearner):
+            for embedder in (getattr(estimator, "embedder_", None), estimator):
+                if hasattr(embedder, "transform"):
+                    return np.asarray(embedder.transform(X))
             return encoded(estimator, X)
         return np.asarray(X, dtype=np.float32).reshape(_length(X), -1)
 
     def __repr__(self):
         return f"clustering_scorer({self.figure!r})"
+
+
+def _confidence(estimator, X):
+    """Return how sure a clusterer is of each row, or of each pixel."""
+    if hasattr(estimator, "predict_proba"):
+        return np.asarray(estimator.predict_proba(X)).max(1)
+    clusterer, rows = inner_estimator(estimator, X)
+    if isinstance(clusterer, BaseLearner):
+        return clusterer.score_samples(rows)
+    raise ValueError(
+        f'{type(clusterer).__name__} has no predict_proba, and so no "confidence": score '
+        'its "neighbor_agreement" or "silhouette".'
+    )
 
 
 def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors=20):
@@ -536,17 +553,19 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
 
         - "neighbor_agreement": how often a row and its nearest neighbors in the embedding
           share a cluster, 0 as by chance to 1 always; so that few clusters are no
-          advantage;
+          advantage. Of maps: how often pixels side by side do;
         - "silhouette": of the clusters in the embedding, -1 to 1, from at most 5000 rows;
         - "stability": how well a second training with another seed, on the rows to be
-          scored, finds the same clusters: adjusted Rand index, 0 to 1. Costs a training, so
-          the clusterer must not be frozen, and needs a ``random_state``;
-        - "confidence": mean probability of the rows' clusters. Of little worth alone: it
-          grows as clusters become fewer.
+          scored, finds the same clusters: adjusted Rand index, 0 as by chance to 1. Costs
+          a training, so the clusterer must not be frozen, and needs a ``random_state``;
+        - "confidence": mean probability of the rows' clusters, or the mean of
+          ``score_samples``. Of little worth alone: it grows as clusters become fewer.
+
+        Where all rows are in one cluster, all but "confidence" are 0.
     embedder : fitted transformer or None, default=None
-        Gives the embedding. None: the clusterer's own ``embedder_``, ``transform`` or
-        ``encoder_``, or else X as it is. Give one where clusterers with different
-        embeddings compete.
+        Gives the embedding. None: that of sklabel's clusterers (their ``embedder_``,
+        ``transform`` or ``encoder_``), and X as it is for others. Give one where
+        clusterers with different embeddings compete.
     n_neighbors : int, default=20
         Neighbors of "neighbor_agreement".
 

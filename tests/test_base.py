@@ -388,3 +388,17 @@ def test_codes_behind_a_head_are_refused():
         clusterer = DCECClusterer(2, embedder=held, reconstruction_weight=0)
         with pytest.raises(ValueError, match='use output="backbone"'):
             clusterer.fit(X)
+
+
+@pytest.mark.parametrize("size", [11, 100])
+def test_the_agreement_of_neighbors_knows_small_clusters(size):
+    Z = np.repeat(np.eye(20, dtype=np.float32) * 9, size, axis=0)
+    Z += np.random.default_rng(0).normal(size=Z.shape, scale=0.1).astype(np.float32)
+    labels = np.repeat(np.arange(20), size)
+    assert _base.neighbor_agreement(Z, labels) == 1
+    assert _base.neighbor_agreement(Z, np.roll(labels, size // 2)) < 0.7
+    shuffled = np.random.default_rng(0).permutation(labels)
+    assert _base.neighbor_agreement(Z, shuffled) < 0.1
+    # a row is no neighbor of its own, not even among its copies
+    copies = np.zeros((30, 2), np.float32)
+    assert _base.neighbor_agreement(copies, np.arange(30)) == 0

@@ -13,7 +13,12 @@ from sklearn.cluster import Birch, KMeans
 from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, get_scorer, make_scorer
+from sklearn.metrics import (
+    accuracy_score,
+    get_scorer,
+    make_scorer,
+    silhouette_score,
+)
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -437,12 +442,6 @@ def test_every_clusterer_is_scored_on_images_alone_and_in_a_pipeline(Clusterer):
         piped = make_pipeline(StandardScaler(), clone(clusterer)).fit(x)
         for figure in ("neighbor_agreement", "silhouette", "stability", "confidence"):
             score = clustering_scorer(figure)
-            if figure == "confidence" and Clusterer is DeepClusterer:
-                with pytest.raises(
-                    ValueError, match="DeepClusterer has no predict_proba"
-                ):
-                    score(on_images, images)
-                continue
             found = score(piped, x)
             assert np.isfinite(score(on_images, images)) and np.isfinite(found)
             if figure != "stability":
@@ -471,18 +470,53 @@ def test_stability_needs_a_seed():
     assert clustering_scorer("stability")(model, Z) == 1
 
 
-def test_maps_of_clusters_have_no_neighbors():
+def test_clusterers_of_others_are_scored_on_x_and_not_on_their_own_distances():
+    Z = three_groups()
+    model = KMeans(7, n_init=5, random_state=0).fit(Z)
+    found = clustering_scorer("silhouette")(model, Z)
+    assert found == pytest.approx(silhouette_score(Z, model.labels_))
+    piped = make_pipeline(StandardScaler(), KMeans(7, random_state=0)).fit(Z)
+    expected = silhouette_score(StandardScaler().fit_transform(Z), piped.predict(Z))
+    found = clustering_scorer("silhouette")(piped, Z)
+    assert found == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="KMeans has no predict_proba"):
+        clustering_scorer("confidence")(piped, Z)
+
+
+def test_one_cluster_is_never_the_best():
+    # it would be found again with every seed
+    score, Z = clustering_scorer("stability"), three_groups()
+    assert score(KMeans(1).fit(Z), Z) == 0 < score(KMeans(3, random_state=0).fit(Z), Z)
+
+
+def test_maps_of_clusters_are_scored_by_pixels_side_by_side():
     images = load_digit_images().images[:20]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CollapseWarning)
         segmenter = IICSegmenter(2, half_side=1, max_steps=2, random_state=0).fit(
             images
         )
-        for figure in ("stability", "confidence"):
+        for figure in ("stability", "confidence", "neighbor_agreement"):
             assert -1 <= clustering_scorer(figure)(segmenter, images) <= 1
-    for figure in ("neighbor_agreement", "silhouette"):
-        with pytest.raises(ValueError, match="IICSegmenter gives each image a map"):
-            clustering_scorer(figure)(segmenter, images)
+    with pytest.raises(ValueError, match="IICSegmenter gives each image a map"):
+        clustering_scorer("silhouette")(segmenter, images)
+
+    class Fixed:
+        def __init__(self, maps):
+            self.maps = maps
+
+        def predict(self, X):
+            return self.maps
+
+    halves = np.zeros((5, 8, 8), dtype=int)
+    halves[:, 4:] = 1
+    # of 112 pairs 8 lie across the border; half of all would agree by chance
+    score = clustering_scorer()
+    assert score(Fixed(halves), images) == pytest.approx((104 / 112 - 0.5) / 0.5)
+    unreadable = np.concatenate([halves, np.full((1, 8, 8), -1)])
+    assert score(Fixed(unreadable), images) == score(Fixed(halves), images)
+    noise = np.random.default_rng(0).integers(0, 2, (50, 8, 8))
+    assert abs(score(Fixed(noise), images)) < 0.1
 
 
 def test_an_unknown_figure_is_refused():

@@ -18,9 +18,9 @@ from .._base import (
     CollapseWarning,
     EmbeddingMixin,
     check_n_clusters,
+    neighbor_agreement,
     predict_all,
     set_n_clusters,
-    watch_neighbors,
 )
 from .._callbacks import fitting
 from .._data import Samples, _split
@@ -39,6 +39,7 @@ class _DeepCluster(nn.Module):
         self.head = nn.Linear(backbone.n_features_out, n_training_clusters)
         self.head.requires_grad_(False)
         self.register_buffer("assigned", torch.zeros(n_rows, dtype=torch.int64))
+        self.register_buffer("agreement", torch.tensor(0.0))
         for name, value in settings.items():
             setattr(self, name, value)
 
@@ -57,9 +58,6 @@ class _DeepCluster(nn.Module):
             "confident_share": (p.amax(1) > 0.99).float().mean(),
         }
         return F.cross_entropy(logits, y), figures
-
-    def clusters(self, h, rows):
-        return self.assigned[rows.to(self.assigned.device)]
 
     def before_epoch(self, net, samples):
         self.nmi = 1.0  # of two equal assignments
@@ -80,6 +78,7 @@ class _DeepCluster(nn.Module):
         labels, _ = _cluster(Z, self.head.out_features, self.n_kmeans_iter)
         before = self.assigned.cpu().numpy()[good]
         self.nmi = float(normalized_mutual_info_score(before, labels))
+        self.agreement.fill_(neighbor_agreement(Z, labels))
         assigned = torch.full_like(self.assigned, -1)
         assigned[good] = torch.from_numpy(labels).to(assigned)
         self.assigned.copy_(assigned)
@@ -99,11 +98,13 @@ class _DeepCluster(nn.Module):
             "nmi": self.nmi,
             "clusters_used": int((sizes > 0).sum()),
             "largest_cluster": float(sizes.max() / sizes.sum()),
+            "neighbor_agreement": float(self.agreement),
         }
 
     def forget(self):
         """Drop what is of use in training only."""
-        self.head = self.assigned = self.head_optimizer = self.net_group = None
+        self.head = self.assigned = self.agreement = None
+        self.head_optimizer = self.net_group = None
 
 
 class _Balanced(Samples):
@@ -217,6 +218,12 @@ def _directions(Z, labels):
     return mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12)
 
 
+def _border_distance(own, other):
+    """Return the simplified silhouette, by squared distances to two centers."""
+    ratio = np.divide(own, other, out=np.ones_like(own), where=other > 0)
+    return np.where(np.isnan(own), np.nan, 1 - np.sqrt(ratio)).astype(np.float32)
+
+
 class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
     """Cluster images by features that learn to tell their own clusters apart.
 
@@ -296,6 +303,8 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
     ----------
     labels_ : ndarray of int of shape (n_samples,)
         Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
+    confidence_ : ndarray of shape (n_samples,), float32
+        How far each row is from the border of its cluster, see ``score_samples``.
     n_clusters_ : int
         Clusters in use.
     cluster_centers_ : ndarray of shape (n_centers, n_components)
@@ -309,11 +318,11 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``nmi``
         (normalized mutual information of this assignment and the one before; 0 in the
-        first epoch, it rises as the clusters settle), ``clusters_used`` and
-        ``largest_cluster`` (share), both of k-means, ``view_agreement`` (share of views
-        for which the network names the row's cluster), ``confident_share`` (views with a
-        probability above 0.99) and ``neighbor_agreement`` (how often one of the ten
-        nearest in the encoder's features is in a row's cluster, among 2000 rows at most).
+        first epoch, it rises as the clusters settle), ``clusters_used``,
+        ``largest_cluster`` (share) and ``neighbor_agreement`` (how often one of the ten
+        nearest in the whitened features is in a row's cluster, of 1000 rows at most), all
+        of k-means, ``view_agreement`` (share of views for which the network names the
+        row's cluster) and ``confident_share`` (views with a probability above 0.99).
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int
@@ -465,13 +474,12 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         counts = self._check_counts(samples.n_trained)
         with self._seeded():
             module = self._build_module(*samples.statistics(), len(samples), *counts)
-            self._fit_net(
-                module, _Balanced(samples), predicts=False, watch=watch_neighbors
-            )
+            self._fit_net(module, _Balanced(samples), predicts=False)
             module.forget()
             Z = self._forward_rows(samples)
             self._set_centers(Z[~samples.bad], *counts)
-        self.labels_ = self._nearest(Z)[0]
+        self.labels_, *squared = self._nearest(Z)
+        self.confidence_ = _border_distance(*squared)
         remedy = f"Raise n_training_clusters={counts[0]}, or lower lr={self.lr}"
         set_n_clusters(self, f"{remedy} or n_clusters", remedy)
         self._check_agreement(counts[0])
@@ -493,7 +501,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         return self._nearest(self._predict_rows(X))[0]
 
     def score_samples(self, X):
-        """Return how near each sample is to the center of its cluster.
+        """Return how far each sample is from the border of its cluster.
 
         Parameters
         ----------
@@ -502,11 +510,13 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
 
         Returns
         -------
-        scores : ndarray of shape (n_samples,), float
-            Minus the squared distance to the nearest center; NaN for a file that cannot be
-            read, with ``on_error="skip"``.
+        scores : ndarray of shape (n_samples,), float32
+            1 less the distance to the nearest center over that to the nearest center of
+            another cluster (the simplified silhouette): 0 on a border to 1 on a center, or
+            where there is one cluster. NaN for a file that cannot be read, with
+            ``on_error="skip"``.
         """
-        return -self._nearest(self._predict_rows(X))[1]
+        return _border_distance(*self._nearest(self._predict_rows(X))[1:])
 
     def score(self, X, y=None):
         """Return minus the loss of k-means on X, so that a search needs no labels.
@@ -524,7 +534,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
             Minus the mean squared distance to the nearest center; higher is better.
             Values compare only at equal ``n_training_clusters`` and ``n_components``.
         """
-        return float(np.nanmean(self.score_samples(X)))
+        return -float(np.nanmean(self._nearest(self._predict_rows(X))[1]))
 
     def _check_counts(self, n_samples):
         """Return the numbers of training clusters and of components."""
@@ -598,12 +608,25 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
             self.center_labels_ = merge.fit_predict(_directions(Z, labels))
 
     def _nearest(self, Z):
-        """Return labels of features (n, D), and squared distances to the centers."""
+        """Return labels of features (n, D), and squared distances to two centers.
+
+        To the nearest one, and to the nearest of another cluster (inf: there is none).
+        """
         labels = np.full(len(Z), -1)
-        squared = np.full(len(Z), np.nan)
-        good = ~np.isnan(Z[:, 0])
+        own, other = np.full((2, len(Z)), np.nan)
+        good = np.flatnonzero(~np.isnan(Z[:, 0]))
         W = whiten(Z[good], self.whitening_mean_, self.whitening_components_)
-        nearest = pairwise_distances_argmin(W, self.cluster_centers_)
-        labels[good] = self.center_labels_[nearest]
-        squared[good] = np.square(W - self.cluster_centers_[nearest]).sum(1)
-        return labels, squared
+        labels[good], own[good] = self._among(W, np.arange(len(self.center_labels_)))
+        for k in np.unique(labels[good]):
+            inside = labels[good] == k
+            centers = np.flatnonzero(self.center_labels_ != k)
+            other[good[inside]] = self._among(W[inside], centers)[1]
+        return labels, own, other
+
+    def _among(self, W, centers):
+        """Return labels and squared distances by the nearest of some centers."""
+        if len(centers) == 0:
+            return -1, np.inf
+        nearest = centers[pairwise_distances_argmin(W, self.cluster_centers_[centers])]
+        squared = np.square(W - self.cluster_centers_[nearest]).sum(1)
+        return self.center_labels_[nearest], squared

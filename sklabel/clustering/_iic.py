@@ -13,8 +13,8 @@ from .._base import (
     check_information,
     check_n_clusters,
     cluster_figures,
+    neighbor_agreement,
     predict_all,
-    watch_neighbors,
 )
 from .._callbacks import fitting
 from .._data import Rounds
@@ -38,11 +38,15 @@ class _IIC(nn.Module):
         self.step, self.n_overcluster_steps, self.head_losses = 0, 0, 0.0
 
     def forward(self, x):
-        logits = self.heads(self.backbone(x))[int(self.best_head)]
-        return logits.float().softmax(-1)  # (B, K)
+        return self.probabilities(self.backbone(x))
 
-    def clusters(self, h, rows):
-        return self.heads(h)[int(self.best_head)].argmax(1)
+    def probabilities(self, h):
+        return self.heads(h)[int(self.best_head)].float().softmax(-1)  # (B, K)
+
+    def both(self, x):
+        """Return features and probabilities side by side, (B, D + K)."""
+        h = self.backbone(x)
+        return torch.cat([h.float(), self.probabilities(h)], 1)
 
     def before_epoch(self, net, samples):
         n_passes = self.overcluster_epochs + self.cluster_epochs
@@ -94,7 +98,10 @@ class _IIC(nn.Module):
     def after_epoch(self, net, samples):
         if self.step > self.n_overcluster_steps:  # or else the heads are as they were
             self.best_head.fill_(self.head_losses.argmin())
-        return cluster_figures(predict_all(net, samples))
+        both = predict_all(net, samples, self.both)
+        Z, p = both.split([self.backbone.n_features_out, self.heads.n_classes], 1)
+        agreement = neighbor_agreement(Z.numpy(), p.argmax(1).numpy())
+        return {**cluster_figures(p), "neighbor_agreement": agreement}
 
     def keep_best(self):
         """Forget all heads but the one of the lowest loss."""
@@ -204,7 +211,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         (that of ``n_clusters``, whatever ``marginal_weight``, at best their log),
         ``view_agreement`` (share of rows whose views are in their cluster),
         ``neighbor_agreement`` (how often one of the ten nearest in the encoder's
-        features is in a row's cluster, among 2000 rows at most), ``largest_cluster``
+        features is in a row's cluster, of 1000 rows at most), ``largest_cluster``
         (share), ``clusters_used`` and ``confident_share``.
     encoder_ : nn.Module
         Trained encoder, the heads left out.
@@ -356,7 +363,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         n_steps = n_passes * samples.n_batches(self.batch_size)
         with self._seeded():
             module = self._build_module(*samples.statistics())
-            self._fit_net(module, Rounds(samples, n_steps), watch=watch_neighbors)
+            self._fit_net(module, Rounds(samples, n_steps))
             module.keep_best()
             p = self._forward_rows(samples)
         remedy = (

@@ -9,9 +9,6 @@ from PIL import Image
 
 import sklabel
 from sklabel import CollapseWarning
-from sklabel._base import watch_neighbors
-from sklabel._data import check_samples
-from sklabel._net import Net
 from sklabel.augment import Contrastive, sobel
 from sklabel.clustering._deepcluster import (
     DeepClusterer,
@@ -261,17 +258,23 @@ def test_what_fit_sets():
     np.testing.assert_array_equal(clusterer.labels_, clusterer.center_labels_[nearest])
 
 
-def test_the_agreement_of_neighbors_is_that_of_the_rows_asked():
-    class Watched(torch.nn.Module):
-        backbone = torch.nn.Identity()
-        clusters = _DeepCluster.clusters
-        assigned = torch.from_numpy(np.repeat([0, 1], 45))
-
-    samples = check_samples(DeepClusterer(), np.repeat([0.0, 5.0], 45)[:, None], True)
-    net = Net(Watched(), pixel_range=None).initialize()
-    assert watch_neighbors(net, samples, 30) == {"neighbor_agreement": 1}
-    net.module_.assigned = net.module_.assigned.roll(1)
-    assert 0.8 < watch_neighbors(net, samples, 30)["neighbor_agreement"] < 1
+def test_confidence_is_the_distance_from_the_border_of_the_cluster():
+    clusterer = quiet(short(n_training_clusters=12, n_components=4), X)
+    W = whiten(
+        clusterer.transform(X),
+        clusterer.whitening_mean_,
+        clusterer.whitening_components_,
+    )
+    distances = np.linalg.norm(W[:, None] - clusterer.cluster_centers_, axis=2)
+    # centers that were merged into one cluster are no rivals
+    rival = clusterer.center_labels_ != clusterer.labels_[:, None]
+    other = np.where(rival, distances, np.inf).min(1)
+    expected = 1 - distances.min(1) / other
+    np.testing.assert_allclose(clusterer.confidence_, expected, atol=1e-5)
+    np.testing.assert_array_equal(clusterer.confidence_, clusterer.score_samples(X))
+    assert clusterer.score(X) == pytest.approx(-np.square(distances.min(1)).mean())
+    alone = quiet(short(n_clusters=1), X)
+    np.testing.assert_array_equal(alone.confidence_, 1)
 
 
 def test_assignments_are_kept_between_reassignments():
