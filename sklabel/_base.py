@@ -69,6 +69,11 @@ CLASSIFIER_CONSTRAINTS = {
 }
 
 
+def unfrozen(estimator):
+    """Return what a FrozenEstimator holds; anything else as it is."""
+    return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+
+
 class CollapseWarning(UserWarning):
     """Training has lost what it was to learn; the message names what to change."""
 
@@ -136,7 +141,7 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         if own is None or own in PIXEL_RANGES:
             return own
         for part in (getattr(self, "embedder_", None), getattr(self, "backbone", None)):
-            known = getattr(getattr(part, "estimator", part), "_pixel_range", None)
+            known = getattr(unfrozen(part), "_pixel_range", None)
             if known is not None and _holds(known, own):
                 return known
         return own
@@ -159,6 +164,13 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
             yield seed
 
     def _build_backbone(self, mean=None, std=None):
+        """Return the encoder to train; "auto": that of the embedder, if one was fitted."""
+        embedder = unfrozen(getattr(self, "embedder_", None))
+        own = isinstance(self.backbone, str) and self.backbone == "auto"
+        # an embedder may have seen images of another size
+        if own and getattr(embedder, "sample_shape_", None) == self.sample_shape_:
+            if hasattr(embedder, "encoder_"):
+                return build_backbone(embedder, self.sample_shape_)
         return build_backbone(self.backbone, self.sample_shape_, mean, std)
 
     def _build_augment(self, augment, kind, mean, std):
@@ -174,6 +186,18 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
         if isinstance(estimator, FrozenEstimator):
             return estimator
         return self._fit_within(clone(estimator), X)
+
+    def _fit_on_backbone(self, embedder, X):
+        """Return an embedder fitted; the ``backbone``, where given, is what it trains."""
+        if isinstance(self.backbone, str) and self.backbone == "auto":
+            return self._fit_held(embedder, X)
+        if isinstance(embedder, FrozenEstimator):
+            raise ValueError(
+                f"backbone={self.backbone!r} has no effect on a frozen embedder: "
+                'leave it at "auto".'
+            )
+        # not cloned again: then a fitted backbone would forget what it has learned
+        return self._fit_within(clone(embedder).set_params(backbone=self.backbone), X)
 
     def _fit_within(self, estimator, X, y=None):
         """Fit an estimator of our own, which takes over what it has not been given."""
@@ -455,7 +479,7 @@ class PredictClustersMixin:
 class ClusteringMixin(PredictClustersMixin, ClusterMixin):
     """What the clusterers that train a network have in common."""
 
-    def _set_labels(self, p, samples, remedy, remedy_largest, expected=0.0):
+    def _set_labels(self, p, samples, remedy, remedy_largest, prior=None):
         """Set ``labels_`` and what goes with them; return the clusters in use.
 
         Parameters
@@ -467,8 +491,8 @@ class ClusteringMixin(PredictClustersMixin, ClusterMixin):
             What to do about clusters that are not in use.
         remedy_largest : str
             What to do about one cluster that holds most rows.
-        expected : float
-            Share that the largest cluster was asked to have.
+        prior : Tensor of shape (K,) or None
+            Shares that the clusters were asked to have; None: equal ones.
         """
         good = ~samples.bad
         labels = p[good].argmax(1)
@@ -477,7 +501,7 @@ class ClusteringMixin(PredictClustersMixin, ClusterMixin):
         self.labels_ = np.full(len(samples), -1)
         self.labels_[good] = np.searchsorted(used, labels)
         self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
-        set_n_clusters(self, remedy, remedy_largest, expected)
+        set_n_clusters(self, remedy, remedy_largest, prior)
         return used
 
 
@@ -490,18 +514,20 @@ def check_n_clusters(clusterer, samples):
         )
 
 
-def set_n_clusters(clusterer, remedy, remedy_largest, expected=0.0):
+def set_n_clusters(clusterer, remedy, remedy_largest, prior=None):
     """Set ``n_clusters_`` by ``labels_``, and warn of missing or too large clusters.
 
-    ``expected``: the share that the largest one was asked to have.
+    ``prior``: the shares that they were asked to have; None: equal ones.
     """
     sizes = np.bincount(clusterer.labels_[clusterer.labels_ >= 0])
     clusterer.n_clusters_, wanted = len(sizes), clusterer.n_clusters
-    share = sizes.max() / sizes.sum()
+    share, expected = sizes.max() / sizes.sum(), 0.0
+    if prior is not None:
+        wanted, expected = int((prior > 0).sum()), float(prior.max())
     if len(sizes) < wanted:
         warn(
-            f"Only {len(sizes)} of n_clusters={wanted} clusters are in use; sizes "
-            f"{sizes.tolist()}. {remedy}.",
+            f"Only {len(sizes)} of n_clusters={clusterer.n_clusters} clusters are in use; "
+            f"sizes {sizes.tolist()}. {remedy}.",
             CollapseWarning,
         )
     elif wanted > 1 and share > max(

@@ -3,11 +3,9 @@
 import copy
 
 import torch
-from sklearn.base import clone
-from sklearn.frozen import FrozenEstimator
 from torch import nn
 
-from ._base import predict_all
+from ._base import BaseLearner, predict_all, unfrozen
 from .embedding import AutoencoderTransformer
 from .losses import sharpened_targets, student_assignment
 
@@ -59,20 +57,19 @@ class CodesMixin:
                 precision=self.precision,
                 verbose=self.verbose,
             )
-        if not isinstance(self.backbone, str) or self.backbone != "auto":
-            if isinstance(embedder, FrozenEstimator):
-                raise ValueError(
-                    f"backbone={self.backbone!r} has no effect on a frozen embedder: "
-                    'leave it at "auto".'
-                )
-            embedder = clone(embedder).set_params(backbone=self.backbone)
-        inner = getattr(embedder, "estimator", embedder)  # if frozen
+        inner = unfrozen(embedder)
         if getattr(inner, "output", "backbone") != "backbone":
             raise ValueError(
                 f'embedder={type(inner).__name__}(output="{inner.output}") has its codes '
                 'behind the network that is trained on: use output="backbone".'
             )
-        return self._fit_held(embedder, X)
+        if (
+            self.reconstruction_weight
+            and isinstance(inner, BaseLearner)
+            and not isinstance(inner, AutoencoderTransformer)
+        ):
+            raise _no_decoder(inner)
+        return self._fit_on_backbone(embedder, X)
 
     def _build_embed(self):
         """Return a trainable copy of what gives the codes, and draws samples from them."""
@@ -85,10 +82,7 @@ class CodesMixin:
         embed = getattr(getattr(trained, "net_", None), "module_", None)
         decodes = hasattr(embed, "error")
         if self.reconstruction_weight and not decodes:
-            raise ValueError(
-                f"embedder={type(trained).__name__} has no decoder: use an "
-                "AutoencoderTransformer, or reconstruction_weight=0."
-            )
+            raise _no_decoder(trained)
         if self._continued is not None:
             embed = self._continued.embed
         elif not decodes:
@@ -99,4 +93,11 @@ class CodesMixin:
         return self._trained_embedder().net_.module_.backbone.n_features_out
 
     def _trained_embedder(self):
-        return getattr(self.embedder_, "estimator", self.embedder_)  # if frozen
+        return unfrozen(self.embedder_)
+
+
+def _no_decoder(embedder):
+    return ValueError(
+        f"embedder={type(embedder).__name__} has no decoder: use an "
+        "AutoencoderTransformer, or reconstruction_weight=0."
+    )

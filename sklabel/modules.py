@@ -418,6 +418,62 @@ def frozen_copy(module):
     return copy.deepcopy(module).requires_grad_(False)
 
 
+class Snapshot(nn.Module):
+    """A copy of modules from the moment of their lowest score.
+
+    It is a module itself, so a checkpoint of the module that holds it keeps it.
+
+    Parameters
+    ----------
+    *parts : nn.Module
+        What is copied.
+
+    Attributes
+    ----------
+    parts : nn.ModuleList
+        The copies, frozen.
+    score : Tensor of shape ()
+        The lowest so far; inf before the first offer.
+    """
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = copy.deepcopy(nn.ModuleList(parts)).requires_grad_(False)
+        self.register_buffer("score", torch.tensor(float("inf")))
+
+    def offer(self, score, *parts):
+        """Copy these parts if their score is lower; return whether it is.
+
+        Parameters
+        ----------
+        score : float or Tensor of shape ()
+        *parts : nn.Module
+            As given at the start.
+
+        Returns
+        -------
+        kept : bool
+        """
+        if score >= self.score:
+            return False
+        self.score.fill_(float(score))
+        for copied, part in zip(self.parts, parts, strict=True):
+            copied.load_state_dict(part.state_dict())
+        return True
+
+    def restore_(self, *parts):
+        """Bring these parts back to what they were, if anything was kept.
+
+        Parameters
+        ----------
+        *parts : nn.Module
+            As given at the start.
+        """
+        if self.score < float("inf"):
+            for copied, part in zip(self.parts, parts, strict=True):
+                part.load_state_dict(copied.state_dict())
+
+
 @torch.no_grad()
 def ema_update_(target_module, source_module, decay, copy_buffers=True):
     """Move averaged weights toward the current ones, in place.

@@ -402,3 +402,35 @@ def test_the_agreement_of_neighbors_knows_small_clusters(size):
     # a row is no neighbor of its own, not even among its copies
     copies = np.zeros((30, 2), np.float32)
     assert _base.neighbor_agreement(copies, np.arange(30)) == 0
+
+
+@pytest.mark.parametrize("kind", ["dcec", "ccl", "simclrv2"])
+def test_a_fitted_backbone_goes_to_the_embedder_with_what_it_learned(kind):
+    given = {"max_steps": 1, "lr": 1e-9, "random_state": 0}
+    hidden = {"hidden_sizes": (9,)}
+    embedders = {
+        "dcec": AutoencoderTransformer(3, **hidden, max_steps=30, random_state=0),
+        "ccl": AutoencoderTransformer(3, **hidden, max_steps=30, random_state=0),
+        "simclrv2": SimCLRTransformer(max_steps=30, random_state=0),
+    }
+    fitted = embedders[kind].fit(X)
+    further = type(fitted)(**fitted.get_params()).set_params(**given)
+    make = {"dcec": DCECClusterer, "ccl": CCLClassifier, "simclrv2": SimCLRv2Classifier}
+    estimator = make[kind](backbone=fitted, embedder=further, **given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator.fit(X) if kind == "dcec" else estimator.fit(X, Y)
+    first = next(p for p in fitted.encoder_.parameters() if p.ndim == 2)
+    found = [p for p in estimator.embedder_.encoder_.parameters() if p.ndim == 2]
+    torch.testing.assert_close(found[0], first, rtol=0, atol=1e-6)
+
+
+def test_an_embedder_without_a_decoder_is_refused_before_it_learns():
+    class Unfit(SimCLRTransformer):
+        def fit(self, X, y=None):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="has no decoder"):
+        DCECClusterer(2, embedder=Unfit()).fit(X)
+    with pytest.raises(ValueError, match="has no decoder"):
+        CCLClassifier(embedder=Unfit()).fit(X, Y)

@@ -15,6 +15,7 @@ from sklabel.modules import (
     Prototypes,
     Queue,
     ScaleBatchNorm1d,
+    Snapshot,
     SplitBatchNorm,
     deinterleave,
     ema_decay,
@@ -419,3 +420,23 @@ def test_split_batchnorm_is_put_in_and_taken_out():
     assert net[1][0].n_splits == 2 and net[1][0].norm is norm
     split_batchnorm_(net, 1)
     assert net[1][0] is norm and list(net.state_dict()) == names
+
+
+def test_a_snapshot_is_of_the_lowest_score():
+    part = torch.nn.Linear(2, 1)
+    snapshot = Snapshot(part)
+    before = part.weight.detach().clone()
+    snapshot.restore_(part)  # nothing was offered
+    assert snapshot.offer(1.0, part)
+    with torch.no_grad():
+        part.weight += 1
+    assert not snapshot.offer(2.0, part) and not snapshot.offer(1.0, part)
+    torch.testing.assert_close(snapshot.parts[0].weight.detach(), before)
+    assert not any(p.requires_grad for p in snapshot.parameters())
+    snapshot.restore_(part)
+    torch.testing.assert_close(part.weight.detach(), before)
+    assert part.weight.requires_grad
+    # it travels with the state of what holds it
+    other = Snapshot(torch.nn.Linear(2, 1))
+    other.load_state_dict(snapshot.state_dict())
+    assert other.score == 1 and torch.equal(other.parts[0].weight, before)

@@ -14,7 +14,12 @@ from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
+from .._base import (
+    CLASSIFIER_CONSTRAINTS,
+    BaseLearner,
+    ClassificationMixin,
+    unfrozen,
+)
 from .._callbacks import fitting
 from .._data import ImageFiles, check_samples
 from .._labels import check_labels, decode_labels, encode_labels, is_labeled
@@ -578,7 +583,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         """Return this classifier, or one made on the spot where fit may be left out."""
         if hasattr(self, "net_"):
             return self
-        embedder = _unfrozen(self.embedder)
+        embedder = unfrozen(self.embedder)
         learned = embedder is not None and (
             hasattr(embedder, "net_") or not get_tags(embedder).target_tags.required
         )
@@ -659,7 +664,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
     def _fit_towers(self, X, samples, codes):
         """Return the embedder, fitted."""
         embedder = self.embedder
-        inner = _unfrozen(embedder)
+        inner = unfrozen(embedder)
         if embedder is not None and not hasattr(inner, "encode_text"):
             raise TypeError(
                 f"embedder={type(inner).__name__} does not embed texts: use "
@@ -669,7 +674,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         if self._continued is not None:
             if not fine_tune and embedder is not None:
                 return self.embedder_
-            embedder = self._learning_copy(_unfrozen(self.embedder_))
+            embedder = self._learning_copy(unfrozen(self.embedder_))
         elif embedder is None:
             if str(self.backbone).startswith("open_clip/"):
                 raise ValueError(
@@ -744,7 +749,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
 
     def _embed(self, samples):
         """Set ``net_`` to the image tower; return the embedding of all rows."""
-        towers = _unfrozen(self.embedder_)
+        towers = unfrozen(self.embedder_)
         own = _PromptClassifier(*map(copy.deepcopy, self._image_tower()))
         self._fit_net(own, samples, stage="classify", train=False)
         self.n_iter_, self._fresh = towers.n_iter_, False
@@ -753,11 +758,11 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         return self._forward_rows(samples)
 
     def _image_tower(self):
-        module = _unfrozen(self.embedder_).net_.module_
+        module = unfrozen(self.embedder_).net_.module_
         return module.backbone, module.project
 
     def _set_head(self, Z, codes, weights, seed):
-        embedder = _unfrozen(self.embedder_)
+        embedder = unfrozen(self.embedder_)
         texts = embedder.encode_text([t for own in self.prompts_ for t in own])
         sizes = [len(own) for own in self.prompts_]
         texts = torch.from_numpy(texts).double().split(sizes)
@@ -830,7 +835,3 @@ def _codes(y, class_names, classes):
             column[labeled] = np.array(list(class_names))[positions]
             y = column
     return encode_labels(y, classes=classes)[1]
-
-
-def _unfrozen(embedder):
-    return embedder.estimator if isinstance(embedder, FrozenEstimator) else embedder

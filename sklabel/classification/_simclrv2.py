@@ -5,13 +5,17 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
-from sklearn.frozen import FrozenEstimator
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
+from .._base import (
+    CLASSIFIER_CONSTRAINTS,
+    BaseLearner,
+    ClassificationMixin,
+    unfrozen,
+)
 from .._callbacks import fitting
 from .._data import Mixed
 from ..backbones import build_backbone
@@ -398,14 +402,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
                 precision=self.precision,
                 verbose=self.verbose,
             )
-        if not isinstance(self.backbone, str) or self.backbone != "auto":
-            if isinstance(embedder, FrozenEstimator):
-                raise ValueError(
-                    f"backbone={self.backbone!r} has no effect on a frozen embedder: "
-                    'leave it at "auto".'
-                )
-            embedder = clone(embedder).set_params(backbone=self.backbone)
-        return self._fit_held(embedder, samples.readable(X))
+        return self._fit_on_backbone(embedder, samples.readable(X))
 
     def _build_teacher(self, mean, std, continued=None):
         augment = self._build_augment(self.augment, "weak", mean, std)
@@ -413,7 +410,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             teacher = getattr(continued, "teacher", continued).requires_grad_(True)
             teacher.augment = augment
             return teacher
-        embedder = _unfrozen(self.embedder_)
+        embedder = unfrozen(self.embedder_)
         if not hasattr(embedder, "encoder_"):
             raise ValueError(
                 f"embedder={type(embedder).__name__} trains no network that could be "
@@ -445,7 +442,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         if student is None:
             backbone = self.student_backbone
             if backbone is None:
-                backbone = _unfrozen(self.embedder_)
+                backbone = unfrozen(self.embedder_)
             student = _FineTuned(
                 build_backbone(backbone, self.sample_shape_, mean, std),
                 nn.Sequential(),
@@ -498,7 +495,3 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
     def _rebuild_module(self, mean, std):
         teacher = self._build_teacher(mean, std)
         return self._build_distilled(teacher, mean, std) if self._distilled else teacher
-
-
-def _unfrozen(embedder):
-    return getattr(embedder, "estimator", embedder)

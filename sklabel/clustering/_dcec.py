@@ -14,6 +14,7 @@ from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
     ClusteringMixin,
+    CollapseWarning,
     check_n_clusters,
     cluster_figures,
     predict_all,
@@ -22,7 +23,9 @@ from .._callbacks import fitting
 from .._codes import CenteredCodes, CodesMixin
 from .._data import Rounds
 from .._held import encoded
-from ..losses import student_assignment, target_divergence
+from .._warn import warn
+from ..losses import sharpened_targets, student_assignment, target_divergence
+from ..modules import Snapshot
 from ..neighbors import kneighbors
 
 # in the codes before training, that the agreement is taken with
@@ -30,7 +33,19 @@ _N_NEIGHBORS = 10
 
 
 class _DCEC(CenteredCodes):
+    """With ``keep_clusters`` the first round that loses a cluster is the last, and undone."""
+
     neighbors = None  # (n_readable, k + 1), the row itself first
+
+    def __init__(self, embed, centers, **settings):
+        super().__init__(embed, centers, **settings)
+        if self.keep_clusters:
+            # a buffer: a fit that continues from a checkpoint has not seen the start
+            self.register_buffer("used", torch.zeros(len(centers), dtype=torch.bool))
+            self.whole = Snapshot(*self.parts())
+
+    def parts(self):
+        return self.embed, nn.ParameterList([self.centers])
 
     def loss(self, x, y):
         z = self.embed(x)
@@ -44,16 +59,33 @@ class _DCEC(CenteredCodes):
             loss = loss + self.reconstruction_weight * error
         return loss, figures
 
+    def before_epoch(self, net, samples):
+        super().before_epoch(net, samples)
+        if self.keep_clusters and not self.used.any():
+            self.used[self.labels.unique()] = True
+            self.whole.offer(0, *self.parts())
+
     def after_epoch(self, net, samples):
         self.q = predict_all(net, samples)
-        changed = float((self.q.argmax(1) != self.labels).float().mean())
+        labels = self.q.argmax(1)
+        changed = float((labels != self.labels).float().mean())
         if changed < self.tol:
             net.stop()
-        return {"changed_share": changed, **cluster_figures(self.q, self.neighbors)}
+        figures = {"changed_share": changed, **cluster_figures(self.q, self.neighbors)}
+        if self.keep_clusters:
+            # not by their number: one may come into use as another is lost
+            lost = self.used.clone()
+            lost[labels.unique()] = False
+            figures["lost_clusters"] = int(lost.sum())
+            if lost.any():
+                net.stop()
+            else:
+                self.whole.offer(-len(net.history), *self.parts())
+        return figures
 
     def forget(self):
         super().forget()
-        self.neighbors = None
+        self.neighbors = self.used = self.whole = None
 
 
 class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
@@ -76,11 +108,14 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
     alpha : float, default=1.0
         Degrees of freedom of the assignment, > 0.
     update_interval : int, default=140
-        Steps between two updates of the targets; a round. Published: 140 for MNIST, 30 for
-        USPS.
+        Steps between two updates of the targets; a round. At most a fifth of the training
+        counts. Published: 140 for MNIST, 30 for USPS.
     tol : float, default=0.001
         The training ends when fewer than this share of the rows has changed its cluster
         in a round.
+    keep_clusters : bool, default=True
+        Whether the training ends when a cluster loses its last row, and the round before
+        is kept. False: it goes on, as published.
     n_init : int, default=20
         Starts of k-means.
     embedder : estimator or None, default=None
@@ -101,7 +136,8 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
         "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
         thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
     lr : float, default=1e-3
-        Peak learning rate.
+        Peak learning rate. Published: 1e-3 for DCEC; for DEC, "sgd" with 0.01: alone it
+        draws codes together in points with "adam".
     weight_decay : float, default=0.0
         Decay of weights; biases and norms have none.
     schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
@@ -145,9 +181,9 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per round ``train_loss``, ``cluster_loss``,
         ``reconstruction_loss``, ``changed_share`` (rows that changed their cluster),
-        ``largest_cluster`` (share), ``clusters_used``, ``confident_share`` and
-        ``neighbor_agreement``: how often a row shares its cluster with its neighbors in
-        the codes before this training.
+        ``largest_cluster`` (share), ``clusters_used``, ``confident_share``,
+        ``neighbor_agreement`` (how often a row shares its cluster with its neighbors in
+        the codes before this training) and, with ``keep_clusters``, ``lost_clusters``.
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int
@@ -174,7 +210,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
     -----
     The loss is that of DCEC, a mean over pixels plus ``cluster_weight`` times a mean over
     rows. Departures: rows are shuffled; ``tol`` compares the labels before and after a
-    round.
+    round; what would lose a cluster is undone (``keep_clusters``).
 
     With ``warm_start`` codes and centers go on from the last fit; where it did not leave
     ``n_clusters`` centers, k-means finds new ones in its codes.
@@ -207,6 +243,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
         "alpha": [Interval(Real, 0, None, closed="neither")],
         "update_interval": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, 1, closed="both")],
+        "keep_clusters": ["boolean"],
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "embedder": [BaseEstimator, None],
         **SHARED_CONSTRAINTS,
@@ -221,6 +258,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
         alpha=1.0,
         update_interval=140,
         tol=0.001,
+        keep_clusters=True,
         n_init=20,
         embedder=None,
         backbone="auto",
@@ -249,6 +287,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
         self.alpha = alpha
         self.update_interval = update_interval
         self.tol = tol
+        self.keep_clusters = keep_clusters
         self.n_init = n_init
         self.embedder = embedder
         self.backbone = backbone
@@ -305,24 +344,68 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
                 Z, min(_N_NEIGHBORS + 1, len(Z)), random_state=seed
             )
             n_steps = samples.n_batches(self.batch_size)
+            n_all = self.max_steps or self.max_epochs * n_steps
+            # in a single round nothing would be taught by what was learned
+            n_round = min(self.update_interval, max(1, n_all // 5))
             self._fit_net(
                 module,
-                Rounds(samples, self.update_interval),
+                Rounds(samples, n_round),
                 stage="cluster",
-                max_steps=self.max_steps or self.max_epochs * n_steps,
+                max_steps=n_all,
                 # the net counts in rounds
-                warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
+                warmup_epochs=self.warmup_epochs * n_steps / n_round,
             )
+            history = self.net_.history
+            n_lost = history[-1].get("lost_clusters") if history else 0
+            if n_lost:
+                module.whole.restore_(*module.parts())
             module.forget()
             p = self._forward_rows(samples)
-        used = self._set_labels(
-            p,
-            samples,
-            f"Lower cluster_weight={self.cluster_weight} or n_clusters",
-            f"Lower cluster_weight={self.cluster_weight}",
-        )
+        # the rate of DEC alone: Adam does not mind the scale of its only loss
+        remedy = f"Lower cluster_weight={self.cluster_weight}"
+        if not self.reconstruction_weight:
+            remedy = f"Lower lr={self.lr}, raise reconstruction_weight=0"
+        if n_lost:
+            warn(
+                f"The training ended with round {len(history)}, in which {n_lost} of the "
+                f"clusters lost their last row; the round before is kept. {remedy}, or "
+                "take keep_clusters=False to go on all the same.",
+                CollapseWarning,
+            )
+        used = self._set_labels(p, samples, f"{remedy} or lower n_clusters", remedy)
         module.centers = nn.Parameter(module.centers.detach()[used])
         return self
+
+    def score(self, X, y=None):
+        """Return minus the loss on X, so that a search needs no labels.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Higher is better; the targets are those of X. Values compare only at equal
+            ``n_clusters`` and weights of the losses.
+        """
+        samples = self._check_X(X)
+        net, module = self.net_, self.net_.module_
+        q = predict_all(net, samples)
+        loss = self.cluster_weight * target_divergence(q, sharpened_targets(q))
+        if self.reconstruction_weight:
+            module.eval()
+            squares = 0.0
+            with torch.inference_mode(), net.autocast():
+                for rows in np.array_split(samples.good, -(-samples.n_trained // 256)):
+                    x = net.to_device(samples[rows][0])
+                    error = module.embed.error(module.embed(x), x)
+                    squares += float(error) * len(rows)
+            loss += self.reconstruction_weight * squares / samples.n_trained
+        return -float(loss)
 
     def _find_centers(self, Z, seed):
         """Return the centers of k-means on codes (n, D)."""
@@ -340,11 +423,14 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
             cluster_weight=self.cluster_weight,
             reconstruction_weight=self.reconstruction_weight,
             tol=self.tol,
+            keep_clusters=self.keep_clusters,
         )
 
     def _rebuild_module(self, mean, std):
         self._continued = None
-        return self._build_module(torch.zeros(self.n_clusters_, self._code_length()))
+        module = self._build_module(torch.zeros(self.n_clusters_, self._code_length()))
+        module.forget()
+        return module
 
     @property
     def cluster_centers_(self):

@@ -1,6 +1,5 @@
 """SCAN: semantic clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
 
-import copy
 import math
 from numbers import Integral, Real
 
@@ -22,10 +21,9 @@ from .._base import (
 from .._callbacks import fitting
 from .._data import Pairs
 from .._warn import warn
-from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
-from ..modules import MultiHead
+from ..modules import MultiHead, Snapshot
 from ..neighbors import kneighbors, mine_neighbors
 
 
@@ -41,7 +39,7 @@ class _SCAN(nn.Module):
         self.train_backbone = train_backbone
         self.register_buffer("prior", prior)
         self.register_buffer("best_head", torch.tensor(0))
-        self.best = _Best(backbone, heads)
+        self.best = Snapshot(backbone, heads)
 
     def train(self, mode=True):
         super().train(mode)
@@ -68,9 +66,12 @@ class _SCAN(nn.Module):
             probabilities, torch.from_numpy(neighbors), self.prior
         )
         head = int(scores.argmin())
-        if self.best.offer(scores[head], self.backbone, self.heads):
+        best = self.best.offer(scores[head], self.backbone, self.heads)
+        if best:
             self.best_head.fill_(head)
         return {
+            "stage": "cluster",
+            "best": best,
             "score": float(scores[head]),
             "consistency": float(consistency[head]),
             "entropy": float(entropy[head]),
@@ -129,7 +130,7 @@ class _SelfLabel(nn.Module):
 
     def watch_over(self, clustering_loss):
         self.clustering_loss = clustering_loss
-        self.best = _Best(self.backbone, self.heads)
+        self.best = Snapshot(self.backbone, self.heads)
         # a buffer: a fit that continues from a checkpoint has not seen the start
         self.used = torch.zeros(self.heads.n_classes, dtype=torch.bool)
 
@@ -141,43 +142,29 @@ class _SelfLabel(nn.Module):
 
     def after_epoch(self, net, samples):
         p = predict_all(net, samples)
-        figures = cluster_figures(p, self.neighbors)
+        figures = {"stage": "self-label", **cluster_figures(p, self.neighbors)}
         if self.clustering_loss is not None:
-            figures["clustering_loss"] = float(self.clustering_loss(p))
+            loss = float(self.clustering_loss(p))
             # not by their number: one may come into use as another is lost
             lost = self.used.clone()
             lost[p.argmax(1).unique()] = False
             if lost.any():
                 net.stop()
-            else:
-                self.best.offer(figures["clustering_loss"], self.backbone, self.heads)
+            best = not lost.any() and self.best.offer(loss, self.backbone, self.heads)
+            figures |= {"clustering_loss": loss, "best": best}
+            figures["lost_clusters"] = int(lost.sum())
         return figures
 
     def keep_best(self):
         """Go back to the best epoch, and forget the others."""
-        if self.clustering_loss is not None and self.best.score < float("inf"):
-            for part, best in zip([self.backbone, self.heads], self.best.parts):
-                part.load_state_dict(best.state_dict())
+        if self.clustering_loss is not None:
+            self.best.restore_(self.backbone, self.heads)
         self.backbone.requires_grad_(True)
         self.clustering_loss = self.neighbors = self.best = self.used = None
 
 
-class _Best(nn.Module):
-    """A copy of some modules from the epoch with the lowest score."""
-
-    def __init__(self, *parts):
-        super().__init__()
-        self.parts = copy.deepcopy(nn.ModuleList(parts)).requires_grad_(False)
-        self.register_buffer("score", torch.tensor(float("inf")))
-
-    def offer(self, score, *parts):
-        """Keep these parts if their score is lower; return whether it is."""
-        if score >= self.score:
-            return False
-        self.score.fill_(float(score))
-        for best, part in zip(self.parts, parts):
-            best.load_state_dict(part.state_dict())
-        return True
+def _standardized(samples, mean, std):
+    return ((samples[samples.good][0] - mean) / std).numpy()
 
 
 def _clustering_loss(p, neighbors, entropy_weight, prior):
@@ -289,13 +276,15 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
     embedder_ : estimator
         Fitted embedder, where there is one.
     net_ : skorch.NeuralNet
-        Trained net of the last stage; ``net_.history`` holds per epoch ``train_loss``,
-        ``largest_cluster`` (share), ``clusters_used``, ``confident_share``,
-        ``neighbor_agreement`` (rows in the cluster of a neighbor) and, with
-        ``keep_clusters``, ``clustering_loss``.
-    history_ : list of dict
-        History of the clustering stage, with ``score`` (the lower the better, needs no
-        labels), ``consistency`` and ``entropy`` too.
+        Trained net of the last stage; ``net_.history`` holds per epoch of both ``stage``
+        ("cluster", then "self-label"), ``train_loss``, ``largest_cluster`` (share),
+        ``clusters_used``, ``confident_share``, ``neighbor_agreement`` (rows in the cluster
+        of a neighbor), ``best`` (whether it is the best of its stage so far: the last of
+        these is kept), while clustering ``score`` (the lower the better, needs no labels),
+        ``consistency`` and ``entropy``, and with ``keep_clusters`` in self-labeling
+        ``clustering_loss`` and ``lost_clusters``.
+    prior_ : ndarray of shape (n_clusters_,) or None
+        Expected share of each cluster in use.
     encoder_ : nn.Module
         Trained encoder.
     sample_shape_ : tuple of int
@@ -303,7 +292,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
     n_features_in_ : int
         Values per sample.
     n_iter_ : int
-        Epochs trained in the last stage.
+        Epochs trained in both stages.
     interrupted_ : bool
         Whether Ctrl-C ended the training early.
 
@@ -320,8 +309,8 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
     -----
     Departures: the rate of the clustering stage is 1e-3 because default trainings are
     hundreds of steps long, not 20,000; epoch and head are chosen on the training rows;
-    self-labeling keeps its best epoch (``keep_clusters``);
-    batches without a confident row are skipped, where the public code stops.
+    self-labeling keeps its best epoch (``keep_clusters``); weights alone decay, not biases
+    and norms; batches without a confident row are skipped, where the public code stops.
 
     With ``warm_start`` the encoder goes on learning, and the kept head where it has
     ``n_clusters`` outputs; heads beside it are new.
@@ -447,15 +436,15 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         check_n_clusters(self, samples)
+        prior = self._check_prior()
         with self._seeded() as seed:
             statistics = samples.statistics()
             self.neighbors_ = self._mine_neighbors(X, samples, seed, *statistics)
-            module = self._build_module(*statistics)
+            module = self._build_module(*statistics, prior)
             self._fit_net(
                 module, Pairs(samples, self.neighbors_), stage="cluster", predicts=False
             )
-            self.history_ = self.net_.history.to_list()
-            prior = module.prior
+            clustering = self.net_.history
             module = self._build_self_label(*module.keep_best(), *statistics)
             module.neighbors = samples.among_readable(self.neighbors_)
             if self.keep_clusters:
@@ -475,8 +464,58 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             )
             module.keep_best()
             p = self._forward_rows(samples)
-        self._drop_unused(p, samples)
+        self.net_.history[:0] = clustering
+        self.n_iter_ = len(self.net_.history)
+        self._check_stages(p)
+        self._drop_unused(p, samples, prior)
         return self
+
+    def score(self, X, y=None):
+        """Return how well neighbors agree on X, so that a search needs no labels.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Minus the ``score`` of ``net_.history``, on X and neighbors within X: the entropy
+            of the clusters less the disagreement of neighbors, at best the log of
+            ``n_clusters``; higher is better. Values compare only at equal ``n_clusters``
+            and ``n_neighbors``, and on as many rows.
+        """
+        samples = self._check_X(X)
+        if samples.n_trained < 2:
+            raise ValueError("X has less than two rows to score: none has a neighbor.")
+        p = torch.from_numpy(self._forward_rows(samples)[samples.good])
+        if hasattr(self, "embedder_"):
+            Z = np.asarray(self.embedder_.transform(samples.readable(X)))
+        else:
+            Z = _standardized(samples, *samples.statistics())
+        neighbors = torch.from_numpy(self._nearest(Z, seed=0))
+        prior = None if self.prior_ is None else torch.from_numpy(self.prior_)
+        return -float(scan_head_scores(p[None], neighbors, prior)[0])
+
+    def _check_prior(self):
+        """Return the share of each cluster, shape (n_clusters,); None: all are equal."""
+        if self.prior is None:
+            return None
+        prior = np.asarray(self.prior, dtype=np.float32)
+        if prior.shape != (self.n_clusters,):
+            raise ValueError(
+                f"prior has shape {prior.shape}; it must hold one share for each of "
+                f"n_clusters={self.n_clusters}."
+            )
+        if not (np.isfinite(prior) & (prior >= 0)).all() or not prior.any():
+            raise ValueError(
+                f"prior={self.prior} must hold shares that are finite and not negative, "
+                "one above 0 at least."
+            )
+        return torch.from_numpy(prior / prior.sum())
 
     def _mine_neighbors(self, X, samples, seed, mean, std):
         """Return each row's neighbors in the embedding, the row itself first."""
@@ -492,20 +531,23 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             )
         if embedder is None:
             vars(self).pop("embedder_", None)  # of an earlier fit
-            Z = ((samples[samples.good][0] - mean) / std).numpy()
+            Z = _standardized(samples, mean, std)
         else:
             # files that cannot be read were told of already, and are nobody's neighbors
             readable = samples.readable(X)
             self.embedder_ = self._fit_held(embedder, readable)
             Z = np.asarray(self.embedder_.transform(readable))
-        n_neighbors = min(self.n_neighbors, samples.n_trained - 1)
-        if self.metric == "cosine" or (self.metric == "auto" and embedder is not None):
-            _, found = mine_neighbors(Z, n_neighbors)
-        else:
-            _, found = kneighbors(Z, n_neighbors + 1, random_state=seed)
-        return samples.all_neighbors(found)
+        return samples.all_neighbors(self._nearest(Z, seed))
 
-    def _build_module(self, mean, std):
+    def _nearest(self, Z, seed):
+        """Return the neighbors of each row of an embedding, the row itself first."""
+        n_neighbors = min(self.n_neighbors, len(Z) - 1)
+        embedded = hasattr(self, "embedder_")
+        if self.metric == "cosine" or (self.metric == "auto" and embedded):
+            return mine_neighbors(Z, n_neighbors)[1]
+        return kneighbors(Z, n_neighbors + 1, random_state=seed)[1]
+
+    def _build_module(self, mean, std, prior):
         before = self._continued
         backbone = before.backbone if before else self._build_backbone(mean, std)
         heads = MultiHead(backbone.n_features_out, self.n_clusters, self.n_heads)
@@ -513,17 +555,6 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             # one head was kept: the first of these
             for new, kept in zip(heads.parameters(), before.heads.parameters()):
                 new.data[: self.n_clusters] = kept.data[: self.n_clusters]
-        prior = None
-        if self.prior is not None:
-            prior = torch.as_tensor(np.asarray(self.prior), dtype=torch.float32)
-            if prior.shape != (self.n_clusters,) or (prior < 0).any():
-                raise ValueError(
-                    f"prior has shape {tuple(prior.shape)}; it must hold one share >= 0 "
-                    f"for each of n_clusters={self.n_clusters}."
-                )
-            if not prior.sum() > 0:
-                raise ValueError(f"prior={self.prior} must hold a share above 0.")
-            prior = prior / prior.sum()
         return _SCAN(
             backbone,
             heads,
@@ -532,14 +563,6 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             prior,
             self.train_backbone,
         )
-
-    def _build_backbone(self, mean=None, std=None):
-        embedder = getattr(self, "embedder_", None)
-        embedder = getattr(embedder, "estimator", embedder)  # FrozenEstimator
-        if self.backbone == "auto" and hasattr(embedder, "encoder_"):
-            if embedder.sample_shape_ == self.sample_shape_:
-                return build_backbone(embedder, self.sample_shape_)
-        return super()._build_backbone(mean, std)
 
     def _build_self_label(self, backbone, heads, mean, std):
         return _SelfLabel(
@@ -556,9 +579,11 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         heads = MultiHead(backbone.n_features_out, self.n_clusters_, 1)
         return self._build_self_label(backbone, heads, mean, std)
 
-    def _drop_unused(self, p, samples):
-        """Set the labels, and drop outputs that no row uses."""
-        remedy = f"entropy_weight={self.entropy_weight}"
+    def _check_stages(self, p):
+        """Say so where one of the stages has learned nothing, or lost a cluster."""
+        # Ctrl-C may leave an epoch without
+        scores = [epoch["score"] for epoch in self.net_.history if "score" in epoch]
+        score, best = min(scores, default=-math.inf), -math.log(self.n_clusters)
         if self.self_label_epochs and not (p > self.self_label_threshold).any():
             warn(
                 "No row is sure enough to teach in self-labeling: raise max_epochs="
@@ -566,24 +591,35 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
                 f"{self.self_label_threshold}.",
                 CollapseWarning,
             )
-        # Ctrl-C may leave an epoch without
-        scores = [epoch.get("score", -math.inf) for epoch in self.history_]
-        score = min(scores, default=-math.inf)
-        best = -math.log(self.n_clusters)
-        if not self.self_label_epochs and score > 0.05 * best:
+        elif score > 0.05 * best:
             warn(
                 "The clusters of neighbors say next to nothing of each other: score "
                 f"{score:.3f}, at best {best:.2f}. Raise max_epochs={self.max_epochs} or "
                 f"lr={self.lr}, or give a better embedder.",
                 CollapseWarning,
             )
+        taught = [e for e in self.net_.history if e.get("stage") == "self-label"]
+        if taught and taught[-1].get("lost_clusters"):
+            kept = max((i for i, e in enumerate(taught, 1) if e["best"]), default=0)
+            warn(
+                f"Self-labeling ended with epoch {len(taught)}, in which "
+                f"{taught[-1]['lost_clusters']} of the clusters lost their last row; kept "
+                f"is {f'epoch {kept}' if kept else 'what came before it'}. Raise "
+                f"self_label_threshold={self.self_label_threshold}, "
+                f"self_label_batch_size={self.self_label_batch_size} or max_epochs="
+                f"{self.max_epochs}, or take keep_clusters=False to go on all the same.",
+                CollapseWarning,
+            )
+
+    def _drop_unused(self, p, samples, prior):
+        """Set the labels, and drop outputs that no row uses."""
+        remedy = f"entropy_weight={self.entropy_weight}"
         used = self._set_labels(
             p,
             samples,
             f"Raise {remedy}, or lower n_clusters",
             f"Raise {remedy}, or give prior if that is so",
-            expected=0
-            if self.prior is None
-            else np.max(self.prior) / np.sum(self.prior),
+            prior,
         )
+        self.prior_ = None if prior is None else prior.numpy()[used]
         self.net_.module_.heads = self.net_.module_.heads.keep_outputs(used)

@@ -21,7 +21,6 @@ from .._callbacks import fitting
 from .._data import Pairs
 from .._labels import is_labeled
 from .._warn import warn
-from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import unit_rows, uslt_global_loss, uslt_local_loss
 from ..modules import MultiHead, NormLinear
@@ -820,14 +819,6 @@ class USLTSelector(PredictClustersMixin, SelectionMixin, BaseLearner):
             start_heads=start_heads,
             **{name: getattr(self, name) for name in names.split()},
         )
-
-    def _build_backbone(self, mean=None, std=None):
-        embedder = getattr(self, "embedder_", None)
-        embedder = getattr(embedder, "estimator", embedder)  # FrozenEstimator
-        if self.backbone == "auto" and hasattr(embedder, "encoder_"):
-            if embedder.sample_shape_ == self.sample_shape_:
-                return build_backbone(embedder, self.sample_shape_)
-        return super()._build_backbone(mean, std)
 
     def _choose(self, Z, scores, bad, labeled, n_samples):
         """Return the rows in the order of asking; a collapse is told."""

@@ -109,8 +109,60 @@ def test_it_ends_when_few_rows_change():
     changed = fitted.net_.history[:, "changed_share"]
     assert changed[-1] < 0.05 and all(share >= 0.05 for share in changed[:-1])
     assert fitted.n_iter_ == len(changed) < 100
-    longer = short(max_steps=12, update_interval=5, tol=0).fit(X)
-    assert longer.net_.history[:, "train_batch_count"] == [5, 5, 2]
+    longer = short(max_steps=27, update_interval=5, tol=0).fit(X)
+    assert longer.net_.history[:, "train_batch_count"] == [5, 5, 5, 5, 5, 2]
+    # one round alone would have targets from before the training
+    few = short(max_steps=12, update_interval=140, tol=0).fit(X)
+    assert few.net_.history[:, "train_batch_count"] == [2] * 6
+
+
+def falling_together(self, x, y):
+    # codes that meet in a point have one nearest center
+    return (self.embed(x) - 5).square().mean() + self.centers.square().mean()
+
+
+def test_a_training_that_loses_a_cluster_is_undone(monkeypatch):
+    settings = {"max_steps": 400, "update_interval": 2, "tol": 0, "lr": 1e-2}
+    start = short(**{**settings, "max_steps": 1, "lr": 1e-9}).fit(X)
+    assert start.n_clusters_ == 3
+    monkeypatch.setattr(_dcec._DCEC, "loss", falling_together)
+    with pytest.warns(CollapseWarning) as seen:
+        kept = short(**settings).fit(X)
+    said = [str(w.message) for w in seen if w.category is CollapseWarning]
+    lost = "lost their last row; the round before is kept. Lower cluster_weight"
+    assert sum(lost in text for text in said) == 1
+    assert not any("in use" in text for text in said)
+    history = kept.net_.history
+    assert history[-1, "lost_clusters"] > 0 == max(history[:-1, "lost_clusters"])
+    assert kept.n_clusters_ == 3 and kept.n_iter_ < 200
+    np.testing.assert_array_equal(kept.labels_, kept.predict(X))
+    with pytest.warns(CollapseWarning, match="Lower lr=0.01, raise reconstruction_w"):
+        short(**settings, reconstruction_weight=0).fit(X)
+    with pytest.warns(CollapseWarning, match="of n_clusters=3 clusters are in use"):
+        lost = short(**settings, keep_clusters=False).fit(X)
+    assert lost.n_clusters_ < 3 and "lost_clusters" not in lost.net_.history[-1]
+
+
+def test_what_is_undone_is_undone_after_a_break_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(_dcec._DCEC, "loss", falling_together)
+    settings = {"max_steps": 400, "update_interval": 2, "tol": 0, "lr": 1e-2}
+    settings["checkpoint_dir"] = tmp_path
+    with pytest.warns(CollapseWarning, match="lost their last row"):
+        kept = short(**settings).fit(X)
+    # the checkpoint is that of the round to be undone
+    with pytest.warns(CollapseWarning, match="lost their last row"):
+        again = short(**settings).fit(X)
+    np.testing.assert_array_equal(again.predict_proba(X), kept.predict_proba(X))
+
+
+@pytest.mark.parametrize("weight", [0.0, 2.0])
+def test_the_score_is_minus_the_loss(weight):
+    fitted = short(reconstruction_weight=weight).fit(X)
+    module, x = fitted.net_.module_.eval(), torch.from_numpy(X)
+    q = module(x)
+    module.targets = sharpened_targets(q)
+    loss, _ = module.loss(x, torch.arange(len(x)))
+    assert fitted.score(X) == pytest.approx(-float(loss), rel=1e-5)
 
 
 def test_rounds_are_so_many_steps_over_all_rows():
@@ -199,14 +251,15 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_every_parameter_counts():
-    base = {"max_steps": 8, "update_interval": 4}
+    base = {"max_steps": 20, "update_interval": 4, "tol": 0.0}
     plain = short(**base).fit(X).predict_proba(X)
     for change in (
         {"cluster_weight": 1.0},
         {"reconstruction_weight": 0.1},
         {"alpha": 2.0},
         {"update_interval": 2},
-        {"max_steps": 12},
+        {"max_steps": 24},
+        {"tol": 0.9},
         {"batch_size": 16},
         {"optimizer": "sgd"},
         {"lr": 1e-2},

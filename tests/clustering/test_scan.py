@@ -72,9 +72,12 @@ def test_digits_without_one_label():
     base = KMeans(10, n_init=3, random_state=0).fit_predict(pixels)
     accuracy = clustering_accuracy(target, labels)
     assert accuracy > clustering_accuracy(target, base) + 0.02
-    figures = clusterer.history_[-1]
-    assert figures["clusters_used"] == 10
-    assert figures["neighbor_agreement"] > 0.7
+    history = clusterer.net_.history
+    assert [epoch["stage"] for epoch in history] == ["cluster"] * 15 + [
+        "self-label"
+    ] * 3
+    assert clusterer.n_iter_ == 18 and history[14]["clusters_used"] == 10
+    assert all(epoch["neighbor_agreement"] > 0.7 for epoch in history[14:])
 
 
 def test_what_fit_sets():
@@ -129,8 +132,11 @@ def test_the_epoch_and_head_of_the_lowest_score_are_kept(monkeypatch):
 
     monkeypatch.setattr(_SCAN, "keep_best", spy)
     clusterer = quiet(short(n_heads=3, max_epochs=6, lr=1e-2), X)
-    scores = [epoch["score"] for epoch in clusterer.history_]
+    clustering = [e for e in clusterer.net_.history if e["stage"] == "cluster"]
+    scores = [epoch["score"] for epoch in clustering]
     np.testing.assert_allclose(kept[0][0], min(scores), rtol=1e-6)
+    best = [epoch["best"] for epoch in clustering]
+    assert best == [score < min([*scores[:i], 99]) for i, score in enumerate(scores)]
     assert kept[0][1] in (0, 1, 2)
 
 
@@ -143,8 +149,15 @@ def test_self_labeling_stops_before_it_loses_a_cluster(monkeypatch):
     assert good.n_clusters_ == 3
     monkeypatch.setattr(_SelfLabel, "loss", ruin)
     settings = {"lr": 1e-2, "max_epochs": 30, "self_label_epochs": 200}
-    kept = quiet(short(**settings), X)
+    with pytest.warns(
+        CollapseWarning,
+        match=r"lost their last row; kept is .*Raise self_label_threshold=0.99, ",
+    ):
+        kept = short(**settings).fit(X)
     assert kept.n_clusters_ == 3 and kept.n_iter_ < 200
+    taught = [e for e in kept.net_.history if e["stage"] == "self-label"]
+    assert taught[-1]["lost_clusters"] > 0 == taught[0]["lost_clusters"]
+    assert not taught[-1]["best"]
     np.testing.assert_array_equal(kept.labels_, good.labels_)
     with pytest.warns(CollapseWarning, match="entropy_weight"):
         lost = short(**settings, keep_clusters=False).fit(X)
@@ -249,10 +262,48 @@ def test_a_prior_is_followed():
         2, 5, prior=[8 / 9, 1 / 9], lr=1e-2, batch_size=16, random_state=0
     )
     assert clustering_accuracy(y, quiet(clusterer, x).labels_) > 0.95
-    with pytest.raises(ValueError, match=r"prior.*\(3,\)"):
-        clusterer.set_params(prior=[1, 2, 3]).fit(x)
-    with pytest.raises(ValueError, match=r"prior=\[0, 0\] must hold a share above 0"):
-        clusterer.set_params(prior=[0, 0]).fit(x)
+    np.testing.assert_allclose(clusterer.prior_, [8 / 9, 1 / 9])
+    # a share of zero is a cluster that nobody wants
+    clusterer.set_params(n_clusters=3, prior=[1, 1, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        assert clusterer.fit(X[Y < 2]).n_clusters_ == 2
+
+
+@pytest.mark.parametrize(
+    "prior, message",
+    [
+        ([1, 2, 3], r"prior.*\(3,\)"),
+        ([0, 0], r"prior=\[0, 0\] must hold shares that are finite"),
+        ([1, -1], "not negative"),
+        ([1, np.inf], "finite"),
+    ],
+)
+def test_a_prior_that_is_none_is_refused_before_the_embedder_learns(prior, message):
+    class Unfit(SimCLRTransformer):
+        def fit(self, X, y=None):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match=message):
+        short(n_clusters=2, prior=prior, embedder=Unfit()).fit(X)
+
+
+@pytest.mark.parametrize("prior", [None, [0.2, 0.3, 0.5]])
+def test_the_score_of_x_is_minus_that_of_the_kept_epoch(prior):
+    settings = {"lr": 1e-2, "max_epochs": 30, "self_label_epochs": 0, "n_neighbors": 5}
+    clusterer = quiet(short(**settings, prior=prior), X)
+    lowest = min(epoch["score"] for epoch in clusterer.net_.history)
+    assert clusterer.n_clusters_ == 3
+    assert clusterer.score(X) == pytest.approx(-lowest, rel=1e-4)
+    assert clusterer.score(X[:40]) > 0
+    with pytest.raises(ValueError, match="less than two rows"):
+        clusterer.score(X[:1])
+    images = load_digit_images().images[:60]
+    embedder = SimCLRTransformer(max_steps=2)
+    clusterer = quiet(short(embedder=embedder, self_label_epochs=0), images)
+    if clusterer.n_clusters_ == 3:
+        lowest = min(epoch["score"] for epoch in clusterer.net_.history)
+        assert clusterer.score(images) == pytest.approx(-lowest, abs=1e-2)
 
 
 @pytest.mark.parametrize("prior", [[28, 3, 3, 3, 3], [1, 1, 1, 1, 1], None])
@@ -263,7 +314,7 @@ def test_a_large_cluster_that_was_asked_for_is_no_news(prior):
     clusterer = quiet(short(n_clusters=5, n_neighbors=3, prior=prior), x)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        clusterer._drop_unused(p, clusterer._check_X(x))
+        clusterer._drop_unused(p, clusterer._check_X(x), clusterer._check_prior())
     said = any("One cluster holds 70%" in str(warning.message) for warning in seen)
     assert said == (prior is None or prior[0] == 1)
 
@@ -312,6 +363,9 @@ def test_clusters_that_say_nothing_of_neighbors_are_told():
         CollapseWarning, match=r"score -0.0.*-1.10. Raise max_epochs=2 or"
     ):
         short(self_label_epochs=0).fit(X)
+    # a threshold that rows reach by chance teaches nothing either
+    with pytest.warns(CollapseWarning, match="next to nothing of each other"):
+        short(self_label_threshold=0.3, lr=1e-8).fit(X)
 
 
 def test_on_the_output_of_an_embedder():
