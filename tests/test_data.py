@@ -22,6 +22,7 @@ from sklabel._data import (
     check_samples,
     to_unit,
 )
+from sklabel.classification._noisy_student import _Taught
 from sklabel.embedding import SimCLRTransformer
 
 
@@ -376,6 +377,32 @@ def test_mixed_batches(n, n_labeled, batch_size, ratio):
             torch.from_numpy(targets)[x[:batch_size, 0].long()], y[:batch_size]
         )
         assert len(set(x[batch_size:, 0].tolist())) == len(y) - batch_size
+
+
+@pytest.mark.parametrize("cls", [Mixed, _Taught])
+@pytest.mark.parametrize("include_labeled", [False, True])
+@pytest.mark.parametrize("n_unlabeled", [1, 5, 40])
+def test_few_unlabeled_rows_do_not_shorten_an_epoch(cls, include_labeled, n_unlabeled):
+    n_labeled, batch_size = 203, 8
+    targets = np.append(np.arange(n_labeled) % 2, [-1] * n_unlabeled)
+    samples = cls(
+        Samples(np.zeros((len(targets), 1)), (1,)), targets, 3, include_labeled
+    )
+    samples.copies = (targets < 0).astype(int)  # of which _Taught teaches
+    batches = list(samples.epoch(batch_size))
+    assert len(batches) == samples.n_batches(batch_size) == 26
+    labeled, unlabeled = map(np.concatenate, zip(*batches, strict=True))
+    counts = np.bincount(labeled, minlength=n_labeled)
+    assert counts.min() >= 1 and counts.max() <= 2 and counts.sum() == 26 * batch_size
+    assert set(unlabeled) >= set(np.flatnonzero(targets < 0))
+
+
+def test_where_unlabeled_rows_are_many_an_epoch_is_one_pass_over_them():
+    targets = np.where(np.arange(100) < 20, 0, -1)
+    samples = Mixed(Samples(np.zeros((100, 1)), (1,)), targets, 2, False)
+    batches = list(samples.epoch(5))
+    unlabeled = np.concatenate([rows for _, rows in batches])
+    assert sorted(unlabeled) == list(range(20, 100))
 
 
 def test_mixed_with_everything_labeled_is_supervised():

@@ -147,7 +147,8 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
     backbone : str, nn.Module or fitted embedder, default="auto"
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     max_epochs : int, default=60
-        Passes over the unlabeled rows.
+        Passes over the unlabeled rows, or over the labeled ones where these take more
+        steps.
     max_steps : int or None, default=None
         Length of training in optimizer steps; overrides ``max_epochs``. Published: 2**20.
     batch_size : int, default=64

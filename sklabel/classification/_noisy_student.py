@@ -74,8 +74,8 @@ class _NoisyStudent(AveragedClassifier):
 class _Taught(Mixed):
     """Labeled rows, and as many copies of each unlabeled row as a teacher gives it.
 
-    An epoch is as long as one pass over all unlabeled rows, whatever is kept of them:
-    all rounds are equally long.
+    An epoch is as long as with all unlabeled rows, whatever is kept of them: all rounds
+    are equally long.
     """
 
     copies = None
@@ -227,7 +227,8 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     max_epochs : int, default=30
         Length of each round, the teacher's included, in passes over the unlabeled rows,
-        kept or not. Published: 350 passes over the labeled ones.
+        kept or not, or over the labeled ones where these take more steps. Published:
+        350 passes over the labeled ones.
     max_steps : int or None, default=None
         Length of each round in optimizer steps; overrides ``max_epochs``.
     batch_size : int, default=64

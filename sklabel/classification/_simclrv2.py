@@ -133,7 +133,8 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         Weight of the distillation, in [0, 1]; labeled rows add their cross-entropy with
         the weight 1 - alpha.
     distill_epochs : int, default=40
-        Passes of the distillation over X; 0 leaves it out, and the teacher predicts.
+        Passes of the distillation over X, or with ``alpha`` below 1 over the labeled
+        rows where these take more steps; 0 leaves it out, and the teacher predicts.
         Published: 400.
     distill_batch_size : int, default=256
         Rows of X per step of the distillation. Published: 4096.
