@@ -71,7 +71,7 @@ class _Distilled(nn.Module):
 
     def forward(self, x):
         # sure answers of the teacher, sharpened, are matched by small logits
-        temperature = self.temperature if self.alpha == 1 else 1
+        temperature = self.temperature if self.alpha > 0 else 1
         return (self.student.logits(x) / temperature).softmax(1)  # (B, K)
 
     def loss(self, x, y):
@@ -127,8 +127,9 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         Network of the student, see :func:`sklabel.backbones.build_backbone`; a name
         starts from nothing. None: the embedder's, with the weights of the pretraining.
     temperature : float, default=0.1
-        Divides the logits of teacher and student, > 0. Published: 0.1 for a student like
-        the teacher, 1 for a smaller one.
+        Divides the logits of teacher and student, > 0; those of the student in
+        prediction too, unless ``alpha`` is 0. Published: 0.1 for a student like the
+        teacher, 1 for a smaller one.
     alpha : float, default=1.0
         Weight of the distillation, in [0, 1]; labeled rows add their cross-entropy with
         the weight 1 - alpha.
@@ -244,8 +245,10 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
     same. Departures, for small data and batches: AdamW, shifts in place of crops, and a
     student that starts from the pretrained encoder; the authors' notebook starts a small
     one from nothing, which needs more epochs. In the distillation every row counts as
-    unlabeled too, as on ImageNet. With "lars" the new layer is adapted like the others,
-    where the public code leaves it out.
+    unlabeled too, as on ImageNet. The student, which has learned to match sharpened
+    answers, predicts with its logits divided by ``temperature``: undivided they are
+    much too unsure. With "lars" the new layer is adapted like the others, where the
+    public code leaves it out.
 
     References
     ----------
