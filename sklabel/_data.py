@@ -239,6 +239,7 @@ class Mixed(Samples):
         Whether the labeled images also stand among the unlabeled ones.
     weights : ndarray of shape (n_samples,) or None
         How often a labeled row is drawn, compared with the others; None: equally often.
+        One of weight 0 is left out, also as an unlabeled row.
 
     Notes
     -----
@@ -256,10 +257,13 @@ class Mixed(Samples):
         self.targets = np.asarray(targets)
         self.ratio = ratio
         good = ~self.bad
-        drawn = self.targets >= 0 if weights is None else weights > 0
-        self.labeled = np.flatnonzero(good & (self.targets >= 0) & drawn)
+        labeled = good & (self.targets >= 0)
+        if weights is not None:
+            labeled &= weights > 0
+        self.labeled = np.flatnonzero(labeled)
         self.weights = None if weights is None else weights[self.labeled]
-        self.unlabeled = np.flatnonzero(good & ((self.targets < 0) | include_labeled))
+        unlabeled = good & (self.targets < 0)
+        self.unlabeled = np.flatnonzero(unlabeled | (labeled & include_labeled))
         if ratio <= 0 or len(self.unlabeled) == 0 or not (good & (targets < 0)).any():
             # everything is labeled: plain supervised training
             self.unlabeled = np.empty(0, int)

@@ -439,6 +439,16 @@ def test_weights_say_how_often_labeled_rows_are_drawn(weights, everything):
     )
 
 
+@pytest.mark.parametrize("include_labeled", [False, True])
+def test_a_labeled_row_without_weight_is_no_unlabeled_one(include_labeled):
+    targets, weights = np.array([0, 1, 0, 1, -1, -1]), np.array([1, 1, 0, 0, 0, 0])
+    samples = Mixed(
+        Samples(np.arange(6)[:, None], (1,)), targets, 1, include_labeled, weights
+    )
+    assert samples.labeled.tolist() == [0, 1]
+    assert samples.unlabeled.tolist() == [0, 1, 4, 5][0 if include_labeled else 2 :]
+
+
 def test_pairs_draw_from_the_given_neighbors():
     neighbors = np.array([[0, 1], [1, 2], [2, 3], [3, 0]])
     samples = Pairs(Samples(np.arange(4)[:, None], (1,)), neighbors)

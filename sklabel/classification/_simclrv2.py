@@ -365,7 +365,8 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             Classes; -1, None or NaN for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
-            of its class. Unlabeled rows have no weight.
+            of its class. One of weight 0 is left out, also as an unlabeled row.
+            Unlabeled rows have no weight.
 
         Returns
         -------
@@ -466,6 +467,10 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             # checkpoint is named after what its samples hold
             rows = samples.with_targets(trained)
             rows.weights = weights
+            if weights is not None:
+                left_out = samples.bad | ((trained >= 0) & (weights == 0))
+                if (~left_out).sum() > 1:  # BatchNorm cannot train on one
+                    rows.bad = left_out
             batch_size = self.distill_batch_size
         else:
             ratio = self.distill_batch_size / self.batch_size
