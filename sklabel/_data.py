@@ -239,13 +239,15 @@ class Mixed(Samples):
         Whether the labeled images also stand among the unlabeled ones.
     weights : ndarray of shape (n_samples,) or None
         How often a labeled row is drawn, compared with the others; None: equally often.
+        One of weight 0 is left out, also as an unlabeled row.
 
     Notes
     -----
     A batch is ``x, y``: first the labeled rows, then the unlabeled ones, where ``y`` is
-    ``-1 - row``. Labeled rows are repeated as often as needed. An epoch is one pass over
-    the unlabeled rows, or over the labeled ones where there are no others; these come at
-    least two at a time, if need be a row twice, as BatchNorm cannot train on one.
+    ``-1 - row``. An epoch is one pass over the unlabeled rows, or over the labeled ones
+    where these take more steps; the others are repeated as often as needed. Labeled
+    rows alone come at least two at a time, if need be a row twice, as BatchNorm cannot
+    train on one.
     """
 
     def __init__(self, samples, targets, ratio, include_labeled=True, weights=None):
@@ -255,10 +257,13 @@ class Mixed(Samples):
         self.targets = np.asarray(targets)
         self.ratio = ratio
         good = ~self.bad
-        drawn = self.targets >= 0 if weights is None else weights > 0
-        self.labeled = np.flatnonzero(good & (self.targets >= 0) & drawn)
+        labeled = good & (self.targets >= 0)
+        if weights is not None:
+            labeled &= weights > 0
+        self.labeled = np.flatnonzero(labeled)
         self.weights = None if weights is None else weights[self.labeled]
-        self.unlabeled = np.flatnonzero(good & ((self.targets < 0) | include_labeled))
+        unlabeled = good & (self.targets < 0)
+        self.unlabeled = np.flatnonzero(unlabeled | (labeled & include_labeled))
         if ratio <= 0 or len(self.unlabeled) == 0 or not (good & (targets < 0)).any():
             # everything is labeled: plain supervised training
             self.unlabeled = np.empty(0, int)
@@ -266,18 +271,19 @@ class Mixed(Samples):
     def n_batches(self, batch_size):
         if len(self.unlabeled) == 0:
             return _n_batches(len(_my_share(self.labeled)), max(2, batch_size))
-        return max(1, len(self.unlabeled) // self.n_unlabeled(batch_size))
+        n_labeled = _n_batches(len(self.labeled), batch_size)
+        return max(n_labeled, len(self.unlabeled) // self.n_unlabeled(batch_size))
 
     def epoch(self, batch_size):
         if len(self.unlabeled) == 0:
             for rows in _split(self._labeled_pass(), max(2, batch_size)):
                 yield rows.repeat(2 if len(rows) == 1 else 1), self.unlabeled
             return
-        n_unlabeled = self.n_unlabeled(batch_size)
-        order = _shuffled(self.unlabeled)
+        unlabeled = self._unlabeled_stream(self.n_unlabeled(batch_size))
         labeled = self._labeled_stream(batch_size)
-        for i in range(self.n_batches(batch_size)):
-            yield next(labeled), order[i * n_unlabeled : (i + 1) * n_unlabeled]
+        for _ in range(self.n_batches(batch_size)):
+            rows = next(unlabeled)
+            yield next(labeled), rows
 
     def __getitem__(self, rows):
         if not isinstance(rows, tuple):
@@ -302,6 +308,13 @@ class Mixed(Samples):
         rows = itertools.chain.from_iterable(passes)
         while True:
             yield np.fromiter(itertools.islice(rows, batch_size), int, batch_size)
+
+    def _unlabeled_stream(self, batch_size):
+        """Yield batches of unlabeled rows without end, in none of them a row twice."""
+        while True:
+            order = _shuffled(self.unlabeled)
+            for start in range(0, len(order) - batch_size + 1, batch_size):
+                yield order[start : start + batch_size]
 
     def _labeled_pass(self):
         """Return the labeled rows in random order, each as often as its weight says."""

@@ -18,8 +18,8 @@ def _as_column(y):
         raise ValueError(
             "This needs labels: it requires y to be passed, but the target y is None."
         )
-    if hasattr(y, "to_numpy"):  # Series, Categorical columns, one-column DataFrame
-        column = y.to_numpy()
+    if hasattr(y, "to_numpy"):  # Series, Categorical, one-column DataFrame
+        column = _entries(y)
     else:
         column = np.asarray(y)
         if column.dtype.kind in "US" and not hasattr(y, "dtype"):
@@ -41,6 +41,23 @@ def _as_column(y):
     if column.dtype.kind not in "biufUO":
         raise _unknown_type(column.dtype)
     return column
+
+
+def _entries(y):
+    """Return what a Series, Categorical or DataFrame holds, integers as integers.
+
+    Beside missing values pandas itself turns them into floats.
+    """
+    column = y.iloc[:, 0] if hasattr(y, "iloc") and y.shape[1:] == (1,) else y
+    dtype = getattr(column, "dtype", None)
+    if hasattr(dtype, "categories"):
+        codes = getattr(column, "array", column).codes
+        entries = np.append(dtype.categories.to_numpy(dtype=object), np.nan)[codes]
+    elif hasattr(dtype, "construct_array_type"):  # nullable
+        entries = column.to_numpy(dtype=object)
+    else:
+        return y.to_numpy()
+    return entries.reshape(y.shape)
 
 
 def _unknown_type(kind):

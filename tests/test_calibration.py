@@ -26,10 +26,33 @@ def test_a_known_temperature_is_found(temperature):
     np.testing.assert_allclose(rescale(too_sure, temperature), p, atol=1e-6)
 
 
+def loss(p, codes):
+    return -np.log(p[np.arange(len(codes)), codes]).mean()
+
+
+@pytest.mark.parametrize("n", [10, 15, 30])
+@pytest.mark.parametrize("seed", range(5))
+def test_few_rows_that_are_all_right_do_not_make_all_answers_sure(n, seed):
+    p, codes = draw(scale=6.0, seed=seed)
+    right = np.flatnonzero(p.argmax(1) == codes)[:n]
+    found = fit_temperature(p[right], codes[right])
+    assert 0.4 < found < 1
+    assert loss(rescale(p, found), codes) < 1.35 * loss(p, codes)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_many_rows_have_the_most_likely_temperature(temperature):
+    p, codes = draw(n=500)
+    p = rescale(p, 1 / temperature)
+    grid = np.geomspace(0.1, 10, 2001)
+    best = grid[np.argmin([loss(rescale(p, t), codes) for t in grid])]
+    assert abs(fit_temperature(p, codes) / best - 1) < 0.02
+
+
 def test_sure_answers_stay_finite():
     p = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
-    assert 1 < fit_temperature(p, np.array([0, 1, 2, 1])) <= 100.1
-    assert fit_temperature(p, np.array([0, 1, 2, 0])) < 1.1
+    assert 5 < fit_temperature(p, np.array([0, 1, 2, 1])) < 30
+    assert abs(fit_temperature(p, np.array([0, 1, 2, 0])) - 1) < 1e-3
     scaled = rescale(p, 3.0)
     assert scaled.dtype == np.float32 and np.isfinite(scaled).all()
     np.testing.assert_allclose(scaled.sum(1), 1, rtol=1e-6)

@@ -22,6 +22,7 @@ from sklabel._data import (
     check_samples,
     to_unit,
 )
+from sklabel.classification._noisy_student import _Taught
 from sklabel.embedding import SimCLRTransformer
 
 
@@ -378,6 +379,32 @@ def test_mixed_batches(n, n_labeled, batch_size, ratio):
         assert len(set(x[batch_size:, 0].tolist())) == len(y) - batch_size
 
 
+@pytest.mark.parametrize("cls", [Mixed, _Taught])
+@pytest.mark.parametrize("include_labeled", [False, True])
+@pytest.mark.parametrize("n_unlabeled", [1, 5, 40])
+def test_few_unlabeled_rows_do_not_shorten_an_epoch(cls, include_labeled, n_unlabeled):
+    n_labeled, batch_size = 203, 8
+    targets = np.append(np.arange(n_labeled) % 2, [-1] * n_unlabeled)
+    samples = cls(
+        Samples(np.zeros((len(targets), 1)), (1,)), targets, 3, include_labeled
+    )
+    samples.copies = (targets < 0).astype(int)  # of which _Taught teaches
+    batches = list(samples.epoch(batch_size))
+    assert len(batches) == samples.n_batches(batch_size) == 26
+    labeled, unlabeled = map(np.concatenate, zip(*batches, strict=True))
+    counts = np.bincount(labeled, minlength=n_labeled)
+    assert counts.min() >= 1 and counts.max() <= 2 and counts.sum() == 26 * batch_size
+    assert set(unlabeled) >= set(np.flatnonzero(targets < 0))
+
+
+def test_where_unlabeled_rows_are_many_an_epoch_is_one_pass_over_them():
+    targets = np.where(np.arange(100) < 20, 0, -1)
+    samples = Mixed(Samples(np.zeros((100, 1)), (1,)), targets, 2, False)
+    batches = list(samples.epoch(5))
+    unlabeled = np.concatenate([rows for _, rows in batches])
+    assert sorted(unlabeled) == list(range(20, 100))
+
+
 def test_mixed_with_everything_labeled_is_supervised():
     targets = np.arange(10) % 2
     samples = Mixed(Samples(np.zeros((10, 1)), (1,)), targets, 7)
@@ -410,6 +437,16 @@ def test_weights_say_how_often_labeled_rows_are_drawn(weights, everything):
         [weights[:n:2].sum(), weights[1:n:2].sum()],
         atol=1e-12 * weights[:n].sum(),  # a weight may be smaller than any share
     )
+
+
+@pytest.mark.parametrize("include_labeled", [False, True])
+def test_a_labeled_row_without_weight_is_no_unlabeled_one(include_labeled):
+    targets, weights = np.array([0, 1, 0, 1, -1, -1]), np.array([1, 1, 0, 0, 0, 0])
+    samples = Mixed(
+        Samples(np.arange(6)[:, None], (1,)), targets, 1, include_labeled, weights
+    )
+    assert samples.labeled.tolist() == [0, 1]
+    assert samples.unlabeled.tolist() == [0, 1, 4, 5][0 if include_labeled else 2 :]
 
 
 def test_pairs_draw_from_the_given_neighbors():

@@ -31,6 +31,12 @@ FORMS = {
     "object NA": (np.array([3, pd.NA, 7, 3], dtype=object), [3, 7], pd.NA),
     "categorical": (pd.Series(["b", None, "c", "b"], dtype="category"), ["b", "c"], 0),
     "categorical int": (pd.Series([3, -1, 7, 3], dtype="category"), [3, 7], -1),
+    "categorical NaN": (pd.Categorical([3, None, 7, 3]), [3, 7], NAN),
+    "nullable bool": (
+        pd.Series([False, pd.NA, True, False], dtype="boolean"),
+        [False, True],
+        pd.NA,
+    ),
 }
 
 
@@ -40,6 +46,7 @@ def test_every_form_is_read_the_same(form):
     assert is_labeled(y).tolist() == [True, False, True, True]
     found, codes = encode_labels(y)
     assert found.tolist() == classes
+    assert set(map(type, found.tolist())) == set(map(type, classes))
     assert codes.tolist() == [0, -1, 1, 0]
     assert codes.dtype == np.int64
     assert len(check_labels(y, n_samples=4)) == 4
@@ -150,6 +157,13 @@ def test_a_column_is_taken_with_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_labels(np.array([0, 1, -1]))
+
+
+def test_a_column_of_a_table_is_read_as_it_stands_there():
+    y = pd.DataFrame({"class": pd.Series([3, pd.NA, 7], dtype="Int64")})
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        classes, codes = encode_labels(y)
+    assert classes.dtype == np.int64 and codes.tolist() == [0, -1, 1]
 
 
 def test_the_input_is_not_changed():

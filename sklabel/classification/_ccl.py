@@ -34,7 +34,9 @@ class _MixedRounds(Mixed):
         self.n_steps = n_steps
         # only the contrast asks for labels: all else is learned from every row, also
         # where each has a label
-        self.unlabeled = self.good
+        self.unused = self.bad | (self.targets >= 0)
+        self.unused[self.labeled] = False
+        self.unlabeled = np.flatnonzero(~self.unused)
 
     def n_batches(self, batch_size):
         return self.n_steps
@@ -42,7 +44,9 @@ class _MixedRounds(Mixed):
     def epoch(self, batch_size):
         labeled = self._labeled_stream(batch_size)
         size = self.n_unlabeled(batch_size)
-        for rows in Rounds(self, self.n_steps).epoch(size):
+        rounds = Rounds(self, self.n_steps)
+        rounds.bad = self.unused
+        for rows in rounds.epoch(size):
             yield next(labeled), rows
 
 
@@ -352,7 +356,8 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
             Classes; -1, None or NaN for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
-            of its class. Unlabeled rows have no weight.
+            of its class. One of weight 0 is left out, also as an unlabeled row.
+            Unlabeled rows have no weight.
 
         Returns
         -------

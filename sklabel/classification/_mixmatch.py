@@ -147,7 +147,8 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
     backbone : str, nn.Module or fitted embedder, default="auto"
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     max_epochs : int, default=60
-        Passes over the unlabeled rows.
+        Passes over the unlabeled rows, or over the labeled ones where these take more
+        steps.
     max_steps : int or None, default=None
         Length of training in optimizer steps; overrides ``max_epochs``. Published: 2**20.
     batch_size : int, default=64
@@ -363,7 +364,8 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
             Classes; -1, None or NaN for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
-            of its class. Unlabeled rows have no weight.
+            of its class. One of weight 0 is left out, also as an unlabeled row.
+            Unlabeled rows have no weight.
 
         Returns
         -------

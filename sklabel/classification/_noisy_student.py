@@ -74,8 +74,8 @@ class _NoisyStudent(AveragedClassifier):
 class _Taught(Mixed):
     """Labeled rows, and as many copies of each unlabeled row as a teacher gives it.
 
-    An epoch is as long as one pass over all unlabeled rows, whatever is kept of them:
-    all rounds are equally long.
+    An epoch is as long as with all unlabeled rows, whatever is kept of them: all rounds
+    are equally long.
     """
 
     copies = None
@@ -227,7 +227,8 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     max_epochs : int, default=30
         Length of each round, the teacher's included, in passes over the unlabeled rows,
-        kept or not. Published: 350 passes over the labeled ones.
+        kept or not, or over the labeled ones where these take more steps. Published:
+        350 passes over the labeled ones.
     max_steps : int or None, default=None
         Length of each round in optimizer steps; overrides ``max_epochs``.
     batch_size : int, default=64
@@ -462,7 +463,8 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
             Classes; -1, None or NaN for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
-            of its class. Unlabeled rows have no weight.
+            of its class. One of weight 0 is left out, also as an unlabeled row.
+            Unlabeled rows have no weight.
 
         Returns
         -------

@@ -75,7 +75,7 @@ class _Distilled(nn.Module):
 
     def forward(self, x):
         # sure answers of the teacher, sharpened, are matched by small logits
-        temperature = self.temperature if self.alpha == 1 else 1
+        temperature = self.temperature if self.alpha > 0 else 1
         return (self.student.logits(x) / temperature).softmax(1)  # (B, K)
 
     def loss(self, x, y):
@@ -131,13 +131,15 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         Network of the student, see :func:`sklabel.backbones.build_backbone`; a name
         starts from nothing. None: the embedder's, with the weights of the pretraining.
     temperature : float, default=0.1
-        Divides the logits of teacher and student, > 0. Published: 0.1 for a student like
-        the teacher, 1 for a smaller one.
+        Divides the logits of teacher and student, > 0; those of the student in
+        prediction too, unless ``alpha`` is 0. Published: 0.1 for a student like the
+        teacher, 1 for a smaller one.
     alpha : float, default=1.0
         Weight of the distillation, in [0, 1]; labeled rows add their cross-entropy with
         the weight 1 - alpha.
     distill_epochs : int, default=40
-        Passes of the distillation over X; 0 leaves it out, and the teacher predicts.
+        Passes of the distillation over X, or with ``alpha`` below 1 over the labeled
+        rows where these take more steps; 0 leaves it out, and the teacher predicts.
         Published: 400.
     distill_batch_size : int, default=256
         Rows of X per step of the distillation. Published: 4096.
@@ -247,8 +249,10 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
     same. Departures, for small data and batches: AdamW, shifts in place of crops, and a
     student that starts from the pretrained encoder; the authors' notebook starts a small
     one from nothing, which needs more epochs. In the distillation every row counts as
-    unlabeled too, as on ImageNet. With "lars" the new layer is adapted like the others,
-    where the public code leaves it out.
+    unlabeled too, as on ImageNet. The student, which has learned to match sharpened
+    answers, predicts with its logits divided by ``temperature``: undivided they are
+    much too unsure. With "lars" the new layer is adapted like the others, where the
+    public code leaves it out.
 
     References
     ----------
@@ -365,7 +369,8 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             Classes; -1, None or NaN for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
-            of its class. Unlabeled rows have no weight.
+            of its class. One of weight 0 is left out, also as an unlabeled row.
+            Unlabeled rows have no weight.
 
         Returns
         -------
@@ -459,6 +464,10 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             # checkpoint is named after what its samples hold
             rows = samples.with_targets(trained)
             rows.weights = weights
+            if weights is not None:
+                left_out = samples.bad | ((trained >= 0) & (weights == 0))
+                if (~left_out).sum() > 1:  # BatchNorm cannot train on one
+                    rows.bad = left_out
             batch_size = self.distill_batch_size
         else:
             ratio = self.distill_batch_size / self.batch_size

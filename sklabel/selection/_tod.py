@@ -172,7 +172,8 @@ class TODSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
     backbone : str, nn.Module or fitted embedder, default="auto"
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     max_epochs : int, default=20
-        Passes over the unlabeled rows.
+        Passes over the unlabeled rows, or over the labeled ones where these take more
+        steps.
     max_steps : int or None, default=None
         Length of training in optimizer steps; overrides ``max_epochs``. Published: 200
         passes over the labeled rows in each cycle, with batches of 128.

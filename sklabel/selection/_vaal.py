@@ -259,8 +259,8 @@ class VAALSelector(SelectionMixin, BaseLearner):
     backbone : str, nn.Module or fitted embedder, default="auto"
         Encoder; see :func:`sklabel.backbones.build_backbone`.
     max_epochs : int, default=50
-        Passes over the unlabeled rows. Published: 100 over all rows, with both kinds in
-        every step.
+        Passes over the unlabeled rows, or over the labeled ones where these take more
+        steps. Published: 100 over all rows, with both kinds in every step.
     max_steps : int or None, default=None
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int, default=128

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import log_loss
 
 from sklabel import classification
 from tests.test_common import SHORT, make
@@ -118,8 +119,13 @@ def test_labels_of_any_type(cls, kind):
 @every_classifier
 def test_calibration_on_request(cls):
     clf = fit(cls, labels(90), calibration_size=0.4)
-    assert 0.009 < clf.calibration_temperature_ < 101
+    assert 0.05 < clf.calibration_temperature_ < 5
     assert clf.calibration_temperature_ != 1
-    np.testing.assert_allclose(clf.predict_proba(X).sum(1), 1, rtol=1e-5)
+    p = clf.predict_proba(X)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    clf.calibration_temperature_ = 1.0
+    assert log_loss(TRUTH[90:], p[90:]) < 1.1 * log_loss(
+        TRUTH[90:], clf.predict_proba(X)[90:]
+    )
     with pytest.raises(ValueError, match="calibration_size=0.4 would withhold"):
         fit(cls, labels(9), calibration_size=0.4)

@@ -325,7 +325,10 @@ def test_what_goes_wrong_is_said():
     # an epoch of one step says too little of a rare class
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
-        short(**{**settings, "max_steps": 61}, threshold=0.5).fit(x, y)
+        short(**{**settings, "max_steps": 57}, threshold=0.5).fit(x, y)
+        # nor do few rows, however often they are drawn
+        y = np.where((np.arange(80) % 20 == 0), -1, TRUTH)
+        short(**{**settings, "lr": 0.01}).fit(X + 3 * (y == -1)[:, None], y)
 
 
 def test_calibration_on_withheld_labels():

@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.frozen import FrozenEstimator
 
 from sklabel import CollapseWarning, _base, classification
+from sklabel._net import Net
 from sklabel.classification import (
     FixMatchClassifier,
     MixMatchClassifier,
     NoisyStudentClassifier,
+    SimCLRv2Classifier,
     SupervisedClassifier,
 )
 from tests.test_common import make
@@ -72,11 +75,37 @@ def test_rows_without_weight_are_for_nothing(seed, monkeypatch):
     assert np.flatnonzero(shares).tolist() == list(range(24))
 
 
-@pytest.mark.parametrize("cls", [SupervisedClassifier, NoisyStudentClassifier])
+@pytest.mark.parametrize("cls", WATCHED)
+@pytest.mark.parametrize("change", [{}, {"alpha": 0.5}, {"include_labeled": True}])
+def test_a_labeled_row_without_weight_is_no_unlabeled_one(cls, change, monkeypatch):
+    if not set(change) <= set(cls().get_params()):
+        return
+    x, y = numbered(60), np.where(np.arange(60) < 40, np.arange(60) % 2, -1)
+    weight = np.where(np.arange(60) % 4 < 2, 1.0, 0.0)
+    clf = make(cls, max_steps=40, **change)
+    if "embedder" in clf.get_params():  # it learns from every image
+        clf.set_params(embedder=FrozenEstimator(clf.embedder.fit(x)))
+    seen, step = set(), Net.train_step
+
+    def note(net, batch):
+        seen.update(batch[0][:, 0].round().int().tolist())
+        return step(net, batch)
+
+    monkeypatch.setattr(Net, "train_step", note)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clf.fit(x, y, weight)
+    unlabeled = set(range(40, 60)) if cls is not SupervisedClassifier else set()
+    assert seen == unlabeled | {i for i in range(40) if i % 4 < 2}
+
+
+@pytest.mark.parametrize(
+    "cls", [SupervisedClassifier, NoisyStudentClassifier, SimCLRv2Classifier]
+)
 def test_one_labeled_row_is_enough(cls):
     weight = np.zeros(20)
     weight[3] = 1
-    clf = cls(batch_size=2, max_steps=3, random_state=0)
+    clf = make(cls, batch_size=2, max_steps=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         clf.fit(numbered(20), np.arange(20) % 2, weight)

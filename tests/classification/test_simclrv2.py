@@ -296,15 +296,25 @@ def test_the_teacher_is_that_of_the_fine_tuning_and_stays(short):
     teacher.augment = None
     assert_same(weights_of(distilled.net_.module_.teacher), weights_of(teacher))
     assert distilled.encoder_ is distilled.net_.module_.student.backbone
-    student = copy.deepcopy(distilled.net_.module_.student).eval()
+
+
+@pytest.mark.parametrize("alpha", [1, 0.999, 0.5, 0])
+def test_the_student_is_as_sure_as_the_answers_it_was_taught(short, alpha):
+    fitted = short(alpha=alpha).fit(X, Y)
+    student = copy.deepcopy(fitted.net_.module_.student).eval()
     with torch.no_grad():
         logits = student.logits(torch.from_numpy(X))
-    # as sure as the teacher whose sharpened answers it was taught
-    p = (logits / distilled.temperature).softmax(1)
-    np.testing.assert_allclose(distilled.predict_proba(X), p, rtol=1e-5, atol=1e-6)
-    p = short(alpha=0.5).fit(X, Y)
-    logits = p.net_.module_.eval().student.logits(torch.from_numpy(X)).detach()
-    np.testing.assert_allclose(p.predict_proba(X), logits.softmax(1), rtol=1e-5)
+    p = (logits / (fitted.temperature if alpha else 1)).softmax(1)
+    np.testing.assert_allclose(fitted.predict_proba(X), p, rtol=1e-5, atol=1e-6)
+
+
+def test_confidence_does_not_jump_where_alpha_leaves_1(short):
+    settings = {"max_steps": 30, "distill_epochs": 20}
+    sure, mixed = (
+        short(alpha=alpha, **settings).fit(X, Y).predict_proba(X).max(1).mean()
+        for alpha in (1, 0.999)
+    )
+    assert sure > 0.9 and abs(sure - mixed) < 0.05
 
 
 def test_the_history_tells_of_both_stages(short):
@@ -348,7 +358,8 @@ def test_what_a_batch_holds(short):
     assert seen == [8, 8, 4, 32, 32, 16]  # 20 labels; then every row once
     seen.clear()
     short(augment=view, batch_size=8, distill_epochs=1, alpha=0.5).fit(X, Y)
-    assert seen == [8, 8, 4, 40, 40]  # 8 labeled rows, and 32 of all
+    # 8 labeled rows, and 32 of all; three such steps visit every labeled row
+    assert seen == [8, 8, 4, 40, 40, 40]
 
 
 # -- parameters and hard cases
