@@ -624,10 +624,18 @@ class LabeledScoreMixin:
         labeled = is_labeled(y)
         if not labeled.any():
             raise ValueError("y has no labeled row to score on: every label is -1.")
+        weights = _check_sample_weight(sample_weight, labeled)[labeled]
+        if not weights.any():
+            raise ValueError("sample_weight must not be 0 for every labeled row.")
+        found = np.asarray(self.predict(X))
+        if len(found) != len(labeled):
+            raise ValueError(
+                "Found input variables with inconsistent numbers of samples: "
+                f"X has {len(found)} rows, y has {len(labeled)}."
+            )
         truth = np.asarray(y).reshape(-1)  # y may be a column
-        hits = np.asarray(self.predict(X))[labeled] == truth[labeled]
-        weight = None if sample_weight is None else np.asarray(sample_weight)[labeled]
-        return float(np.average(hits, weights=weight))
+        hits = found[labeled] == truth[labeled]
+        return float(np.average(hits, weights=weights))
 
 
 class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
@@ -635,13 +643,7 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
 
     def _encode_y(self, y, samples):
         """Set ``classes_`` and return class codes, -1 for an unlabeled row."""
-        check_labels(y)
-        classes, codes = encode_labels(y)
-        if len(codes) != len(samples):
-            raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: X has "
-                f"{len(samples)} rows, y has {len(codes)}."
-            )
+        classes, codes = encode_labels(check_labels(y, n_samples=len(samples)))
         if self._continued is not None and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 f"warm_start=True continues on the classes {self.classes_}, but y has "
@@ -674,7 +676,8 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             Rows whose labels are withheld.
         """
         self._check_class_weight()
-        given = _check_sample_weight(sample_weight, len(codes))
+        given = _check_sample_weight(sample_weight, codes >= 0)
+        given = given * self._class_weights()[codes]
         usable = np.where(samples.bad | (given == 0), -1, codes)
         self._check_usable(usable, codes)
         trained, held = codes, np.empty(0, int)
@@ -684,14 +687,9 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             trained[held] = -1
         if self.class_weight is None and sample_weight is None:
             return trained, None, held
-        known = usable >= 0
-        weights = np.zeros(len(codes))
-        weights[known] = given[known] * self._class_factors(usable[known])
-        if known.any() and not weights.any():
-            raise ValueError(
-                f"class_weight={self.class_weight} must not give every labeled row the "
-                "weight 0."
-            )
+        weights = np.where(usable >= 0, given, 0.0)
+        if self.class_weight == "balanced":
+            weights[usable >= 0] /= np.bincount(codes[usable >= 0])[usable[usable >= 0]]
         return trained, weights, held
 
     def _check_class_weight(self):
@@ -710,14 +708,10 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
                 f"class_weight={self.class_weight} must be finite and not negative."
             )
 
-    def _class_factors(self, codes):
-        """Return the weight of the class of each row."""
-        if self.class_weight is None:
-            return 1.0
-        if self.class_weight == "balanced":
-            return 1 / np.bincount(codes)[codes]
-        factors = [self.class_weight.get(name, 1.0) for name in self.classes_.tolist()]
-        return np.array(factors)[codes]
+    def _class_weights(self):
+        """Return the weight that was given to each class."""
+        given = self.class_weight if isinstance(self.class_weight, dict) else {}
+        return np.array([given.get(name, 1.0) for name in self.classes_.tolist()])
 
     def _check_usable(self, usable, codes):
         """Say so where no labeled row, of a class or at all, is of use."""
@@ -727,14 +721,14 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
         if (usable < 0).all():
             raise ValueError(
                 f"None of the {(codes >= 0).sum()} labeled rows is of use: their image "
-                "files cannot be read, or their sample_weight is zero. Label "
-                "others."
+                "files cannot be read, or their sample_weight or class_weight is zero. "
+                "Label others."
             )
         names = ", ".join(map(str, self.classes_[lost].tolist()))
         warn(
             f"No labeled row of class {names} is of use: image files that cannot be "
-            "read, or whose sample_weight is zero. Label others, or take these labels "
-            "away.",
+            "read, or whose sample_weight or class_weight is zero. Label others, or take "
+            "these labels away.",
             UserWarning,
         )
 
@@ -752,7 +746,7 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
         """
         p = self._forward_rows(samples)
         if len(held):
-            given = _check_sample_weight(sample_weight, len(codes))[held]
+            given = _check_sample_weight(sample_weight, codes >= 0)[held]
             temperature = fit_temperature(p[held], codes[held], given)
             self.calibration_temperature_ = temperature
             self._check_held(len(held))
@@ -788,7 +782,7 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
         Parameters
         ----------
         shares, prior : ndarray of shape (n_classes,)
-            Of these rows, and of the labeled ones as they are drawn; both sum to 1.
+            Of these rows, and of the labeled ones whatever their weights; both sum to 1.
         rows : str
             What they are.
         n_rows : int
@@ -861,17 +855,17 @@ def _holds(outer, inner):
     return common >= 0.75 * (inner[1] - inner[0])
 
 
-def _check_sample_weight(sample_weight, n_samples):
-    """Return the weight of each row; None: 1."""
+def _check_sample_weight(sample_weight, labeled):
+    """Return the weight of each row (None: 1), checked where it has a label."""
     if sample_weight is None:
-        return np.ones(n_samples)
+        return np.ones(len(labeled))
     given = np.asarray(sample_weight, dtype=np.float64)
     if given.ndim == 0:
-        given = np.full(n_samples, given)
-    if given.shape != (n_samples,):
+        given = np.full(len(labeled), given)
+    if given.shape != labeled.shape:
         raise ValueError(
-            f"sample_weight.shape == {given.shape}, expected {(n_samples,)}!"
+            f"sample_weight.shape == {given.shape}, expected {labeled.shape}!"
         )
-    if not (np.isfinite(given) & (given >= 0)).all():
+    if not (np.isfinite(given) & (given >= 0))[labeled].all():
         raise ValueError("sample_weight must be finite and not negative.")
     return given

@@ -293,10 +293,10 @@ class Mixed(Samples):
         y[len(labeled) :] = torch.from_numpy(-1 - unlabeled)
         return x, y
 
-    def class_shares(self, n_classes):
-        """Return how often each class is drawn among the labeled rows, summing to 1."""
-        codes = self.targets[self.labeled]
-        counts = np.bincount(codes, weights=self.weights, minlength=n_classes)
+    def class_shares(self, n_classes, drawn=True):
+        """Return the share of each class in the labeled rows, as drawn or as they are."""
+        codes, weights = self.targets[self.labeled], self.weights if drawn else None
+        counts = np.bincount(codes, weights=weights, minlength=n_classes)
         return counts / counts.sum()
 
     def n_unlabeled(self, batch_size):

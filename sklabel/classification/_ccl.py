@@ -454,7 +454,7 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
         shares = np.array(self.net_.history[-1, "class_shares"])
         self._check_shares(
             shares,
-            mixed.class_shares(len(shares)),
+            mixed.class_shares(len(shares), drawn=False),
             "predictions",
             len(mixed.unlabeled),
             f"a cluster_weight below {self.cluster_weight}",

@@ -456,7 +456,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         n_rows = min(n_rows, len(mixed.unlabeled))
         self._check_shares(
             np.array(last["pseudo_label_classes"]) / share,
-            module.prior.cpu().numpy(),
+            mixed.class_shares(len(self.classes_), drawn=False),
             "pseudo-labels",
             round(share * n_rows),
             class_weight="balanced",

@@ -385,7 +385,8 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
             guessed = module.predicted.cpu().numpy()
             module.forget()
         self._finish(samples, codes, held, y, sample_weight)
-        self._check_guesses(guessed, mixed.class_shares(len(self.classes_)))
+        prior = mixed.class_shares(len(self.classes_), drawn=False)
+        self._check_guesses(guessed, prior)
         return self
 
     def _build_module(self, mean, std, n_rows=0):

@@ -615,7 +615,7 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
             return  # interrupted
         share = self.net_.history[-1]["pseudo_label_share"]
         classes = np.array(self.net_.history[-1]["pseudo_label_classes"])
-        prior = taught.class_shares(len(self.classes_))
+        prior = taught.class_shares(len(self.classes_), drawn=False)
         if share < 0.01 and not isinstance(self.rows_per_class, Integral):
             warn(
                 f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "

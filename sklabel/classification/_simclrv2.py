@@ -494,7 +494,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
             return  # no student, or not one epoch was ended
         self._check_shares(
             np.array(last["class_shares"]),
-            labeled.class_shares(len(self.classes_)),
+            labeled.class_shares(len(self.classes_), drawn=False),
             "student's answers",
             samples.n_trained,
             "a longer pretraining",

@@ -243,7 +243,7 @@ def test_weights_that_make_no_sense_are_refused():
         (-np.ones(80), "not negative"),
         (
             np.zeros(80),
-            "None of the 10 labeled rows is of use: .* sample_weight is zero",
+            "None of the 10 labeled rows is of use: .* sample_weight or class_weight is",
         ),
         (np.full(80, np.nan), "finite"),
     ):
@@ -253,10 +253,28 @@ def test_weights_that_make_no_sense_are_refused():
         ({"cat": 2}, r"class_weight names \['cat'\]"),
         ({0: -1}, "class_weight={0: -1} must be finite and not negative"),
         ({0: np.nan}, "finite"),
-        ({0: 0, 1: 0}, "must not give every labeled row the weight 0"),
+        ({0: 0, 1: 0}, "None of the 10 labeled rows is of use"),
     ):
         with pytest.raises(ValueError, match=message):
             short(class_weight=class_weight).fit(X, Y)
+
+
+def test_what_an_unlabeled_row_weighs_is_never_looked_at():
+    weighted = short().fit(X, Y, np.where(Y < 0, np.nan, 1.0))
+    ones = short().fit(X, Y, np.ones(len(Y)))
+    np.testing.assert_array_equal(weighted.predict_proba(X), ones.predict_proba(X))
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_a_fit_that_is_as_unequal_as_the_labels_has_not_collapsed(class_weight):
+    rng = np.random.default_rng(0)
+    truth = (np.arange(400) % 25 == 0).astype(int)  # 4 in a hundred
+    x = (np.eye(6)[truth] * 8 + rng.normal(size=(400, 6))).astype(np.float32)
+    y = np.where(np.arange(400) < 100, truth, -1)
+    settings = {"max_steps": 60, "threshold": 0.7, "class_weight": class_weight}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        short(**settings, random_state=0).fit(x, y)
 
 
 def test_thresholds_follow_what_a_class_has_learned():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 
 from sklabel import CollapseWarning, _base, classification
@@ -127,6 +128,28 @@ def test_a_class_whose_labels_are_of_no_use_is_named():
     clf = SupervisedClassifier(max_steps=2, random_state=0)
     with pytest.warns(UserWarning, match="No labeled row of class bee, cat is of use"):
         clf.fit(numbered(30), y, y == "ant")
+    clf.set_params(class_weight={"bee": 0})
+    with pytest.warns(
+        UserWarning, match="No labeled row of class bee is .*class_weight"
+    ):
+        clf.fit(numbered(30), y)
+
+
+def test_a_score_names_what_is_wrong():
+    clf = SupervisedClassifier(max_steps=2, random_state=0)
+    clf.fit(numbered(30), np.arange(30) % 2)
+    with pytest.raises(ValueError, match="X has 30 rows, y has 20"):
+        clf.score(numbered(30), np.arange(20) % 2)
+    with pytest.raises(ValueError, match="must not be 0 for every labeled row"):
+        clf.score(numbered(30), np.arange(30) % 2, np.zeros(30))
+    with pytest.raises(ValueError, match="finite and not negative"):
+        clf.score(numbered(30), np.arange(30) % 2, -np.ones(30))
+
+
+def test_a_column_of_labels_is_told_of_once():
+    with pytest.warns(DataConversionWarning) as seen:
+        SupervisedClassifier(max_steps=2).fit(numbered(30), np.arange(30)[:, None] % 2)
+    assert sum(w.category is DataConversionWarning for w in seen) == 1
 
 
 # -- the rows withheld
