@@ -260,7 +260,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Contrastive(flip=0)``. Published: crops and flips, with ``sobel``.
     max_epochs : int, default=40
-        Passes over X. Published: 200 on CIFAR-10, 500 on ImageNet.
+        Passes over X. Published: 500 on ImageNet; default of the released code: 200.
     max_steps : int or None, default=None
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int, default=64

@@ -102,7 +102,8 @@ class _IICSegmentation(nn.Module):
         net.module_.train()
         maps = p.argmax(1)  # (n, H, W)
         same = [maps.diff(dim=dim).flatten() == 0 for dim in (1, 2)]
-        agreement = float(torch.cat(same).float().mean())
+        same = torch.cat(same).float()  # none in images of one pixel
+        agreement = float(same.mean()) if len(same) else 1.0
         figures = cluster_figures(p.movedim(1, 3).flatten(0, 2))
         return {**figures, "neighbor_agreement": agreement}
 

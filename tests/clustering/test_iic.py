@@ -203,6 +203,11 @@ def test_restarts_are_the_same_after_a_break(tmp_path, monkeypatch):
     torch.testing.assert_close(weights(again), weights(whole), rtol=0, atol=0)
 
 
+def test_a_batch_that_is_too_small_for_its_clusters_is_said():
+    with pytest.warns(UserWarning, match="A batch of 8 pairs says little of the 100 "):
+        short(n_clusters=10, batch_size=8, n_repeats=1, max_steps=2).fit(X)
+
+
 def test_the_sub_head_of_the_lowest_loss_is_kept(monkeypatch):
     losses, before = [], []
     after_epoch, keep_best = _IIC.after_epoch, _IIC.keep_best
