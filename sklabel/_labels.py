@@ -48,16 +48,34 @@ def _entries(y):
 
     Beside missing values pandas itself turns them into floats.
     """
-    column = y.iloc[:, 0] if hasattr(y, "iloc") and y.shape[1:] == (1,) else y
+    column = _only_column(y)
     dtype = getattr(column, "dtype", None)
+    if not hasattr(dtype, "construct_array_type"):  # a type of numpy
+        return y.to_numpy()
     if hasattr(dtype, "categories"):
         codes = getattr(column, "array", column).codes
         entries = np.append(dtype.categories.to_numpy(dtype=object), np.nan)[codes]
-    elif hasattr(dtype, "construct_array_type"):  # nullable
+    else:  # nullable
         entries = column.to_numpy(dtype=object)
-    else:
-        return y.to_numpy()
     return entries.reshape(y.shape)
+
+
+def _only_column(y):
+    return y.iloc[:, 0] if hasattr(y, "iloc") and y.shape[1:] == (1,) else y
+
+
+def _check_categories(y, classes):
+    """Say so where pandas knows of a category of which no row is labeled."""
+    names = getattr(getattr(_only_column(y), "dtype", None), "categories", ())
+    unlabeled = set(names) - set(classes.tolist())
+    missing = [repr(c) for c in names if c in unlabeled and not _is_marker(c, -1)]
+    if missing:
+        warn(
+            f"No row of y is labeled with one of the categories {', '.join(missing)}, "
+            "which will never be predicted. Label some rows of each, or drop them with "
+            "remove_unused_categories().",
+            UserWarning,
+        )
 
 
 def _unknown_type(kind):
@@ -205,6 +223,11 @@ def check_labels(y, *, n_samples=None, min_classes=2):
         few classes. The message says what to do.
     TypeError
         If y mixes texts and numbers as labels.
+
+    Warns
+    -----
+    UserWarning
+        If pandas has a category for y of which no row is labeled.
     """
     column, labeled, values = _read(y, -1)
     if n_samples is not None and len(column) != n_samples:
@@ -224,6 +247,8 @@ def check_labels(y, *, n_samples=None, min_classes=2):
             f"among its {len(values)} labeled rows, but at least {min_classes} classes "
             "are needed. Label rows of another class too."
         )
+    if min_classes > 0:
+        _check_categories(y, classes)
     return column
 
 

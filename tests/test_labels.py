@@ -91,6 +91,23 @@ def test_classes_are_sorted_not_in_the_order_of_categories():
     assert classes.tolist() == ["a", "b"] and codes.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("wrap", [pd.Series, lambda y: y, pd.DataFrame])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
+def test_categories_without_a_label_are_named(wrap):
+    categories = [-1, 3, 5, 7, 9]
+    y = wrap(pd.Categorical([3, -1, 7, None], categories=categories))
+    with pytest.warns(
+        UserWarning, match="categories 5, 9, which .*remove_unused"
+    ) as seen:
+        check_labels(y)
+    assert sum("remove_unused" in str(w.message) for w in seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", DataConversionWarning)
+        check_labels(y, min_classes=0)  # where classes need no label
+        check_labels(wrap(pd.Categorical([3, -1, 7, None])))
+
+
 def test_known_classes():
     classes, codes = encode_labels([7, -1, 7], classes=[3, 7, 9])
     assert classes.tolist() == [3, 7, 9] and codes.tolist() == [1, -1, 1]
