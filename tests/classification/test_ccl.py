@@ -244,7 +244,7 @@ def test_epochs_and_steps():
 HARD = {
     "one label a class": np.where(np.arange(80) < 2, TRUTH, -1),
     "everything labeled": TRUTH,
-    "hundred to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
+    "twenty to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
 }
 
 

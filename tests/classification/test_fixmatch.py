@@ -190,7 +190,7 @@ def test_given_labels_are_kept_and_the_rest_is_predicted():
 HARD = {
     "one label a class": np.where(np.arange(80) < 2, TRUTH, -1),
     "everything labeled": TRUTH,
-    "hundred to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
+    "twenty to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
 }
 
 

@@ -381,7 +381,7 @@ HARD = {
     "one label a class": np.where(np.arange(80) < 2, TRUTH, -1),
     "everything labeled": TRUTH,
     "one row unlabeled": np.where(np.arange(80) < 79, TRUTH, -1),
-    "hundred to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
+    "twenty to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
 }
 
 

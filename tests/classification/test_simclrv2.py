@@ -411,7 +411,7 @@ def test_same_seed_same_bits(short):
 HARD = {
     "one label a class": np.where(np.arange(80) < 2, TRUTH, -1),
     "everything labeled": TRUTH,
-    "hundred to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
+    "twenty to one": np.where(np.arange(80) < 21, np.arange(80) == 0, -1),
 }
 
 
