@@ -6,6 +6,11 @@ logistic regression) and label spreading see its vectors. The labeled rows are d
 of each class at least, then at random. Accuracy and calibration error on the test images,
 after the last step. Rows that are in the results file are not run again, so a broken run
 continues.
+
+Hard cases: ``--imbalance 100`` thins the training images, so that the sizes of the
+classes fall geometrically and the first class has a hundred times as many as the last
+(the test images stay as they are); ``--wrong 0.2`` gives a fifth of the labels another
+class; ``--balanced`` tells our classifiers to draw every class equally often.
 """
 
 import argparse
@@ -30,6 +35,9 @@ from sklabel.classification import (
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.metrics import expected_calibration_error
 
+# hard cases: part of a row's key where they are set
+HARD = ("imbalance", "wrong", "balanced")
+
 
 def draw(y, n_labels, seed):
     """Return y with all but ``n_labels`` labels hidden."""
@@ -39,6 +47,32 @@ def draw(y, n_labels, seed):
     rows = order[np.r_[first, np.delete(np.arange(len(y)), first)][:n_labels]]
     hidden = np.full(len(y), -1)
     hidden[rows] = y[rows]
+    return hidden
+
+
+def thin(y, ratio, seed):
+    """Return rows such that class sizes fall geometrically, first to last = ratio."""
+    rng = np.random.default_rng(seed)
+    classes, counts = np.unique(y, return_counts=True)
+    shares = ratio ** -np.linspace(0, 1, len(classes))
+    sizes = np.maximum(1, np.round(shares * (counts / shares).min()).astype(int))
+    rows = [
+        rng.choice(np.flatnonzero(y == k), size, replace=False)
+        for k, size in zip(classes, sizes, strict=True)
+    ]
+    return np.sort(np.concatenate(rows))
+
+
+def mistake(hidden, share, seed):
+    """Return labels of which a share is replaced by another class, at random."""
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(hidden >= 0)
+    rows = rng.choice(rows, round(share * len(rows)), replace=False)
+    classes = np.unique(hidden[hidden >= 0])
+    positions = np.searchsorted(classes, hidden[rows])
+    positions += rng.integers(1, len(classes), len(rows))
+    hidden = hidden.copy()
+    hidden[rows] = classes[positions % len(classes)]
     return hidden
 
 
@@ -53,6 +87,10 @@ def embedder(args, seed, x):
         batch_size=256,
         **shared(args, seed),
     )
+
+
+def ours(args, seed):
+    return {"class_weight": "balanced" if args.balanced else None, **shared(args, seed)}
 
 
 def weak(args):
@@ -75,7 +113,7 @@ def fit(estimator, x, y, x_test):
 
 def supervised(args, seed, fitted, x, y, x_test):
     clf = SupervisedClassifier(
-        augment=weak(args), backbone=fitted, max_steps=args.steps, **shared(args, seed)
+        augment=weak(args), backbone=fitted, max_steps=args.steps, **ours(args, seed)
     )
     return fit(clf, x, y, x_test)
 
@@ -86,7 +124,7 @@ def fixmatch(args, seed, fitted, x, y, x_test):
         backbone=fitted,
         batch_size=args.batch_size,
         max_steps=args.steps,
-        **shared(args, seed),
+        **ours(args, seed),
     )
     return fit(clf, x, y, x_test)
 
@@ -96,7 +134,7 @@ def mixmatch(args, seed, fitted, x, y, x_test):
         weak_augment=weak(args),
         backbone=fitted,
         max_steps=args.steps,
-        **shared(args, seed),
+        **ours(args, seed),
     )
     return fit(clf, x, y, x_test)
 
@@ -106,7 +144,7 @@ def noisy_student(args, seed, fitted, x, y, x_test):
         weak_augment=weak(args),
         backbone=fitted,
         max_steps=args.steps,
-        **shared(args, seed),
+        **ours(args, seed),
     )
     return fit(clf, x, y, x_test)
 
@@ -117,7 +155,7 @@ def simclrv2(args, seed, fitted, x, y, x_test):
         augment=weak(args),
         max_steps=args.steps,
         distill_epochs=max(1, round(args.steps * 256 / len(x))),
-        **shared(args, seed),
+        **ours(args, seed),
     )
     return fit(clf, x, y, x_test)
 
@@ -127,7 +165,7 @@ def ccl(args, seed, fitted, x, y, x_test):
         10, max_epochs=args.code_epochs, **shared(args, seed)
     ).fit(x)
     clf = CCLClassifier(
-        embedder=FrozenEstimator(codes), max_steps=args.steps, **shared(args, seed)
+        embedder=FrozenEstimator(codes), max_steps=args.steps, **ours(args, seed)
     )
     return fit(clf, x, y, x_test)
 
@@ -158,24 +196,40 @@ def main():
     parser.add_argument("--code-epochs", type=int, default=60, help="of CCL's codes")
     parser.add_argument("--steps", type=int, default=500, help="of every stage")
     parser.add_argument("--batch-size", type=int, default=16, help="of FixMatch")
+    parser.add_argument("--imbalance", type=float, help="largest class to smallest")
+    parser.add_argument("--wrong", type=float, help="share of the labels")
+    parser.add_argument("--balanced", action="store_true", help="draw classes equally")
     args = parse(parser)
 
-    x, y, x_test, y_test = load(args.data)
-    x, y = x[: args.n_train], y[: args.n_train]
-    setting = {"data": args.data, "n_train": len(x), "steps": args.steps}
-    setting |= {"width": args.width, "embed_epochs": args.embed_epochs}
+    x_all, y_all, x_test, y_test = load(args.data)
+    x_all, y_all = x_all[: args.n_train], y_all[: args.n_train]
+    hard = {name: getattr(args, name) for name in HARD if getattr(args, name)}
+    setting = {"data": args.data, "n_train": len(x_all), "steps": args.steps}
+    setting |= {"width": args.width, "embed_epochs": args.embed_epochs, **hard}
     results, rows = Results("classification"), []
+    # those of other cases would be taken for this one's
+    results.rows = [
+        r for r in results.rows if {k: r[k] for k in HARD if k in r} == hard
+    ]
     for seed in args.seeds:
-        fitted = None
+        fitted, x, y = None, x_all, y_all
+        if args.imbalance:
+            kept = thin(y, args.imbalance, seed)
+            x, y = x[kept], y[kept]
         for n_labels in args.n_labels:
             hidden = draw(y, n_labels, seed)
+            if args.wrong:
+                hidden = mistake(hidden, args.wrong, seed)
             for name in args.method:
                 key = {**setting, "n_labels": n_labels, "method": name, "seed": seed}
                 if fitted is None and results.find(**key) is None:
                     fitted = embedder(args, seed, x).fit(x)
 
-                def run(name=name, seed=seed, fitted=fitted, hidden=hidden):
-                    p = METHODS[name](args, seed, fitted, x, hidden, x_test)
+                def run(name=name, seed=seed, fitted=fitted, x=x, hidden=hidden):
+                    found = METHODS[name](args, seed, fitted, x, hidden, x_test)
+                    # a class may have lost its only label to a wrong one
+                    p = np.zeros((len(found), y_test.max() + 1), found.dtype)
+                    p[:, np.unique(hidden[hidden >= 0])] = found
                     return {
                         "accuracy": float((p.argmax(1) == y_test).mean()),
                         "calibration_error": expected_calibration_error(y_test, p),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from _common import Results
+from bench_classification import HARD
 from bench_clustering import METHODS as CLUSTERERS
 
 README = Path(__file__).parent / "README.md"
@@ -89,7 +90,7 @@ def segmentation():
 
 
 def few_labels():
-    rows = rows_of("classification")
+    rows = [r for r in rows_of("classification") if not any(k in r for k in HARD)]
     parts = []
     for data in DATA:
         own = [r for r in rows if r["data"] == data]
@@ -109,6 +110,35 @@ def few_labels():
         head = [f"{DATA[data]}, seeds {_list(own)}; labels", *budgets]
         parts.append(table(head, lines))
     return "\n\n".join(parts)
+
+
+def hard_cases():
+    rows = [r for r in rows_of("classification") if any(k in r for k in HARD)]
+    tables = {}
+    for row in rows:
+        tables.setdefault((row["data"], row["n_labels"]), []).append(row)
+    parts = []
+    for (data, n_labels), own in sorted(tables.items()):
+        cases = sorted({_case(r) for r in own})
+        n_seeds = len(distinct(own, "seed"))
+        lines = []
+        for method in distinct(own, "method"):
+            cells = [
+                [r for r in own if (r["method"], _case(r)) == (method, case)]
+                for case in cases
+            ]
+            texts = [counted(percent(cell), cell, n_seeds) for cell in cells]
+            lines.append([method, *texts])
+        head = f"{DATA.get(data, data)}, {n_labels} labels, seeds {_list(own)}"
+        parts.append(table([head, *cases], lines))
+    return "\n\n".join(parts)
+
+
+def _case(row):
+    """Return what makes a row a hard case, in words."""
+    words = [f"{row['imbalance']:g}:1"] if "imbalance" in row else []
+    words += [f"{row['wrong']:.0%} wrong"] if "wrong" in row else []
+    return ", ".join(words + ["balanced"] * ("balanced" in row))
 
 
 def probe():
@@ -236,6 +266,7 @@ TABLES = {
     "clustering": clustering,
     "segmentation": segmentation,
     "few labels": few_labels,
+    "hard cases": hard_cases,
     "probe": probe,
     "chosen": chosen,
     "loop": loop,
