@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 import sklabel
+from sklabel import classification
 
 PACKAGE = Path(sklabel.__file__).parent
 # Parameters that mean the same in every estimator that trains a net.
@@ -161,6 +162,14 @@ def test_shared_parameters_are_described_in_the_same_words(parameter):
                 said.setdefault((kind, description), []).append(name)
     assert said, f"no estimator has {parameter}"
     assert len(said) == 1, f"{parameter} is described in several ways: {said}"
+
+
+def test_every_classifier_says_when_it_warns_of_a_collapse():
+    trained = [c for c in classification.__all__ if c != "CLIPClassifier"]
+    for name in trained:
+        doc = getattr(classification, name).__doc__
+        said = {row[0]: row[2] for row in section(doc, "Warns")}
+        assert "calibration_size" in said["CollapseWarning"], name
 
 
 def test_shared_parameters_stand_in_the_same_order():

@@ -224,7 +224,9 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
     Warns
     -----
     CollapseWarning
-        If no row is predicted to be of some class at the end, or nearly all of one.
+        If no row is predicted to be of some class at the end, or nearly all of one; or
+        if, with ``calibration_size``, the accuracy on the withheld rows has fallen at
+        the end.
 
     See Also
     --------

@@ -235,7 +235,8 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
     -----
     CollapseWarning
         If hardly any unlabeled row has a pseudo-label at the end, a class has none, or
-        one class has nearly all.
+        one class has nearly all; or if, with ``calibration_size``, the accuracy on the
+        withheld rows has fallen at the end.
 
     See Also
     --------

@@ -224,8 +224,9 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
     Warns
     -----
     CollapseWarning
-        If at the end hardly any unlabeled row is guessed to be of some class, or one class
-        has nearly all of them.
+        If at the end hardly any unlabeled row is guessed to be of some class, or one
+        class has nearly all of them; or if, with ``calibration_size``, the accuracy on
+        the withheld rows has fallen.
 
     See Also
     --------

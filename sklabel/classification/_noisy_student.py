@@ -311,7 +311,8 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
     -----
     CollapseWarning
         If hardly any unlabeled row has a pseudo-label in the last round, a class has
-        none, or one class has nearly all.
+        none, or one class has nearly all; or if, with ``calibration_size``, the
+        accuracy on the withheld rows has fallen at the end.
 
     See Also
     --------

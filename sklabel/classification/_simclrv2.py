@@ -238,6 +238,13 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         are labeled for ``calibration_size``, the head has fewer layers than
         ``head_layer``, or the embedder trains no network.
 
+    Warns
+    -----
+    CollapseWarning
+        If the student gives hardly any row some class, or nearly all rows one; or if,
+        with ``calibration_size``, the accuracy on the withheld rows has fallen at the
+        end.
+
     See Also
     --------
     FixMatchClassifier : Learns from its own sure answers, without pretraining.

@@ -129,6 +129,12 @@ class SupervisedClassifier(ClassificationMixin, BaseLearner):
         If no row is labeled, all labels are of one class, y does not fit X, or too few
         rows are labeled for ``calibration_size``.
 
+    Warns
+    -----
+    CollapseWarning
+        If, with ``calibration_size``, the accuracy on the withheld rows has fallen at
+        the end.
+
     See Also
     --------
     FixMatchClassifier : Uses the unlabeled rows too.

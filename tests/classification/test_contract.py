@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
+from sklearn.model_selection import cross_validate
 
 from sklabel import classification
+from sklabel.model_selection import LabeledKFold
 from tests.test_common import SHORT, SHORTEST, make
 
 CLASSES = [getattr(classification, name) for name in classification.__all__]
@@ -112,23 +114,50 @@ def test_everything_is_labeled(cls):
     np.testing.assert_array_equal(clf.transduction_, TRUTH)
 
 
-TYPES = {
-    "names": (np.append(NAMES, -1)[labels(30)].astype(object), "ant"),
-    "None": (np.append(NAMES, None)[labels(30)], "ant"),
-    "NaN": (np.array([0.0, 1.0, 2.0, np.nan])[labels(30)], 0.0),
-    "Series": (pd.Series(labels(30), name="class"), 0),
-    "list": (labels(30).tolist(), 0),
+Y = labels(30)
+TYPES = {  # with the classes that come of them
+    "names": (np.append(NAMES, -1)[Y].astype(object), NAMES.tolist()),
+    "None": (np.append(NAMES, None)[Y], NAMES.tolist()),
+    "NaN": (np.array([0.0, 1.0, 2.0, np.nan])[Y], [0.0, 1.0, 2.0]),
+    "Series": (pd.Series(Y, name="class"), [0, 1, 2]),
+    "list": (Y.tolist(), [0, 1, 2]),
+    "column": (Y[:, None], [0, 1, 2]),
+    "bool": (TRUTH == 0, [False, True]),
+    "bool and None": (np.array([True, False, False, None])[Y], [False, True]),
+    "Categorical": (pd.Categorical(np.append(NAMES, None)[Y]), NAMES.tolist()),
+    "nullable": (pd.Series(pd.array([0, 1, 2, pd.NA])[Y]), [0, 1, 2]),
 }
 
 
 @every_classifier
 @pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
 def test_labels_of_any_type(cls, kind):
-    y, first = TYPES[kind]
+    y, classes = TYPES[kind]
     clf = fit(cls, y)
-    assert len(clf.classes_) == 3 and clf.classes_[0] == first
-    assert set(clf.predict(X[:9])) <= set(clf.classes_)
+    assert clf.classes_.tolist() == classes
+    assert set(map(type, clf.classes_.tolist())) == {type(classes[0])}
+    for found in (clf.predict(X), clf.transduction_):
+        assert found.shape == (N,) and found.dtype == clf.classes_.dtype
+        assert set(found) <= set(classes)
     assert clf.score(X, y) > 0.5
+
+
+@every_classifier
+def test_folds_of_the_labeled_rows(cls):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = cross_validate(
+            make(cls, SHORT),
+            X,
+            labels(30),
+            cv=LabeledKFold(2),
+            return_estimator=True,
+            error_score="raise",
+        )
+    assert (found["test_score"] > 0.6).all()
+    # every unlabeled row, and half of the labeled ones
+    assert [len(clf.transduction_) for clf in found["estimator"]] == [N - 15] * 2
 
 
 @every_classifier
