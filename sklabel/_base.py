@@ -681,8 +681,11 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
         usable = np.where(samples.bad | (given == 0), -1, codes)
         self._check_usable(usable, codes)
         trained, held = codes, np.empty(0, int)
+        if self._continued is None or not hasattr(self, "_held_seed"):
+            self._held_seed = seed
         if self.calibration_size is not None:
-            usable, held = hold_out(usable, self.calibration_size, seed)
+            # what goes on withholds the same rows: it has been trained on the others
+            usable, held = hold_out(usable, self.calibration_size, self._held_seed)
             trained = codes.copy()
             trained[held] = -1
         if self.class_weight is None and sample_weight is None:

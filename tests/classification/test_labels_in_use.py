@@ -156,6 +156,26 @@ def test_a_column_of_labels_is_told_of_once():
 
 
 @pytest.mark.parametrize("cls", WATCHED)
+def test_a_warm_start_withholds_the_same_rows(cls, monkeypatch):
+    held, hold_out = [], _base.hold_out
+
+    def spy(*given):
+        rest, rows = hold_out(*given)
+        held.append(rows.tolist())
+        return rest, rows
+
+    monkeypatch.setattr(_base, "hold_out", spy)
+    x, y = numbered(60), np.where(np.arange(60) < 40, np.arange(60) % 2, -1)
+    clf = make(cls, calibration_size=12, warm_start=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in (0, 1, None):
+            clf.set_params(random_state=seed).fit(x, y)
+        clf.set_params(warm_start=False, random_state=1).fit(x, y)
+    assert held[0] == held[1] == held[2] != held[3]
+
+
+@pytest.mark.parametrize("cls", WATCHED)
 def test_withheld_rows_are_watched(cls):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(90, 4)).astype(np.float32)
