@@ -283,7 +283,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         these is kept), while clustering ``score`` (the lower the better, needs no labels),
         ``consistency`` and ``entropy``, and with ``keep_clusters`` in self-labeling
         ``clustering_loss`` and ``lost_clusters``.
-    prior_ : ndarray of shape (n_clusters_,) or None
+    prior_ : ndarray of shape (n_clusters,) or None
         Expected share of each cluster in use.
     encoder_ : nn.Module
         Trained encoder.
