@@ -690,9 +690,10 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             trained[held] = -1
         if self.class_weight is None and sample_weight is None:
             return trained, None, held
-        weights = np.where(usable >= 0, given, 0.0)
+        known = usable >= 0
+        weights = np.where(known, given, 0.0)
         if self.class_weight == "balanced":
-            weights[usable >= 0] /= np.bincount(codes[usable >= 0])[usable[usable >= 0]]
+            weights[known] /= np.bincount(usable[known])[usable[known]]
         return trained, weights, held
 
     def _check_class_weight(self):
