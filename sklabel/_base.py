@@ -684,7 +684,7 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
         if self._continued is None or not hasattr(self, "_held_seed"):
             self._held_seed = seed
         if self.calibration_size is not None:
-            # what goes on withholds the same rows: it has been trained on the others
+            # what goes on with the same y withholds the same rows: it knows the others
             usable, held = hold_out(usable, self.calibration_size, self._held_seed)
             trained = codes.copy()
             trained[held] = -1

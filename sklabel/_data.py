@@ -239,7 +239,7 @@ class Mixed(Samples):
         Whether the labeled images also stand among the unlabeled ones.
     weights : ndarray of shape (n_samples,) or None
         How often a labeled row is drawn, compared with the others; None: equally often.
-        One of weight 0 is left out, also as an unlabeled row.
+        One of weight 0 is in no batch, as an unlabeled row neither.
 
     Notes
     -----

@@ -3,6 +3,7 @@
 import numbers
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score, get_scorer, silhouette_score
 from sklearn.model_selection import (
@@ -500,8 +501,12 @@ class _ClusteringScorer:
             same = [
                 np.diff(labels[good.all((1, 2))], axis=axis) == 0 for axis in (1, 2)
             ]
-            agreement = np.concatenate([part.ravel() for part in same]).mean()
-            return float((agreement - chance) / (1 - chance))
+            same = np.concatenate([part.ravel() for part in same])
+            if len(same) == 0:
+                raise ValueError(
+                    "Maps of one pixel have no pixels side by side to score."
+                )
+            return float((same.mean() - chance) / (1 - chance))
         labels = labels[good]
         Z = self._embed(estimator, X)[good]
         if self.figure == "silhouette":
@@ -524,6 +529,7 @@ class _ClusteringScorer:
                 if hasattr(embedder, "transform"):
                     return np.asarray(embedder.transform(X))
             return encoded(estimator, X)
+        X = X.toarray() if issparse(X) else X
         return np.asarray(X, dtype=np.float32).reshape(_length(X), -1)
 
     def __repr__(self):

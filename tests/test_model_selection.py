@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.cluster import Birch, KMeans
@@ -481,6 +482,10 @@ def test_clusterers_of_others_are_scored_on_x_and_not_on_their_own_distances():
     assert found == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="KMeans has no predict_proba"):
         clustering_scorer("confidence")(piped, Z)
+    score, sparse = clustering_scorer(), csr_array(Z)
+    assert score(KMeans(3, random_state=0).fit(sparse), sparse) == score(
+        KMeans(3, random_state=0).fit(Z), Z
+    )
 
 
 def test_one_cluster_is_never_the_best():
@@ -517,6 +522,8 @@ def test_maps_of_clusters_are_scored_by_pixels_side_by_side():
     assert score(Fixed(unreadable), images) == score(Fixed(halves), images)
     noise = np.random.default_rng(0).integers(0, 2, (50, 8, 8))
     assert abs(score(Fixed(noise), images)) < 0.1
+    with pytest.raises(ValueError, match="Maps of one pixel"):
+        score(Fixed(noise[:, :1, :1]), images)
 
 
 def test_an_unknown_figure_is_refused():

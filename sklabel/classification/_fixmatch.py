@@ -376,7 +376,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             Classes; -1, None or NaN for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
-            of its class. One of weight 0 is left out, also as an unlabeled row.
+            of its class. One of weight 0 is in no batch, as an unlabeled row neither.
             Unlabeled rows have no weight.
 
         Returns

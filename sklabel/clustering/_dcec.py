@@ -201,6 +201,12 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
         If ``n_clusters`` is larger than the number of samples, or the embedder has no
         decoder where a reconstruction is asked for.
 
+    Warns
+    -----
+    CollapseWarning
+        If the training lost a cluster, fewer clusters than ``n_clusters`` are in use, or
+        one holds most rows.
+
     See Also
     --------
     SCANClusterer : From neighbors in an embedding; better on photographs.
@@ -357,7 +363,8 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
             )
             history = self.net_.history
             n_lost = history[-1].get("lost_clusters") if history else 0
-            if n_lost:
+            # a round that Ctrl-C broke off may have lost some, too
+            if n_lost or (self.interrupted_ and self.keep_clusters):
                 module.whole.restore_(*module.parts())
             module.forget()
             p = self._forward_rows(samples)

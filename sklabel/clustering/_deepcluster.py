@@ -218,12 +218,6 @@ def _directions(Z, labels):
     return mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12)
 
 
-def _border_distance(own, other):
-    """Return the simplified silhouette, by squared distances to two centers."""
-    ratio = np.divide(own, other, out=np.ones_like(own), where=other > 0)
-    return np.where(np.isnan(own), np.nan, 1 - np.sqrt(ratio)).astype(np.float32)
-
-
 class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
     """Cluster images by features that learn to tell their own clusters apart.
 
@@ -478,8 +472,8 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
             module.forget()
             Z = self._forward_rows(samples)
             self._set_centers(Z[~samples.bad], *counts)
-        self.labels_, *squared = self._nearest(Z)
-        self.confidence_ = _border_distance(*squared)
+        self.labels_ = self._nearest(Z)[0]
+        self.confidence_ = self._border_distances(Z)
         remedy = f"Raise n_training_clusters={counts[0]}, or lower lr={self.lr}"
         set_n_clusters(self, f"{remedy} or n_clusters", remedy)
         self._check_agreement(counts[0])
@@ -516,7 +510,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
             where there is one cluster. NaN for a file that cannot be read, with
             ``on_error="skip"``.
         """
-        return _border_distance(*self._nearest(self._predict_rows(X))[1:])
+        return self._border_distances(self._predict_rows(X))
 
     def score(self, X, y=None):
         """Return minus the loss of k-means on X, so that a search needs no labels.
@@ -607,26 +601,30 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
             merge = AgglomerativeClustering(self.n_clusters, linkage="ward")
             self.center_labels_ = merge.fit_predict(_directions(Z, labels))
 
-    def _nearest(self, Z):
-        """Return labels of features (n, D), and squared distances to two centers.
+    def _nearest(self, Z, among=None):
+        """Return labels of features (n, D), and squared distances to the centers.
 
-        To the nearest one, and to the nearest of another cluster (inf: there is none).
+        ``among``: which centers count, bool; None: all.
         """
         labels = np.full(len(Z), -1)
-        own, other = np.full((2, len(Z)), np.nan)
-        good = np.flatnonzero(~np.isnan(Z[:, 0]))
+        squared = np.full(len(Z), np.nan)
+        good = ~np.isnan(Z[:, 0])
         W = whiten(Z[good], self.whitening_mean_, self.whitening_components_)
-        labels[good], own[good] = self._among(W, np.arange(len(self.center_labels_)))
-        for k in np.unique(labels[good]):
-            inside = labels[good] == k
-            centers = np.flatnonzero(self.center_labels_ != k)
-            other[good[inside]] = self._among(W[inside], centers)[1]
-        return labels, own, other
+        centers, names = self.cluster_centers_, self.center_labels_
+        if among is not None:
+            centers, names = centers[among], names[among]
+        nearest = pairwise_distances_argmin(W, centers)
+        labels[good] = names[nearest]
+        squared[good] = np.square(W - centers[nearest]).sum(1)
+        return labels, squared
 
-    def _among(self, W, centers):
-        """Return labels and squared distances by the nearest of some centers."""
-        if len(centers) == 0:
-            return -1, np.inf
-        nearest = centers[pairwise_distances_argmin(W, self.cluster_centers_[centers])]
-        squared = np.square(W - self.cluster_centers_[nearest]).sum(1)
-        return self.center_labels_[nearest], squared
+    def _border_distances(self, Z):
+        """Return the simplified silhouette of features (n, D), float32."""
+        labels, own = self._nearest(Z)
+        other = np.full(len(Z), np.inf)
+        for k in np.unique(labels[labels >= 0]):
+            rivals = self.center_labels_ != k
+            if rivals.any():
+                other[labels == k] = self._nearest(Z[labels == k], rivals)[1]
+        ratio = np.divide(own, other, out=np.ones_like(own), where=other > 0)
+        return np.where(np.isnan(own), np.nan, 1 - np.sqrt(ratio)).astype(np.float32)

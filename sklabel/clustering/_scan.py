@@ -279,10 +279,10 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         Trained net of the last stage; ``net_.history`` holds per epoch of both ``stage``
         ("cluster", then "self-label"), ``train_loss``, ``largest_cluster`` (share),
         ``clusters_used``, ``confident_share``, ``neighbor_agreement`` (rows in the cluster
-        of a neighbor), ``best`` (whether it is the best of its stage so far: the last of
-        these is kept), while clustering ``score`` (the lower the better, needs no labels),
-        ``consistency`` and ``entropy``, and with ``keep_clusters`` in self-labeling
-        ``clustering_loss`` and ``lost_clusters``.
+        of a neighbor); while clustering ``score`` (the lower the better, needs no labels),
+        ``consistency``, ``entropy`` and ``best``, whether it is the best epoch so far: the
+        last of these is kept; and with ``keep_clusters`` in self-labeling
+        ``clustering_loss``, ``lost_clusters`` and ``best`` (none: the start is kept).
     prior_ : ndarray of shape (n_clusters,) or None
         Expected share of each cluster in use.
     encoder_ : nn.Module
@@ -300,6 +300,12 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
     ------
     ValueError
         If ``n_clusters`` is larger than the number of samples.
+
+    Warns
+    -----
+    CollapseWarning
+        If a stage has learned nothing, self-labeling lost a cluster, fewer clusters than
+        asked for are in use, or one holds most rows.
 
     See Also
     --------

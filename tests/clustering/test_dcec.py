@@ -143,6 +143,23 @@ def test_a_training_that_loses_a_cluster_is_undone(monkeypatch):
     assert lost.n_clusters_ < 3 and "lost_clusters" not in lost.net_.history[-1]
 
 
+def test_a_round_that_was_broken_off_is_undone_too(monkeypatch):
+    def broken_off(self, x, y):
+        self.n_losses = getattr(self, "n_losses", 0) + 1
+        if self.n_losses == 300:
+            raise KeyboardInterrupt
+        return falling_together(self, x, y)
+
+    monkeypatch.setattr(_dcec._DCEC, "loss", broken_off)
+    settings = {"max_steps": 2500, "update_interval": 500, "tol": 0, "lr": 1e-2}
+    with pytest.warns(UserWarning, match="was interrupted"):
+        kept = short(**settings).fit(X)
+    assert kept.n_clusters_ == 3
+    with pytest.warns(CollapseWarning, match="clusters are in use"):
+        lost = short(**settings, keep_clusters=False).fit(X)
+    assert lost.n_clusters_ < 3
+
+
 def test_what_is_undone_is_undone_after_a_break_too(tmp_path, monkeypatch):
     monkeypatch.setattr(_dcec._DCEC, "loss", falling_together)
     settings = {"max_steps": 400, "update_interval": 2, "tol": 0, "lr": 1e-2}
