@@ -584,6 +584,16 @@ def cluster_figures(p, neighbors=None):
     return figures
 
 
+def lost_clusters(used, labels):
+    """Return which of the clusters that were in use (K,) have no row any more.
+
+    Not by their number: one may come into use as another is lost.
+    """
+    lost = used.clone()
+    lost[labels.unique()] = False
+    return lost
+
+
 def neighbor_agreement(Z, labels, n_rows=1000, n_neighbors=10):
     """Return how often the nearest rows of Z share a row's cluster, by some rows."""
     rows = np.linspace(0, len(Z) - 1, min(n_rows, len(Z))).astype(int)

@@ -73,7 +73,7 @@ class CodesMixin:
 
     def _build_embed(self):
         """Return a trainable copy of what gives the codes, and draws samples from them."""
-        trained = self._trained_embedder()
+        trained = unfrozen(self.embedder_)
         if not hasattr(trained, "encoder_"):
             raise ValueError(
                 f"embedder={type(trained).__name__} trains no network that could go on "
@@ -90,10 +90,7 @@ class CodesMixin:
         return copy.deepcopy(embed).requires_grad_(True)
 
     def _code_length(self):
-        return self._trained_embedder().net_.module_.backbone.n_features_out
-
-    def _trained_embedder(self):
-        return unfrozen(self.embedder_)
+        return unfrozen(self.embedder_).net_.module_.backbone.n_features_out
 
 
 def _no_decoder(embedder):

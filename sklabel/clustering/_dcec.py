@@ -17,6 +17,7 @@ from .._base import (
     CollapseWarning,
     check_n_clusters,
     cluster_figures,
+    lost_clusters,
     predict_all,
 )
 from .._callbacks import fitting
@@ -73,9 +74,7 @@ class _DCEC(CenteredCodes):
             net.stop()
         figures = {"changed_share": changed, **cluster_figures(self.q, self.neighbors)}
         if self.keep_clusters:
-            # not by their number: one may come into use as another is lost
-            lost = self.used.clone()
-            lost[labels.unique()] = False
+            lost = lost_clusters(self.used, labels)
             figures["lost_clusters"] = int(lost.sum())
             if lost.any():
                 net.stop()

@@ -16,6 +16,7 @@ from .._base import (
     CollapseWarning,
     check_n_clusters,
     cluster_figures,
+    lost_clusters,
     predict_all,
 )
 from .._callbacks import fitting
@@ -145,9 +146,7 @@ class _SelfLabel(nn.Module):
         figures = {"stage": "self-label", **cluster_figures(p, self.neighbors)}
         if self.clustering_loss is not None:
             loss = float(self.clustering_loss(p))
-            # not by their number: one may come into use as another is lost
-            lost = self.used.clone()
-            lost[p.argmax(1).unique()] = False
+            lost = lost_clusters(self.used, p.argmax(1))
             if lost.any():
                 net.stop()
             best = not lost.any() and self.best.offer(loss, self.backbone, self.heads)
