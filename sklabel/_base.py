@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 from . import _persistence
 from ._calibration import fit_temperature, hold_out, rescale
 from ._callbacks import CallbackSupportMixin, Stage
-from ._data import PIXEL_RANGES, check_pixel_range, check_samples
+from ._data import PIXEL_RANGES, check_pixel_range, check_samples, evenly
 from ._labels import check_labels, decode_labels, encode_labels, is_labeled
 from ._net import OPTIMIZERS, SCHEDULES, Net, resolve_device
 from ._warn import warn
@@ -596,7 +596,7 @@ def lost_clusters(used, labels):
 
 def neighbor_agreement(Z, labels, n_rows=1000, n_neighbors=10):
     """Return how often the nearest rows of Z share a row's cluster, by some rows."""
-    rows = np.linspace(0, len(Z) - 1, min(n_rows, len(Z))).astype(int)
+    rows = evenly(len(Z), n_rows)
     k = min(n_neighbors, len(Z) - 1)
     _, near = kneighbors(Z, k + 1, queries=Z[rows], method="exact")
     same = labels[near] == labels[rows, None]

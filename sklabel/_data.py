@@ -21,6 +21,11 @@ _CACHE_BYTES = 2**30  # decoded images are kept up to this size
 _UNREADABLE = OSError, ValueError, SyntaxError, Image.DecompressionBombError
 
 
+def evenly(n, n_rows):
+    """Return at most ``n_rows`` of the numbers below n, evenly spaced."""
+    return np.linspace(0, n - 1, min(n_rows, n)).astype(int)
+
+
 class Samples:
     """Rows of one shape, fetched by index list; a batch is a tensor, an image is CHW.
 
@@ -66,7 +71,7 @@ class Samples:
     def spread(self, n_rows):
         """Return at most ``n_rows`` readable rows, evenly spaced."""
         good = self.good
-        return good[np.linspace(0, len(good) - 1, min(n_rows, len(good))).astype(int)]
+        return good[evenly(len(good), n_rows)]
 
     def readable(self, X):
         """Return X, of which these are the samples, without rows that cannot be read."""

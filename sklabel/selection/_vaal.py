@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .._base import SHARED_CONSTRAINTS, BaseLearner, CollapseWarning
 from .._callbacks import fitting
-from .._data import Mixed
+from .._data import Mixed, evenly
 from .._warn import warn
 from ..backbones import Encoder, build_autoencoder
 from ..modules import mlp
@@ -215,8 +215,8 @@ def _empty_error(net, samples, kinds, n_rows=2048):
     """
     means, variances = [], []
     for rows in kinds:
-        index = np.linspace(0, len(rows) - 1, min(n_rows, len(rows))).astype(int)
-        x = net.to_device(samples[rows[index]][0]) - net.module_.mean
+        some = rows[evenly(len(rows), n_rows)]
+        x = net.to_device(samples[some][0]) - net.module_.mean
         variance, mean = torch.var_mean(x / net.module_.std, 0, correction=0)
         means.append(mean)
         variances.append(variance)
