@@ -36,6 +36,7 @@ from sklabel.clustering import (
 )
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.metrics import clustering_accuracy
+from sklabel.optim import step_decay
 
 
 def figures(y, labels):
@@ -142,6 +143,7 @@ def iic(args, seed, data):
         augment=strong if upright else "auto",
         sobel=not upright,
         max_epochs=args.iic_epochs,
+        schedule=functools.partial(step_decay, milestones=(0.9,)),
         **shared(args, seed),
     ).fit(x)
     return {**figures(y_test, clusterer.predict(x_test)), "score": clusterer.score(x)}

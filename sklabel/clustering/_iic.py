@@ -64,11 +64,13 @@ class _IIC(nn.Module):
         self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
     def restart(self, net):
-        """Start all heads anew: the optimizer knows nothing of them, either."""
-        for heads in (self.overcluster, self.heads):
-            heads.reset_parameters()
-            for parameter in heads.parameters():
-                net.optimizer_.state.pop(parameter, None)
+        """Start all heads but the best anew: the optimizer forgets them, too."""
+        best = self.heads.keep_head(int(self.best_head))
+        self.heads.reset_parameters()
+        go_on(self.heads, best)
+        self.best_head.fill_(0)
+        for parameter in self.heads.parameters():
+            net.optimizer_.state.pop(parameter, None)
 
     def loss(self, x, y):
         over = self.step < self.n_overcluster_steps
@@ -110,6 +112,13 @@ class _IIC(nn.Module):
         self.best_head.fill_(0)
 
 
+def go_on(heads, best):
+    """Make the first of the heads the one that was best so far."""
+    with torch.no_grad():
+        for values, kept in zip(heads.parameters(), best.parameters(), strict=True):
+            values[: len(kept)] = kept
+
+
 class IICClusterer(ClusteringMixin, BaseLearner):
     """Cluster images so that an image and a transformed copy share a cluster.
 
@@ -132,10 +141,10 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         Heads of each kind, trained side by side; the one with the lowest loss is kept.
         With ``warm_start`` it goes on beside new ones.
     n_restarts : int, default=0
-        Times that all heads start anew on the encoder trained so far, at equal
-        distances in the training, rounded down to whole epochs. Heads that began with
-        an encoder that knew nothing may keep two kinds of images in one cluster for
-        good; new ones do not. Published: 0.
+        Times that all heads of ``n_clusters`` but the best start anew on the encoder
+        trained so far, at equal distances in the training, rounded down to whole
+        epochs. Heads that began with an encoder that knew nothing may keep two kinds
+        of images in one cluster for good; new ones do not. Published: 0.
     n_repeats : int, default=3
         Transformed copies that each row is paired with in a step. Published: 3 on
         CIFAR-10, 5 elsewhere.
@@ -228,8 +237,8 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     Raises
     ------
     ValueError
-        If ``n_clusters`` is larger than the number of samples, or ``sobel`` is asked
-        for on vectors.
+        If ``n_clusters`` is larger than the number of samples, ``sobel`` is asked for
+        on vectors, or a single head is to start anew.
 
     See Also
     --------
@@ -361,6 +370,10 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         check_n_clusters(self, samples)
+        if self.n_restarts and self.n_sub_heads == 1:
+            raise ValueError(
+                f"n_restarts={self.n_restarts} needs n_sub_heads > 1: the best head goes on."
+            )
         self._check_pairs(samples.n_trained)
         n_passes = self.overcluster_epochs + self.cluster_epochs
         n_steps = n_passes * samples.n_batches(self.batch_size)
@@ -433,11 +446,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         n_outputs = n_clusters or self.n_clusters, n_heads or self.n_sub_heads
         heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=0.01)
         if before is not None and before.heads.n_classes == heads.n_classes:
-            # the best head goes on as the first
-            kept = before.heads.keep_head(int(before.best_head)).linear
-            with torch.no_grad():
-                heads.linear.weight[: heads.n_classes] = kept.weight
-                heads.linear.bias[: heads.n_classes] = kept.bias
+            go_on(heads, before.heads.keep_head(int(before.best_head)))
         return _IIC(
             backbone,
             overcluster,

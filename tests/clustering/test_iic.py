@@ -162,19 +162,28 @@ def test_heads_start_anew(n_restarts, epochs, expected, monkeypatch):
     seen, restart = [], _IIC.restart
 
     def spy(self, net):
-        encoder = [p.clone() for p in self.backbone.parameters()]
+        others = [*self.backbone.parameters(), *self.overcluster.parameters()]
+        before = [p.clone() for p in others]
+        best = self.heads.keep_head(int(self.best_head)).linear
         restart(self, net)
         seen.append(len(net.history) - 1)
-        for heads in (self.heads, self.overcluster):
-            assert 0.005 < heads.linear.weight.std() < 0.015
-            assert not heads.linear.bias.any()
-            assert not any(p in net.optimizer_.state for p in heads.parameters())
-        assert all(map(torch.equal, encoder, self.backbone.parameters()))
-        assert all(p in net.optimizer_.state for p in self.backbone.parameters())
+        weight, bias = self.heads.linear.parameters()
+        assert torch.equal(weight[:3], best.weight)
+        assert torch.equal(bias[:3], best.bias)
+        assert 0.005 < weight[3:].std() < 0.015
+        assert not bias[3:].any()
+        assert not any(p in net.optimizer_.state for p in (weight, bias))
+        assert all(map(torch.equal, before, others))
+        assert all(p in net.optimizer_.state for p in others)
 
     monkeypatch.setattr(_IIC, "restart", spy)
     quiet(short(n_restarts=n_restarts, max_epochs=epochs), X)
     assert seen == expected
+
+
+def test_one_head_cannot_start_anew():
+    with pytest.raises(ValueError, match="n_restarts=2 needs n_sub_heads > 1"):
+        short(n_restarts=2, n_sub_heads=1).fit(X)
 
 
 def test_new_heads_have_their_share_of_the_training(monkeypatch):
