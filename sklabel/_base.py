@@ -2,6 +2,7 @@
 
 import functools
 import threading
+from collections import namedtuple
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -514,10 +515,14 @@ def check_n_clusters(clusterer, samples):
         )
 
 
-def set_n_clusters(clusterer, remedy, remedy_largest, prior=None):
+def set_n_clusters(
+    clusterer, remedy, remedy_largest, prior=None, of="rows", largest=0.5
+):
     """Set ``n_clusters_`` by ``labels_``, and warn of missing or too large clusters.
 
-    ``prior``: the shares that they were asked to have; None: equal ones.
+    ``prior``: the shares that they were asked to have; None: equal ones. ``of``: what
+    has labels. ``largest``: the share of one cluster that is too large, where there are
+    more than a few.
     """
     sizes = np.bincount(clusterer.labels_[clusterer.labels_ >= 0])
     clusterer.n_clusters_, wanted = len(sizes), clusterer.n_clusters
@@ -531,10 +536,10 @@ def set_n_clusters(clusterer, remedy, remedy_largest, prior=None):
             CollapseWarning,
         )
     elif wanted > 1 and share > max(
-        min(max(0.5, 3 / wanted), 0.95), (1 + expected) / 2
+        min(max(largest, 3 / wanted), 0.95), (1 + expected) / 2
     ):
         warn(
-            f"One cluster holds {share:.0%} of the rows. {remedy_largest}.",
+            f"One cluster holds {share:.0%} of the {of}. {remedy_largest}.",
             CollapseWarning,
         )
 
@@ -648,6 +653,10 @@ class LabeledScoreMixin:
         return float(np.average(hits, weights=weights))
 
 
+# labeled rows that are withheld, with their classes and their sample_weight
+Held = namedtuple("Held", "rows codes weights")
+
+
 class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
     """Encode partly labeled y, and predict classes from the module's probabilities."""
 
@@ -678,17 +687,23 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
 
         Returns
         -------
+        rows : Samples
+            Without labeled rows of weight 0.
         trained : ndarray of int of shape (n_samples,)
             The codes, -1 where the label is withheld.
         weights : ndarray of shape (n_samples,) or None
             How often each labeled row is drawn; None: all equally often.
-        held : ndarray of int
+        held : Held
             Rows whose labels are withheld.
         """
         self._check_class_weight()
-        given = _check_sample_weight(sample_weight, codes >= 0)
-        given = given * self._class_weights()[codes]
-        usable = np.where(samples.bad | (given == 0), -1, codes)
+        own = _check_sample_weight(sample_weight, codes >= 0)
+        given = own * self._class_weights()[codes]
+        weightless = (codes >= 0) & (given == 0)
+        rows = samples.without(weightless)
+        if rows.n_trained < 2:  # BatchNorm cannot train on one
+            rows = samples
+        usable = np.where(samples.bad | weightless, -1, codes)
         self._check_usable(usable, codes)
         trained, held = codes, np.empty(0, int)
         if self._continued is None or not hasattr(self, "_held_seed"):
@@ -698,13 +713,14 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             usable, held = hold_out(usable, self.calibration_size, self._held_seed)
             trained = codes.copy()
             trained[held] = -1
+        held = Held(held, codes[held], own[held])
         if self.class_weight is None and sample_weight is None:
-            return trained, None, held
+            return rows, trained, None, held
         known = usable >= 0
         weights = np.where(known, given, 0.0)
         if self.class_weight == "balanced":
             weights[known] /= np.bincount(usable[known])[usable[known]]
-        return trained, weights, held
+        return rows, trained, weights, held
 
     def _check_class_weight(self):
         if not isinstance(self.class_weight, dict):
@@ -746,24 +762,23 @@ class ClassificationMixin(LabeledScoreMixin, ClassifierMixin):
             UserWarning,
         )
 
-    def _watch(self, codes, held):
+    def _watch(self, held):
         """Return what watches the accuracy on withheld rows; None: there are none."""
-        if not len(held):
+        if not len(held.rows):
             return None
-        return functools.partial(watch_accuracy, rows=held, codes=codes[held])
+        return functools.partial(watch_accuracy, rows=held.rows, codes=held.codes)
 
-    def _finish(self, samples, codes, held, y, sample_weight=None):
+    def _finish(self, samples, codes, held, y):
         """Calibrate on the rows withheld, and give every row of X a class.
 
         A row has the given class, else the predicted one. One that could not be read
         keeps the mark that unlabeled rows have in y.
         """
         p = self._forward_rows(samples)
-        if len(held):
-            given = _check_sample_weight(sample_weight, codes >= 0)[held]
-            temperature = fit_temperature(p[held], codes[held], given)
+        if len(held.rows):
+            temperature = fit_temperature(p[held.rows], held.codes, held.weights)
             self.calibration_temperature_ = temperature
-            self._check_held(len(held))
+            self._check_held(len(held.rows))
         codes = np.where(codes >= 0, codes, _most_probable(p))
         self.transduction_ = decode_labels(codes, self.classes_, like=y)
 

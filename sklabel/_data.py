@@ -38,7 +38,7 @@ class Samples:
     channels_last : bool
         Whether the source holds ``(n, H, W, C)`` or ``(n, H, W)``.
     bad : ndarray of bool or None
-        Rows that could not be read: never drawn for training.
+        Rows that are never drawn for training: they could not be read, or are left out.
     """
 
     def __init__(self, source, sample_shape, channels_last=False, bad=None):
@@ -116,6 +116,11 @@ class Samples:
             x = x.reshape(len(rows), *self.sample_shape[1:], -1).permute(0, 3, 1, 2)
         y = rows if self.targets is None else self.targets[rows]
         return x.reshape(len(rows), *self.sample_shape), torch.from_numpy(y)
+
+    def without(self, left_out):
+        """Return the same rows, of which some, a mask, are not trained on, either."""
+        bad = self.bad | left_out
+        return Samples(self.source, self.sample_shape, self.channels_last, bad)
 
     def with_targets(self, targets):
         """Return the same rows with an integer target each."""
@@ -244,7 +249,6 @@ class Mixed(Samples):
         Whether the labeled images also stand among the unlabeled ones.
     weights : ndarray of shape (n_samples,) or None
         How often a labeled row is drawn, compared with the others; None: equally often.
-        One of weight 0 is in no batch, as an unlabeled row neither.
 
     Notes
     -----
@@ -263,8 +267,6 @@ class Mixed(Samples):
         self.ratio = ratio
         good = ~self.bad
         labeled = good & (self.targets >= 0)
-        if weights is not None:
-            labeled &= weights > 0
         self.labeled = np.flatnonzero(labeled)
         self.weights = None if weights is None else weights[self.labeled]
         unlabeled = good & (self.targets < 0)
@@ -298,8 +300,8 @@ class Mixed(Samples):
         y[len(labeled) :] = torch.from_numpy(-1 - unlabeled)
         return x, y
 
-    def class_shares(self, n_classes, drawn=True):
-        """Return the share of each class in the labeled rows, as drawn or as they are."""
+    def class_shares(self, n_classes, drawn=False):
+        """Return the share of each class in the labeled rows, as they are or as drawn."""
         codes, weights = self.targets[self.labeled], self.weights if drawn else None
         counts = np.bincount(codes, weights=weights, minlength=n_classes)
         return counts / counts.sum()

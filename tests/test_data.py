@@ -426,27 +426,17 @@ def test_weights_say_how_often_labeled_rows_are_drawn(weights, everything):
     samples = Mixed(
         Samples(np.arange(len(targets))[:, None], (1,)), targets, 1, weights=weights
     )
-    expected = weights[:n] / weights[:n].sum() * (weights[:n] > 0).sum()
+    expected = weights[:n] / weights[:n].sum() * n
     for _ in range(3):
         counts = np.bincount(samples._labeled_pass(), minlength=n)
-        assert counts.sum() == (weights[:n] > 0).sum()
+        assert counts.sum() == n
         assert (np.abs(counts - expected) < 1 + 1e-6).all()
-    shares = samples.class_shares(2)
+    shares = samples.class_shares(2, drawn=True)
     np.testing.assert_allclose(
         shares * weights[:n].sum(),
         [weights[:n:2].sum(), weights[1:n:2].sum()],
         atol=1e-12 * weights[:n].sum(),  # a weight may be smaller than any share
     )
-
-
-@pytest.mark.parametrize("include_labeled", [False, True])
-def test_a_labeled_row_without_weight_is_no_unlabeled_one(include_labeled):
-    targets, weights = np.array([0, 1, 0, 1, -1, -1]), np.array([1, 1, 0, 0, 0, 0])
-    samples = Mixed(
-        Samples(np.arange(6)[:, None], (1,)), targets, 1, include_labeled, weights
-    )
-    assert samples.labeled.tolist() == [0, 1]
-    assert samples.unlabeled.tolist() == [0, 1, 4, 5][0 if include_labeled else 2 :]
 
 
 def test_pairs_draw_from_the_given_neighbors():

@@ -34,9 +34,7 @@ class _MixedRounds(Mixed):
         self.n_steps = n_steps
         # only the contrast asks for labels: all else is learned from every row, also
         # where each has a label
-        self.unused = self.bad | (self.targets >= 0)
-        self.unused[self.labeled] = False
-        self.unlabeled = np.flatnonzero(~self.unused)
+        self.unlabeled = self.good
 
     def n_batches(self, batch_size):
         return self.n_steps
@@ -44,9 +42,7 @@ class _MixedRounds(Mixed):
     def epoch(self, batch_size):
         labeled = self._labeled_stream(batch_size)
         size = self.n_unlabeled(batch_size)
-        rounds = Rounds(self, self.n_steps)
-        rounds.bad = self.unused
-        for rows in rounds.epoch(size):
+        for rows in Rounds(self, self.n_steps).epoch(size):
             yield next(labeled), rows
 
 
@@ -368,47 +364,45 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._divide_labels(
                 codes, samples, sample_weight, seed
             )
             mixed = _MixedRounds(
-                samples, trained, self.unlabeled_ratio, weights, self.update_interval
+                rows, trained, self.unlabeled_ratio, weights, self.update_interval
             )
             if self._continued is None:
-                readable = samples.readable(X)
-                self.embedder_ = self._fit_embedder(readable)
-                centers = self._find_centers(readable, samples.good, mixed, seed)
+                used = mixed.readable(X)
+                self.embedder_ = self._fit_embedder(used)
+                centers = self._find_centers(used, mixed, seed)
             else:
                 centers = self._continued.centers.detach()
             module = self._build_module(centers)
-            n_steps = samples.n_batches(mixed.n_unlabeled(self.batch_size))
+            n_steps = rows.n_batches(mixed.n_unlabeled(self.batch_size))
             self._fit_net(
                 module,
                 mixed,
                 max_steps=self.max_steps or self.max_epochs * n_steps,
                 # the net counts in rounds
                 warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
-                watch=self._watch(codes, held),
+                watch=self._watch(held),
             )
             module.forget()
-        self._finish(samples, codes, held, y, sample_weight)
+        self._finish(samples, codes, held, y)
         self._check_predictions(mixed)
         return self
 
-    def _find_centers(self, X, rows, mixed, seed):
+    def _find_centers(self, X, mixed, seed):
         """Return the mean code of each class, of its labeled rows as they are drawn.
 
         Parameters
         ----------
         X : array-like
-            Rows that can be read.
-        rows : ndarray of int
-            Their numbers among all rows.
+            Rows that are trained on.
         mixed : Mixed
         seed : int
         """
         Z = np.asarray(self.embedder_.transform(X), dtype=np.float64)
-        labeled = np.searchsorted(rows, mixed.labeled)
+        labeled = np.searchsorted(mixed.good, mixed.labeled)
         n_classes = len(self.classes_)
         members = np.eye(n_classes)[mixed.targets[mixed.labeled]].T  # (K, labeled)
         if mixed.weights is not None:
@@ -456,7 +450,7 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
         shares = np.array(self.net_.history[-1, "class_shares"])
         self._check_shares(
             shares,
-            mixed.class_shares(len(shares), drawn=False),
+            mixed.class_shares(len(shares)),
             "predictions",
             len(mixed.unlabeled),
             f"a cluster_weight below {self.cluster_weight}",

@@ -512,15 +512,14 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._divide_labels(
                 codes, samples, sample_weight, seed
             )
-            usable = trained if weights is None else np.where(weights > 0, trained, -1)
-            self.embedder_ = self._fit_towers(X, samples, usable)
+            self.embedder_ = self._fit_towers(X, rows, trained)
             Z = self._embed(samples)
             self._set_head(Z, trained, weights, seed)
         if Z is not None:
-            self._finish(Z, codes, held, y, sample_weight)
+            self._finish(Z, codes, held, y)
         return self
 
     def predict_proba(self, X):
@@ -773,8 +772,9 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         keys, values = np.zeros((0, embedding.shape[1])), np.zeros((0, len(embedding)))
         self._n_cached, alpha, beta = 0, 0.0, 1.0
         if self.few_shot in ("linear", "adapter"):
-            rows = np.flatnonzero((codes >= 0) & ~np.isnan(Z[:, 0]))
-            own = np.ones(len(rows)) if weights is None else weights[rows]
+            own = np.ones(len(Z)) if weights is None else weights
+            rows = np.flatnonzero((codes >= 0) & (own > 0) & ~np.isnan(Z[:, 0]))
+            own = own[rows]
             own = own * (len(own) / own.sum())
             U, codes = Z[rows].astype(np.float64), codes[rows]
         if self.few_shot == "linear":

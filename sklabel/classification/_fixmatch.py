@@ -386,17 +386,17 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._divide_labels(
                 codes, samples, sample_weight, seed
             )
             mixed = Mixed(
-                samples, trained, self.unlabeled_ratio, self.include_labeled, weights
+                rows, trained, self.unlabeled_ratio, self.include_labeled, weights
             )
-            module = self._build_module(*samples.statistics(), mixed)
+            module = self._build_module(*rows.statistics(), mixed)
             module.n_unused = len(mixed) - len(mixed.unlabeled)
-            self._fit_net(module, mixed, watch=self._watch(codes, held))
+            self._fit_net(module, mixed, watch=self._watch(held))
             module.forget()
-        self._finish(samples, codes, held, y, sample_weight)
+        self._finish(samples, codes, held, y)
         self._check_pseudo_labels(module, mixed)
         return self
 
@@ -411,7 +411,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         n_classes = len(self.classes_)
         prior = torch.full((n_classes,), 1 / n_classes)
         if mixed is not None:
-            prior = torch.from_numpy(mixed.class_shares(n_classes)).float()
+            prior = torch.from_numpy(mixed.class_shares(n_classes, drawn=True)).float()
         module = _FixMatch(
             linear_classifier(self._build_backbone(mean, std), n_classes),
             self.ema_decay,
@@ -457,7 +457,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         n_rows = min(n_rows, len(mixed.unlabeled))
         self._check_shares(
             np.array(last["pseudo_label_classes"]) / share,
-            mixed.class_shares(len(self.classes_), drawn=False),
+            mixed.class_shares(len(self.classes_)),
             "pseudo-labels",
             round(share * n_rows),
             class_weight="balanced",

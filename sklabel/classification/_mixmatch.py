@@ -375,18 +375,18 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._divide_labels(
                 codes, samples, sample_weight, seed
             )
             mixed = Mixed(
-                samples, trained, self.unlabeled_ratio, self.include_labeled, weights
+                rows, trained, self.unlabeled_ratio, self.include_labeled, weights
             )
-            module = self._build_module(*samples.statistics(), len(mixed))
-            self._fit_net(module, mixed, watch=self._watch(codes, held))
+            module = self._build_module(*rows.statistics(), len(mixed))
+            self._fit_net(module, mixed, watch=self._watch(held))
             guessed = module.predicted.cpu().numpy()
             module.forget()
-        self._finish(samples, codes, held, y, sample_weight)
-        prior = mixed.class_shares(len(self.classes_), drawn=False)
+        self._finish(samples, codes, held, y)
+        prior = mixed.class_shares(len(self.classes_))
         self._check_guesses(guessed, prior)
         return self
 

@@ -475,12 +475,12 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         codes = self._encode_y(y, samples)
         self._backbone_of(self.n_rounds)  # a wrong list is told of before the training
         with self._seeded() as seed:
-            trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._divide_labels(
                 codes, samples, sample_weight, seed
             )
-            taught = _Taught(samples, trained, self.unlabeled_ratio, False, weights)
-            self._train_rounds(taught, self._watch(codes, held))
-        self._finish(samples, codes, held, y, sample_weight)
+            taught = _Taught(rows, trained, self.unlabeled_ratio, False, weights)
+            self._train_rounds(taught, self._watch(held))
+        self._finish(samples, codes, held, y)
         self._check_pseudo_labels(taught)
         return self
 
@@ -616,7 +616,7 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
             return  # interrupted
         share = self.net_.history[-1]["pseudo_label_share"]
         classes = np.array(self.net_.history[-1]["pseudo_label_classes"])
-        prior = taught.class_shares(len(self.classes_), drawn=False)
+        prior = taught.class_shares(len(self.classes_))
         if share < 0.01 and not isinstance(self.rows_per_class, Integral):
             warn(
                 f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "

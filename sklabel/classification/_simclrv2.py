@@ -386,26 +386,26 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._divide_labels(
                 codes, samples, sample_weight, seed
             )
-            statistics, continued = samples.statistics(), self._continued
+            statistics, continued = rows.statistics(), self._continued
             if continued is None:
-                self.embedder_ = self._fit_embedder(X, samples)
+                self.embedder_ = self._fit_embedder(rows.readable(X))
             teacher = self._build_teacher(*statistics, continued)
-            labeled = Mixed(samples, trained, 0, weights=weights)
-            watch = self._watch(codes, held)
+            labeled = Mixed(rows, trained, 0, weights=weights)
+            watch = self._watch(held)
             self._fit_net(teacher, labeled, stage="fine-tune", watch=watch)
             # a teacher that is half trained is better than an untrained student
             self._distilled = self.distill_epochs > 0 and not self.interrupted_
             if self._distilled:
                 module = self._build_distilled(teacher, *statistics, continued)
-                self._distill(module, samples, trained, weights, watch)
-        self._finish(samples, codes, held, y, sample_weight)
-        self._check_classes(samples, labeled)
+                self._distill(module, rows, trained, weights, watch)
+        self._finish(samples, codes, held, y)
+        self._check_classes(labeled)
         return self
 
-    def _fit_embedder(self, X, samples):
+    def _fit_embedder(self, X):
         embedder = self.embedder
         if embedder is None:
             embedder = SimCLRTransformer(
@@ -414,7 +414,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
                 precision=self.precision,
                 verbose=self.verbose,
             )
-        return self._fit_on_backbone(embedder, samples.readable(X))
+        return self._fit_on_backbone(embedder, X)
 
     def _build_teacher(self, mean, std, continued=None):
         augment = self._build_augment(self.augment, "weak", mean, std)
@@ -463,22 +463,18 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         augment, teacher.augment = teacher.augment, None
         return _Distilled(teacher, student, augment, self.temperature, self.alpha)
 
-    def _distill(self, module, samples, trained, weights, watch):
+    def _distill(self, module, rows, trained, weights, watch):
         """Train the student; the history goes on from that of the fine-tuning."""
         fine_tuning = self.net_.history
         if self.alpha == 1:
             # neither labels nor weights are used, but they shaped the teacher, and a
             # checkpoint is named after what its samples hold
-            rows = samples.with_targets(trained)
+            rows = rows.with_targets(trained)
             rows.weights = weights
-            if weights is not None:
-                left_out = samples.bad | ((trained >= 0) & (weights == 0))
-                if (~left_out).sum() > 1:  # BatchNorm cannot train on one
-                    rows.bad = left_out
             batch_size = self.distill_batch_size
         else:
             ratio = self.distill_batch_size / self.batch_size
-            rows = Mixed(samples, trained, ratio, weights=weights)
+            rows = Mixed(rows, trained, ratio, weights=weights)
             batch_size = self.batch_size
         self._fit_net(
             module,
@@ -494,16 +490,16 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         self.net_.history[:0] = fine_tuning
         self.n_iter_ = len(self.net_.history)
 
-    def _check_classes(self, samples, labeled):
+    def _check_classes(self, labeled):
         """Say so where the student gives nearly all rows one class, or none another."""
         last = self.net_.history[-1] if self.net_.history else {}
         if "class_shares" not in last:
             return  # no student, or not one epoch was ended
         self._check_shares(
             np.array(last["class_shares"]),
-            labeled.class_shares(len(self.classes_), drawn=False),
+            labeled.class_shares(len(self.classes_)),
             "student's answers",
-            samples.n_trained,
+            labeled.n_trained,
             "a longer pretraining",
             class_weight="balanced",
         )

@@ -235,13 +235,13 @@ class SupervisedClassifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._divide_labels(
                 codes, samples, sample_weight, seed
             )
-            module = self._build_module(*samples.statistics())
-            labeled = Mixed(samples, trained, ratio=0, weights=weights)
-            self._fit_net(module, labeled, watch=self._watch(codes, held))
-        self._finish(samples, codes, held, y, sample_weight)
+            module = self._build_module(*rows.statistics())
+            labeled = Mixed(rows, trained, ratio=0, weights=weights)
+            self._fit_net(module, labeled, watch=self._watch(held))
+        self._finish(samples, codes, held, y)
         return self
 
     def _build_module(self, mean, std):

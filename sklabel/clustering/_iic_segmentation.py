@@ -14,13 +14,12 @@ from torch import nn
 from .._base import (
     SHARED_CONSTRAINTS,
     BaseLearner,
-    CollapseWarning,
     check_information,
     cluster_figures,
+    set_n_clusters,
 )
 from .._callbacks import fitting
 from .._data import Rounds
-from .._warn import warn
 from ..augment import Contrastive
 from ..backbones import build_backbone
 from ..losses import iic_segmentation_loss
@@ -579,26 +578,15 @@ class IICSegmenter(ClusterMixin, BaseLearner):
 
     def _set_label_maps(self, labels):
         """Set the labels, and say where little was learned."""
-        sizes = np.bincount(labels[labels >= 0])
-        self.n_clusters_ = len(sizes)
         self.labels_ = labels
         remedy = (
             f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
             f"marginal_weight={self.marginal_weight}"
         )
         check_information(self, "a pixel in two views")
-        share = sizes.max() / sizes.sum()
-        if len(sizes) < self.n_clusters:
-            warn(
-                f"Only {len(sizes)} of n_clusters={self.n_clusters} clusters are in "
-                f"use; pixels {sizes.tolist()}. {remedy}, or lower n_clusters.",
-                CollapseWarning,
-            )
-        elif self.n_clusters > 1 and share > min(max(0.8, 3 / self.n_clusters), 0.95):
-            warn(
-                f"One cluster holds {share:.0%} of the pixels. {remedy}.",
-                CollapseWarning,
-            )
+        lower = f"{remedy}, or lower n_clusters"
+        # most of many an image is background
+        set_n_clusters(self, lower, remedy, of="pixels", largest=0.8)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -159,7 +159,7 @@ def test_centers_begin_at_the_mean_code_of_each_class():
     Z = clf.embedder_.transform(X)
     means = [Z[Y == k].mean(0) for k in (0, 1)]
     np.testing.assert_allclose(clf.class_centers_, means, rtol=1e-4, atol=1e-5)
-    weights = np.arange(80.0)
+    weights = np.arange(80.0) + 1
     clf = short(max_steps=1, lr=1e-30).fit(X, Y, sample_weight=weights)
     means = [np.average(Z[Y == k], 0, weights[Y == k]) for k in (0, 1)]
     np.testing.assert_allclose(clf.class_centers_, means, rtol=1e-4, atol=1e-5)
