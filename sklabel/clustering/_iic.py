@@ -2,6 +2,7 @@
 
 from numbers import Integral, Real
 
+import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
@@ -22,6 +23,9 @@ from .._warn import warn
 from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
 from ..modules import MultiHead
+
+# what new heads are tried on: rows, and steps on their features
+_TRIAL_ROWS, _TRIAL_STEPS, _TRIAL_LR = 20_000, 2000, 3e-3
 
 
 class _IIC(nn.Module):
@@ -60,17 +64,51 @@ class _IIC(nn.Module):
             for step in (net.step_ + n_steps, net.step_)
         )
         if net.step_ and due > due_before:
-            self.restart(net)
+            self.restart(net, samples)
         self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
-    def restart(self, net):
-        """Start all heads but the best anew: the optimizer forgets them, too."""
-        best = self.heads.keep_head(int(self.best_head))
-        self.heads.reset_parameters()
-        go_on(self.heads, best)
-        self.best_head.fill_(0)
-        for parameter in self.heads.parameters():
+    def restart(self, net, samples):
+        """Try new heads on the encoder as it is; the best, new or old, takes all places.
+
+        Heads that learn together with their encoder stay with what they began with.
+        """
+        heads, z = self.heads, self.paired_features(net, samples)
+        n_tried = heads.n_heads + 1
+        tried = MultiHead(z.shape[2], heads.n_classes, n_tried, init_std=0.01).to(z)
+        go_on(tried, heads.keep_head(int(self.best_head)))
+        n_steps = min(_TRIAL_STEPS, net.total_steps_ // (self.n_restarts + 1))
+        self.fit_heads(tried, z, n_steps, net.batch_size * self.n_repeats)
+        with torch.no_grad():
+            found = tried.keep_head(int(self.losses_of(tried, z).argmin()))
+            for values, kept in zip(heads.parameters(), found.parameters(), strict=True):
+                values.unflatten(0, (heads.n_heads, -1)).copy_(kept)
+        for parameter in heads.parameters():  # the optimizer forgets the old ones
             net.optimizer_.state.pop(parameter, None)
+
+    def fit_heads(self, heads, z, n_steps, n_pairs):
+        optimizer = torch.optim.Adam(heads.parameters(), lr=_TRIAL_LR)
+        for _ in range(n_steps):
+            rows = torch.randperm(z.shape[1])[:n_pairs].to(z.device)
+            with torch.enable_grad():
+                loss = self.losses_of(heads, z[:, rows]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def paired_features(self, net, samples):
+        """Return features (2, n, D) of some plain rows and of a view of each."""
+        rows = samples.spread(_TRIAL_ROWS)
+        batches = np.array_split(rows, -(-len(rows) // net.batch_size))
+        z = [net.evaluation_step(samples[batch], forward=self.pair) for batch in batches]
+        return torch.cat(z, 1)
+
+    def pair(self, x):
+        return torch.stack([self.backbone(x), self.backbone(self.augment(x))])
+
+    def losses_of(self, heads, z):
+        """Return the loss of each head on paired features (2, n, D)."""
+        p1, p2 = heads(z[0]).softmax(-1), heads(z[1]).softmax(-1)
+        return iic_loss(p1, p2, self.marginal_weight)
 
     def loss(self, x, y):
         over = self.step < self.n_overcluster_steps
@@ -141,10 +179,11 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         Heads of each kind, trained side by side; the one with the lowest loss is kept.
         With ``warm_start`` it goes on beside new ones.
     n_restarts : int, default=0
-        Times that all heads of ``n_clusters`` but the best start anew on the encoder
+        Times that ``n_sub_heads`` new heads of ``n_clusters`` are tried on the encoder
         trained so far, at equal distances in the training, rounded down to whole
-        epochs. Heads that began with an encoder that knew nothing may keep two kinds
-        of images in one cluster for good; new ones do not. Published: 0.
+        epochs: for 2000 steps at most, on features of 20,000 rows at most; the best,
+        new or old, takes all places. Heads that learn together with their encoder may
+        keep two kinds of images in one cluster for good. Published: 0.
     n_repeats : int, default=3
         Transformed copies that each row is paired with in a step. Published: 3 on
         CIFAR-10, 5 elsewhere.
@@ -237,8 +276,8 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     Raises
     ------
     ValueError
-        If ``n_clusters`` is larger than the number of samples, ``sobel`` is asked for
-        on vectors, or a single head is to start anew.
+        If ``n_clusters`` is larger than the number of samples, or ``sobel`` is asked
+        for on vectors.
 
     See Also
     --------
@@ -370,10 +409,6 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         """
         samples = self._check_X(X, reset=True)
         check_n_clusters(self, samples)
-        if self.n_restarts and self.n_sub_heads == 1:
-            raise ValueError(
-                f"n_restarts={self.n_restarts} needs n_sub_heads > 1: the best head goes on."
-            )
         self._check_pairs(samples.n_trained)
         n_passes = self.overcluster_epochs + self.cluster_epochs
         n_steps = n_passes * samples.n_batches(self.batch_size)

@@ -1,6 +1,7 @@
 """IIC: groups are found, the best head is kept, collapse is said."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -161,34 +162,48 @@ def test_passes_go_through_the_two_kinds_of_heads_in_turn(monkeypatch):
 def test_heads_start_anew(n_restarts, epochs, expected, monkeypatch):
     seen, restart = [], _IIC.restart
 
-    def spy(self, net):
+    def spy(self, net, samples):
         others = [*self.backbone.parameters(), *self.overcluster.parameters()]
+        others += self.backbone.buffers()
         before = [p.clone() for p in others]
-        best = self.heads.keep_head(int(self.best_head)).linear
-        restart(self, net)
+        z = self.paired_features(net, samples)
+        old = self.losses_of(self.heads, z)[self.best_head]
+        restart(self, net, samples)
         seen.append(len(net.history) - 1)
-        weight, bias = self.heads.linear.parameters()
-        assert torch.equal(weight[:3], best.weight)
-        assert torch.equal(bias[:3], best.bias)
-        assert 0.005 < weight[3:].std() < 0.015
-        assert not bias[3:].any()
-        assert not any(p in net.optimizer_.state for p in (weight, bias))
+        # all heads are one now, which is no worse than the best one was
+        losses = self.losses_of(self.heads, z)
+        assert torch.equal(losses, losses[:1].expand(5))
+        assert losses[0] < old + 1e-3
+        assert not any(p in net.optimizer_.state for p in self.heads.parameters())
         assert all(map(torch.equal, before, others))
-        assert all(p in net.optimizer_.state for p in others)
+        trained = [*self.backbone.parameters(), *self.overcluster.parameters()]
+        assert all(p in net.optimizer_.state for p in trained)
 
     monkeypatch.setattr(_IIC, "restart", spy)
     quiet(short(n_restarts=n_restarts, max_epochs=epochs), X)
     assert seen == expected
 
 
-def test_one_head_cannot_start_anew():
-    with pytest.raises(ValueError, match="n_restarts=2 needs n_sub_heads > 1"):
-        short(n_restarts=2, n_sub_heads=1).fit(X)
+def test_new_heads_find_what_the_old_ones_do_not(monkeypatch):
+    # one head that has two groups in a cluster, on features that tell all three apart
+    module = make_module(torch.nn.Identity(), n_heads=1, n_repeats=1)
+    module.n_restarts, module.marginal_weight = 1, 1.0
+    with torch.no_grad():
+        module.heads.linear.weight.copy_(torch.eye(3, 6) * 9)
+        module.heads.linear.weight[1] = module.heads.linear.weight[2]
+    z = torch.from_numpy(X).expand(2, *X.shape)
+    monkeypatch.setattr(_IIC, "paired_features", lambda *_: z)
+    optimizer = torch.optim.Adam(module.parameters())
+    net = SimpleNamespace(optimizer_=optimizer, total_steps_=600, batch_size=30)
+    before = module.losses_of(module.heads, z)
+    module.restart(net, None)
+    after = module.losses_of(module.heads, z)
+    assert before > -0.7 and after < -1  # at best -log 3 = -1.10
 
 
 def test_new_heads_have_their_share_of_the_training(monkeypatch):
     seen = []
-    monkeypatch.setattr(_IIC, "restart", lambda self, net: seen.append(net.step_))
+    monkeypatch.setattr(_IIC, "restart", lambda self, net, samples: seen.append(net.step_))
     # six steps an epoch: after half of the 13 steps the last one is all that is left
     quiet(short(n_restarts=1, batch_size=30, max_epochs=30, max_steps=13), X)
     assert seen == [6]
