@@ -80,7 +80,9 @@ class _IIC(nn.Module):
         self.fit_heads(tried, z, n_steps, net.batch_size * self.n_repeats)
         with torch.no_grad():
             found = tried.keep_head(int(self.losses_of(tried, z).argmin()))
-            for values, kept in zip(heads.parameters(), found.parameters(), strict=True):
+            for values, kept in zip(
+                heads.parameters(), found.parameters(), strict=True
+            ):
                 values.unflatten(0, (heads.n_heads, -1)).copy_(kept)
         for parameter in heads.parameters():  # the optimizer forgets the old ones
             net.optimizer_.state.pop(parameter, None)
@@ -99,7 +101,9 @@ class _IIC(nn.Module):
         """Return features (2, n, D) of some plain rows and of a view of each."""
         rows = samples.spread(_TRIAL_ROWS)
         batches = np.array_split(rows, -(-len(rows) // net.batch_size))
-        z = [net.evaluation_step(samples[batch], forward=self.pair) for batch in batches]
+        z = [
+            net.evaluation_step(samples[batch], forward=self.pair) for batch in batches
+        ]
         return torch.cat(z, 1)
 
     def pair(self, x):

@@ -203,7 +203,9 @@ def test_new_heads_find_what_the_old_ones_do_not(monkeypatch):
 
 def test_new_heads_have_their_share_of_the_training(monkeypatch):
     seen = []
-    monkeypatch.setattr(_IIC, "restart", lambda self, net, samples: seen.append(net.step_))
+    monkeypatch.setattr(
+        _IIC, "restart", lambda self, net, samples: seen.append(net.step_)
+    )
     # six steps an epoch: after half of the 13 steps the last one is all that is left
     quiet(short(n_restarts=1, batch_size=30, max_epochs=30, max_steps=13), X)
     assert seen == [6]
