@@ -88,6 +88,7 @@ class _IIC(nn.Module):
             net.optimizer_.state.pop(parameter, None)
 
     def fit_heads(self, heads, z, n_steps, n_pairs):
+        """Train heads on paired features (2, n, D)."""
         optimizer = torch.optim.Adam(heads.parameters(), lr=_TRIAL_LR)
         for _ in range(n_steps):
             rows = torch.randperm(z.shape[1])[:n_pairs].to(z.device)
