@@ -293,10 +293,10 @@ class IICClusterer(ClusteringMixin, BaseLearner):
     -----
     Some seeds end far below others: set ``n_restarts``, or train several and keep the one
     with the highest ``score``. Data of some hundred rows make few steps: raise ``lr`` to
-    1e-2 there. The joint distribution of ``n_clusters`` squared entries is estimated from one batch,
-    which should hold many more pairs than a tenth of that (a warning); published batches
-    hold 660 to 1000 for the 2500 to 19,600 of the over-clustering heads. Time and memory of a
-    step grow with ``n_repeats``.
+    1e-2 there. The joint distribution of ``n_clusters`` squared entries is estimated from
+    one batch, which should hold many more pairs than a tenth of that (a warning);
+    published batches hold 660 to 1000 for the 2500 to 19,600 of the over-clustering heads.
+    Time and memory of a step grow with ``n_repeats``.
 
     Departures: the first view is the plain image, which is what is clustered in the
     end, where the public code crops it too; the rate is 1e-3, for shorter trainings;
