@@ -574,6 +574,14 @@ def predict_all(net, samples, forward=None):
     return p[torch.from_numpy(samples.good)] if samples.bad.any() else p
 
 
+def predict_some(net, samples, rows, forward=None):
+    """Return the module's output for some rows, in that order, in eval mode."""
+    batches = np.array_split(rows, -(-len(rows) // net.batch_size))
+    return torch.cat(
+        [net.evaluation_step(samples[batch], forward=forward) for batch in batches]
+    )
+
+
 def cluster_figures(p, neighbors=None):
     """Return what shows trouble without labels: how the rows (n, K) lie in clusters."""
     labels = p.argmax(1)
@@ -610,9 +618,7 @@ def neighbor_agreement(Z, labels, n_rows=1000, n_neighbors=10):
 
 def watch_accuracy(net, samples, rows, codes):
     """Return the accuracy on rows with known classes, for the history."""
-    n_batches = -(-len(rows) // net.batch_size)
-    batches = np.array_split(rows, n_batches)
-    p = torch.cat([net.evaluation_step(samples[batch]) for batch in batches])
+    p = predict_some(net, samples, rows)
     net.module_.train()
     return {"held_accuracy": float((p.argmax(1).cpu().numpy() == codes).mean())}
 

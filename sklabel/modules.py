@@ -136,6 +136,27 @@ class ProjectionNet(nn.Module):
         return nn.Sequential(self.backbone, self.project)
 
 
+@torch.no_grad()
+def filled_(layer, old, places):
+    """Put the outputs of an old linear layer into some places of a new one.
+
+    Parameters
+    ----------
+    layer : nn.Linear
+        The new one, which is changed.
+    old : nn.Linear
+        K outputs.
+    places : slice or array-like of int of shape (..., K)
+        Outputs of ``layer``; more axes: the old ones are put into each row of places.
+
+    Returns
+    -------
+    layer : nn.Linear
+    """
+    layer.weight[places], layer.bias[places] = old.weight, old.bias
+    return layer
+
+
 class MultiHead(nn.Module):
     """Linear heads side by side, computed as one product.
 
@@ -162,16 +183,8 @@ class MultiHead(nn.Module):
         self.n_heads = n_heads
         # biases stay one axis long, so that optimizers tell them from weights
         self.linear = nn.Linear(in_features, n_heads * n_classes)
-        self.init_std = init_std
         if init_std is not None:
-            self.reset_parameters()
-
-    def reset_parameters(self):
-        """Draw the initial weights anew."""
-        if self.init_std is None:
-            self.linear.reset_parameters()
-        else:
-            nn.init.normal_(self.linear.weight, std=self.init_std)
+            nn.init.normal_(self.linear.weight, std=init_std)
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, x):

@@ -2,7 +2,6 @@
 
 from numbers import Integral, Real
 
-import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
@@ -16,13 +15,14 @@ from .._base import (
     cluster_figures,
     neighbor_agreement,
     predict_all,
+    predict_some,
 )
 from .._callbacks import fitting
 from .._data import Rounds
 from .._warn import warn
 from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
-from ..modules import MultiHead
+from ..modules import MultiHead, filled_
 
 # what new heads are tried on: rows, and steps on their features
 _TRIAL_ROWS, _TRIAL_STEPS, _TRIAL_LR = 20_000, 2000, 3e-3
@@ -75,17 +75,20 @@ class _IIC(nn.Module):
         heads, z = self.heads, self.paired_features(net, samples)
         n_tried = heads.n_heads + 1
         tried = MultiHead(z.shape[2], heads.n_classes, n_tried, init_std=0.01).to(z)
-        go_on(tried, heads.keep_head(int(self.best_head)))
+        self.go_on_in(tried)
         n_steps = min(_TRIAL_STEPS, net.total_steps_ // (self.n_restarts + 1))
         self.fit_heads(tried, z, n_steps, net.batch_size * self.n_repeats)
         with torch.no_grad():
             found = tried.keep_head(int(self.losses_of(tried, z).argmin()))
-            for values, kept in zip(
-                heads.parameters(), found.parameters(), strict=True
-            ):
-                values.unflatten(0, (heads.n_heads, -1)).copy_(kept)
+        places = torch.arange(heads.n_heads * heads.n_classes)
+        filled_(heads.linear, found.linear, places.view(heads.n_heads, -1))
         for parameter in heads.parameters():  # the optimizer forgets the old ones
             net.optimizer_.state.pop(parameter, None)
+
+    def go_on_in(self, heads):
+        """Make the first of other heads the one that was best so far."""
+        best = self.heads.keep_head(int(self.best_head))
+        filled_(heads.linear, best.linear, slice(heads.n_classes))
 
     def fit_heads(self, heads, z, n_steps, n_pairs):
         """Train heads on paired features (2, n, D)."""
@@ -100,15 +103,11 @@ class _IIC(nn.Module):
 
     def paired_features(self, net, samples):
         """Return features (2, n, D) of some plain rows and of a view of each."""
-        rows = samples.spread(_TRIAL_ROWS)
-        batches = np.array_split(rows, -(-len(rows) // net.batch_size))
-        z = [
-            net.evaluation_step(samples[batch], forward=self.pair) for batch in batches
-        ]
-        return torch.cat(z, 1)
+        z = predict_some(net, samples, samples.spread(_TRIAL_ROWS), self.pair)
+        return torch.stack(z.chunk(2, 1))
 
     def pair(self, x):
-        return torch.stack([self.backbone(x), self.backbone(self.augment(x))])
+        return torch.cat([self.backbone(x), self.backbone(self.augment(x))], 1)
 
     def losses_of(self, heads, z):
         """Return the loss of each head on paired features (2, n, D)."""
@@ -153,13 +152,6 @@ class _IIC(nn.Module):
         """Forget all heads but the one of the lowest loss."""
         self.heads = self.heads.keep_head(int(self.best_head))
         self.best_head.fill_(0)
-
-
-def go_on(heads, best):
-    """Make the first of the heads the one that was best so far."""
-    with torch.no_grad():
-        for values, kept in zip(heads.parameters(), best.parameters(), strict=True):
-            values[: len(kept)] = kept
 
 
 class IICClusterer(ClusteringMixin, BaseLearner):
@@ -486,7 +478,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         n_outputs = n_clusters or self.n_clusters, n_heads or self.n_sub_heads
         heads = MultiHead(backbone.n_features_out, *n_outputs, init_std=0.01)
         if before is not None and before.heads.n_classes == heads.n_classes:
-            go_on(heads, before.heads.keep_head(int(before.best_head)))
+            before.go_on_in(heads)
         return _IIC(
             backbone,
             overcluster,

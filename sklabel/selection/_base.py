@@ -200,13 +200,6 @@ class OwnNetworkMixin:
         return tags
 
 
-@torch.no_grad()
-def filled_(layer, old, places):
-    """Put the outputs of an old linear layer into some places of a new one."""
-    layer.weight[places], layer.bias[places] = old.weight, old.bias
-    return layer
-
-
 def predict_rows(net, samples, rows, size=512):
     """Return the module's forward of some rows, in that order."""
     blocks = (rows[start : start + size] for start in range(0, len(rows), size))

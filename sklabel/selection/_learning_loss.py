@@ -13,11 +13,11 @@ from .._base import SHARED_CONSTRAINTS, BaseLearner
 from .._callbacks import fitting
 from .._data import Mixed
 from ..losses import learning_loss
+from ..modules import filled_
 from ._base import (
     N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
     SelectionMixin,
-    filled_,
     predict_rows,
 )
 

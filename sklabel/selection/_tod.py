@@ -13,12 +13,11 @@ from .._base import SHARED_CONSTRAINTS, BaseLearner
 from .._callbacks import fitting
 from .._data import Mixed
 from ..losses import temporal_consistency
-from ..modules import ema_decay, ema_update_, frozen_copy
+from ..modules import ema_decay, ema_update_, filled_, frozen_copy
 from ._base import (
     N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
     SelectionMixin,
-    filled_,
     predict_rows,
 )
 
