@@ -28,12 +28,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.preprocessing import normalize
 
 from sklabel.augment import Contrastive, RandAugment, Weak
-from sklabel.clustering import (
-    DCECClusterer,
-    DeepClusterer,
-    IICClusterer,
-    SCANClusterer,
-)
+from sklabel.clustering import DCECClusterer, DeepClusterer, IICClusterer, SCANClusterer
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.metrics import clustering_accuracy
 from sklabel.optim import step_decay

@@ -15,8 +15,8 @@ import torch
 from _common import load, machine, print_ratios
 
 from sklabel import embedding
-from sklabel._base import watch_features
-from sklabel._net import multiplies_bfloat16
+from sklabel._core.health import watch_features
+from sklabel._core.net import multiplies_bfloat16
 from sklabel.classification import FixMatchClassifier
 from sklabel.datasets import load_digit_images
 from sklabel.optim import param_groups

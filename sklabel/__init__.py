@@ -26,7 +26,7 @@ __all__ = [
     "text",
 ]
 
-_HOME = {"CollapseWarning": "._base", "load": "._persistence"}
+_HOME = {"CollapseWarning": "._core.health", "load": "._core.persistence"}
 
 
 def __getattr__(name):

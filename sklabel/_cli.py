@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ._base import watch_features
-from ._data import ImageFiles
-from ._display import cluster_sheet, contact_sheet
-from ._net import resolve_device
-from ._persistence import load
+from ._core.display import cluster_sheet, contact_sheet
+from ._core.health import watch_features
+from ._core.inputs import ImageFiles
+from ._core.net import resolve_device
+from ._core.persistence import load
 from .augment import Contrastive, Weak
 from .classification import FixMatchClassifier
 from .datasets import load_digit_images, load_image_folder

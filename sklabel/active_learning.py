@@ -11,11 +11,12 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
-from ._base import BaseLearner, LabeledScoreMixin
-from ._callbacks import CallbackSupportMixin, fitting
-from ._data import _as_images, _as_paths
-from ._held import fit_partly, last_step
-from ._labels import check_labels, encode_labels, is_labeled
+from ._core.callbacks import CallbackSupportMixin, fitting
+from ._core.inputs import _as_images, _as_paths
+from ._core.labels import check_labels, encode_labels, is_labeled
+from ._core.learner import Learner
+from ._core.nested import fit_partly, last_step
+from ._core.roles.classification import LabeledScoreMixin
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
 from .selection import (
@@ -476,7 +477,7 @@ class ActiveLearningClassifier(
         if alone and "classifier" in last.get_params(deep=False):
             if hasattr(self, "classifier_"):
                 last.set_params(classifier=FrozenEstimator(self.classifier_))
-        elif alone and not isinstance(last, (BaseLearner, *_OF_ANYTHING)):
+        elif alone and not isinstance(last, (Learner, *_OF_ANYTHING)):
             X = self._vectors()
         rows = np.setdiff1d(np.arange(len(y)), self.refused_)
         n_open = int((~is_labeled(y[rows])).sum())

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
-from ._optional import import_optional
+from ._core.optional import import_optional
 from .augment import sobel
 from .modules import split_batchnorm_
 

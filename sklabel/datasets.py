@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.datasets import get_data_home, load_digits
 from sklearn.utils import Bunch
 
-from ._warn import warn
+from ._core.warn import warn
 
 _DIGITS = [str(i) for i in range(10)]
 _FASHION = [

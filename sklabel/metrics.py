@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
-from ._labels import encode_labels
+from ._core.labels import encode_labels
 
 
 def hungarian_match(labels_true, labels_pred):

@@ -15,9 +15,9 @@ from sklearn.model_selection import (
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import get_routing_for_object
 
-from ._base import BaseLearner
-from ._held import encoded, inner_estimator, last_step
-from ._labels import encode_labels
+from ._core.labels import encode_labels
+from ._core.learner import Learner
+from ._core.nested import encoded, inner_estimator, last_step
 from .neighbors import kneighbors
 
 
@@ -524,7 +524,7 @@ class _ClusteringScorer:
             return np.asarray(self.embedder.transform(X))
         estimator, X = inner_estimator(estimator, X)
         # the transform of others, such as KMeans, gives distances to its centers
-        if isinstance(estimator, BaseLearner):
+        if isinstance(estimator, Learner):
             for embedder in (getattr(estimator, "embedder_", None), estimator):
                 if hasattr(embedder, "transform"):
                     return np.asarray(embedder.transform(X))
@@ -541,7 +541,7 @@ def _confidence(estimator, X):
     if hasattr(estimator, "predict_proba"):
         return np.asarray(estimator.predict_proba(X)).max(1)
     clusterer, rows = inner_estimator(estimator, X)
-    if isinstance(clusterer, BaseLearner):
+    if isinstance(clusterer, Learner):
         return clusterer.score_samples(rows)
     raise ValueError(
         f'{type(clusterer).__name__} has no predict_proba, and so no "confidence": score '

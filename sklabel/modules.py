@@ -454,7 +454,7 @@ class Snapshot(nn.Module):
         self.parts = copy.deepcopy(nn.ModuleList(parts)).requires_grad_(False)
         self.register_buffer("score", torch.tensor(float("inf")))
 
-    def offer(self, score, *parts):
+    def keep_if_better(self, score, *parts):
         """Copy these parts if their score is lower; return whether it is.
 
         Parameters

@@ -15,9 +15,9 @@ import torchvision
 from safetensors import safe_open
 from torch import nn
 
-from ._data import size_pair
-from ._optional import import_optional
-from ._warn import warn
+from ._core.inputs import size_pair
+from ._core.optional import import_optional
+from ._core.warn import warn
 from .backbones import Encoder, _checked_name, _drop_head_
 
 _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")

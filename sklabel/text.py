@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ._optional import import_optional
+from ._core.optional import import_optional
 
 
 class TextTower(nn.Module):

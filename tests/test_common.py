@@ -36,6 +36,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.fixes import parse_version
 
 from sklabel import classification, clustering, embedding, selection
+from sklabel._core.roles.selection import SelectionRole
 from sklabel.classification import FixMatchClassifier
 from sklabel.clustering import IICSegmenter, SCANClusterer
 from sklabel.datasets import load_digit_images
@@ -53,7 +54,6 @@ from sklabel.selection import (
     USLSelector,
     USLTSelector,
 )
-from sklabel.selection._base import SelectionMixin
 
 # Settings in which small problems are learned within a second, honestly: what is
 # published or default wants more steps than these checks have rows.
@@ -503,7 +503,7 @@ def test_wrong_X_is_refused_in_one_line(cls, X, message):
 
 @every_learner
 def test_another_shape_than_the_fitted_one_is_refused(cls, digits):
-    if issubclass(cls, SelectionMixin):
+    if issubclass(cls, SelectionRole):
         return  # has no answer for other rows
     x, y = digits
     fitted = make(cls).fit(x, y)
@@ -544,7 +544,7 @@ def test_broken_files_are_skipped_on_request(cls, files, digits, tmp_path):
     with pytest.warns(UserWarning, match=r"\b1\b.*") as caught:
         fitted = make(cls, on_error="skip", image_size=8).fit(X, y)
     assert sum("broken" in str(w.message) or "read" in str(w.message) for w in caught)
-    if isinstance(fitted, SelectionMixin):
+    if isinstance(fitted, SelectionRole):
         assert 7 not in fitted.sample_indices_
         return
     with pytest.warns(UserWarning):

@@ -196,7 +196,7 @@ def test_import_is_light():
 
 
 def test_a_missing_optional_package_is_named(monkeypatch, tmp_path):
-    from sklabel._optional import import_optional
+    from sklabel._core.optional import import_optional
 
     assert import_optional("json", extra="docs").dumps([1]) == "[1]"
     with pytest.raises(ImportError, match=r'no_such_thing.*"sklabel\[docs\]"'):

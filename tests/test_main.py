@@ -20,7 +20,7 @@ from PIL import Image
 import sklabel
 from sklabel import _cli
 from sklabel.__main__ import main
-from sklabel._display import cluster_sheet, contact_sheet
+from sklabel._core.display import cluster_sheet, contact_sheet
 from sklabel.embedding import SimCLRTransformer
 
 SHORT = ["--epochs", "1", "--quiet"]
@@ -606,7 +606,7 @@ def test_contact_sheet_takes_any_caption(caption, channels):
 
 
 def test_captions_are_cut_in_the_middle():
-    from sklabel._display import _elide, _font
+    from sklabel._core.display import _elide, _font
 
     font = _font(12)
     text = "folder/" + "x" * 100 + "_17.jpg"

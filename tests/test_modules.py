@@ -427,10 +427,12 @@ def test_a_snapshot_is_of_the_lowest_score():
     snapshot = Snapshot(part)
     before = part.weight.detach().clone()
     snapshot.restore_(part)  # nothing was offered
-    assert snapshot.offer(1.0, part)
+    assert snapshot.keep_if_better(1.0, part)
     with torch.no_grad():
         part.weight += 1
-    assert not snapshot.offer(2.0, part) and not snapshot.offer(1.0, part)
+    assert not snapshot.keep_if_better(2.0, part) and not snapshot.keep_if_better(
+        1.0, part
+    )
     torch.testing.assert_close(snapshot.parts[0].weight.detach(), before)
     assert not any(p.requires_grad for p in snapshot.parameters())
     snapshot.restore_(part)

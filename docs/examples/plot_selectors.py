@@ -22,12 +22,7 @@ from sklabel.datasets import load_digit_images
 from sklabel.embedding import SimCLRTransformer
 from sklabel.inspection import SelectionDisplay
 from sklabel.metrics import class_coverage
-from sklabel.selection import (
-    CoreSetSelector,
-    RandomSelector,
-    USLSelector,
-    USLTSelector,
-)
+from sklabel.selection import CoreSetSelector, RandomSelector, USLSelector, USLTSelector
 
 X, truth = load_digit_images(return_X_y=True)
 views = Contrastive(flip=0, crop=(0.4, 1.0), rotate=15, jitter=0.2)

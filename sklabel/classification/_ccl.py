@@ -10,20 +10,13 @@ from sklearn.cluster import KMeans
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from .._base import (
-    CLASSIFIER_CONSTRAINTS,
-    BaseLearner,
-    ClassificationMixin,
-    predict_all,
-)
-from .._callbacks import fitting
-from .._codes import CenteredCodes, CodesMixin
-from .._data import Mixed, Rounds
-from ..losses import (
-    contrastive_clustering,
-    student_assignment,
-    target_divergence,
-)
+from .._core.callbacks import fitting
+from .._core.codes import CenteredCodes, CodesMixin
+from .._core.evaluation import predict_all
+from .._core.learner import Learner
+from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.samplers import FixedSteps, Mixed
+from ..losses import contrastive_clustering, student_assignment, target_divergence
 
 
 class _MixedRounds(Mixed):
@@ -42,7 +35,7 @@ class _MixedRounds(Mixed):
     def epoch(self, batch_size):
         labeled = self._labeled_stream(batch_size)
         size = self.n_unlabeled(batch_size)
-        for rows in Rounds(self, self.n_steps).epoch(size):
+        for rows in FixedSteps(self, self.n_steps).epoch(size):
             yield next(labeled), rows
 
 
@@ -91,7 +84,7 @@ class _CCL(CenteredCodes):
         }
 
 
-class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
+class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     """Classify images by short codes that are drawn toward one center for each class.
 
     An autoencoder is trained on all images first; the mean code of the labeled images of
@@ -364,7 +357,7 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            rows, trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._split_calibration(
                 codes, samples, sample_weight, seed
             )
             mixed = _MixedRounds(
@@ -386,7 +379,7 @@ class CCLClassifier(CodesMixin, ClassificationMixin, BaseLearner):
                 warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
                 watch=self._watch(held),
             )
-            module.forget()
+            module.drop_training_state()
         self._finish(samples, codes, held, y)
         self._check_predictions(mixed)
         return self

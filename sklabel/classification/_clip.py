@@ -14,16 +14,12 @@ from sklearn.utils import _safe_indexing, get_tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import (
-    CLASSIFIER_CONSTRAINTS,
-    BaseLearner,
-    ClassificationMixin,
-    unfrozen,
-)
-from .._callbacks import fitting
-from .._data import ImageFiles, check_samples
-from .._labels import check_labels, decode_labels, encode_labels, is_labeled
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.inputs import ImageFiles, check_samples
+from .._core.labels import check_labels, decode_labels, encode_labels, is_labeled
+from .._core.learner import Learner, unfrozen
+from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.warn import warn
 from ..embedding import CLIPTransformer
 from ..losses import unit_rows
 
@@ -222,7 +218,7 @@ def _cross_entropy(logits, codes, weights):
     return -float((weights * log_p[np.arange(len(codes)), codes]).sum())
 
 
-class CLIPClassifier(ClassificationMixin, BaseLearner):
+class CLIPClassifier(ClassificationRole, Learner):
     """Classify images by the names of the classes, with no label or a few.
 
     Each class is described by some texts, such as "a photo of a cat". An image gets the
@@ -512,7 +508,7 @@ class CLIPClassifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            rows, trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._split_calibration(
                 codes, samples, sample_weight, seed
             )
             self.embedder_ = self._fit_towers(X, rows, trained)

@@ -8,15 +8,12 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._base import (
-    CLASSIFIER_CONSTRAINTS,
-    BaseLearner,
-    ClassificationMixin,
-    CollapseWarning,
-)
-from .._callbacks import fitting
-from .._data import Mixed
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.health import CollapseWarning
+from .._core.learner import Learner
+from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.samplers import Mixed
+from .._core.warn import warn
 from ..losses import pseudo_label, pseudo_targets
 from ..modules import AveragedClassifier, ema_decay, linear_classifier
 
@@ -105,12 +102,12 @@ class _FixMatch(AveragedClassifier):
         truth = nn.functional.one_hot(y, p.shape[1])
         self.strong.update(draw, 1 - 0.5 * (p - truth).abs().sum(1))
 
-    def forget(self):
+    def drop_training_state(self):
         """Drop what is of use in training only."""
         self.predicted = self.sure = None
 
 
-class FixMatchClassifier(ClassificationMixin, BaseLearner):
+class FixMatchClassifier(ClassificationRole, Learner):
     """Classify images from a few labels and many unlabeled images.
 
     A weakly augmented unlabeled image gets a prediction; if its probability reaches a
@@ -386,7 +383,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            rows, trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._split_calibration(
                 codes, samples, sample_weight, seed
             )
             mixed = Mixed(
@@ -395,7 +392,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
             module = self._build_module(*rows.statistics(), mixed)
             module.n_unused = len(mixed) - len(mixed.unlabeled)
             self._fit_net(module, mixed, watch=self._watch(held))
-            module.forget()
+            module.drop_training_state()
         self._finish(samples, codes, held, y)
         self._check_pseudo_labels(module, mixed)
         return self
@@ -435,7 +432,7 @@ class FixMatchClassifier(ClassificationMixin, BaseLearner):
     def _rebuild_module(self, mean, std):
         self._continued = None
         module = self._build_module(mean, std)
-        module.forget()
+        module.drop_training_state()
         return module
 
     def _check_pseudo_labels(self, module, mixed):

@@ -7,9 +7,10 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
-from .._callbacks import fitting
-from .._data import Mixed
+from .._core.callbacks import fitting
+from .._core.learner import Learner
+from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.samplers import Mixed
 from ..losses import guessed_labels, mixmatch_losses, mixup
 from ..modules import AveragedClassifier, linear_classifier
 
@@ -91,12 +92,12 @@ class _MixMatch(AveragedClassifier):
             done, length = self.n_steps, self.ramp_up * self.total_steps
         return self.unlabeled_weight * (min(1, done / length) if length else 1)
 
-    def forget(self):
+    def drop_training_state(self):
         """Drop what is of use in training only."""
         self.predicted = None
 
 
-class MixMatchClassifier(ClassificationMixin, BaseLearner):
+class MixMatchClassifier(ClassificationRole, Learner):
     """Classify images from a few labels and many unlabeled images, mixed in pairs.
 
     The label of an unlabeled image is guessed: the mean prediction on several weakly
@@ -375,7 +376,7 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            rows, trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._split_calibration(
                 codes, samples, sample_weight, seed
             )
             mixed = Mixed(
@@ -384,7 +385,7 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
             module = self._build_module(*rows.statistics(), len(mixed))
             self._fit_net(module, mixed, watch=self._watch(held))
             guessed = module.predicted.cpu().numpy()
-            module.forget()
+            module.drop_training_state()
         self._finish(samples, codes, held, y)
         prior = mixed.class_shares(len(self.classes_))
         self._check_guesses(guessed, prior)
@@ -412,7 +413,7 @@ class MixMatchClassifier(ClassificationMixin, BaseLearner):
     def _rebuild_module(self, mean, std):
         self._continued = None
         module = self._build_module(mean, std)
-        module.forget()
+        module.drop_training_state()
         return module
 
     def _check_guesses(self, guessed, prior):

@@ -11,16 +11,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._base import (
-    CLASSIFIER_CONSTRAINTS,
-    BaseLearner,
-    ClassificationMixin,
-    CollapseWarning,
-)
-from .._calibration import rescale
-from .._callbacks import fitting
-from .._data import Mixed
-from .._warn import warn
+from .._core.calibration import rescale
+from .._core.callbacks import fitting
+from .._core.health import CollapseWarning
+from .._core.learner import Learner
+from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.samplers import Mixed
+from .._core.warn import warn
 from ..augment import RandAugment
 from ..backbones import build_backbone, drop_blocks_
 from ..losses import noisy_student_loss
@@ -63,7 +60,7 @@ class _NoisyStudent(AveragedClassifier):
     def after_epoch(self, net, samples):
         return {"round": self.number}
 
-    def forget(self):
+    def drop_training_state(self):
         """Drop what is of use in training only."""
         self.targets = None
         for hook in self.hooks:
@@ -156,7 +153,7 @@ def _figures(copies, p, before):
     }
 
 
-class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
+class NoisyStudentClassifier(ClassificationRole, Learner):
     """Classify images by a chain of students, each taught by the one before.
 
     A teacher learns from the labels and, undisturbed, gives every unlabeled image its
@@ -475,7 +472,7 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         codes = self._encode_y(y, samples)
         self._backbone_of(self.n_rounds)  # a wrong list is told of before the training
         with self._seeded() as seed:
-            rows, trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._split_calibration(
                 codes, samples, sample_weight, seed
             )
             taught = _Taught(rows, trained, self.unlabeled_ratio, False, weights)
@@ -501,7 +498,7 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
             teacher = getattr(self, "net_", None)
             module = self._build_module(*statistics, number, p, last)
             self._fit_net(module, taught, stage=f"round-{number}", watch=watch)
-            module.forget()
+            module.drop_training_state()
             if self.interrupted_ and number:
                 self.net_ = teacher
                 break
@@ -596,7 +593,7 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
 
     def _rebuild_module(self, mean, std):
         module = self._build_module(mean, std, self._network)
-        module.forget()
+        module.drop_training_state()
         return module
 
     def _check_pseudo_labels(self, taught):

@@ -10,14 +10,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from .._base import (
-    CLASSIFIER_CONSTRAINTS,
-    BaseLearner,
-    ClassificationMixin,
-    unfrozen,
-)
-from .._callbacks import fitting
-from .._data import Mixed
+from .._core.callbacks import fitting
+from .._core.learner import Learner, unfrozen
+from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.samplers import Mixed
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import distillation
@@ -106,7 +102,7 @@ class _Distilled(nn.Module):
         return {"stage": "distill"}
 
 
-class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
+class SimCLRv2Classifier(ClassificationRole, Learner):
     """Classify images with a network that has seen all of them before the first label.
 
     Three stages: a network learns from all images without labels (contrastive
@@ -386,7 +382,7 @@ class SimCLRv2Classifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            rows, trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._split_calibration(
                 codes, samples, sample_weight, seed
             )
             statistics, continued = rows.statistics(), self._continued

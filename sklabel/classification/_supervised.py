@@ -6,9 +6,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._base import CLASSIFIER_CONSTRAINTS, BaseLearner, ClassificationMixin
-from .._callbacks import fitting
-from .._data import Mixed
+from .._core.callbacks import fitting
+from .._core.learner import Learner
+from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.samplers import Mixed
 
 
 class _Supervised(nn.Module):
@@ -35,7 +36,7 @@ class _Supervised(nn.Module):
         return loss, {"train_accuracy": (logits.argmax(1) == y).float().mean()}
 
 
-class SupervisedClassifier(ClassificationMixin, BaseLearner):
+class SupervisedClassifier(ClassificationRole, Learner):
     """Classify images from the labeled rows alone.
 
     Cross-entropy on augmented labeled images; unlabeled rows are not looked at in
@@ -235,7 +236,7 @@ class SupervisedClassifier(ClassificationMixin, BaseLearner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            rows, trained, weights, held = self._divide_labels(
+            rows, trained, weights, held = self._split_calibration(
                 codes, samples, sample_weight, seed
             )
             module = self._build_module(*rows.statistics())

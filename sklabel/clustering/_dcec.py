@@ -10,21 +10,15 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from .._base import (
-    SHARED_CONSTRAINTS,
-    BaseLearner,
-    ClusteringMixin,
-    CollapseWarning,
-    check_n_clusters,
-    cluster_figures,
-    lost_clusters,
-    predict_all,
-)
-from .._callbacks import fitting
-from .._codes import CenteredCodes, CodesMixin
-from .._data import Rounds
-from .._held import encoded
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.codes import CenteredCodes, CodesMixin
+from .._core.evaluation import predict_all
+from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.nested import encoded
+from .._core.roles.clustering import ClusteringRole, check_n_clusters
+from .._core.samplers import FixedSteps
+from .._core.warn import warn
 from ..losses import sharpened_targets, student_assignment, target_divergence
 from ..modules import Snapshot
 from ..neighbors import kneighbors
@@ -64,7 +58,7 @@ class _DCEC(CenteredCodes):
         super().before_epoch(net, samples)
         if self.keep_clusters and not self.used.any():
             self.used[self.labels.unique()] = True
-            self.whole.offer(0, *self.parts())
+            self.whole.keep_if_better(0, *self.parts())
 
     def after_epoch(self, net, samples):
         self.q = predict_all(net, samples)
@@ -72,22 +66,22 @@ class _DCEC(CenteredCodes):
         changed = float((labels != self.labels).float().mean())
         if changed < self.tol:
             net.stop()
-        figures = {"changed_share": changed, **cluster_figures(self.q, self.neighbors)}
+        figures = {"changed_share": changed, **cluster_metrics(self.q, self.neighbors)}
         if self.keep_clusters:
             lost = lost_clusters(self.used, labels)
             figures["lost_clusters"] = int(lost.sum())
             if lost.any():
                 net.stop()
             else:
-                self.whole.offer(-len(net.history), *self.parts())
+                self.whole.keep_if_better(-len(net.history), *self.parts())
         return figures
 
-    def forget(self):
-        super().forget()
+    def drop_training_state(self):
+        super().drop_training_state()
         self.neighbors = self.used = self.whole = None
 
 
-class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
+class DCECClusterer(CodesMixin, ClusteringRole, Learner):
     """Cluster images by short codes that are drawn toward cluster centers.
 
     An autoencoder is trained first, and k-means on its codes gives the centers. Then
@@ -354,7 +348,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
             n_round = min(self.update_interval, max(1, n_all // 5))
             self._fit_net(
                 module,
-                Rounds(samples, n_round),
+                FixedSteps(samples, n_round),
                 stage="cluster",
                 max_steps=n_all,
                 # the net counts in rounds
@@ -365,7 +359,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
             # a round that Ctrl-C broke off may have lost some, too
             if n_lost or (self.interrupted_ and self.keep_clusters):
                 module.whole.restore_(*module.parts())
-            module.forget()
+            module.drop_training_state()
             p = self._forward_rows(samples)
         # the rate of DEC alone: Adam does not mind the scale of its only loss
         remedy = f"Lower cluster_weight={self.cluster_weight}"
@@ -435,7 +429,7 @@ class DCECClusterer(CodesMixin, ClusteringMixin, BaseLearner):
     def _rebuild_module(self, mean, std):
         self._continued = None
         module = self._build_module(torch.zeros(self.n_clusters_, self._code_length()))
-        module.forget()
+        module.drop_training_state()
         return module
 
     @property

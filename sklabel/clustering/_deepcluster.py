@@ -12,19 +12,14 @@ from sklearn.metrics import normalized_mutual_info_score, pairwise_distances_arg
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import (
-    SHARED_CONSTRAINTS,
-    BaseLearner,
-    CollapseWarning,
-    EmbeddingMixin,
-    check_n_clusters,
-    neighbor_agreement,
-    predict_all,
-    set_n_clusters,
-)
-from .._callbacks import fitting
-from .._data import Samples, _split
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.evaluation import predict_all
+from .._core.health import CollapseWarning, neighbor_agreement, set_n_clusters
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.clustering import check_n_clusters
+from .._core.roles.embedding import EmbeddingRole
+from .._core.samples import Samples, _split
+from .._core.warn import warn
 from ..backbones import build_sobel_backbone
 from ..neighbors import kmeans
 from ..optim import param_groups
@@ -101,7 +96,7 @@ class _DeepCluster(nn.Module):
             "neighbor_agreement": float(self.agreement),
         }
 
-    def forget(self):
+    def drop_training_state(self):
         """Drop what is of use in training only."""
         self.head = self.assigned = self.agreement = None
         self.head_optimizer = self.net_group = None
@@ -218,7 +213,7 @@ def _directions(Z, labels):
     return mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12)
 
 
-class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
+class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
     """Cluster images by features that learn to tell their own clusters apart.
 
     Two steps alternate. K-means groups the features of all images into many small
@@ -469,7 +464,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
         with self._seeded():
             module = self._build_module(*samples.statistics(), len(samples), *counts)
             self._fit_net(module, _Balanced(samples), predicts=False)
-            module.forget()
+            module.drop_training_state()
             Z = self._forward_rows(samples)
             self._set_centers(Z[~samples.bad], *counts)
         self.labels_ = self._nearest(Z)[0]
@@ -583,7 +578,7 @@ class DeepClusterer(ClusterMixin, EmbeddingMixin, BaseLearner):
     def _rebuild_module(self, mean, std):
         self._continued = None
         module = self._build_module(mean, std, 0, 1, 1)
-        module.forget()
+        module.drop_training_state()
         return module
 
     def _set_centers(self, Z, n_training_clusters, n_components):

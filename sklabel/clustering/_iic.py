@@ -6,20 +6,13 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import (
-    SHARED_CONSTRAINTS,
-    BaseLearner,
-    ClusteringMixin,
-    check_information,
-    check_n_clusters,
-    cluster_figures,
-    neighbor_agreement,
-    predict_all,
-    predict_some,
-)
-from .._callbacks import fitting
-from .._data import Rounds
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.evaluation import predict_all, predict_some
+from .._core.health import check_information, cluster_metrics, neighbor_agreement
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.clustering import ClusteringRole, check_n_clusters
+from .._core.samplers import FixedSteps
+from .._core.warn import warn
 from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
 from ..modules import MultiHead, filled_
@@ -146,7 +139,7 @@ class _IIC(nn.Module):
         both = predict_all(net, samples, self.both)
         Z, p = both.split([self.backbone.n_features_out, self.heads.n_classes], 1)
         agreement = neighbor_agreement(Z.numpy(), p.argmax(1).numpy())
-        return {**cluster_figures(p), "neighbor_agreement": agreement}
+        return {**cluster_metrics(p), "neighbor_agreement": agreement}
 
     def keep_best(self):
         """Forget all heads but the one of the lowest loss."""
@@ -154,7 +147,7 @@ class _IIC(nn.Module):
         self.best_head.fill_(0)
 
 
-class IICClusterer(ClusteringMixin, BaseLearner):
+class IICClusterer(ClusteringRole, Learner):
     """Cluster images so that an image and a transformed copy share a cluster.
 
     A network is trained from nothing to tell as much as it can about the cluster of a
@@ -411,7 +404,7 @@ class IICClusterer(ClusteringMixin, BaseLearner):
         n_steps = n_passes * samples.n_batches(self.batch_size)
         with self._seeded():
             module = self._build_module(*samples.statistics())
-            self._fit_net(module, Rounds(samples, n_steps))
+            self._fit_net(module, FixedSteps(samples, n_steps))
             module.keep_best()
             p = self._forward_rows(samples)
         remedy = (

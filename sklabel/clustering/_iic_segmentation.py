@@ -11,15 +11,10 @@ from sklearn.base import ClusterMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import (
-    SHARED_CONSTRAINTS,
-    BaseLearner,
-    check_information,
-    cluster_figures,
-    set_n_clusters,
-)
-from .._callbacks import fitting
-from .._data import Rounds
+from .._core.callbacks import fitting
+from .._core.health import check_information, cluster_metrics, set_n_clusters
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.samplers import FixedSteps
 from ..augment import Contrastive
 from ..backbones import build_backbone
 from ..losses import iic_segmentation_loss
@@ -103,7 +98,7 @@ class _IICSegmentation(nn.Module):
         same = [maps.diff(dim=dim).flatten() == 0 for dim in (1, 2)]
         same = torch.cat(same).float()  # none in images of one pixel
         agreement = float(same.mean()) if len(same) else 1.0
-        figures = cluster_figures(p.movedim(1, 3).flatten(0, 2))
+        figures = cluster_metrics(p.movedim(1, 3).flatten(0, 2))
         return {**figures, "neighbor_agreement": agreement}
 
     @property
@@ -172,7 +167,7 @@ def _head(n_features, n_outputs):
     return head
 
 
-class IICSegmenter(ClusterMixin, BaseLearner):
+class IICSegmenter(ClusterMixin, Learner):
     """Cluster the pixels of images by what surrounds them.
 
     A convolutional network gives each pixel a cluster. It is trained from nothing to
@@ -430,7 +425,7 @@ class IICSegmenter(ClusterMixin, BaseLearner):
         n_steps = n_passes * samples.n_batches(self.batch_size)
         with self._seeded():
             module = self._build_module(*samples.statistics())
-            self._fit_net(module, Rounds(samples, n_steps))
+            self._fit_net(module, FixedSteps(samples, n_steps))
             labels = self._label_maps(samples)
             # without them a pixel may turn to another cluster: between two places of the
             # encoder's maps probabilities are mixed

@@ -9,19 +9,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import (
-    SHARED_CONSTRAINTS,
-    BaseLearner,
-    ClusteringMixin,
-    CollapseWarning,
-    check_n_clusters,
-    cluster_figures,
-    lost_clusters,
-    predict_all,
-)
-from .._callbacks import fitting
-from .._data import Pairs
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.evaluation import predict_all
+from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.clustering import ClusteringRole, check_n_clusters
+from .._core.samplers import Paired
+from .._core.warn import warn
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
 from ..modules import MultiHead, Snapshot
@@ -67,7 +61,7 @@ class _SCAN(nn.Module):
             probabilities, torch.from_numpy(neighbors), self.prior
         )
         head = int(scores.argmin())
-        best = self.best.offer(scores[head], self.backbone, self.heads)
+        best = self.best.keep_if_better(scores[head], self.backbone, self.heads)
         if best:
             self.best_head.fill_(head)
         return {
@@ -76,7 +70,7 @@ class _SCAN(nn.Module):
             "score": float(scores[head]),
             "consistency": float(consistency[head]),
             "entropy": float(entropy[head]),
-            **cluster_figures(probabilities[head], neighbors),
+            **cluster_metrics(probabilities[head], neighbors),
         }
 
     def keep_best(self):
@@ -139,17 +133,19 @@ class _SelfLabel(nn.Module):
         if self.clustering_loss is not None and not self.used.any():
             p = predict_all(net, samples)
             self.used[p.argmax(1).unique()] = True
-            self.best.offer(self.clustering_loss(p), self.backbone, self.heads)
+            self.best.keep_if_better(self.clustering_loss(p), self.backbone, self.heads)
 
     def after_epoch(self, net, samples):
         p = predict_all(net, samples)
-        figures = {"stage": "self-label", **cluster_figures(p, self.neighbors)}
+        figures = {"stage": "self-label", **cluster_metrics(p, self.neighbors)}
         if self.clustering_loss is not None:
             loss = float(self.clustering_loss(p))
             lost = lost_clusters(self.used, p.argmax(1))
             if lost.any():
                 net.stop()
-            best = not lost.any() and self.best.offer(loss, self.backbone, self.heads)
+            best = not lost.any() and self.best.keep_if_better(
+                loss, self.backbone, self.heads
+            )
             figures |= {"clustering_loss": loss, "best": best}
             figures["lost_clusters"] = int(lost.sum())
         return figures
@@ -175,7 +171,7 @@ def _clustering_loss(p, neighbors, entropy_weight, prior):
     return sum(losses) / neighbors.shape[1]
 
 
-class SCANClusterer(ClusteringMixin, BaseLearner):
+class SCANClusterer(ClusteringRole, Learner):
     """Cluster images so that nearest neighbors in an embedding share a cluster.
 
     An embedding is learned, each image's nearest neighbors in it are found once, and a
@@ -447,7 +443,10 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
             self.neighbors_ = self._mine_neighbors(X, samples, seed, *statistics)
             module = self._build_module(*statistics, prior)
             self._fit_net(
-                module, Pairs(samples, self.neighbors_), stage="cluster", predicts=False
+                module,
+                Paired(samples, self.neighbors_),
+                stage="cluster",
+                predicts=False,
             )
             clustering = self.net_.history
             module = self._build_self_label(*module.keep_best(), *statistics)

@@ -9,8 +9,9 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import nn
 from torch.nn import functional as F
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
-from .._callbacks import fitting
+from .._core.callbacks import fitting
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.embedding import EmbeddingRole
 from ..backbones import Encoder, build_autoencoder
 
 
@@ -44,7 +45,7 @@ class _Autoencoder(nn.Module):
         return x.clamp(0, 1)
 
 
-class AutoencoderTransformer(EmbeddingMixin, BaseLearner):
+class AutoencoderTransformer(EmbeddingRole, Learner):
     """Embed images by a short code from which they can be drawn again.
 
     An encoder turns an image into a code, a decoder turns the code into an image, and

@@ -6,8 +6,9 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
-from .._callbacks import fitting
+from .._core.callbacks import fitting
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.embedding import EmbeddingRole
 from ..losses import normalized_mse
 from ..modules import ProjectionNet, ema_decay, ema_update_, frozen_copy, mlp
 
@@ -39,7 +40,7 @@ class _BYOL(ProjectionNet):
         ema_update_(self.average, self.parts(), decay, copy_buffers=False)
 
 
-class BYOLTransformer(EmbeddingMixin, BaseLearner):
+class BYOLTransformer(EmbeddingRole, Learner):
     """Embed images with a network that predicts what its own average says of another view.
 
     Two views of an image go through the network and through a slowly moving average of

@@ -6,8 +6,9 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
-from .._callbacks import fitting
+from .._core.callbacks import fitting
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.embedding import EmbeddingRole
 from ..losses import group_discrimination, info_nce, unit_rows
 from ..modules import (
     NormLinear,
@@ -71,7 +72,7 @@ class _CLD(ProjectionNet):
         ema_update_(self.average, self.parts(), self.decay, copy_buffers=False)
 
 
-class CLDTransformer(EmbeddingMixin, BaseLearner):
+class CLDTransformer(EmbeddingRole, Learner):
     """Embed images with a network that tells images apart, and groups of images too.
 
     Contrasting single images (as MoCo does) pushes similar images apart. Here a second

@@ -12,17 +12,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import nn
 
-from .._base import (
-    SHARED_CONSTRAINTS,
-    BaseLearner,
-    CollapseWarning,
-    EmbeddingMixin,
-    watch_features,
-)
-from .._callbacks import fitting
-from .._data import Samples
-from .._labels import _is_marker, _is_missing
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.health import CollapseWarning, watch_features
+from .._core.labels import _is_marker, _is_missing
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.embedding import EmbeddingRole
+from .._core.samples import Samples
+from .._core.warn import warn
 from ..augment import Contrastive
 from ..backbones import Encoder
 from ..losses import clip_loss, unit_rows
@@ -231,7 +227,7 @@ def _check_texts(texts):
     return texts
 
 
-class CLIPTransformer(EmbeddingMixin, BaseLearner):
+class CLIPTransformer(EmbeddingRole, Learner):
     """Embed images and texts into one space, where an image lies near what it shows.
 
     An image tower and a text tower are trained on pairs: each image must find its text

@@ -6,8 +6,9 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
-from .._callbacks import fitting
+from .._core.callbacks import fitting
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.embedding import EmbeddingRole
 from ..losses import info_nce, unit_rows
 from ..modules import (
     ProjectionNet,
@@ -57,7 +58,7 @@ class _MoCo(ProjectionNet):
         ema_update_(self.average, self.parts(), self.decay, copy_buffers=False)
 
 
-class MoCoTransformer(EmbeddingMixin, BaseLearner):
+class MoCoTransformer(EmbeddingRole, Learner):
     """Embed images with a network that finds an image's key in a long queue of keys.
 
     Two views of an image are encoded, one by the network (the query) and one by a slowly

@@ -21,23 +21,21 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner
-from .._callbacks import fitting
-from .._data import (
+from .._core.callbacks import fitting
+from .._core.inputs import (
     _UNREADABLE,
-    PIXEL_RANGES,
     ImageFiles,
-    Samples,
     _as_paths,
     _decoded,
-    _native,
     check_pixel_range,
     check_samples,
     size_pair,
     unreadable,
 )
-from .._net import Net, resolve_device
-from .._warn import warn
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.net import Net, resolve_device
+from .._core.samples import PIXEL_RANGES, Samples, _native
+from .._core.warn import warn
 from ..backbones import Encoder
 from ..pretrained import pretrained_backbone
 
@@ -229,9 +227,7 @@ def _checksum(*arrays):
     return digest.hexdigest()
 
 
-class PretrainedTransformer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseLearner
-):
+class PretrainedTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Learner):
     """Embed images with a published encoder that others have trained, as it is.
 
     Nothing is learned from X but what stands for black and white in float images that do

@@ -6,8 +6,9 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
-from .._callbacks import fitting
+from .._core.callbacks import fitting
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.embedding import EmbeddingRole
 from ..losses import nt_xent
 from ..modules import ProjectionNet, mlp
 
@@ -25,7 +26,7 @@ class _SimCLR(ProjectionNet):
         return nt_xent(z1, z2, self.temperature)
 
 
-class SimCLRTransformer(EmbeddingMixin, BaseLearner):
+class SimCLRTransformer(EmbeddingRole, Learner):
     """Embed images with a network that recognizes two random views of the same image.
 
     Each image of a batch is augmented twice. A small head maps both views to a sphere,

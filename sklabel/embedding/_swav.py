@@ -6,8 +6,9 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
-from .._callbacks import fitting
+from .._core.callbacks import fitting
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.embedding import EmbeddingRole
 from ..losses import sinkhorn, swapped_prediction, unit_rows
 from ..modules import ProjectionNet, Prototypes, mlp
 
@@ -60,7 +61,7 @@ class _SwAV(ProjectionNet):
         self.prototypes.normalize_()
 
 
-class SwAVTransformer(EmbeddingMixin, BaseLearner):
+class SwAVTransformer(EmbeddingRole, Learner):
     """Embed images with a network that predicts the cluster of one view from another.
 
     Each view is assigned softly to prototypes, in such a way that every batch uses all

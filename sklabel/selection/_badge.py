@@ -5,9 +5,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods
 
-from .._callbacks import CallbackSupportMixin, fitting
-from .._held import check_rows, fit_classifier, hidden_features, open_rows
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.nested import hidden_features
+from .._core.roles.selection import (
+    N_SAMPLES_CONSTRAINT,
+    SelectionRole,
+    check_rows,
+    fit_classifier,
+    open_rows,
+)
 
 # Values gathered at once where distances are computed from differences.
 _BLOCK_VALUES = 2**22
@@ -172,7 +178,7 @@ def _distances(residuals, features, lengths, row):
     return np.maximum(squared, 0, out=squared)
 
 
-class BADGESelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class BADGESelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select rows that a classifier is unsure of and that differ from one another.
 
     The gradient that a row would send into the last layer, were its most probable

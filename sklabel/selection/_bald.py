@@ -18,18 +18,19 @@ from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import nn
 
-from .._base import ClassificationMixin
-from .._calibration import rescale
-from .._callbacks import CallbackSupportMixin, fitting
-from .._held import (
+from .._core.calibration import rescale
+from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.labels import encode_labels
+from .._core.nested import inner_estimator, last_step
+from .._core.roles.classification import ClassificationRole
+from .._core.roles.selection import (
+    N_SAMPLES_CONSTRAINT,
+    SelectionRole,
     check_rows,
+    clipped,
     fit_classifier,
-    inner_estimator,
-    last_step,
     open_rows,
 )
-from .._labels import encode_labels
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin, clipped
 
 _BLOCK_VALUES = 2**22
 _BATCH_ROWS = 256
@@ -214,7 +215,7 @@ def _sampled(p, posterior, drawn_by, random):
 _SCORES = {"bald": bald, "mean_std": mean_std}
 
 
-class BALDSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class BALDSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select the rows about which draws of a model disagree.
 
     A row may be unsure because it is a mixture, which no label changes, or because the
@@ -427,11 +428,11 @@ class BALDSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         """Return a function of row numbers (b,) that gives probabilities (K, b, C)."""
         frozen = isinstance(self.classifier, FrozenEstimator)
         last = last_step(self.classifier)
-        if isinstance(last, (ClassificationMixin, *_ENSEMBLES)):
+        if isinstance(last, (ClassificationRole, *_ENSEMBLES)):
             fitted = fit_classifier(self, X, y, random)
             self.estimators_ = [fitted]
             last, X = inner_estimator(fitted, X)
-            if isinstance(last, ClassificationMixin):
+            if isinstance(last, ClassificationRole):
                 return _dropout_draws(last, X, self.n_draws, self.dropout, random)
             columns = getattr(last, "estimators_features_", None)
             return _member_draws(last.estimators_, len(last.classes_), X, columns)

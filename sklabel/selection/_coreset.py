@@ -16,9 +16,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from tqdm.auto import tqdm
 
-from .._callbacks import CallbackSupportMixin, fitting
-from .._kcenter import k_center_greedy
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.kcenter import k_center_greedy
+from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
 
 # Unlabeled rows up to which all pairs of rows may stand in an integer program.
 _MOST_ROWS = 2000
@@ -142,7 +142,7 @@ def k_center_robust(
     return asked[order], distances, float(radius), float(lower_bound)
 
 
-class CoreSetSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select rows so that every row is close to a chosen or labeled one.
 
     The largest distance from any row to its nearest center (a chosen or labeled row)

@@ -12,12 +12,18 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 from tqdm.auto import trange
 
-from .._callbacks import CallbackSupportMixin, fitting
-from .._held import check_rows, fit_classifier, hidden_features, open_rows
-from .._kcenter import k_center_greedy
-from .._net import resolve_device
+from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.kcenter import k_center_greedy
+from .._core.nested import hidden_features
+from .._core.net import resolve_device
+from .._core.roles.selection import (
+    N_SAMPLES_CONSTRAINT,
+    SelectionRole,
+    check_rows,
+    fit_classifier,
+    open_rows,
+)
 from ..losses import unit_rows
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
 _CONSTRAINTS = {
     "n_samples": N_SAMPLES_CONSTRAINT,
@@ -260,7 +266,7 @@ def _check_labeled(selector, labeled):
         )
 
 
-class UncertainGCNSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select rows that a graph network is unsure are like the labeled ones.
 
     A small network on the graph of labeled and unlabeled rows learns to tell the ones
@@ -442,7 +448,7 @@ class UncertainGCNSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         return self._set_selection(vectors, chosen, scores)
 
 
-class CoreGCNSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select rows that cover what a graph network has learned of all rows.
 
     A small network on the graph of labeled and unlabeled rows learns to tell the ones

@@ -9,17 +9,17 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner
-from .._callbacks import fitting
-from .._data import Mixed
-from ..losses import learning_loss
-from ..modules import filled_
-from ._base import (
+from .._core.callbacks import fitting
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.selection import (
     N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
-    SelectionMixin,
+    SelectionRole,
     predict_rows,
 )
+from .._core.samplers import Mixed
+from ..losses import learning_loss
+from ..modules import filled_
 
 # parts that say nothing beyond the part before them
 _POOLED = (
@@ -244,7 +244,7 @@ def _children(name, part, shapes):
             yield from _children(full, child, shapes)
 
 
-class LearningLossSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
+class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
     """Select the rows for which a network predicts its own loss to be high.
 
     A classifier is trained on the labeled rows. Beside it a small head learns, from

@@ -8,19 +8,20 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from .._base import _GENERATOR_LOCK, ClassificationMixin
-from .._calibration import rescale
-from .._callbacks import CallbackSupportMixin, fitting
-from .._held import (
+from .._core.calibration import rescale
+from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.learner import _GENERATOR_LOCK
+from .._core.nested import hidden_features, inner_estimator
+from .._core.roles.classification import ClassificationRole
+from .._core.roles.selection import (
+    N_SAMPLES_CONSTRAINT,
+    SelectionRole,
     check_rows,
     fit_classifier,
-    hidden_features,
-    inner_estimator,
     open_rows,
 )
 from ..augment import build_augment
 from ..neighbors import kmeans
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
 MEASURES = ("margin", "least_confidence", "entropy", "std")
 
@@ -154,7 +155,7 @@ def mean_cosine_distance(Z):
     return np.clip(1 - products / len(Z), 0, 2)
 
 
-class MMASelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select the rows that a classifier is least sure of, over several views of each.
 
     Predictions for two weak views of an image are averaged, so a row counts as sure
@@ -348,7 +349,7 @@ class MMASelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
     def _probabilities(self, X, seed):
         """Return probabilities of all rows, averaged over views where there are any."""
         classifier, rows = inner_estimator(self.classifier_, X)
-        ours = isinstance(classifier, ClassificationMixin)
+        ours = isinstance(classifier, ClassificationRole)
         if not ours and self.augment not in ("auto", None):
             raise ValueError(
                 f"augment={self.augment!r} makes views for sklabel's classifiers, but "
@@ -373,7 +374,7 @@ class MMASelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         if vectors is not None:
             return vectors
         classifier, rows = inner_estimator(self.classifier_, X)
-        if not isinstance(classifier, ClassificationMixin):
+        if not isinstance(classifier, ClassificationRole):
             return np.asarray(X, dtype=np.float32).reshape(len(X), -1)
         net, samples = classifier.net_, classifier._check_X(rows)
         pixels = [

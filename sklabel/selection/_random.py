@@ -5,10 +5,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 
-from .._callbacks import CallbackSupportMixin, fitting
-from .._data import _as_paths, check_samples
-from .._labels import is_labeled
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
+from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.inputs import _as_paths, check_samples
+from .._core.labels import is_labeled
+from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
 
 
 def class_sequence(class_counts, n_samples, rule="proportional"):
@@ -48,7 +48,7 @@ def class_sequence(class_counts, n_samples, rule="proportional"):
     return sequence
 
 
-class RandomSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class RandomSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select rows at random, each unlabeled row with the same probability.
 
     The baseline that every other selector must beat.
@@ -136,7 +136,7 @@ class RandomSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
         return self._set_selection(vectors, candidates[drawn[:n_samples]], scores)
 
 
-class StratifiedSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class StratifiedSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select rows at random within each class: an oracle that knows every label.
 
     This is a yardstick, not a method: it reads the true labels of all rows from y,

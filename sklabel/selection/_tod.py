@@ -9,17 +9,17 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner
-from .._callbacks import fitting
-from .._data import Mixed
-from ..losses import temporal_consistency
-from ..modules import ema_decay, ema_update_, filled_, frozen_copy
-from ._base import (
+from .._core.callbacks import fitting
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.selection import (
     N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
-    SelectionMixin,
+    SelectionRole,
     predict_rows,
 )
+from .._core.samplers import Mixed
+from ..losses import temporal_consistency
+from ..modules import ema_decay, ema_update_, filled_, frozen_copy
 
 
 class _TwoHeads(nn.Module):
@@ -127,7 +127,7 @@ def temporal_discrepancy(
     return squared / 2 if measure == "squared" else np.sqrt(squared)
 
 
-class TODSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
+class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
     """Select the rows whose prediction a round of training has changed most.
 
     A classifier is trained on the labeled rows, and on all rows to agree with what its
@@ -398,7 +398,7 @@ class TODSelector(OwnNetworkMixin, SelectionMixin, BaseLearner):
             random = np.random.RandomState(seed)
             rows = self._drawn(rows, n_samples, random)
             module = self._build_module(*samples.statistics(), places)
-            net = self._make_net(module, self._black_and_white(samples))
+            net = self._make_net(module, self._resolve_pixel_range(samples))
             before = predict_rows(net, samples, rows)[:, places]
             mixed = Mixed(samples, codes, self.unlabeled_ratio, include_labeled=False)
             self._fit_net(module, mixed)

@@ -6,9 +6,15 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, StrOptions
 
-from .._callbacks import CallbackSupportMixin, fitting
-from .._held import check_rows, fit_classifier, open_rows
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin, clipped
+from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.roles.selection import (
+    N_SAMPLES_CONSTRAINT,
+    SelectionRole,
+    check_rows,
+    clipped,
+    fit_classifier,
+    open_rows,
+)
 
 _BLOCK_VALUES = 2**22
 
@@ -109,7 +115,7 @@ _SCORES = {
 }
 
 
-class UncertaintySelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class UncertaintySelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select the rows of which a classifier is least sure.
 
     A classifier is fitted on the rows labeled so far and asked about the others; those

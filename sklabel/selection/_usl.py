@@ -11,9 +11,9 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_consistent_length
 from tqdm.auto import tqdm
 
-from .._callbacks import CallbackSupportMixin, fitting
+from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
 from ..neighbors import kmeans, kneighbors, squared_distances
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
 # A masked pair counts as this far away, as in the released code: it adds
 # _FAR ** -alpha, which is little but not 0.
@@ -282,7 +282,7 @@ def _add_to_clusters(
     return np.array(chosen, dtype=np.int64)
 
 
-class USLSelector(SelectionMixin, CallbackSupportMixin, BaseEstimator):
+class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """Select rows that are typical of many others and far from one another.
 
     Unsupervised selective labeling without training: the density of each row comes

@@ -10,22 +10,18 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import nn
 
-from .._base import (
-    SHARED_CONSTRAINTS,
-    BaseLearner,
-    CollapseWarning,
-    PredictClustersMixin,
-    check_n_clusters,
-)
-from .._callbacks import fitting
-from .._data import Pairs
-from .._labels import is_labeled
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.health import CollapseWarning
+from .._core.labels import is_labeled
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.clustering import PredictClustersMixin, check_n_clusters
+from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
+from .._core.samplers import Paired
+from .._core.warn import warn
 from ..embedding import SimCLRTransformer
 from ..losses import unit_rows, uslt_global_loss, uslt_local_loss
 from ..modules import MultiHead, NormLinear
 from ..neighbors import kneighbors
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
 
 class _CosineHeads(MultiHead):
@@ -320,7 +316,7 @@ def spread_labels(distances, clusters, rows, labels, n_rows=20):
     return spread
 
 
-class USLTSelector(PredictClustersMixin, SelectionMixin, BaseLearner):
+class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
     """Select the row that a network is surest of in each cluster that it has learned.
 
     Unsupervised selective labeling with training: an embedding is learned, each row's
@@ -679,7 +675,7 @@ class USLTSelector(PredictClustersMixin, SelectionMixin, BaseLearner):
             self._mine_neighbors(Z, samples, seed)
             self._fit_net(
                 self._build_module(*statistics),
-                Pairs(samples, self.neighbors_),
+                Paired(samples, self.neighbors_),
                 # the number depends on y, which a checkpoint does not know
                 stage=f"{self.n_clusters_} clusters",
             )

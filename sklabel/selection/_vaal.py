@@ -13,13 +13,15 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from .._base import SHARED_CONSTRAINTS, BaseLearner, CollapseWarning
-from .._callbacks import fitting
-from .._data import Mixed, evenly
-from .._warn import warn
+from .._core.callbacks import fitting
+from .._core.health import CollapseWarning
+from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
+from .._core.samplers import Mixed
+from .._core.samples import evenly_spaced
+from .._core.warn import warn
 from ..backbones import Encoder, build_autoencoder
 from ..modules import mlp
-from ._base import N_SAMPLES_CONSTRAINT, SelectionMixin
 
 REDUCTIONS = ("sum", "mean")
 # what a later fit takes over
@@ -215,7 +217,7 @@ def _empty_error(net, samples, kinds, n_rows=2048):
     """
     means, variances = [], []
     for rows in kinds:
-        some = rows[evenly(len(rows), n_rows)]
+        some = rows[evenly_spaced(len(rows), n_rows)]
         x = net.to_device(samples[some][0]) - net.module_.mean
         variance, mean = torch.var_mean(x / net.module_.std, 0, correction=0)
         means.append(mean)
@@ -224,7 +226,7 @@ def _empty_error(net, samples, kinds, n_rows=2048):
     return float((sum(variances) / 2 + between).mean())
 
 
-class VAALSelector(SelectionMixin, BaseLearner):
+class VAALSelector(SelectionRole, Learner):
     """Choose the rows that look least like those that have a label.
 
     An autoencoder gives every row a short code, and learns to make the codes of labeled

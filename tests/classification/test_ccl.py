@@ -13,8 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import sklabel
-from sklabel import CollapseWarning, _codes
-from sklabel._data import Samples
+from sklabel import CollapseWarning
+from sklabel._core import codes as _codes
+from sklabel._core.samples import Samples
 from sklabel.classification import _ccl
 from sklabel.classification._ccl import CCLClassifier, _MixedRounds
 from sklabel.datasets import load_digit_images

@@ -9,7 +9,8 @@ import pytest
 import torch
 from sklearn.exceptions import DataConversionWarning
 
-from sklabel import CollapseWarning, _base, classification
+from sklabel import CollapseWarning, classification
+from sklabel._core.roles import classification as role
 from sklabel.classification import (
     CLIPClassifier,
     FixMatchClassifier,
@@ -66,7 +67,7 @@ def test_rows_without_weight_are_for_nothing(seed, monkeypatch):
     )
     seen = []
     monkeypatch.setattr(
-        _base, "fit_temperature", lambda p, codes, given: seen.append(given) or 1.0
+        role, "fit_temperature", lambda p, codes, given: seen.append(given) or 1.0
     )
     clf.fit(numbered(120), y, weight)
     np.testing.assert_array_equal(seen, np.ones((1, 12)))
@@ -154,14 +155,14 @@ def test_a_column_of_labels_is_told_of_once():
 
 @pytest.mark.parametrize("cls", WATCHED)
 def test_a_warm_start_withholds_the_same_rows(cls, monkeypatch):
-    held, hold_out = [], _base.hold_out
+    held, hold_out = [], role.hold_out
 
     def spy(*given):
         rest, rows = hold_out(*given)
         held.append(rows.tolist())
         return rest, rows
 
-    monkeypatch.setattr(_base, "hold_out", spy)
+    monkeypatch.setattr(role, "hold_out", spy)
     x, y = numbered(60), np.where(np.arange(60) < 40, np.arange(60) % 2, -1)
     clf = make(cls, calibration_size=12, warm_start=True, random_state=0)
     with warnings.catch_warnings():

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 import sklabel
 from sklabel import CollapseWarning
 from sklabel import classification as public
-from sklabel._calibration import rescale
+from sklabel._core.calibration import rescale
 from sklabel.augment import RandAugment, Weak
 from sklabel.backbones import build_backbone, drop_blocks_
 from sklabel.classification._noisy_student import (

@@ -10,7 +10,8 @@ from sklearn.frozen import FrozenEstimator
 
 import sklabel
 from sklabel import CollapseWarning
-from sklabel._data import Rounds, Samples
+from sklabel._core.samplers import FixedSteps
+from sklabel._core.samples import Samples
 from sklabel.clustering import DCECClusterer, _dcec
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
@@ -183,7 +184,7 @@ def test_the_score_is_minus_the_loss(weight):
 
 
 def test_rounds_are_so_many_steps_over_all_rows():
-    rounds = Rounds(Samples(X, (6,)), 7)
+    rounds = FixedSteps(Samples(X, (6,)), 7)
     batches = list(rounds.epoch(40))
     assert len(batches) == rounds.n_batches(40) == 7
     assert sorted(np.concatenate(batches[:3]).tolist()) == list(range(90))
@@ -194,7 +195,7 @@ def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
     settings = {"max_steps": 20, "update_interval": 5, "tol": 0}
     whole = short(**settings).fit(X).predict_proba(X)
     broken = short(**settings, checkpoint_dir=tmp_path)
-    figures, calls = _dcec.cluster_figures, []
+    figures, calls = _dcec.cluster_metrics, []
 
     def power_cut(*given):
         calls.append(1)
@@ -203,7 +204,7 @@ def test_a_broken_training_continues_to_the_same_bits(tmp_path, monkeypatch):
         return figures(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_dcec, "cluster_figures", power_cut)
+        patch.setattr(_dcec, "cluster_metrics", power_cut)
         with pytest.raises(RuntimeError, match="the power fails"):
             broken.fit(X)
     np.testing.assert_array_equal(broken.fit(X).predict_proba(X), whole)

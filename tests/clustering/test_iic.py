@@ -9,7 +9,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from sklabel import CollapseWarning
-from sklabel._held import encoded
+from sklabel._core.nested import encoded
 from sklabel.augment import Contrastive, sobel
 from sklabel.clustering._iic import _IIC, IICClusterer
 from sklabel.datasets import load_digit_images

@@ -18,6 +18,7 @@ from torch import nn
 
 import sklabel
 from sklabel import CollapseWarning
+from sklabel._core.samples import Samples
 from sklabel.embedding import CLIPTransformer, PretrainedTransformer
 from sklabel.embedding._clip import _Captioned
 from sklabel.losses import clip_loss
@@ -330,7 +331,7 @@ def test_rows_without_a_text_are_left_out():
 
 def captioned(texts, unique=False):
     rows = np.zeros((len(texts), 2), np.float32)
-    samples = sklabel._data.Samples(rows, (2,))
+    samples = Samples(rows, (2,))
     return _Captioned(samples, texts, ByteTokenizer(20), True, unique)
 
 

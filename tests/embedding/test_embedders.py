@@ -10,7 +10,7 @@ from torch import nn
 
 import sklabel
 from sklabel import CollapseWarning, embedding
-from sklabel._base import watch_features
+from sklabel._core.health import watch_features
 from sklabel.augment import Contrastive
 from sklabel.classification import FixMatchClassifier
 from sklabel.datasets import load_digit_images
@@ -197,7 +197,9 @@ def test_a_broken_training_continues_to_the_same_bits(cls, tmp_path, monkeypatch
     whole = short(cls, **settings).fit(X).transform(X)
     broken = short(cls, **settings, checkpoint_dir=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("sklabel._base.watch_features", PowerCut(watch_features))
+        patch.setattr(
+            "sklabel._core.roles.embedding.watch_features", PowerCut(watch_features)
+        )
         with pytest.raises(RuntimeError, match="the power fails"):
             broken.fit(X)
     assert list(tmp_path.rglob("*.pt"))

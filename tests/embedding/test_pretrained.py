@@ -26,7 +26,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 
 import sklabel
-from sklabel._data import Samples, check_samples
+from sklabel._core.inputs import check_samples
+from sklabel._core.samples import Samples
 from sklabel.classification import FixMatchClassifier
 from sklabel.embedding._pretrained import PretrainedTransformer
 from sklabel.pretrained import Frame, load_weights_, pretrained_backbone
@@ -712,7 +713,7 @@ def test_missing_packages_are_named(name, extra, monkeypatch):
     def missing(module):
         raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
-    monkeypatch.setattr("sklabel._optional.import_module", missing)
+    monkeypatch.setattr("sklabel._core.optional.import_module", missing)
     with pytest.raises(ImportError, match=rf"'{package}'.*sklabel\[{extra}\]"):
         tiny(backbone=name).fit(X)
 
@@ -786,7 +787,7 @@ def test_pooling_of_a_transformer_of_torchvision(monkeypatch):
 @pytest.fixture
 def embedded(monkeypatch):
     """A list of how many images each batch had that a network has seen."""
-    from sklabel._net import Net
+    from sklabel._core.net import Net
 
     seen, step = [], Net.evaluation_step
 

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from sklabel._held import hidden_features
+from sklabel._core.nested import hidden_features
 from sklabel.classification import FixMatchClassifier, SupervisedClassifier
 from sklabel.selection._badge import (
     BADGESelector,
@@ -337,7 +337,7 @@ def test_a_classifier_without_a_seed_is_given_one(digits):
     assert classifier[-1].random_state is None
 
 
-@pytest.mark.filterwarnings("ignore::sklabel._base.CollapseWarning")
+@pytest.mark.filterwarnings("ignore::sklabel.CollapseWarning")
 def test_a_classifier_that_knows_unlabeled_rows(digits):
     X, y, _ = digits
     classifier = FixMatchClassifier(max_steps=3, batch_size=8, random_state=0)

@@ -15,13 +15,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from sklabel import _kcenter
-from sklabel._kcenter import k_center_greedy
+from sklabel._core import kcenter as _kcenter
+from sklabel._core.kcenter import k_center_greedy
 from sklabel.selection import RandomSelector
-from sklabel.selection._coreset import (
-    CoreSetSelector,
-    k_center_robust,
-)
+from sklabel.selection._coreset import CoreSetSelector, k_center_robust
 from tests._golden import cases
 
 

@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from sklabel._held import hidden_features
-from sklabel._kcenter import k_center_greedy
+from sklabel._core.kcenter import k_center_greedy
+from sklabel._core.nested import hidden_features
 from sklabel.classification import SupervisedClassifier
 from sklabel.losses import unit_rows
 from sklabel.selection._gcn import (

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 import sklabel
 from sklabel import selection
-from sklabel._base import CollapseWarning
-from sklabel._data import Mixed, Samples
+from sklabel._core.health import CollapseWarning
+from sklabel._core.samplers import Mixed
+from sklabel._core.samples import Samples
 from sklabel.backbones import Encoder
 from sklabel.selection._vaal import (
     _VAAL,

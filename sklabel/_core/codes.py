@@ -5,9 +5,10 @@ import copy
 import torch
 from torch import nn
 
-from ._base import BaseLearner, predict_all, unfrozen
-from .embedding import AutoencoderTransformer
-from .losses import sharpened_targets, student_assignment
+from ..embedding import AutoencoderTransformer
+from ..losses import sharpened_targets, student_assignment
+from .evaluation import predict_all
+from .learner import Learner, unfrozen
 
 
 class CenteredCodes(nn.Module):
@@ -39,7 +40,7 @@ class CenteredCodes(nn.Module):
         self.targets = torch.zeros(len(samples), q.shape[1], device=net.device)
         self.targets[samples.good] = sharpened_targets(q).to(net.device)
 
-    def forget(self):
+    def drop_training_state(self):
         """Drop what is of use in training only."""
         self.q = self.labels = self.targets = None
 
@@ -65,7 +66,7 @@ class CodesMixin:
             )
         if (
             self.reconstruction_weight
-            and isinstance(inner, BaseLearner)
+            and isinstance(inner, Learner)
             and not isinstance(inner, AutoencoderTransformer)
         ):
             raise _no_decoder(inner)

@@ -14,8 +14,8 @@ import torch
 from skorch import NeuralNet
 from tqdm.auto import tqdm
 
-from . import optim
-from ._data import Samples, to_unit
+from .. import optim
+from .samples import Samples, to_unit
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),

@@ -16,9 +16,10 @@ from safetensors.torch import save as serialize
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
-from . import augment
+from .. import augment
 
 _FORMAT = 1
+_PACKAGE = __package__.partition(".")[0]
 _PUBLIC = ("embedding", "clustering", "classification", "selection")
 
 
@@ -175,7 +176,7 @@ def _encode(value, tensors, key):
         return {"augment": type(value).__name__, "parameters": parameters}
     if isinstance(value, FrozenEstimator):
         return {"frozen": _encode(value.estimator, tensors, key)}
-    if type(value).__module__.split(".")[0] == __package__:
+    if type(value).__module__.split(".")[0] == _PACKAGE:
         return _encode_estimator(value, tensors, key)
     raise TypeError(
         f"{key.lstrip('.') or 'the estimator'} is a {type(value).__name__}, which save "
@@ -234,7 +235,7 @@ def _decode_estimator(described, tensors, key):
     folder, name = described["class"]
     if folder not in _PUBLIC:
         raise ValueError(f"{folder}.{name} is not an estimator of this package.")
-    public = importlib.import_module(f".{folder}", __package__)
+    public = importlib.import_module(f"{_PACKAGE}.{folder}")
     if name not in public.__all__:
         raise ValueError(f"{folder}.{name} is not known to this version.")
     estimator = getattr(public, name)(**_decode(described["parameters"], tensors))

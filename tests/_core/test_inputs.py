@@ -13,15 +13,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from sklearn.base import BaseEstimator
 
-from sklabel import _data
-from sklabel._data import (
-    Mixed,
-    Pairs,
-    Samples,
-    check_pixel_range,
-    check_samples,
-    to_unit,
-)
+from sklabel._core import inputs
+from sklabel._core.inputs import check_pixel_range, check_samples
+from sklabel._core.samplers import Mixed, Paired
+from sklabel._core.samples import Samples, to_unit
 from sklabel.classification._noisy_student import _Taught
 from sklabel.embedding import SimCLRTransformer
 
@@ -229,7 +224,7 @@ def test_every_mode_is_read_as_color(mode, tmp_path):
 
 
 def test_files_beyond_the_cache_are_read_when_asked_for(folder, monkeypatch):
-    monkeypatch.setattr(_data, "_CACHE_BYTES", 100)
+    monkeypatch.setattr(inputs, "_CACHE_BYTES", 100)
     samples = check_samples(Face(), paths(folder), True)
     expected = torch.from_numpy(images(6, 10, 14)).permute(0, 3, 1, 2)
     assert torch.equal(samples[[5, 0, 5]][0], expected[[5, 0, 5]])
@@ -441,7 +436,7 @@ def test_weights_say_how_often_labeled_rows_are_drawn(weights, everything):
 
 def test_pairs_draw_from_the_given_neighbors():
     neighbors = np.array([[0, 1], [1, 2], [2, 3], [3, 0]])
-    samples = Pairs(Samples(np.arange(4)[:, None], (1,)), neighbors)
+    samples = Paired(Samples(np.arange(4)[:, None], (1,)), neighbors)
     seen = set()
     for _ in range(30):
         for rows in samples.epoch(2):

@@ -15,12 +15,10 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.frozen import FrozenEstimator
 
 import sklabel
-from sklabel import CollapseWarning, _base
-from sklabel.classification import (
-    CCLClassifier,
-    FixMatchClassifier,
-    SimCLRv2Classifier,
-)
+from sklabel import CollapseWarning
+from sklabel._core.health import neighbor_agreement
+from sklabel._core.roles import classification as role
+from sklabel.classification import CCLClassifier, FixMatchClassifier, SimCLRv2Classifier
 from sklabel.classification._fixmatch import _FixMatch
 from sklabel.clustering import DCECClusterer, SCANClusterer
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
@@ -198,7 +196,7 @@ def test_transform_streams_a_memory_map(tmp_path, monkeypatch):
 def test_warnings_point_at_the_users_line():
     with pytest.warns(CollapseWarning) as caught:
         SimCLRTransformer(max_steps=1, augment=None).fit(np.ones((20, 4)))
-    assert [Path(w.filename).name for w in caught] == ["test_base.py"]
+    assert [Path(w.filename).name for w in caught] == ["test_learner.py"]
 
 
 # -- stages of their own
@@ -320,7 +318,7 @@ def test_a_mistaken_fit_loses_nothing(tmp_path, monkeypatch):
 
 def test_ctrl_c_while_withheld_rows_are_watched(monkeypatch):
     x = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
-    watch, calls = _base.watch_accuracy, []
+    watch, calls = role.watch_accuracy, []
 
     def broken(*given, **more):
         calls.append(1)
@@ -328,7 +326,7 @@ def test_ctrl_c_while_withheld_rows_are_watched(monkeypatch):
             raise KeyboardInterrupt
         return watch(*given, **more)
 
-    monkeypatch.setattr(_base, "watch_accuracy", broken)
+    monkeypatch.setattr(role, "watch_accuracy", broken)
     clf = FixMatchClassifier(calibration_size=0.5, max_epochs=3, batch_size=10)
     with pytest.warns(UserWarning, match="was interrupted"):
         fit(clf, x, np.arange(60) % 2)
@@ -395,13 +393,13 @@ def test_the_agreement_of_neighbors_knows_small_clusters(size):
     Z = np.repeat(np.eye(20, dtype=np.float32) * 9, size, axis=0)
     Z += np.random.default_rng(0).normal(size=Z.shape, scale=0.1).astype(np.float32)
     labels = np.repeat(np.arange(20), size)
-    assert _base.neighbor_agreement(Z, labels) == 1
-    assert _base.neighbor_agreement(Z, np.roll(labels, size // 2)) < 0.7
+    assert neighbor_agreement(Z, labels) == 1
+    assert neighbor_agreement(Z, np.roll(labels, size // 2)) < 0.7
     shuffled = np.random.default_rng(0).permutation(labels)
-    assert _base.neighbor_agreement(Z, shuffled) < 0.1
+    assert neighbor_agreement(Z, shuffled) < 0.1
     # a row is no neighbor of its own, not even among its copies
     copies = np.zeros((30, 2), np.float32)
-    assert _base.neighbor_agreement(copies, np.arange(30)) == 0
+    assert neighbor_agreement(copies, np.arange(30)) == 0
 
 
 @pytest.mark.parametrize("kind", ["dcec", "ccl", "simclrv2"])

@@ -5,7 +5,7 @@ import numbers
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
 
-from ._warn import warn
+from .warn import warn
 
 # pandas writes a missing value with these types; looked up by name, so that pandas
 # need not be installed
@@ -358,3 +358,9 @@ def decode_labels(codes, classes, like=None):
     y[~unlabeled] = classes[codes[~unlabeled]]
     y[unlabeled] = mark
     return y
+
+
+def most_probable(p):
+    """Return the most probable column of each row (n, K); -1 for a row of NaN."""
+    bad = np.isnan(p[:, 0])
+    return np.where(bad, -1, np.nan_to_num(p).argmax(1))

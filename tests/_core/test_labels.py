@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.exceptions import DataConversionWarning
 
-from sklabel._labels import check_labels, decode_labels, encode_labels, is_labeled
+from sklabel._core.labels import check_labels, decode_labels, encode_labels, is_labeled
 
 NAN = float("nan")
 

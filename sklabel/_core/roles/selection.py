@@ -1,21 +1,25 @@
-"""What every selector shares: which rows may be chosen, and how a choice is kept."""
+"""The role of the selectors: which rows may be chosen, and how a choice is kept."""
 
 import math
 from numbers import Integral, Real
 
 import numpy as np
 import torch
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import (
     _num_samples,
     check_consistent_length,
+    check_is_fitted,
     validate_data,
 )
 
-from .._data import _as_paths
-from .._held import open_rows
-from .._labels import check_labels, encode_labels, is_labeled
-from ..neighbors import kneighbors
+from ...neighbors import kneighbors
+from ..inputs import _as_paths, check_samples
+from ..labels import check_labels, encode_labels, is_labeled
+from ..nested import fit_partly
 
 N_SAMPLES_CONSTRAINT = [
     Interval(Integral, 1, None, closed="left"),
@@ -24,7 +28,7 @@ N_SAMPLES_CONSTRAINT = [
 ]
 
 
-class SelectionMixin:
+class SelectionRole:
     """Verb of the selectors: choose rows for a person to label.
 
     ``fit(X, y)`` of a selector checks with `_check_vectors` and `_candidates`,
@@ -205,3 +209,107 @@ def predict_rows(net, samples, rows, size=512):
     blocks = (rows[start : start + size] for start in range(0, len(rows), size))
     parts = [net.evaluation_step(samples[block]).cpu() for block in blocks]
     return torch.cat(parts).numpy()
+
+
+def check_rows(selector, X):
+    """Check X, vectors or whatever a classifier takes.
+
+    Parameters
+    ----------
+    selector : SelectionRole
+        With a ``classifier``; its ``n_features_in_`` is set. Not for paths.
+    X : array-like
+        Vectors, images or paths.
+
+    Returns
+    -------
+    given : array-like of length n_rows
+        X for the classifier.
+    vectors : ndarray of shape (n_rows, n_features) or None
+        X as float32; None where X holds images or paths.
+    """
+    for name in ("n_features_in_", "feature_names_in_"):
+        vars(selector).pop(name, None)  # paths set none
+    if selector.classifier is not None:  # the default one takes vectors only
+        paths = _as_paths(X)
+        if paths is not None:
+            return X, None
+        if len(getattr(X, "shape", None) or np.shape(X)) > 2:
+            check_samples(selector, X, True)
+            return X, None
+    vectors = selector._check_vectors(X)
+    # A frame has names that a frozen classifier looks for, uint8 are pixels.
+    as_given = hasattr(X, "columns") or getattr(X, "dtype", None) == np.uint8
+    return (X if as_given else vectors), vectors
+
+
+def fit_classifier(selector, X, y, random):
+    """Return the classifier of a selector fitted, with seeds where it has none.
+
+    Parameters
+    ----------
+    selector : SelectionRole
+        With a ``classifier``; it stays as it is.
+    X : array-like of length n_rows
+    y : array-like of shape (n_rows,) or None
+    random : RandomState
+        Gives the seeds.
+
+    Returns
+    -------
+    classifier : estimator
+        A clone of the selector's, or itself where it is frozen.
+
+    Raises
+    ------
+    ValueError
+        If it must be fitted and no row has a label.
+    """
+    classifier = selector.classifier
+    if isinstance(classifier, FrozenEstimator):
+        check_is_fitted(classifier)
+        return classifier
+    if y is None or not is_labeled(y).any():
+        raise ValueError(
+            f"{type(selector).__name__} asks a classifier, which needs labels to be "
+            "fitted: pass y with some labels (a first choice can be that of "
+            "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
+        )
+    if classifier is None:
+        return fit_partly(LogisticRegression(max_iter=1000), X, y)
+    seeds = {
+        name: int(random.randint(2**31 - 1))
+        for name, value in sorted(classifier.get_params().items(), key=lambda p: p[0])
+        if value is None and name.split("__")[-1] == "random_state"
+    }
+    return fit_partly(clone(classifier).set_params(**seeds), X, y)
+
+
+def open_rows(labeled, unreadable, n_samples):
+    """Return the rows among which to choose: neither labeled nor unreadable.
+
+    Parameters
+    ----------
+    labeled : ndarray of shape (n,), dtype bool
+    unreadable : ndarray of shape (n,), dtype bool
+        Files that cannot be read, which have no probabilities.
+    n_samples : int
+        Rows that will be chosen.
+
+    Returns
+    -------
+    rows : ndarray of int
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows than will be chosen.
+    """
+    rows = np.flatnonzero(~labeled & ~unreadable)
+    if len(rows) < n_samples:
+        raise ValueError(
+            f"n_samples={n_samples} rows are asked, but {unreadable.sum()} rows have no "
+            f"probabilities (NaN), which leaves {len(rows)} without a label: ask for "
+            "fewer, or replace the files that cannot be read."
+        )
+    return rows

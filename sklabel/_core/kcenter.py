@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .neighbors import kneighbors
+from ..neighbors import kneighbors
 
 # Numbers held at once where many centers are compared (float32: 16 MB).
 _BLOCK_NUMBERS = 2**22

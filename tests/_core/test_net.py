@@ -9,8 +9,8 @@ import skorch
 import torch
 from torch import nn
 
-from sklabel._data import Samples
-from sklabel._net import OPTIMIZERS, SCHEDULES, Net
+from sklabel._core.net import OPTIMIZERS, SCHEDULES, Net
+from sklabel._core.samples import Samples
 from sklabel.augment import CTAugment
 from sklabel.classification import FixMatchClassifier
 from sklabel.clustering import SCANClusterer

@@ -12,8 +12,8 @@ import torch
 from sklearn.frozen import FrozenEstimator
 
 import sklabel
-from sklabel._data import Samples
-from sklabel._persistence import fingerprint
+from sklabel._core.persistence import fingerprint
+from sklabel._core.samples import Samples
 from sklabel.augment import Contrastive, RandAugment, Weak
 from sklabel.classification import FixMatchClassifier
 from sklabel.clustering import SCANClusterer

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklabel._calibration import fit_temperature, hold_out, rescale
+from sklabel._core.calibration import fit_temperature, hold_out, rescale
 
 
 def draw(n=20_000, k=4, scale=2.0, seed=0):

@@ -1,0 +1,339 @@
+"""The base of all estimators that train a network."""
+
+import threading
+from contextlib import contextmanager
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    clone,
+)
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from ..augment import build_augment
+from ..backbones import build_backbone
+from . import persistence
+from .callbacks import CallbackSupportMixin, Stage
+from .inputs import check_pixel_range, check_samples
+from .net import OPTIMIZERS, SCHEDULES, Net, resolve_device
+from .samples import PIXEL_RANGES
+from .warn import warn
+
+# torch's generator belongs to the process: fits in threads take turns
+_GENERATOR_LOCK = threading.RLock()
+
+
+SHARED_CONSTRAINTS = {
+    "backbone": [str, torch.nn.Module, BaseEstimator],
+    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "max_steps": [Interval(Integral, 1, None, closed="left"), None],
+    "batch_size": [Interval(Integral, 2, None, closed="left")],
+    "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
+    "lr": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "schedule": [StrOptions(set(SCHEDULES)), callable],
+    "warmup_epochs": [Interval(Real, 0, None, closed="left")],
+    "image_shape": ["array-like", None],
+    "image_size": [Interval(Integral, 1, None, closed="left"), "array-like", None],
+    "on_error": [StrOptions({"raise", "skip"})],
+    "warm_start": ["boolean"],
+    "device": [str, torch.device],
+    "precision": [StrOptions({"auto", "bfloat16", "float32"})],
+    "checkpoint_dir": [str, Path, None],
+    "random_state": ["random_state"],
+    "verbose": ["verbose"],
+    "net_params": [dict, None],
+}
+
+
+def unfrozen(estimator):
+    """Return what a FrozenEstimator holds; anything else as it is."""
+    return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
+
+
+class Learner(CallbackSupportMixin, BaseEstimator):
+    """Base of all estimators that train a module through a net.
+
+    A method file gives the module and the public face. The base checks X, builds the
+    parts, holds the seed, trains, saves and loads.
+    """
+
+    # of the last fit: names of the weights that it may have started from, whether it
+    # trained nothing at all, and whether it was broken off
+    _origins, _fresh, _unfinished = (None,), True, False
+
+    def _check_X(self, X, reset=False):
+        """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
+        if not reset:
+            check_is_fitted(self)
+            samples = check_samples(self, X, False, self.sample_shape_)
+            check_pixel_range(samples, self._pixel_range, type(self).__name__)
+            return samples
+        samples = check_samples(self, X, True)
+        if samples.n_trained < 2:
+            raise ValueError(
+                f"Found array with {len(samples)} sample(s) (shape="
+                f"{(len(samples), *samples.sample_shape)}) while a minimum of 2 is "
+                f"required by {type(self).__name__}: n_samples = 1 is too few to train."
+            )
+        self._continued = self._start(samples.sample_shape)
+        self.sample_shape_ = samples.sample_shape
+        self.interrupted_, self._unfinished = False, True
+        return samples
+
+    def _start(self, sample_shape):
+        """Return the module that ``fit`` goes on from; None: from nothing."""
+        if not self.warm_start or not hasattr(self, "net_") or self._fresh:
+            self._origins, self._fresh = (None,), True
+            return None
+        if sample_shape != self.sample_shape_:
+            raise ValueError(
+                f"warm_start=True continues on samples of shape {self.sample_shape_}, "
+                f"but X has {sample_shape}: use warm_start=False."
+            )
+        own = persistence.weights_name(self.net_.module_)
+        # what was broken off goes on from its checkpoint, if it is the same training
+        self._origins = (*self._origins, own) if self._unfinished else (own,)
+        return self.net_.module_
+
+    def _checkpoint(self, samples, stage):
+        """Return the file of a stage; it exists where the stage was begun before."""
+        if self.checkpoint_dir is None:
+            return None
+        for origin in self._origins:
+            run = persistence.fingerprint(self, samples, origin)
+            folder = Path(self.checkpoint_dir) / f"{type(self).__name__}-{run}"
+            if folder.exists():
+                break
+        self._origins = (origin,)
+        return folder / f"{stage}.pt"
+
+    def _resolve_pixel_range(self, samples):
+        """Return the pixel range of X, or of what has been trained on such images."""
+        own = samples.pixel_range()
+        if own is None or own in PIXEL_RANGES:
+            return own
+        for part in (getattr(self, "embedder_", None), getattr(self, "backbone", None)):
+            known = getattr(unfrozen(part), "_pixel_range", None)
+            if known is not None and _holds(known, own):
+                return known
+        return own
+
+    @contextmanager
+    def _seeded(self):
+        """Seed torch from ``random_state``, and give its generators back afterwards."""
+        if self.random_state is None:
+            seed = int(np.random.default_rng().integers(2**31 - 1))
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        cuda = resolve_device(self.device).type == "cuda"
+        with (
+            _GENERATOR_LOCK,
+            torch.random.fork_rng(
+                devices=range(torch.cuda.device_count()) if cuda else []
+            ),
+        ):
+            torch.manual_seed(seed)
+            yield seed
+
+    def _build_backbone(self, mean=None, std=None):
+        """Return the encoder to train; "auto": that of the embedder, if one was fitted."""
+        embedder = unfrozen(getattr(self, "embedder_", None))
+        own = isinstance(self.backbone, str) and self.backbone == "auto"
+        # an embedder may have seen images of another size
+        if own and getattr(embedder, "sample_shape_", None) == self.sample_shape_:
+            if hasattr(embedder, "encoder_"):
+                return build_backbone(embedder, self.sample_shape_)
+        return build_backbone(self.backbone, self.sample_shape_, mean, std)
+
+    def _build_augment(self, augment, kind, mean, std):
+        """Return a fresh policy: ``augment`` itself, or the one ``kind`` stands for."""
+        if augment == "auto":
+            return build_augment(kind, self.sample_shape_, center=mean, scale=std)
+        if augment is None:
+            return torch.nn.Identity()
+        return clone(augment, safe=False)
+
+    def _fit_held(self, estimator, X):
+        """Return ``estimator`` fitted: a clone of it, or itself where it is frozen."""
+        if isinstance(estimator, FrozenEstimator):
+            return estimator
+        return self._fit_within(clone(estimator), X)
+
+    def _fit_on_backbone(self, embedder, X):
+        """Return an embedder fitted; the ``backbone``, where given, is what it trains."""
+        if isinstance(self.backbone, str) and self.backbone == "auto":
+            return self._fit_held(embedder, X)
+        if isinstance(embedder, FrozenEstimator):
+            raise ValueError(
+                f"backbone={self.backbone!r} has no effect on a frozen embedder: "
+                'leave it at "auto".'
+            )
+        # not cloned again: then a fitted backbone would forget what it has learned
+        return self._fit_within(clone(embedder).set_params(backbone=self.backbone), X)
+
+    def _fit_within(self, estimator, X, y=None):
+        """Fit an estimator of our own, which takes over what it has not been given."""
+        unset = {
+            name: getattr(self, name)
+            for name, empty in (
+                ("checkpoint_dir", None),
+                ("image_shape", None),
+                ("image_size", None),
+                ("on_error", "raise"),
+            )
+            if estimator.get_params(deep=False).get(name, 0) == empty
+        }
+        if "random_state" in estimator.get_params(deep=False):
+            seed = int(torch.randint(2**31 - 1, ()))
+            # without a seed of our own none is given: its checkpoint would not be found
+            if estimator.random_state is None and self.random_state is not None:
+                unset["random_state"] = seed
+        estimator.set_params(**unset)
+        task = self._task[0].subcontext(task_name="embed")
+        with task.propagate_callback_context(estimator):
+            estimator.fit(X, y)
+        # then nothing is built on it: the stages to come are left out
+        self.interrupted_ |= getattr(estimator, "interrupted_", False)
+        return estimator
+
+    def _make_net(self, module, pixel_range, **settings):
+        """Return an initialized net; ``settings`` win over the shared parameters."""
+        names = ("max_epochs", "max_steps", "batch_size", "optimizer", "lr")
+        names += ("weight_decay", "schedule", "warmup_epochs", "precision", "verbose")
+        given = {name: getattr(self, name) for name in names}
+        return Net(
+            module,
+            pixel_range=pixel_range,
+            device=resolve_device(self.device),
+            **{**given, **settings, **(self.net_params or {})},
+        ).initialize()
+
+    def _fit_net(
+        self,
+        module,
+        samples,
+        *,
+        stage="fit",
+        predicts=True,
+        watch=None,
+        train=True,
+        **settings,
+    ):
+        """Train a module on samples; a method's stages are calls of this in turn.
+
+        Parameters
+        ----------
+        module : nn.Module
+            With the verbs of `Net`.
+        samples : Samples
+        stage : str
+            Names the progress bar and the checkpoint.
+        predicts : bool
+            Whether the estimator can predict between the epochs of this stage.
+        watch : callable or None
+            See `Net`.
+        train : bool
+            False makes the net of a stage that is left out.
+        **settings
+            Win over the estimator's own parameters.
+
+        Returns
+        -------
+        self
+        """
+        self._continued = None  # the module holds what it takes over
+        checkpoint = self._checkpoint(samples, stage)
+        self._pixel_range = self._resolve_pixel_range(samples)
+        net = self._make_net(
+            module,
+            self._pixel_range,
+            checkpoint=checkpoint,
+            watch=watch,
+            stage=Stage(self, stage, predicts),
+            description=f"{type(self).__name__} {stage}",
+            **settings,
+        )
+        self.net_ = net
+        self.n_iter_ = 0
+        if self.interrupted_:
+            return self
+        self._fresh = False
+        if not train:
+            return self
+        net.partial_fit(samples)
+        net.stage = None  # it knows X
+        self.n_iter_ = len(net.history)
+        if net.interrupted_:
+            self.interrupted_ = True
+            warn(
+                f"{type(self).__name__} was interrupted in stage {stage!r} after "
+                f"{net.step_} of {net.total_steps_} steps. It is fitted with what it "
+                "had learned; call fit again for the rest.",
+                UserWarning,
+            )
+        return self
+
+    def _restore_net(self, weights, history):
+        """Set ``net_`` from saved weights; the inverse of saving it."""
+        shape = self.sample_shape_
+        shape = shape if len(shape) == 1 else (shape[0], 1, 1)
+        with self._seeded():  # the first weights are drawn, and overwritten
+            module = self._rebuild_module(torch.zeros(shape), torch.ones(shape))
+        module.load_state_dict(weights)
+        self.net_ = self._make_net(module, self._pixel_range)
+        for epoch in history:
+            self.net_.history.new_epoch()
+            self.net_.history[-1].update(epoch)
+
+    def _rebuild_module(self, mean, std):
+        return self._build_module(mean, std)
+
+    def _predict_rows(self, X):
+        """Return the module's forward for every row, float32; NaN for unreadable ones."""
+        return self._forward_rows(self._check_X(X))
+
+    def _forward_rows(self, samples):
+        rows = self.net_.forward(samples).numpy()
+        rows[samples.bad] = np.nan
+        return rows
+
+    @property
+    def encoder_(self):
+        """Trained encoder, as other estimators take it through ``backbone=``."""
+        check_is_fitted(self)
+        return self.net_.module_.backbone
+
+    def save(self, folder):
+        """Write the estimator into a folder as safetensors and JSON.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it does not exist. Nothing executable is written; ``sklabel.load``
+            reads it.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is an object of the user's own, which only pickle can keep.
+        """
+        check_is_fitted(self)
+        persistence.save(self, folder)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _holds(outer, inner):
+    """Return whether one range of values holds three quarters of another at least."""
+    common = min(outer[1], inner[1]) - max(outer[0], inner[0])
+    return common >= 0.75 * (inner[1] - inner[0])

@@ -1,0 +1,109 @@
+"""Estimators that others hold: fit them, and look inside."""
+
+import numpy as np
+import torch
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, check_array
+
+from .labels import is_labeled
+from .roles.classification import ClassificationRole
+
+
+def fit_partly(classifier, X, y):
+    """Fit a classifier to partly labeled y, and return it.
+
+    Of one that does not know unlabeled rows the labeled rows are fitted.
+    """
+    last = last_step(classifier)
+    semi_supervised = type(last).__module__.startswith("sklearn.semi_supervised")
+    if semi_supervised or isinstance(last, ClassificationRole):
+        return classifier.fit(X, y)
+    rows = np.flatnonzero(is_labeled(y))
+    # as a list, names among marks of unlabeled rows become text again
+    return classifier.fit(
+        _safe_indexing(X, rows), np.asarray(list(_safe_indexing(y, rows)))
+    )
+
+
+def last_step(estimator):
+    """Return the estimator, fitted or not, within pipelines, searches, frozen ones."""
+    while True:
+        if isinstance(estimator, Pipeline):
+            estimator = estimator[-1]
+        elif isinstance(estimator, FrozenEstimator) or hasattr(estimator, "refit"):
+            estimator = estimator.estimator  # refit: a search
+        else:
+            return estimator
+
+
+def inner_estimator(estimator, X):
+    """Return the classifier or clusterer within pipelines and the like, and its X.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted; a pipeline, search or frozen one is looked into.
+    X : array-like
+        Rows as ``estimator`` takes them.
+
+    Returns
+    -------
+    estimator : estimator
+    X : array-like
+        Rows as this one takes them: after the steps before it.
+    """
+    while not isinstance(estimator, ClassificationRole):
+        if isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        elif isinstance(estimator, Pipeline):
+            if len(estimator.steps) > 1:
+                X = estimator[:-1].transform(X)
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            break
+    return estimator, X
+
+
+def hidden_features(classifier, X):
+    """Return what the last layer of a fitted classifier gets to see of each row.
+
+    Parameters
+    ----------
+    classifier : estimator
+        Of sklabel's: the features of its ``encoder_``. Of others: X itself, after the
+        steps of a pipeline.
+    X : array-like of length n
+
+    Returns
+    -------
+    features : ndarray of shape (n, D), float32 or float64
+
+    Raises
+    ------
+    ValueError
+        If a classifier that is not sklabel's has no vectors as X.
+    """
+    classifier, X = inner_estimator(classifier, X)
+    if not isinstance(classifier, ClassificationRole):
+        if len(getattr(X, "shape", None) or np.shape(X)) != 2:
+            raise ValueError(
+                f"{type(classifier).__name__} has no features to look at but its X, "
+                f"which is of shape {np.shape(X)} and not vectors: take one of "
+                "sklabel's classifiers, or embed the images first."
+            )
+        return check_array(X, dtype=[np.float32, np.float64], order="C")
+    return encoded(classifier, X)
+
+
+def encoded(estimator, X):
+    """Return the features (n, D) that the ``encoder_`` of a trained estimator gives X."""
+    samples = estimator._check_X(X)
+    net, encoder = estimator.net_, estimator.encoder_.eval()
+    features = []
+    with torch.inference_mode(), net.autocast():
+        for x, _ in net.get_iterator(samples):
+            features.append(encoder(net.to_device(x)).float().flatten(1).cpu())
+    return torch.cat(features).numpy()

@@ -1,0 +1,305 @@
+"""The role of the classifiers: partly labeled y in, classes and probabilities out."""
+
+import functools
+from collections import namedtuple
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import (
+    ClassifierMixin,
+)
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from ..calibration import fit_temperature, hold_out, rescale
+from ..health import CollapseWarning, watch_accuracy
+from ..labels import (
+    check_labels,
+    decode_labels,
+    encode_labels,
+    is_labeled,
+    most_probable,
+)
+from ..learner import SHARED_CONSTRAINTS
+from ..warn import warn
+
+CLASSIFIER_CONSTRAINTS = {
+    "class_weight": [StrOptions({"balanced"}), dict, None],
+    "calibration_size": [
+        Interval(Integral, 1, None, closed="left"),
+        Interval(Real, 0, 1, closed="neither"),
+        None,
+    ],
+    **SHARED_CONSTRAINTS,
+}
+
+
+class LabeledScoreMixin:
+    """Score on the rows that have a label."""
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy on the labeled rows.
+
+        Parameters
+        ----------
+        X : array-like
+            What ``predict`` takes.
+        y : array-like of shape (n_samples,)
+            Classes; rows that are unlabeled (-1, None or NaN) do not count.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row.
+
+        Returns
+        -------
+        accuracy : float
+        """
+        labeled = is_labeled(y)
+        if not labeled.any():
+            raise ValueError("y has no labeled row to score on: every label is -1.")
+        weights = _check_sample_weight(sample_weight, labeled)[labeled]
+        if not weights.any():
+            raise ValueError("sample_weight must not be 0 for every labeled row.")
+        found = np.asarray(self.predict(X))
+        if len(found) != len(labeled):
+            raise ValueError(
+                "Found input variables with inconsistent numbers of samples: "
+                f"X has {len(found)} rows, y has {len(labeled)}."
+            )
+        truth = np.asarray(y).reshape(-1)  # y may be a column
+        hits = found[labeled] == truth[labeled]
+        return float(np.average(hits, weights=weights))
+
+
+# labeled rows that are withheld, with their classes and their sample_weight
+Held = namedtuple("Held", "rows codes weights")
+
+
+class ClassificationRole(LabeledScoreMixin, ClassifierMixin):
+    """Encode partly labeled y, and predict classes from the module's probabilities."""
+
+    def _encode_y(self, y, samples):
+        """Set ``classes_`` and return class codes, -1 for an unlabeled row."""
+        classes, codes = encode_labels(check_labels(y, n_samples=len(samples)))
+        if self._continued is not None and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"warm_start=True continues on the classes {self.classes_}, but y has "
+                f"{classes}: use warm_start=False."
+            )
+        self.classes_ = classes
+        self.calibration_temperature_ = 1.0  # until the end: callbacks may predict
+        return codes
+
+    def _split_calibration(self, codes, samples, sample_weight, seed):
+        """Divide the labeled rows into those to train on and those to calibrate on.
+
+        Only rows that can be read and have a weight are of use for either.
+
+        Parameters
+        ----------
+        codes : ndarray of int of shape (n_samples,)
+            -1 for an unlabeled row.
+        samples : Samples
+        sample_weight : array-like of shape (n_samples,) or None
+        seed : int
+
+        Returns
+        -------
+        rows : Samples
+            Without labeled rows of weight 0.
+        trained : ndarray of int of shape (n_samples,)
+            The codes, -1 where the label is withheld.
+        weights : ndarray of shape (n_samples,) or None
+            How often each labeled row is drawn; None: all equally often.
+        held : Held
+            Rows whose labels are withheld.
+        """
+        self._check_class_weight()
+        own = _check_sample_weight(sample_weight, codes >= 0)
+        given = own * self._class_weights()[codes]
+        weightless = (codes >= 0) & (given == 0)
+        rows = samples.without(weightless)
+        if rows.n_trained < 2:  # BatchNorm cannot train on one
+            rows = samples
+        usable = np.where(samples.bad | weightless, -1, codes)
+        self._check_usable(usable, codes)
+        trained, held = codes, np.empty(0, int)
+        if self._continued is None or not hasattr(self, "_held_seed"):
+            self._held_seed = seed
+        if self.calibration_size is not None:
+            # what goes on with the same y withholds the same rows: it knows the others
+            usable, held = hold_out(usable, self.calibration_size, self._held_seed)
+            trained = codes.copy()
+            trained[held] = -1
+        held = Held(held, codes[held], own[held])
+        if self.class_weight is None and sample_weight is None:
+            return rows, trained, None, held
+        known = usable >= 0
+        weights = np.where(known, given, 0.0)
+        if self.class_weight == "balanced":
+            weights[known] /= np.bincount(usable[known])[usable[known]]
+        return rows, trained, weights, held
+
+    def _check_class_weight(self):
+        if not isinstance(self.class_weight, dict):
+            return
+        classes = self.classes_.tolist()
+        unknown = [name for name in self.class_weight if name not in classes]
+        if unknown:
+            raise ValueError(
+                f"class_weight names {unknown}, which are no labels of y: "
+                f"{self.classes_}."
+            )
+        weights = np.array([*self.class_weight.values()], dtype=float)
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(
+                f"class_weight={self.class_weight} must be finite and not negative."
+            )
+
+    def _class_weights(self):
+        """Return the weight that was given to each class."""
+        given = self.class_weight if isinstance(self.class_weight, dict) else {}
+        return np.array([given.get(name, 1.0) for name in self.classes_.tolist()])
+
+    def _check_usable(self, usable, codes):
+        """Say so where no labeled row, of a class or at all, is of use."""
+        lost = np.setdiff1d(codes[codes >= 0], usable)
+        if not len(lost):
+            return
+        if (usable < 0).all():
+            raise ValueError(
+                f"None of the {(codes >= 0).sum()} labeled rows is of use: their image "
+                "files cannot be read, or their sample_weight or class_weight is zero. "
+                "Label others."
+            )
+        names = ", ".join(map(str, self.classes_[lost].tolist()))
+        warn(
+            f"No labeled row of class {names} is of use: image files that cannot be "
+            "read, or whose sample_weight or class_weight is zero. Label others, or take "
+            "these labels away.",
+            UserWarning,
+        )
+
+    def _watch(self, held):
+        """Return what watches the accuracy on withheld rows; None: there are none."""
+        if not len(held.rows):
+            return None
+        return functools.partial(watch_accuracy, rows=held.rows, codes=held.codes)
+
+    def _finish(self, samples, codes, held, y):
+        """Calibrate on the rows withheld, and give every row of X a class.
+
+        A row has the given class, else the predicted one. One that could not be read
+        keeps the mark that unlabeled rows have in y.
+        """
+        p = self._forward_rows(samples)
+        if len(held.rows):
+            temperature = fit_temperature(p[held.rows], held.codes, held.weights)
+            self.calibration_temperature_ = temperature
+            self._check_held(len(held.rows))
+        codes = np.where(codes >= 0, codes, most_probable(p))
+        self.transduction_ = decode_labels(codes, self.classes_, like=y)
+
+    def _check_held(self, n_rows):
+        """Say so where the accuracy on withheld rows has fallen late."""
+        history = getattr(getattr(self, "net_", None), "history", [])
+        course = [
+            epoch["held_accuracy"]
+            for epoch in history
+            # every stage trains a network of its own
+            if "held_accuracy" in epoch  # Ctrl-C may have come before
+            and all(epoch.get(k) == history[-1].get(k) for k in ("stage", "round"))
+        ]
+        if not course:
+            return
+        best, last = max(course), course[-1]
+        mean = (best + last) / 2
+        # the best of many epochs is high by chance, too
+        if best - last > 3 * np.sqrt(2 * mean * (1 - mean) / n_rows):
+            warn(
+                f"The accuracy on the {n_rows} withheld rows fell from {best:.0%} to "
+                f"{last:.0%} at the end of the training: train shorter, lower lr, or "
+                "label more rows.",
+                CollapseWarning,
+            )
+
+    def _check_shares(self, shares, prior, rows, n_rows, *remedies, **settings):
+        """Say so where one class has nearly all of some rows, or another none of them.
+
+        Parameters
+        ----------
+        shares, prior : ndarray of shape (n_classes,)
+            Of these rows, and of the labeled ones whatever their weights; both sum to 1.
+        rows : str
+            What they are.
+        n_rows : int
+            Their number: of fewer than ten a class may be missing by chance.
+        *remedies : str
+            What to try.
+        **settings
+            Parameters that may help, unless they are set like that.
+        """
+        most, least = shares.argmax(), shares.argmin()
+        expected = n_rows * prior
+        unset = [f"{k}={v!r}" for k, v in settings.items() if getattr(self, k) != v]
+        ways = " or ".join([*unset, *remedies, "more labels of what is rare"])
+        if (
+            shares[most] > (1 + prior[most]) / 2
+            and expected.sum() - expected[most] >= 10
+        ):
+            warn(
+                f"{shares[most]:.0%} of the {rows} are of class {self.classes_[most]}, "
+                f"but {prior[most]:.0%} of the labels. Unless your data are like that, "
+                f"try {ways}.",
+                CollapseWarning,
+            )
+        elif shares[least] < 1e-4 and expected[least] >= 10:
+            warn(
+                f"None of the {rows} is of class {self.classes_[least]}: try {ways}.",
+                CollapseWarning,
+            )
+
+    def predict_proba(self, X):
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes), float32
+            Columns in the order of ``classes_``.
+        """
+        return rescale(self._predict_rows(X), self.calibration_temperature_)
+
+    def predict(self, X):
+        """Return the class of each sample.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            -1 for a file that cannot be read, with ``on_error="skip"``.
+        """
+        codes = most_probable(self.predict_proba(X))
+        return decode_labels(codes, self.classes_)
+
+
+def _check_sample_weight(sample_weight, labeled):
+    """Return the weight of each row (None: 1), checked where it has a label."""
+    if sample_weight is None:
+        return np.ones(len(labeled))
+    given = np.asarray(sample_weight, dtype=np.float64)
+    if given.ndim == 0:
+        given = np.full(len(labeled), given)
+    if given.shape != labeled.shape:
+        raise ValueError(
+            f"sample_weight.shape == {given.shape}, expected {labeled.shape}!"
+        )
+    if not (np.isfinite(given) & (given >= 0))[labeled].all():
+        raise ValueError("sample_weight must be finite and not negative.")
+    return given

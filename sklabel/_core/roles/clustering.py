@@ -1,0 +1,80 @@
+"""The role of the clusterers: predict, labels."""
+
+import numpy as np
+from sklearn.base import (
+    ClusterMixin,
+)
+
+from ..health import set_n_clusters
+from ..labels import most_probable
+
+
+class PredictClustersMixin:
+    """Predict the cluster of samples from the module's probabilities."""
+
+    def predict_proba(self, X):
+        """Return the probability of each cluster.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_clusters), float32
+        """
+        return self._predict_rows(X)
+
+    def predict(self, X):
+        """Return the cluster of each sample.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        labels : ndarray of int of shape (n_samples,)
+            -1 for a file that cannot be read, with ``on_error="skip"``.
+        """
+        return most_probable(self.predict_proba(X))
+
+
+class ClusteringRole(PredictClustersMixin, ClusterMixin):
+    """What the clusterers that train a network have in common."""
+
+    def _set_labels(self, p, samples, remedy, remedy_largest, prior=None):
+        """Set ``labels_`` and what goes with them; return the clusters in use.
+
+        Parameters
+        ----------
+        p : ndarray of shape (n_samples, K)
+            Probabilities; clusters that no row uses do not count.
+        samples : Samples
+        remedy : str
+            What to do about clusters that are not in use.
+        remedy_largest : str
+            What to do about one cluster that holds most rows.
+        prior : Tensor of shape (K,) or None
+            Shares that the clusters were asked to have; None: equal ones.
+        """
+        good = ~samples.bad
+        labels = p[good].argmax(1)
+        used = np.unique(labels)
+        p = p[:, used] / p[:, used].sum(1, keepdims=True)
+        self.labels_ = np.full(len(samples), -1)
+        self.labels_[good] = np.searchsorted(used, labels)
+        self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
+        set_n_clusters(self, remedy, remedy_largest, prior)
+        return used
+
+
+def check_n_clusters(clusterer, samples):
+    """Check that there are as many readable rows as clusters."""
+    if clusterer.n_clusters > samples.n_trained:
+        raise ValueError(
+            f"n_clusters={clusterer.n_clusters} is larger than the number of samples, "
+            f"{samples.n_trained}."
+        )

@@ -1,0 +1,88 @@
+"""The role of the embedders: transform."""
+
+import numpy as np
+import torch
+from sklearn.base import (
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+
+from ...optim import scaled_lr
+from ..health import CollapseWarning, watch_features
+from ..warn import warn
+
+
+class EmbeddingRole(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """Transform samples into the encoder's features."""
+
+    def transform(self, X):
+        """Embed samples.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_features_out), float32
+            A row of NaN for a file that cannot be read, with ``on_error="skip"``.
+        """
+        return self._predict_rows(X)
+
+    def score(self, X, y=None):
+        """Return the negative training loss on X, so that a search needs no labels.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples of the fitted shape.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Higher is better. Values compare only at equal batch size and temperature.
+        """
+        samples = self._check_X(X)
+        net = self.net_
+        module = net.module_.eval()
+        losses = []
+        with self._seeded(), torch.inference_mode():
+            for rows in samples.epoch(self.batch_size):
+                x, y = samples[rows]
+                with net.autocast():
+                    loss = module.loss(net.to_device(x), y.to(net.device))
+                losses.append(float(loss[0] if isinstance(loss, tuple) else loss))
+        return -float(np.mean(losses))
+
+    @property
+    def _n_features_out(self):
+        return self.net_.module_.n_features_out
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def _fit_embedding(self, samples, remedy, **limits):
+        """Train the method's module; a collapse is told with what to change."""
+        with self._seeded():
+            module = self._continued or self._build_module(*samples.statistics())
+            lr = scaled_lr(self.lr, self.batch_size, self.lr_scaling)
+            self._fit_net(module, samples, watch=watch_features, lr=lr)
+        self._warn_collapse(remedy, **limits)
+        return self
+
+    def _warn_collapse(self, remedy, least_spread=0.05, least_rank=1.5):
+        if not self.net_.history:
+            return  # interrupted in the first epoch
+        spread = self.net_.history[-1].get("feature_std", 1.0)
+        rank = self.net_.history[-1].get("effective_rank", np.inf)
+        if spread < least_spread or rank < least_rank:
+            warn(
+                f"The features of {type(self).__name__} have collapsed (spread "
+                f"{spread:.3f} of 1, effective rank {rank:.1f}): {remedy}.",
+                CollapseWarning,
+            )

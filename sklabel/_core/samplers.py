@@ -1,0 +1,159 @@
+"""The order in which rows are drawn for training."""
+
+import itertools
+
+import numpy as np
+import torch
+
+from .samples import Samples, _my_share, _n_batches, _shuffled, _split
+
+
+class Paired(Samples):
+    """Samples where every row drawn for training comes with one of its neighbors.
+
+    Parameters
+    ----------
+    samples : Samples
+    neighbors : ndarray of int of shape (n_samples, n_neighbors)
+        A batch is ``(x, x_neighbor), rows``; the neighbor is drawn uniformly.
+    """
+
+    def __init__(self, samples, neighbors):
+        super().__init__(
+            samples.source, samples.sample_shape, samples.channels_last, samples.bad
+        )
+        self.neighbors = neighbors
+
+    def epoch(self, batch_size):
+        for rows in super().epoch(batch_size):
+            draw = torch.randint(self.neighbors.shape[1], (len(rows),)).numpy()
+            yield rows, self.neighbors[rows, draw]
+
+    def __getitem__(self, rows):
+        if not isinstance(rows, tuple):
+            return super().__getitem__(rows)
+        (x, y), (partner, _) = map(super().__getitem__, rows)
+        return (x, partner), y
+
+
+class FixedSteps(Samples):
+    """Samples whose epoch is a number of steps, whatever the number of rows.
+
+    Parameters
+    ----------
+    samples : Samples
+    n_steps : int
+        Batches of an epoch; passes over the rows follow each other, each in a new order.
+    """
+
+    def __init__(self, samples, n_steps):
+        super().__init__(
+            samples.source, samples.sample_shape, samples.channels_last, samples.bad
+        )
+        self.n_steps = n_steps
+
+    def n_batches(self, batch_size):
+        return self.n_steps
+
+    def epoch(self, batch_size):
+        passes = (super(FixedSteps, self).epoch(batch_size) for _ in itertools.count())
+        yield from itertools.islice(itertools.chain.from_iterable(passes), self.n_steps)
+
+
+class Mixed(Samples):
+    """Samples whose every batch holds labeled and unlabeled rows.
+
+    Parameters
+    ----------
+    samples : Samples
+    targets : ndarray of int of shape (n_samples,)
+        -1 for an unlabeled row.
+    ratio : float
+        Unlabeled rows per labeled row of a batch; 0 or no unlabeled row: none.
+    include_labeled : bool
+        Whether the labeled images also stand among the unlabeled ones.
+    weights : ndarray of shape (n_samples,) or None
+        How often a labeled row is drawn, compared with the others; None: equally often.
+
+    Notes
+    -----
+    A batch is ``x, y``: first the labeled rows, then the unlabeled ones, where ``y`` is
+    ``-1 - row``. An epoch is one pass over the unlabeled rows, or over the labeled ones
+    where these take more steps; the others are repeated as often as needed. Labeled
+    rows alone come at least two at a time, if need be a row twice, as BatchNorm cannot
+    train on one.
+    """
+
+    def __init__(self, samples, targets, ratio, include_labeled=True, weights=None):
+        super().__init__(
+            samples.source, samples.sample_shape, samples.channels_last, samples.bad
+        )
+        self.targets = np.asarray(targets)
+        self.ratio = ratio
+        good = ~self.bad
+        labeled = good & (self.targets >= 0)
+        self.labeled = np.flatnonzero(labeled)
+        self.weights = None if weights is None else weights[self.labeled]
+        unlabeled = good & (self.targets < 0)
+        self.unlabeled = np.flatnonzero(unlabeled | (labeled & include_labeled))
+        if ratio <= 0 or len(self.unlabeled) == 0 or not (good & (targets < 0)).any():
+            # everything is labeled: plain supervised training
+            self.unlabeled = np.empty(0, int)
+
+    def n_batches(self, batch_size):
+        if len(self.unlabeled) == 0:
+            return _n_batches(len(_my_share(self.labeled)), max(2, batch_size))
+        n_labeled = _n_batches(len(self.labeled), batch_size)
+        return max(n_labeled, len(self.unlabeled) // self.n_unlabeled(batch_size))
+
+    def epoch(self, batch_size):
+        if len(self.unlabeled) == 0:
+            for rows in _split(self._labeled_pass(), max(2, batch_size)):
+                yield rows.repeat(2 if len(rows) == 1 else 1), self.unlabeled
+            return
+        unlabeled = self._unlabeled_stream(self.n_unlabeled(batch_size))
+        labeled = self._labeled_stream(batch_size)
+        for _ in range(self.n_batches(batch_size)):
+            rows = next(unlabeled)
+            yield next(labeled), rows
+
+    def __getitem__(self, rows):
+        if not isinstance(rows, tuple):
+            return super().__getitem__(rows)
+        labeled, unlabeled = rows
+        x, y = super().__getitem__(np.concatenate(rows))
+        y[len(labeled) :] = torch.from_numpy(-1 - unlabeled)
+        return x, y
+
+    def class_shares(self, n_classes, drawn=False):
+        """Return the share of each class in the labeled rows, as they are or as drawn."""
+        codes, weights = self.targets[self.labeled], self.weights if drawn else None
+        counts = np.bincount(codes, weights=weights, minlength=n_classes)
+        return counts / counts.sum()
+
+    def n_unlabeled(self, batch_size):
+        return min(max(1, round(batch_size * self.ratio)), len(self.unlabeled))
+
+    def _labeled_stream(self, batch_size):
+        """Yield batches of labeled rows without end, one pass after the other."""
+        passes = (self._labeled_pass() for _ in itertools.count())
+        rows = itertools.chain.from_iterable(passes)
+        while True:
+            yield np.fromiter(itertools.islice(rows, batch_size), int, batch_size)
+
+    def _unlabeled_stream(self, batch_size):
+        """Yield batches of unlabeled rows without end, in none of them a row twice."""
+        while True:
+            order = _shuffled(self.unlabeled)
+            for start in range(0, len(order) - batch_size + 1, batch_size):
+                yield order[start : start + batch_size]
+
+    def _labeled_pass(self):
+        """Return the labeled rows in random order, each as often as its weight says."""
+        if self.weights is None:
+            return _shuffled(self.labeled)
+        n = len(self.labeled)
+        edges = np.append(0, self.weights.cumsum() / self.weights.sum() * n)
+        edges[-1] = n
+        counts = np.diff(np.floor(edges + float(torch.rand(()))).astype(int))
+        return _shuffled(np.repeat(self.labeled, counts))
