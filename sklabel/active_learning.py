@@ -1,13 +1,12 @@
 """The loop of active learning: choose rows, ask for their labels, learn, choose again."""
 
 import time
-from numbers import Integral
+from collections.abc import Callable
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_random_state
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
@@ -16,6 +15,7 @@ from ._core.inputs import _as_images, _as_paths
 from ._core.labels import check_labels, encode_labels, is_labeled
 from ._core.learner import Learner
 from ._core.nested import fit_partly, last_step
+from ._core.parameters import KW_ONLY, Count, CountOrZero, Parameters, RandomState
 from ._core.roles.classification import LabeledScoreMixin
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
@@ -52,6 +52,7 @@ class ActiveLearningClassifier(
     MetaEstimatorMixin,
     ClassifierMixin,
     CallbackSupportMixin,
+    Parameters,
     BaseEstimator,
 ):
     """Classify with labels that are asked for in rounds.
@@ -65,36 +66,36 @@ class ActiveLearningClassifier(
 
     Parameters
     ----------
-    classifier : estimator or None, default=None
+    classifier : estimator or None
         What is trained; cloned. None: :class:`sklabel.classification.SupervisedClassifier`.
         One that does not know unlabeled rows, as most of scikit-learn, gets the labeled
         ones.
-    selector : selector or None, default=None
+    selector : selector or None
         Chooses the rows of a round; cloned. Its ``classifier``, where it has one, is that
         of the loop; in a pipeline, which shows it something else, it is its own. None:
         :class:`sklabel.selection.UncertaintySelector`.
-    initial_selector : selector or None, default=None
+    initial_selector : selector or None
         Chooses the first rows; cloned. None: :class:`sklabel.selection.USLSelector`.
-    n_rounds : int, default=5
+    n_rounds : int
         Rounds of ``fit`` after the first choice, >= 0.
-    n_samples : int, default=40
+    n_samples : int
         Rows asked in a round, >= 1; the last round may have fewer.
-    n_initial : int or None, default=None
+    n_initial : int or None
         Rows asked at first; None: ``n_samples``.
-    oracle : callable or None, default=None
+    oracle : callable or None
         ``oracle(indices)`` returns the labels of rows; -1, None or NaN where it has none,
         and such a row is not asked again. None: labels are uncovered from the y that is
         given to ``fit``, for the rows asked alone. A search or a cross-validation needs
         None: there the rows are those of a fold, of which an oracle does not know.
-    embedder : estimator or None, default=None
+    embedder : estimator or None
         Gives the vectors of images to selectors that need vectors; cloned and fitted
         once, or used as it is in a :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.SimCLRTransformer`. Not used for 2-D X.
-    warm_start : bool, default=False
+    warm_start : bool
         Whether the classifier (the last step of a pipeline) continues from the weights of
         the round before, for which it must have a parameter of that name; else each round
         starts anew, and so does one that meets a new class.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of classifier, selectors and embedder that have none of their own.
 
     Attributes
@@ -166,43 +167,17 @@ class ActiveLearningClassifier(
     (1797,)
     """
 
-    _parameter_constraints = {
-        "classifier": [BaseEstimator, None],
-        "selector": [BaseEstimator, None],
-        "initial_selector": [BaseEstimator, None],
-        "n_rounds": [Interval(Integral, 0, None, closed="left")],
-        "n_samples": [Interval(Integral, 1, None, closed="left")],
-        "n_initial": [Interval(Integral, 1, None, closed="left"), None],
-        "oracle": [callable, None],
-        "embedder": [BaseEstimator, None],
-        "warm_start": ["boolean"],
-        "random_state": ["random_state"],
-    }
-
-    def __init__(
-        self,
-        classifier=None,
-        selector=None,
-        initial_selector=None,
-        *,
-        n_rounds=5,
-        n_samples=40,
-        n_initial=None,
-        oracle=None,
-        embedder=None,
-        warm_start=False,
-        random_state=None,
-    ):
-        self.classifier = classifier
-        self.selector = selector
-        self.initial_selector = initial_selector
-        self.n_rounds = n_rounds
-        self.n_samples = n_samples
-        self.n_initial = n_initial
-        self.oracle = oracle
-        self.embedder = embedder
-        self.warm_start = warm_start
-        self.random_state = random_state
+    classifier: BaseEstimator | None = None
+    selector: BaseEstimator | None = None
+    initial_selector: BaseEstimator | None = None
+    _: KW_ONLY
+    n_rounds: CountOrZero = 5
+    n_samples: Count = 40
+    n_initial: Count | None = None
+    oracle: Callable | None = None
+    embedder: BaseEstimator | None = None
+    warm_start: bool = False
+    random_state: RandomState = None
 
     @fitting
     def fit(self, X, y=None):

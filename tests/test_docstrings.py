@@ -19,16 +19,16 @@ PACKAGE = Path(sklabel.__file__).parent
 # Parameters that mean the same in every estimator that trains a net.
 SHARED = [
     "backbone",
+    "warm_start",
+    "checkpoint_dir",
+    "net_params",
     "image_shape",
     "image_size",
     "on_error",
-    "warm_start",
     "device",
     "precision",
-    "checkpoint_dir",
     "random_state",
     "verbose",
-    "net_params",
 ]
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 

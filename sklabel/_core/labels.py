@@ -189,7 +189,7 @@ def is_labeled(y, unlabeled=-1):
 
     Examples
     --------
-    >>> from sklabel._labels import is_labeled
+    >>> from sklabel._core.labels import is_labeled
     >>> is_labeled([0, -1, 2]).tolist()
     [True, False, True]
     """
@@ -282,7 +282,7 @@ def encode_labels(y, *, classes=None, unlabeled=-1):
 
     Examples
     --------
-    >>> from sklabel._labels import encode_labels
+    >>> from sklabel._core.labels import encode_labels
     >>> classes, codes = encode_labels(["dog", -1, "cat"])
     >>> classes.tolist(), codes.tolist()
     (['cat', 'dog'], [1, -1, 0])
@@ -331,7 +331,7 @@ def decode_labels(codes, classes, like=None):
     Examples
     --------
     >>> import numpy as np
-    >>> from sklabel._labels import decode_labels
+    >>> from sklabel._core.labels import decode_labels
     >>> decode_labels(np.array([1, -1]), np.array([3, 7])).tolist()
     [7, -1]
     >>> decode_labels(np.array([1, -1]), np.array([3, 7]), like=[3, None]).tolist()

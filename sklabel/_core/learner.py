@@ -2,7 +2,6 @@
 
 import threading
 from contextlib import contextmanager
-from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from sklearn.base import (
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..augment import build_augment
@@ -21,7 +19,8 @@ from ..backbones import build_backbone
 from . import persistence
 from .callbacks import CallbackSupportMixin, Stage
 from .inputs import check_pixel_range, check_samples
-from .net import OPTIMIZERS, SCHEDULES, Net, resolve_device
+from .net import Net, resolve_device
+from .parameters import Inference, Training
 from .samples import PIXEL_RANGES
 from .warn import warn
 
@@ -29,39 +28,108 @@ from .warn import warn
 _GENERATOR_LOCK = threading.RLock()
 
 
-SHARED_CONSTRAINTS = {
-    "backbone": [str, torch.nn.Module, BaseEstimator],
-    "max_epochs": [Interval(Integral, 1, None, closed="left")],
-    "max_steps": [Interval(Integral, 1, None, closed="left"), None],
-    "batch_size": [Interval(Integral, 2, None, closed="left")],
-    "optimizer": [StrOptions(set(OPTIMIZERS)), callable],
-    "lr": [Interval(Real, 0, None, closed="neither")],
-    "weight_decay": [Interval(Real, 0, None, closed="left")],
-    "schedule": [StrOptions(set(SCHEDULES)), callable],
-    "warmup_epochs": [Interval(Real, 0, None, closed="left")],
-    "image_shape": ["array-like", None],
-    "image_size": [Interval(Integral, 1, None, closed="left"), "array-like", None],
-    "on_error": [StrOptions({"raise", "skip"})],
-    "warm_start": ["boolean"],
-    "device": [str, torch.device],
-    "precision": [StrOptions({"auto", "bfloat16", "float32"})],
-    "checkpoint_dir": [str, Path, None],
-    "random_state": ["random_state"],
-    "verbose": ["verbose"],
-    "net_params": [dict, None],
-}
-
-
 def unfrozen(estimator):
     """Return what a FrozenEstimator holds; anything else as it is."""
     return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
 
 
-class Learner(CallbackSupportMixin, BaseEstimator):
+class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True):
+    """Base of all estimators that apply a network: ``net_``, made in ``fit``.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per epoch ``train_loss``.
+    encoder_ : nn.Module
+        Trained encoder.
+    sample_shape_ : tuple of int
+        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
+    n_features_in_ : int
+        Values per sample.
+    """
+
+    @contextmanager
+    def _seeded(self):
+        """Seed torch from ``random_state``, and give its generators back afterwards."""
+        if self.random_state is None:
+            seed = int(np.random.default_rng().integers(2**31 - 1))
+        else:
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        cuda = resolve_device(self.device).type == "cuda"
+        with (
+            _GENERATOR_LOCK,
+            torch.random.fork_rng(
+                devices=range(torch.cuda.device_count()) if cuda else []
+            ),
+        ):
+            torch.manual_seed(seed)
+            yield seed
+
+    def _restore_net(self, weights, history):
+        """Set ``net_`` from saved weights; the inverse of saving it."""
+        shape = self.sample_shape_
+        shape = shape if len(shape) == 1 else (shape[0], 1, 1)
+        with self._seeded():  # the first weights are drawn, and overwritten
+            module = self._rebuild_module(torch.zeros(shape), torch.ones(shape))
+        module.load_state_dict(weights)
+        self.net_ = self._make_net(module, self._pixel_range)
+        for epoch in history:
+            self.net_.history.new_epoch()
+            self.net_.history[-1].update(epoch)
+
+    def _rebuild_module(self, mean, std):
+        return self._build_module(mean, std)
+
+    def _predict_rows(self, X):
+        """Return the module's forward for every row, float32; NaN for unreadable ones."""
+        return self._forward_rows(self._check_X(X))
+
+    def _forward_rows(self, samples):
+        rows = self.net_.forward(samples).numpy()
+        rows[samples.bad] = np.nan
+        return rows
+
+    @property
+    def encoder_(self):
+        """Trained encoder, as other estimators take it through ``backbone=``."""
+        check_is_fitted(self)
+        return self.net_.module_.backbone
+
+    def save(self, folder):
+        """Write the estimator into a folder as safetensors and JSON.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it does not exist. Nothing executable is written; ``sklabel.load``
+            reads it.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is an object of the user's own, which only pickle can keep.
+        """
+        check_is_fitted(self)
+        persistence.save(self, folder)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+class Learner(Training, NetEstimator, abstract=True):
     """Base of all estimators that train a module through a net.
 
     A method file gives the module and the public face. The base checks X, builds the
     parts, holds the seed, trains, saves and loads.
+
+    Attributes
+    ----------
+    n_iter_ : int
+        Epochs trained.
+    interrupted_ : bool
+        Whether Ctrl-C ended the training early.
     """
 
     # of the last fit: names of the weights that it may have started from, whether it
@@ -124,23 +192,6 @@ class Learner(CallbackSupportMixin, BaseEstimator):
             if known is not None and _holds(known, own):
                 return known
         return own
-
-    @contextmanager
-    def _seeded(self):
-        """Seed torch from ``random_state``, and give its generators back afterwards."""
-        if self.random_state is None:
-            seed = int(np.random.default_rng().integers(2**31 - 1))
-        else:
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        cuda = resolve_device(self.device).type == "cuda"
-        with (
-            _GENERATOR_LOCK,
-            torch.random.fork_rng(
-                devices=range(torch.cuda.device_count()) if cuda else []
-            ),
-        ):
-            torch.manual_seed(seed)
-            yield seed
 
     def _build_backbone(self, mean=None, std=None):
         """Return the encoder to train; "auto": that of the embedder, if one was fitted."""
@@ -279,58 +330,6 @@ class Learner(CallbackSupportMixin, BaseEstimator):
                 UserWarning,
             )
         return self
-
-    def _restore_net(self, weights, history):
-        """Set ``net_`` from saved weights; the inverse of saving it."""
-        shape = self.sample_shape_
-        shape = shape if len(shape) == 1 else (shape[0], 1, 1)
-        with self._seeded():  # the first weights are drawn, and overwritten
-            module = self._rebuild_module(torch.zeros(shape), torch.ones(shape))
-        module.load_state_dict(weights)
-        self.net_ = self._make_net(module, self._pixel_range)
-        for epoch in history:
-            self.net_.history.new_epoch()
-            self.net_.history[-1].update(epoch)
-
-    def _rebuild_module(self, mean, std):
-        return self._build_module(mean, std)
-
-    def _predict_rows(self, X):
-        """Return the module's forward for every row, float32; NaN for unreadable ones."""
-        return self._forward_rows(self._check_X(X))
-
-    def _forward_rows(self, samples):
-        rows = self.net_.forward(samples).numpy()
-        rows[samples.bad] = np.nan
-        return rows
-
-    @property
-    def encoder_(self):
-        """Trained encoder, as other estimators take it through ``backbone=``."""
-        check_is_fitted(self)
-        return self.net_.module_.backbone
-
-    def save(self, folder):
-        """Write the estimator into a folder as safetensors and JSON.
-
-        Parameters
-        ----------
-        folder : str or Path
-            Made if it does not exist. Nothing executable is written; ``sklabel.load``
-            reads it.
-
-        Raises
-        ------
-        TypeError
-            If a parameter is an object of the user's own, which only pickle can keep.
-        """
-        check_is_fitted(self)
-        persistence.save(self, folder)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
 
 
 def _holds(outer, inner):

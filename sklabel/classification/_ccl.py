@@ -1,20 +1,27 @@
 """CCL: codes of an autoencoder gather around one center a class (Roda, Geva, 2024)."""
 
-from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.callbacks import fitting
 from .._core.codes import CenteredCodes, CodesMixin
 from .._core.evaluation import predict_all
 from .._core.learner import Learner
-from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.parameters import (
+    KW_ONLY,
+    Count,
+    NonNegative,
+    Optimizer,
+    Positive,
+    Schedule,
+)
+from .._core.roles.classification import ClassificationRole
 from .._core.samplers import FixedSteps, Mixed
 from ..losses import contrastive_clustering, student_assignment, target_divergence
 
@@ -96,91 +103,46 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
 
     Parameters
     ----------
-    contrastive_weight : float, default=1.0
+    contrastive_weight : float
         Weight of the contrastive loss of the labeled rows, >= 0. Paper: not given.
-    cluster_weight : float, default=1.0
+    cluster_weight : float
         Weight of the clustering loss of all rows, >= 0. Paper: not given; 0.1 in DCEC.
-    reconstruction_weight : float, default=1.0
+    reconstruction_weight : float
         Weight of the reconstruction of all rows, >= 0; 0: the decoder is not trained.
-    unlabeled_ratio : float, default=7
+    unlabeled_ratio : float
         Rows of X, labeled or not, per labeled row in a batch, > 0. With the default
         ``batch_size`` 256 rows in all, as in DCEC.
-    contrast : {"rows", "literal", "centers"}, default="rows"
+    contrast : {"rows", "literal", "centers"}
         What a labeled row is contrasted with. "rows": for its center, the rows of other
         classes in the batch, by cosine. "literal": the same as the paper prints it,
         without the row itself in the denominator, by dot product and summed over classes;
         it has no lower bound, so give it a ``contrastive_weight`` of some 1e-4.
         "centers": the other centers, by dot product. See
         :func:`sklabel.losses.contrastive_clustering`.
-    temperature : float, default=0.5
+    temperature : float
         Divides the similarities in the contrastive loss, > 0. Paper: tau, not given.
-    alpha : float, default=1.0
+    alpha : float
         Degrees of freedom of the assignment, > 0.
-    update_interval : int, default=80
+    update_interval : int
         Steps between two updates of the targets; an epoch of ``net_.history``. Smaller
         sets learn faster with smaller ones.
-    embedder : estimator or None, default=None
+    embedder : estimator or None
         Gives the codes; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
         embedders have no decoder and need ``reconstruction_weight=0``. Searches reach its
         parameters as ``embedder__temperature``.
-    class_weight : dict, "balanced" or None, default=None
-        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
-        class equally often; None: every row equally often.
-    calibration_size : int, float or None, default=None
+    calibration_size : int, float or None
         Labeled rows, or their share, that are withheld from training to fit the
         temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
         probabilities as trained, here usually not sure enough.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=100
-        Passes over X. Published: 10 after each of 20 queries for labels.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=32
+    max_epochs
+        Published: 10 after each of 20 queries for labels.
+    batch_size : int
         Labeled samples per step; labeled rows are repeated as needed.
-    optimizer : str or class, default="adam"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=1e-3
-        Peak learning rate.
-    weight_decay : float, default=0.0
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted.
-    transduction_ : ndarray of shape (n_samples,)
-        A class for every row of X: the given label, else the predicted one.
-    calibration_temperature_ : float
-        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     class_centers_ : ndarray of shape (n_classes, n_components)
         Center of each class, in the space of the codes.
     embedder_ : estimator
@@ -192,16 +154,8 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         changed their class), ``confident_share`` (rows with a probability above 0.5) and
         ``class_shares`` (of the rows, by predicted class); with ``calibration_size`` also
         ``held_accuracy`` (on the rows withheld).
-    encoder_ : nn.Module
-        Trained encoder.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
     n_iter_ : int
         Rounds of ``update_interval`` steps trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -255,84 +209,20 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     (1797,)
     """
 
-    _parameter_constraints = {
-        "contrastive_weight": [Interval(Real, 0, None, closed="left")],
-        "cluster_weight": [Interval(Real, 0, None, closed="left")],
-        "reconstruction_weight": [Interval(Real, 0, None, closed="left")],
-        "unlabeled_ratio": [Interval(Real, 0, None, closed="neither")],
-        "contrast": [StrOptions({"rows", "literal", "centers"})],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "alpha": [Interval(Real, 0, None, closed="neither")],
-        "update_interval": [Interval(Integral, 1, None, closed="left")],
-        "embedder": [BaseEstimator, None],
-        **CLASSIFIER_CONSTRAINTS,
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        contrastive_weight=1.0,
-        cluster_weight=1.0,
-        *,
-        reconstruction_weight=1.0,
-        unlabeled_ratio=7,
-        contrast="rows",
-        temperature=0.5,
-        alpha=1.0,
-        update_interval=80,
-        embedder=None,
-        class_weight=None,
-        calibration_size=None,
-        backbone="auto",
-        max_epochs=100,
-        max_steps=None,
-        batch_size=32,
-        optimizer="adam",
-        lr=1e-3,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.contrastive_weight = contrastive_weight
-        self.cluster_weight = cluster_weight
-        self.reconstruction_weight = reconstruction_weight
-        self.unlabeled_ratio = unlabeled_ratio
-        self.contrast = contrast
-        self.temperature = temperature
-        self.alpha = alpha
-        self.update_interval = update_interval
-        self.embedder = embedder
-        self.class_weight = class_weight
-        self.calibration_size = calibration_size
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    contrastive_weight: NonNegative = 1.0
+    cluster_weight: NonNegative = 1.0
+    _: KW_ONLY
+    reconstruction_weight: NonNegative = 1.0
+    unlabeled_ratio: Positive = 7
+    contrast: Literal["rows", "literal", "centers"] = "rows"
+    temperature: Positive = 0.5
+    alpha: Positive = 1.0
+    update_interval: Count = 80
+    embedder: BaseEstimator | None = None
+    max_epochs: Count = 100
+    batch_size: Count = 32
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y, sample_weight=None):

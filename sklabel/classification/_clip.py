@@ -1,7 +1,7 @@
 """CLIP as a classifier: classes from their names, and from a few labels (2021)."""
 
 import copy
-from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,14 +11,22 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, get_tags
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.inputs import ImageFiles, check_samples
 from .._core.labels import check_labels, decode_labels, encode_labels, is_labeled
 from .._core.learner import Learner, unfrozen
-from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.parameters import (
+    KW_ONLY,
+    ArrayLike,
+    AtLeastTwo,
+    Augment,
+    Count,
+    NonNegative,
+    Positive,
+)
+from .._core.roles.classification import ClassificationRole
 from .._core.warn import warn
 from ..embedding import CLIPTransformer
 from ..losses import unit_rows
@@ -229,100 +237,60 @@ class CLIPClassifier(ClassificationRole, Learner):
 
     Parameters
     ----------
-    class_names : list of str, dict or None, default=None
+    class_names : list of str, dict or None
         Names of the classes; labels in y are these names or their positions in this
         list. A dict {label: name} keeps the labels as classes. None: the labels of y
         are the classes, and their text is their name.
-    prompts : str, list of str, or dict, default=seven templates
+    prompts : str, list of str, or dict
         Texts for each class: templates with a place ``{}`` for the name, or a dict
         {class or name: text or list of texts}. What the towers were trained on matters:
         names alone, ``"{}"``, where captions were short. Default: seven that the
         authors chose from eighty for ImageNet, and of which they found the average as
         good.
-    few_shot : {"zero_shot", "linear", "adapter", "fine_tune"}, default="zero_shot"
+    few_shot : {"zero_shot", "linear", "adapter", "fine_tune"}
         What is done with labels. "zero_shot": nothing but ``transduction_``; "linear":
         a linear probe of the embeddings; "adapter": similarities to the labeled rows
         are added to those to the texts, without training; "fine_tune": both towers are
         trained on the prompts of the labeled rows.
-    C : float or "auto", default="auto"
+    C : float or "auto"
         Inverse strength of the probe's penalty, > 0; "auto": from 0.01 to 10,000, the
         best on labeled rows left out.
-    shrink_to : {"text", "zero"}, default="text"
+    shrink_to : {"text", "zero"}
         What the penalty pulls the probe to. "text": the classifier of the prompts, so
         that few labels correct it and classes without one keep it; "zero": a plain
         probe, as in the paper.
-    alpha : float or "auto", default=1.0
+    alpha : float or "auto"
         Weight of the memory in the adapter, >= 0. "auto": the best on each labeled row
         left out in turn.
-    beta : float or "auto", default=5.5
+    beta : float or "auto"
         Sharpness of the memory in the adapter, > 0. "auto": as ``alpha``.
-    logit_scale : float or None, default=None
+    logit_scale : float or None
         Factor of the cosines before the softmax, > 0; None: that of the embedder. The
         paper has 100.
-    embedder : CLIPTransformer or None, default=None
+    embedder : CLIPTransformer or None
         Fitted: used as it is. With published ``weights`` and not fitted: cloned and
         loaded. Any other has learned nothing and is refused, but trained with a warning
         where ``few_shot`` is "fine_tune". None: one of small towers, trained on the
         prompts of the labeled rows with the parameters of training below. A clone of
         this classifier, as a search makes, keeps a fitted one only in a
         :class:`sklearn.frozen.FrozenEstimator`.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": a crop of nine tenths of the area at least for images,
         :class:`sklabel.augment.VectorNoise` for vectors. No flips: texts may say left
         and right.
-    class_weight : dict, "balanced" or None, default=None
+    class_weight : dict, "balanced" or None
         Weight of labeled rows of a class in the probe and in the memory: {class:
         weight}; "balanced": every class the same; None: every row the same.
-    calibration_size : int, float or None, default=None
-        Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones.
-        None: probabilities as trained, usually too sure.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=100
+    max_epochs : int
         Passes over the labeled rows, where towers are trained or fine-tuned.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=64
-        Samples per step.
-    optimizer : str or class, default="adamw"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=1e-3
-        Peak learning rate. Published weights are fine-tuned with 1e-5 or less.
-    weight_decay : float, default=0.2
+    lr
+        Published weights are fine-tuned with 1e-5 or less.
+    weight_decay : float
         Decay of weights; biases, norms and the temperature have none. In fine-tuning
         1e-3.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted.
     prompts_ : list of n_classes list of str
         Texts of each class, in the order of ``classes_``.
     class_embedding_ : ndarray of shape (n_classes, n_features), float32
@@ -333,24 +301,14 @@ class CLIPClassifier(ClassificationRole, Learner):
         Of the probe, where there is one.
     alpha_, beta_ : float
         Of the adapter, where there is one.
-    transduction_ : ndarray of shape (n_samples,)
-        A class for every row of X: the given label, else the predicted one.
-    calibration_temperature_ : float
-        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     embedder_ : CLIPTransformer
         Fitted embedder; ``embedder_.net_.history`` tells of its training.
     net_ : skorch.NeuralNet
         Image tower and classifier, for prediction only.
     encoder_ : nn.Module
         Image tower.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
     n_iter_ : int
         Epochs that the embedder was trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -403,87 +361,20 @@ class CLIPClassifier(ClassificationRole, Learner):
     True
     """
 
-    _parameter_constraints = {
-        "class_names": ["array-like", dict, None],
-        "prompts": [str, "array-like", dict],
-        "few_shot": [StrOptions({"zero_shot", "linear", "adapter", "fine_tune"})],
-        "C": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "shrink_to": [StrOptions({"text", "zero"})],
-        "alpha": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "beta": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "logit_scale": [Interval(Real, 0, None, closed="neither"), None],
-        "embedder": [BaseEstimator, None],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **CLASSIFIER_CONSTRAINTS,
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        class_names=None,
-        *,
-        prompts=_TEMPLATES,
-        few_shot="zero_shot",
-        C="auto",
-        shrink_to="text",
-        alpha=1.0,
-        beta=5.5,
-        logit_scale=None,
-        embedder=None,
-        augment="auto",
-        class_weight=None,
-        calibration_size=None,
-        backbone="auto",
-        max_epochs=100,
-        max_steps=None,
-        batch_size=64,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=0.2,
-        schedule="cosine",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.class_names = class_names
-        self.prompts = prompts
-        self.few_shot = few_shot
-        self.C = C
-        self.shrink_to = shrink_to
-        self.alpha = alpha
-        self.beta = beta
-        self.logit_scale = logit_scale
-        self.embedder = embedder
-        self.augment = augment
-        self.class_weight = class_weight
-        self.calibration_size = calibration_size
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    class_names: ArrayLike | dict | None = None
+    _: KW_ONLY
+    prompts: str | ArrayLike | dict = _TEMPLATES
+    few_shot: Literal["zero_shot", "linear", "adapter", "fine_tune"] = "zero_shot"
+    C: Positive | Literal["auto"] = "auto"
+    shrink_to: Literal["text", "zero"] = "text"
+    alpha: NonNegative | Literal["auto"] = 1.0
+    beta: Positive | Literal["auto"] = 5.5
+    logit_scale: Positive | None = None
+    embedder: BaseEstimator | None = None
+    augment: Augment = "auto"
+    max_epochs: Count = 100
+    batch_size: AtLeastTwo = 64
+    weight_decay: NonNegative = 0.2
 
     @fitting
     def fit(self, X, y=None, sample_weight=None):

@@ -1,17 +1,28 @@
 """FixMatch: pseudo-labels from weak views teach strong views (Sohn et al., 2020)."""
 
-from numbers import Integral, Real
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .._core.callbacks import fitting
 from .._core.health import CollapseWarning
 from .._core.learner import Learner
-from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.parameters import (
+    KW_ONLY,
+    Augment,
+    BelowOne,
+    Count,
+    NonNegative,
+    Optimizer,
+    Positive,
+    Schedule,
+    UnitInterval,
+)
+from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Mixed
 from .._core.warn import warn
 from ..losses import pseudo_label, pseudo_targets
@@ -117,94 +128,50 @@ class FixMatchClassifier(ClassificationRole, Learner):
 
     Parameters
     ----------
-    threshold : float, default=0.95
+    threshold : float
         Smallest probability of a pseudo-label, in [0, 1]. Paper: tau.
-    unlabeled_weight : float, default=1.0
+    unlabeled_weight : float
         Weight of the unlabeled loss, >= 0. Paper: lambda_u.
-    unlabeled_ratio : float, default=7
+    unlabeled_ratio : float
         Unlabeled rows per labeled row in a batch, >= 0. Paper: mu.
-    temperature : float, default=1.0
+    temperature : float
         Divides the weak view's logits, > 0.
-    hard_labels : bool, default=True
+    hard_labels : bool
         Whether the target is the most probable class, or the probabilities.
-    include_labeled : bool, default=True
+    include_labeled : bool
         Whether the labeled images also stand among the unlabeled ones.
-    distribution_alignment : bool, default=False
+    distribution_alignment : bool
         Whether predictions on weak views are scaled so that their mean is the class
         distribution of the labeled rows, as drawn (ReMixMatch [2]_).
-    class_thresholds : bool, default=False
+    class_thresholds : bool
         Whether a class has a lower threshold while fewer rows are sure of it
         (FlexMatch [3]_).
-    ema_decay : float, default=0.999
+    ema_decay : float
         Decay of the averaged weights, in [0, 1).
-    ema_ramp : bool, default=True
+    ema_ramp : bool
         Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
         none; without it a training of a few hundred steps predicts with weights close to
         the random ones it began with.
-    weak_augment : "auto", nn.Module or None, default="auto"
+    weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
-    strong_augment : {"randaugment", "ctaugment"}, nn.Module or None, \
-            default="randaugment"
+    strong_augment : {"randaugment", "ctaugment"}, nn.Module or None
         Strong view, applied after a weak one.
-    class_weight : dict, "balanced" or None, default=None
-        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
-        class equally often; None: every row equally often.
-    calibration_size : int, float or None, default=None
-        Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
-        probabilities as trained, usually too sure.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=60
+    max_epochs : int
         Passes over the unlabeled rows, or over the labeled ones where these take more
         steps.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``. Published: 2**20.
-    batch_size : int, default=64
+    max_steps
+        Published: 2**20.
+    batch_size : int
         Labeled samples per step; labeled rows are repeated as needed.
-    optimizer : str or class, default="nesterov"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=0.03
-        Peak learning rate.
-    weight_decay : float, default=5e-4
-        Decay of weights; biases and norms have none. Published for CIFAR-100: 1e-3.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="fixmatch"
+    weight_decay
+        Published for CIFAR-100: 1e-3.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable
         Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted.
-    transduction_ : ndarray of shape (n_samples,)
-        A class for every row of X: the given label, else the predicted one.
-    calibration_temperature_ : float
-        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``,
         ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all unlabeled rows,
@@ -213,14 +180,6 @@ class FixMatchClassifier(ClassificationRole, Learner):
         ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -267,98 +226,27 @@ class FixMatchClassifier(ClassificationRole, Learner):
     (1797,)
     """
 
-    _parameter_constraints = {
-        "threshold": [Interval(Real, 0, 1, closed="both")],
-        "unlabeled_weight": [Interval(Real, 0, None, closed="left")],
-        "unlabeled_ratio": [Interval(Real, 0, None, closed="left")],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "hard_labels": ["boolean"],
-        "include_labeled": ["boolean"],
-        "distribution_alignment": ["boolean"],
-        "class_thresholds": ["boolean"],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "ema_ramp": ["boolean"],
-        "weak_augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        "strong_augment": [
-            StrOptions({"randaugment", "ctaugment"}),
-            nn.Module,
-            callable,
-            None,
-        ],
-        **CLASSIFIER_CONSTRAINTS,
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        threshold=0.95,
-        unlabeled_weight=1.0,
-        unlabeled_ratio=7,
-        *,
-        temperature=1.0,
-        hard_labels=True,
-        include_labeled=True,
-        distribution_alignment=False,
-        class_thresholds=False,
-        ema_decay=0.999,
-        ema_ramp=True,
-        weak_augment="auto",
-        strong_augment="randaugment",
-        class_weight=None,
-        calibration_size=None,
-        backbone="auto",
-        max_epochs=60,
-        max_steps=None,
-        batch_size=64,
-        optimizer="nesterov",
-        lr=0.03,
-        weight_decay=5e-4,
-        schedule="fixmatch",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.threshold = threshold
-        self.unlabeled_weight = unlabeled_weight
-        self.unlabeled_ratio = unlabeled_ratio
-        self.temperature = temperature
-        self.hard_labels = hard_labels
-        self.include_labeled = include_labeled
-        self.distribution_alignment = distribution_alignment
-        self.class_thresholds = class_thresholds
-        self.ema_decay = ema_decay
-        self.ema_ramp = ema_ramp
-        self.weak_augment = weak_augment
-        self.strong_augment = strong_augment
-        self.class_weight = class_weight
-        self.calibration_size = calibration_size
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    threshold: UnitInterval = 0.95
+    unlabeled_weight: NonNegative = 1.0
+    unlabeled_ratio: NonNegative = 7
+    _: KW_ONLY
+    temperature: Positive = 1.0
+    hard_labels: bool = True
+    include_labeled: bool = True
+    distribution_alignment: bool = False
+    class_thresholds: bool = False
+    ema_decay: BelowOne = 0.999
+    ema_ramp: bool = True
+    weak_augment: Augment = "auto"
+    strong_augment: (
+        Literal["randaugment", "ctaugment"] | nn.Module | Callable | None
+    ) = "randaugment"
+    max_epochs: Count = 60
+    batch_size: Count = 64
+    optimizer: Optimizer = "nesterov"
+    lr: Positive = 0.03
+    weight_decay: NonNegative = 5e-4
+    schedule: Schedule = "fixmatch"
 
     @fitting
     def fit(self, X, y, sample_weight=None):

@@ -1,15 +1,25 @@
 """MixMatch: guessed labels, sharpened and mixed with given ones (Berthelot et al., 2019)."""
 
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.learner import Learner
-from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.parameters import (
+    KW_ONLY,
+    Augment,
+    BelowOne,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    Schedule,
+    UnitInterval,
+)
+from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Mixed
 from ..losses import guessed_labels, mixmatch_losses, mixup
 from ..modules import AveragedClassifier, linear_classifier
@@ -109,94 +119,50 @@ class MixMatchClassifier(ClassificationRole, Learner):
 
     Parameters
     ----------
-    unlabeled_weight : float, default=75
+    unlabeled_weight : float
         Weight of the unlabeled loss, >= 0. Paper: lambda_u. Published: 75 for CIFAR-10,
         150 for CIFAR-100, 250 for SVHN, 50 for STL-10.
-    unlabeled_ratio : float, default=1
+    unlabeled_ratio : float
         Unlabeled rows per labeled row in a batch, >= 0.
-    n_augmentations : int, default=2
+    n_augmentations : int
         Views of an unlabeled row whose predictions are averaged; all of them are trained
         on. Paper: K.
-    temperature : float, default=0.5
+    temperature : float
         Sharpens the guessed labels, > 0; 1 leaves them as they are. Paper: T.
-    alpha : float, default=0.75
+    alpha : float
         Of the Beta(alpha, alpha) from which each row's share in a mixture is drawn, >= 0;
         0: nothing is mixed.
-    ramp_up : int or float, default=1.0
+    ramp_up : int or float
         How long ``unlabeled_weight`` takes to grow from 0 to its value: a share of the
         training (float in [0, 1]), or labeled rows drawn until then (int). Published:
         2**20 rows, a 64th of the training; a short one goes better with all of it.
-    include_labeled : bool, default=False
+    include_labeled : bool
         Whether the labeled images also stand among the unlabeled ones.
-    ema_decay : float, default=0.999
+    ema_decay : float
         Decay of the averaged weights, in [0, 1).
-    ema_ramp : bool, default=True
+    ema_ramp : bool
         Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
         none; without it a training of a few hundred steps predicts with weights close to
         the random ones it began with.
-    weak_augment : "auto", nn.Module or None, default="auto"
+    weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
-    class_weight : dict, "balanced" or None, default=None
-        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
-        class equally often; None: every row equally often.
-    calibration_size : int, float or None, default=None
-        Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
-        probabilities as trained, usually too sure.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=60
+    max_epochs : int
         Passes over the unlabeled rows, or over the labeled ones where these take more
         steps.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``. Published: 2**20.
-    batch_size : int, default=64
+    max_steps
+        Published: 2**20.
+    batch_size : int
         Labeled samples per step; labeled rows are repeated as needed.
-    optimizer : str or class, default="adamw"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=2e-3
-        Peak learning rate.
-    weight_decay : float, default=0.02
-        Decay of weights; biases and norms have none. With "adamw" each step takes away
-        ``lr * weight_decay`` of a weight. Published for a network of four times the width:
-        0.04.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
+    weight_decay
+        With "adamw" each step takes away ``lr * weight_decay`` of a weight. Published
+        for a network of four times the width: 0.04.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable
         Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted.
-    transduction_ : ndarray of shape (n_samples,)
-        A class for every row of X: the given label, else the predicted one.
-    calibration_temperature_ : float
-        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss`` and
         ``unlabeled_loss`` without its weight, and of the guessed labels
@@ -207,14 +173,6 @@ class MixMatchClassifier(ClassificationRole, Learner):
         (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -268,90 +226,22 @@ class MixMatchClassifier(ClassificationRole, Learner):
     (1797,)
     """
 
-    _parameter_constraints = {
-        "unlabeled_weight": [Interval(Real, 0, None, closed="left")],
-        "unlabeled_ratio": [Interval(Real, 0, None, closed="left")],
-        "n_augmentations": [Interval(Integral, 1, None, closed="left")],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "ramp_up": [
-            Interval(Integral, 0, None, closed="left"),
-            Interval(Real, 0, 1, closed="both"),
-        ],
-        "include_labeled": ["boolean"],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "ema_ramp": ["boolean"],
-        "weak_augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **CLASSIFIER_CONSTRAINTS,
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        unlabeled_weight=75,
-        unlabeled_ratio=1,
-        *,
-        n_augmentations=2,
-        temperature=0.5,
-        alpha=0.75,
-        ramp_up=1.0,
-        include_labeled=False,
-        ema_decay=0.999,
-        ema_ramp=True,
-        weak_augment="auto",
-        class_weight=None,
-        calibration_size=None,
-        backbone="auto",
-        max_epochs=60,
-        max_steps=None,
-        batch_size=64,
-        optimizer="adamw",
-        lr=2e-3,
-        weight_decay=0.02,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.unlabeled_weight = unlabeled_weight
-        self.unlabeled_ratio = unlabeled_ratio
-        self.n_augmentations = n_augmentations
-        self.temperature = temperature
-        self.alpha = alpha
-        self.ramp_up = ramp_up
-        self.include_labeled = include_labeled
-        self.ema_decay = ema_decay
-        self.ema_ramp = ema_ramp
-        self.weak_augment = weak_augment
-        self.class_weight = class_weight
-        self.calibration_size = calibration_size
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    unlabeled_weight: NonNegative = 75
+    unlabeled_ratio: NonNegative = 1
+    _: KW_ONLY
+    n_augmentations: Count = 2
+    temperature: Positive = 0.5
+    alpha: NonNegative = 0.75
+    ramp_up: CountOrZero | UnitInterval = 1.0
+    include_labeled: bool = False
+    ema_decay: BelowOne = 0.999
+    ema_ramp: bool = True
+    weak_augment: Augment = "auto"
+    max_epochs: Count = 60
+    batch_size: Count = 64
+    lr: Positive = 2e-3
+    weight_decay: NonNegative = 0.02
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y, sample_weight=None):

@@ -2,12 +2,13 @@
 
 import copy
 import itertools
-from numbers import Integral, Real
+from collections.abc import Callable
+from numbers import Integral
+from typing import Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -15,7 +16,20 @@ from .._core.calibration import rescale
 from .._core.callbacks import fitting
 from .._core.health import CollapseWarning
 from .._core.learner import Learner
-from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.parameters import (
+    KW_ONLY,
+    ArrayLike,
+    AtLeastTwo,
+    Augment,
+    BelowOne,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Optimizer,
+    Positive,
+    UnitInterval,
+)
+from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Mixed
 from .._core.warn import warn
 from ..augment import RandAugment
@@ -164,115 +178,73 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
 
     Parameters
     ----------
-    n_rounds : int, default=3
+    n_rounds : int
         Students trained after the first teacher; 0: the teacher alone, plain supervised
         training on the labeled rows.
-    threshold : float, default=0.3
+    threshold : float
         Smallest probability of a pseudo-label, in [0, 1].
-    unlabeled_ratio : float, default=3
+    unlabeled_ratio : float
         Unlabeled rows per labeled row in a batch, >= 0. Published: 1 to 5; 14 for the
         largest network.
-    student_backbone : spec or list of n_rounds specs or None, default=None
+    student_backbone : spec or list of n_rounds specs or None
         Encoders of the students, as large as the teacher's or larger, for example
         ``["resnet9", "wrn_28_2", "wrn_28_2"]``; one: that of all students; None:
         ``backbone``.
-    hard_labels : bool, default=False
+    hard_labels : bool
         Whether the target is the most probable class, or the probabilities.
-    temperature : float, default=1.0
+    temperature : float
         Divides the teacher's logits where its probabilities become targets, > 0; rows
         are chosen without it.
-    rows_per_class : int, "auto" or None, default="auto"
+    rows_per_class : int, "auto" or None
         Rows of each class that a student is taught with: of common classes some sure
         rows are drawn, those of rare ones are copied. "auto": the mean over the classes
         of the rows above the threshold; None: each of those rows once. Published:
         130,000 for ImageNet.
-    duplicate : bool, default=True
+    duplicate : bool
         Whether rows of rare classes are copied.
-    dropout : float, default=0.2
+    dropout : float
         Share of the features that are left out before the last layer, in [0, 1).
         Published: 0.2 for the smallest network to 0.5 for the largest.
-    stochastic_depth : float, default=0.2
+    stochastic_depth : float
         Probability that the last residual block is left out for a row, in [0, 1); those
         before it have less, in proportion. Networks without residual blocks, as that
         for vectors, have none.
-    label_smoothing : float, default=0.1
+    label_smoothing : float
         Share of a label's weight that is spread over all classes, in [0, 1]; hard
         pseudo-labels have it too, soft ones never.
-    ema_decay : float, default=0.999
+    ema_decay : float
         Decay of the averaged weights, in [0, 1); it grows as (1 + t) / (10 + t) up to
         this. Published: 0.9999.
-    noisy_teacher : bool, default=False
+    noisy_teacher : bool
         Whether the first teacher is trained with all the noise of the students, as
         published; False: with weak views alone, from which few labels teach more.
-    weak_augment : "auto", nn.Module or None, default="auto"
+    weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
-    strong_augment : {"randaugment"}, nn.Module or None, default="randaugment"
+    strong_augment : {"randaugment"}, nn.Module or None
         Strong view, applied after a weak one, of all rows that a student is trained on;
         "randaugment": :class:`sklabel.augment.RandAugment` with ``probability=1,
         cutout=0`` for images, more noise for vectors. Published for 32 x 32 pixels:
         ``cutout=0.5``.
-    class_weight : dict, "balanced" or None, default=None
-        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
-        class equally often; None: every row equally often.
-    calibration_size : int, float or None, default=None
-        Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
-        probabilities as trained, usually too sure.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=30
+    max_epochs : int
         Length of each round, the teacher's included, in passes over the unlabeled rows,
         kept or not, or over the labeled ones where these take more steps. Published:
         350 passes over the labeled ones.
-    max_steps : int or None, default=None
+    max_steps : int or None
         Length of each round in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=64
+    batch_size : int
         Labeled samples per step; labeled rows are repeated as needed.
-    optimizer : str or class, default="nesterov"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    optimizer
         Published: ``torch.optim.RMSprop``, with ``lr=0.016 * batch_size / 256``.
-    lr : float, default=0.03
-        Peak learning rate.
-    weight_decay : float, default=5e-4
-        Decay of weights; biases and norms have none. Published: 1e-5.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
+    weight_decay
+        Published: 1e-5.
+    schedule : {"cosine", "fixmatch", "step", "constant"} or callable
         Course of the learning rate after the warm-up, in each round. Published:
         :func:`sklabel.optim.exponential_decay`.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted.
-    transduction_ : ndarray of shape (n_samples,)
-        A class for every row of X: the given label, else the predicted one.
-    calibration_temperature_ : float
-        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     n_rounds_ : int
         Students trained; the last one predicts. Fewer than ``n_rounds`` where there was
         nothing to teach.
@@ -287,15 +259,10 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         ``calibration_size`` all have ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
     n_iter_ : int
         Epochs trained, all rounds together.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early. A student's round that was broken off
-        is dropped, and its teacher predicts.
+    interrupted_
+        A student's round that was broken off is dropped, and its teacher predicts.
 
     Raises
     ------
@@ -347,106 +314,27 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
     (1797,)
     """
 
-    _parameter_constraints = {
-        "n_rounds": [Interval(Integral, 0, None, closed="left")],
-        "threshold": [Interval(Real, 0, 1, closed="both")],
-        "unlabeled_ratio": [Interval(Real, 0, None, closed="left")],
-        "student_backbone": [str, nn.Module, BaseEstimator, "array-like", None],
-        "hard_labels": ["boolean"],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "rows_per_class": [
-            StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
-            None,
-        ],
-        "duplicate": ["boolean"],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "stochastic_depth": [Interval(Real, 0, 1, closed="left")],
-        "label_smoothing": [Interval(Real, 0, 1, closed="both")],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "noisy_teacher": ["boolean"],
-        "weak_augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        "strong_augment": [StrOptions({"randaugment"}), nn.Module, callable, None],
-        **CLASSIFIER_CONSTRAINTS,
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_rounds=3,
-        threshold=0.3,
-        unlabeled_ratio=3,
-        *,
-        student_backbone=None,
-        hard_labels=False,
-        temperature=1.0,
-        rows_per_class="auto",
-        duplicate=True,
-        dropout=0.2,
-        stochastic_depth=0.2,
-        label_smoothing=0.1,
-        ema_decay=0.999,
-        noisy_teacher=False,
-        weak_augment="auto",
-        strong_augment="randaugment",
-        class_weight=None,
-        calibration_size=None,
-        backbone="auto",
-        max_epochs=30,
-        max_steps=None,
-        batch_size=64,
-        optimizer="nesterov",
-        lr=0.03,
-        weight_decay=5e-4,
-        schedule="cosine",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_rounds = n_rounds
-        self.threshold = threshold
-        self.unlabeled_ratio = unlabeled_ratio
-        self.student_backbone = student_backbone
-        self.hard_labels = hard_labels
-        self.temperature = temperature
-        self.rows_per_class = rows_per_class
-        self.duplicate = duplicate
-        self.dropout = dropout
-        self.stochastic_depth = stochastic_depth
-        self.label_smoothing = label_smoothing
-        self.ema_decay = ema_decay
-        self.noisy_teacher = noisy_teacher
-        self.weak_augment = weak_augment
-        self.strong_augment = strong_augment
-        self.class_weight = class_weight
-        self.calibration_size = calibration_size
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_rounds: CountOrZero = 3
+    threshold: UnitInterval = 0.3
+    unlabeled_ratio: NonNegative = 3
+    _: KW_ONLY
+    student_backbone: str | nn.Module | BaseEstimator | ArrayLike | None = None
+    hard_labels: bool = False
+    temperature: Positive = 1.0
+    rows_per_class: Literal["auto"] | Count | None = "auto"
+    duplicate: bool = True
+    dropout: BelowOne = 0.2
+    stochastic_depth: BelowOne = 0.2
+    label_smoothing: UnitInterval = 0.1
+    ema_decay: BelowOne = 0.999
+    noisy_teacher: bool = False
+    weak_augment: Augment = "auto"
+    strong_augment: Literal["randaugment"] | nn.Module | Callable | None = "randaugment"
+    max_epochs: Count = 30
+    batch_size: AtLeastTwo = 64
+    optimizer: Optimizer = "nesterov"
+    lr: Positive = 0.03
+    weight_decay: NonNegative = 5e-4
 
     @fitting
     def fit(self, X, y, sample_weight=None):

@@ -1,18 +1,26 @@
 """SimCLRv2: pretrain, fine-tune from the head's middle, distill (Chen et al., 2020)."""
 
 import copy
-from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from .._core.callbacks import fitting
 from .._core.learner import Learner, unfrozen
-from .._core.roles.classification import CLASSIFIER_CONSTRAINTS, ClassificationRole
+from .._core.parameters import (
+    KW_ONLY,
+    AtLeastTwo,
+    Augment,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    UnitInterval,
+)
+from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Mixed
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
@@ -113,100 +121,60 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
 
     Parameters
     ----------
-    embedder : estimator or None, default=None
+    embedder : estimator or None
         Pretraining: cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.SimCLRTransformer` with a head of three layers, as
         published. Give one to set its views and its length; searches reach its
         parameters as ``embedder__temperature``.
-    head_layer : int, default=1
+    head_layer : int
         Layer of the projection head from whose output the network is fine-tuned; 0: from
         the encoder, as embedders without such a head are. Published: 1 with few labels, 0
         where all rows are labeled.
-    student_backbone : str, nn.Module, fitted embedder or None, default=None
+    student_backbone : str, nn.Module, fitted embedder or None
         Network of the student, see :func:`sklabel.backbones.build_backbone`; a name
         starts from nothing. None: the embedder's, with the weights of the pretraining.
-    temperature : float, default=0.1
+    temperature : float
         Divides the logits of teacher and student, > 0; those of the student in
         prediction too, unless ``alpha`` is 0. Published: 0.1 for a student like the
         teacher, 1 for a smaller one.
-    alpha : float, default=1.0
+    alpha : float
         Weight of the distillation, in [0, 1]; labeled rows add their cross-entropy with
         the weight 1 - alpha.
-    distill_epochs : int, default=40
+    distill_epochs : int
         Passes of the distillation over X, or with ``alpha`` below 1 over the labeled
         rows where these take more steps; 0 leaves it out, and the teacher predicts.
         Published: 400.
-    distill_batch_size : int, default=256
+    distill_batch_size : int
         Rows of X per step of the distillation. Published: 4096.
-    distill_lr : float or None, default=None
+    distill_lr : float or None
         Peak learning rate of the distillation; None: ``lr``. Published: that of the
         pretraining.
-    distill_weight_decay : float, default=1e-4
+    distill_weight_decay : float
         Decay of weights in the distillation.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views in fine-tuning and distillation; teacher and student see the same.
         "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``. Published: ``Contrastive(jitter=0, grayscale=0)``.
-    class_weight : dict, "balanced" or None, default=None
-        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
-        class equally often; None: every row equally often.
-    calibration_size : int, float or None, default=None
-        Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
-        probabilities as trained, usually too sure.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=100
+    max_epochs : int
         Passes of the fine-tuning over the labeled rows. Published: 60 with 1 % of
         ImageNet's labels, 30 with 10 %.
-    max_steps : int or None, default=None
+    max_steps : int or None
         Length of the fine-tuning in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=64
+    batch_size : int
         Labeled rows per step. Published: 1024.
-    optimizer : str or class, default="adamw"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    optimizer
         Published: "lars".
-    lr : float, default=1e-3
+    lr : float
         Peak learning rate of the fine-tuning. Published: 0.16 with "lars".
-    weight_decay : float, default=0.0
+    weight_decay : float
         Decay of weights in the fine-tuning; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
+    warmup_epochs : float
         Epochs of linear warm-up, in both stages.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted.
-    transduction_ : ndarray of shape (n_samples,)
-        A class for every row of X: the given label, else the predicted one.
-    calibration_temperature_ : float
-        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     embedder_ : estimator
         Fitted embedder.
     net_ : skorch.NeuralNet
@@ -218,14 +186,8 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
         ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, of the student where there is one.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
     n_iter_ : int
         Epochs trained, fine-tuning and distillation together.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -278,86 +240,19 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     (1797,)
     """
 
-    _parameter_constraints = {
-        "embedder": [BaseEstimator, None],
-        "head_layer": [Interval(Integral, 0, None, closed="left")],
-        "student_backbone": [str, nn.Module, BaseEstimator, None],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "alpha": [Interval(Real, 0, 1, closed="both")],
-        "distill_epochs": [Interval(Integral, 0, None, closed="left")],
-        "distill_batch_size": [Interval(Integral, 2, None, closed="left")],
-        "distill_lr": [Interval(Real, 0, None, closed="neither"), None],
-        "distill_weight_decay": [Interval(Real, 0, None, closed="left")],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **CLASSIFIER_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        embedder=None,
-        head_layer=1,
-        *,
-        student_backbone=None,
-        temperature=0.1,
-        alpha=1.0,
-        distill_epochs=40,
-        distill_batch_size=256,
-        distill_lr=None,
-        distill_weight_decay=1e-4,
-        augment="auto",
-        class_weight=None,
-        calibration_size=None,
-        backbone="auto",
-        max_epochs=100,
-        max_steps=None,
-        batch_size=64,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=0.0,
-        schedule="cosine",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.embedder = embedder
-        self.head_layer = head_layer
-        self.student_backbone = student_backbone
-        self.temperature = temperature
-        self.alpha = alpha
-        self.distill_epochs = distill_epochs
-        self.distill_batch_size = distill_batch_size
-        self.distill_lr = distill_lr
-        self.distill_weight_decay = distill_weight_decay
-        self.augment = augment
-        self.class_weight = class_weight
-        self.calibration_size = calibration_size
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    embedder: BaseEstimator | None = None
+    head_layer: CountOrZero = 1
+    _: KW_ONLY
+    student_backbone: str | nn.Module | BaseEstimator | None = None
+    temperature: Positive = 0.1
+    alpha: UnitInterval = 1.0
+    distill_epochs: CountOrZero = 40
+    distill_batch_size: AtLeastTwo = 256
+    distill_lr: Positive | None = None
+    distill_weight_decay: NonNegative = 1e-4
+    augment: Augment = "auto"
+    max_epochs: Count = 100
+    batch_size: AtLeastTwo = 64
 
     @fitting
     def fit(self, X, y, sample_weight=None):

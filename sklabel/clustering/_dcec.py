@@ -1,12 +1,9 @@
 """DEC, IDEC and DCEC: clustering in the code of an autoencoder (Xie et al., 2016)."""
 
-from numbers import Integral, Real
-
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -14,8 +11,17 @@ from .._core.callbacks import fitting
 from .._core.codes import CenteredCodes, CodesMixin
 from .._core.evaluation import predict_all
 from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
 from .._core.nested import encoded
+from .._core.parameters import (
+    KW_ONLY,
+    Count,
+    NonNegative,
+    Optimizer,
+    Positive,
+    Schedule,
+    UnitInterval,
+)
 from .._core.roles.clustering import ClusteringRole, check_n_clusters
 from .._core.samplers import FixedSteps
 from .._core.warn import warn
@@ -92,81 +98,41 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
 
     Parameters
     ----------
-    n_clusters : int, default=10
+    n_clusters : int
         Number of clusters. Centers that no row of X is nearest to are dropped at the end.
-    cluster_weight : float, default=0.1
+    cluster_weight : float
         Weight of the clustering loss, > 0. Paper: gamma; 1 for DEC.
-    reconstruction_weight : float, default=1.0
+    reconstruction_weight : float
         Weight of the reconstruction, >= 0; 0: DEC, the decoder is not trained.
-    alpha : float, default=1.0
+    alpha : float
         Degrees of freedom of the assignment, > 0.
-    update_interval : int, default=140
+    update_interval : int
         Steps between two updates of the targets; a round. At most a fifth of the training
         counts. Published: 140 for MNIST, 30 for USPS.
-    tol : float, default=0.001
+    tol : float
         The training ends when fewer than this share of the rows has changed its cluster
         in a round.
-    keep_clusters : bool, default=True
+    keep_clusters : bool
         Whether the training ends when a cluster loses its last row, and the round before
         is kept. False: it goes on, as published.
-    n_init : int, default=20
+    n_init : int
         Starts of k-means.
-    embedder : estimator or None, default=None
+    embedder : estimator or None
         Gives the codes; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
         embedders have no decoder and need ``reconstruction_weight=0``. Searches reach its
         parameters as ``embedder__temperature``.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=40
+    max_epochs : int
         Passes over X, at most. Published: 20,000 steps.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
-        Samples per step.
-    optimizer : str or class, default="adam"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=1e-3
-        Peak learning rate. Published: 1e-3 for DCEC; for DEC, "sgd" with 0.01: alone it
-        draws codes together in points with "adam".
-    weight_decay : float, default=0.0
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    lr
+        Published: 1e-3 for DCEC; for DEC, "sgd" with 0.01: alone it draws codes
+        together in points with "adam".
 
     Attributes
     ----------
-    labels_ : ndarray of int of shape (n_samples,)
-        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
     confidence_ : ndarray of shape (n_samples,), float32
         Probability of each row's cluster.
-    n_clusters_ : int
-        Clusters in use.
     cluster_centers_ : ndarray of shape (n_centers, n_components)
         Centers in use, in the space of the codes.
     embedder_ : estimator
@@ -177,16 +143,8 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
         ``largest_cluster`` (share), ``clusters_used``, ``confident_share``,
         ``neighbor_agreement`` (how often a row shares its cluster with its neighbors in
         the codes before this training) and, with ``keep_clusters``, ``lost_clusters``.
-    encoder_ : nn.Module
-        Trained encoder.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
     n_iter_ : int
         Rounds trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -235,79 +193,18 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
     (200,)
     """
 
-    _parameter_constraints = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "cluster_weight": [Interval(Real, 0, None, closed="neither")],
-        "reconstruction_weight": [Interval(Real, 0, None, closed="left")],
-        "alpha": [Interval(Real, 0, None, closed="neither")],
-        "update_interval": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, 1, closed="both")],
-        "keep_clusters": ["boolean"],
-        "n_init": [Interval(Integral, 1, None, closed="left")],
-        "embedder": [BaseEstimator, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_clusters=10,
-        *,
-        cluster_weight=0.1,
-        reconstruction_weight=1.0,
-        alpha=1.0,
-        update_interval=140,
-        tol=0.001,
-        keep_clusters=True,
-        n_init=20,
-        embedder=None,
-        backbone="auto",
-        max_epochs=40,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adam",
-        lr=1e-3,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_clusters = n_clusters
-        self.cluster_weight = cluster_weight
-        self.reconstruction_weight = reconstruction_weight
-        self.alpha = alpha
-        self.update_interval = update_interval
-        self.tol = tol
-        self.keep_clusters = keep_clusters
-        self.n_init = n_init
-        self.embedder = embedder
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_clusters: Count = 10
+    _: KW_ONLY
+    cluster_weight: Positive = 0.1
+    reconstruction_weight: NonNegative = 1.0
+    alpha: Positive = 1.0
+    update_interval: Count = 140
+    tol: UnitInterval = 0.001
+    keep_clusters: bool = True
+    n_init: Count = 20
+    embedder: BaseEstimator | None = None
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y=None):

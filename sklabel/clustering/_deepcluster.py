@@ -1,7 +1,5 @@
 """DeepCluster: learn from the clusters of the features (Caron et al., 2018)."""
 
-from numbers import Integral
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,13 +7,22 @@ from scipy.sparse import csr_array
 from sklearn.base import ClusterMixin
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import normalized_mutual_info_score, pairwise_distances_argmin
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.evaluation import predict_all
 from .._core.health import CollapseWarning, neighbor_agreement, set_n_clusters
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    AtLeastTwo,
+    Augment,
+    Count,
+    NonNegative,
+    Optimizer,
+    Positive,
+    Schedule,
+)
 from .._core.roles.clustering import check_n_clusters
 from .._core.roles.embedding import EmbeddingRole
 from .._core.samples import Samples, _split
@@ -223,81 +230,50 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
 
     Parameters
     ----------
-    n_clusters : int, default=10
+    n_clusters : int
         Number of clusters.
-    n_training_clusters : int or None, default=None
+    n_training_clusters : int or None
         Clusters of k-means, ``n_clusters`` to ``n_samples``; those of the end are
         merged into ``n_clusters``. None: ``10 * n_clusters``, but at most a fiftieth
         of the rows, and at least ``n_clusters``: in few steps a new layer learns few
         clusters. Published: 10 times the classes, 10,000 on ImageNet.
-    n_components : int or None, default=None
+    n_components : int or None
         Principal components of the features that k-means sees; those without variance
         are left out. None: 256, but at most a fiftieth of the rows, and at least 2: all
         are scaled to one variance, so too many of them are noise. Published: 256.
-    n_kmeans_iter : int, default=20
+    n_kmeans_iter : int
         Iterations of k-means, at most.
-    reassign_epochs : int, default=1
+    reassign_epochs : int
         Epochs between two assignments of the rows to clusters.
-    sobel : bool, default=False
+    sobel : bool
         Whether the network sees the edges of the grey image, two channels, in place of
         its colors, see :func:`sklabel.augment.sobel`. Published: True on ImageNet.
         Without, images of one color may become a cluster.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Contrastive` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Contrastive(flip=0)``. Published: crops and flips, with ``sobel``.
-    max_epochs : int, default=40
-        Passes over X. Published: 500 on ImageNet; default of the released code: 200.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=64
-        Samples per step. Published: 256.
-    optimizer : str or class, default="sgd"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    max_epochs
+        Published: 500 on ImageNet; default of the released code: 200.
+    batch_size
+        Published: 256.
+    optimizer
         The new layer of each assignment has plain SGD of the same ``lr`` in any case.
-    lr : float, default=0.05
+    lr : float
         Peak learning rate; 0.2 for a few hundred rows.
-    weight_decay : float, default=1e-5
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
 
     Attributes
     ----------
-    labels_ : ndarray of int of shape (n_samples,)
-        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
     confidence_ : ndarray of shape (n_samples,), float32
         How far each row is from the border of its cluster, see ``score_samples``.
-    n_clusters_ : int
-        Clusters in use.
     cluster_centers_ : ndarray of shape (n_centers, n_components)
         Centers of k-means in use, in the space of the whitened features.
+    labels_ : ndarray of int of shape (n_samples,)
+        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
+    n_clusters_ : int
+        Clusters in use.
+    encoder_ : nn.Module
+        Trained encoder.
     center_labels_ : ndarray of int of shape (n_centers,)
         Cluster that each center was merged into.
     whitening_mean_ : ndarray of shape (n_features_out,)
@@ -312,16 +288,6 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
         nearest in the whitened features is in a row's cluster, of 1000 rows at most), all
         of k-means, ``view_agreement`` (share of views for which the network names the
         row's cluster) and ``confident_share`` (views with a probability above 0.99).
-    encoder_ : nn.Module
-        Trained encoder.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -374,73 +340,19 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
     (200,)
     """
 
-    _parameter_constraints = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "n_training_clusters": [Interval(Integral, 1, None, closed="left"), None],
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "n_kmeans_iter": [Interval(Integral, 1, None, closed="left")],
-        "reassign_epochs": [Interval(Integral, 1, None, closed="left")],
-        "sobel": ["boolean"],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_clusters=10,
-        *,
-        n_training_clusters=None,
-        n_components=None,
-        n_kmeans_iter=20,
-        reassign_epochs=1,
-        sobel=False,
-        backbone="auto",
-        augment="auto",
-        max_epochs=40,
-        max_steps=None,
-        batch_size=64,
-        optimizer="sgd",
-        lr=0.05,
-        weight_decay=1e-5,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_clusters = n_clusters
-        self.n_training_clusters = n_training_clusters
-        self.n_components = n_components
-        self.n_kmeans_iter = n_kmeans_iter
-        self.reassign_epochs = reassign_epochs
-        self.sobel = sobel
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_clusters: Count = 10
+    _: KW_ONLY
+    n_training_clusters: Count | None = None
+    n_components: Count | None = None
+    n_kmeans_iter: Count = 20
+    reassign_epochs: Count = 1
+    sobel: bool = False
+    augment: Augment = "auto"
+    batch_size: AtLeastTwo = 64
+    optimizer: Optimizer = "sgd"
+    lr: Positive = 0.05
+    weight_decay: NonNegative = 1e-5
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y=None):

@@ -1,15 +1,21 @@
 """IIC: invariant information clustering (Ji, Henriques and Vedaldi, 2019)."""
 
-from numbers import Integral, Real
-
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.evaluation import predict_all, predict_some
 from .._core.health import check_information, cluster_metrics, neighbor_agreement
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    Augment,
+    Count,
+    CountOrZero,
+    Optimizer,
+    Positive,
+    Schedule,
+)
 from .._core.roles.clustering import ClusteringRole, check_n_clusters
 from .._core.samplers import FixedSteps
 from .._core.warn import warn
@@ -158,91 +164,53 @@ class IICClusterer(ClusteringRole, Learner):
 
     Parameters
     ----------
-    n_clusters : int, default=10
+    n_clusters : int
         Number of clusters. Outputs that no row of X uses are dropped at the end;
         ``warm_start`` then makes new heads on the trained encoder, as it does for
         another number of clusters.
-    n_overclusters : int or None, default=None
+    n_overclusters : int or None
         Clusters of the over-clustering heads; None: five times ``n_clusters``.
         Published: 70 for 10 clusters on CIFAR-10, 50 on MNIST.
-    n_sub_heads : int, default=5
+    n_sub_heads : int
         Heads of each kind, trained side by side; the one with the lowest loss is kept.
         With ``warm_start`` it goes on beside new ones.
-    n_restarts : int, default=0
+    n_restarts : int
         Times that ``n_sub_heads`` new heads of ``n_clusters`` are tried on the encoder
         trained so far, at equal distances in the training, rounded down to whole
         epochs: for 2000 steps at most, on features of 20,000 rows at most; the best,
         new or old, takes all places. Heads that learn together with their encoder may
         keep two kinds of images in one cluster for good. Published: 0.
-    n_repeats : int, default=3
+    n_repeats : int
         Transformed copies that each row is paired with in a step. Published: 3 on
         CIFAR-10, 5 elsewhere.
-    marginal_weight : float, default=1.0
+    marginal_weight : float
         Weight of the entropy that keeps all clusters in use, > 0. Paper: lambda.
-    overcluster_epochs : int, default=1
+    overcluster_epochs : int
         Passes over X per epoch through the over-clustering heads; 0 leaves them out.
-    cluster_epochs : int, default=1
+    cluster_epochs : int
         Passes over X per epoch through the heads of ``n_clusters``. Published: 2 on
         CIFAR-10 and MNIST.
-    sobel : bool, default=False
+    sobel : bool
         Whether the network sees the edges of the grey image, two channels, in place of
         its colors, see :func:`sklabel.augment.sobel`. Published: True, but for MNIST.
         Without, images of one color may become a cluster.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views that the plain rows are paired with; "auto":
         :class:`sklabel.augment.Contrastive` with 40 to 100 % of the area and colors
         always changed for images, :class:`sklabel.augment.VectorNoise` for vectors.
         Turn off flips for digits: ``Contrastive(flip=0)``.
-    max_epochs : int, default=30
+    max_epochs : int
         Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published:
         2000.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
+    batch_size : int
         Samples per step; each makes ``n_repeats`` pairs. Published: 220 on CIFAR-10.
-    optimizer : str or class, default="adam"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=1e-3
-        Peak learning rate. Published: 1e-4, for hundreds of thousands of steps.
-    weight_decay : float, default=0.0
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    lr
+        Published: 1e-4, for hundreds of thousands of steps.
 
     Attributes
     ----------
-    labels_ : ndarray of int of shape (n_samples,)
-        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
     confidence_ : ndarray of shape (n_samples,), float32
         Probability of each row's cluster.
-    n_clusters_ : int
-        Clusters in use.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
         passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
@@ -254,14 +222,6 @@ class IICClusterer(ClusteringRole, Learner):
         (share), ``clusters_used`` and ``confident_share``.
     encoder_ : nn.Module
         Trained encoder, the heads left out.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -304,82 +264,20 @@ class IICClusterer(ClusteringRole, Learner):
     (200,)
     """
 
-    _parameter_constraints = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "n_overclusters": [Interval(Integral, 1, None, closed="left"), None],
-        "n_sub_heads": [Interval(Integral, 1, None, closed="left")],
-        "n_restarts": [Interval(Integral, 0, None, closed="left")],
-        "n_repeats": [Interval(Integral, 1, None, closed="left")],
-        "marginal_weight": [Interval(Real, 0, None, closed="neither")],
-        "overcluster_epochs": [Interval(Integral, 0, None, closed="left")],
-        "cluster_epochs": [Interval(Integral, 1, None, closed="left")],
-        "sobel": ["boolean"],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_clusters=10,
-        *,
-        n_overclusters=None,
-        n_sub_heads=5,
-        n_restarts=0,
-        n_repeats=3,
-        marginal_weight=1.0,
-        overcluster_epochs=1,
-        cluster_epochs=1,
-        sobel=False,
-        backbone="auto",
-        augment="auto",
-        max_epochs=30,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adam",
-        lr=1e-3,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_clusters = n_clusters
-        self.n_overclusters = n_overclusters
-        self.n_sub_heads = n_sub_heads
-        self.n_restarts = n_restarts
-        self.n_repeats = n_repeats
-        self.marginal_weight = marginal_weight
-        self.overcluster_epochs = overcluster_epochs
-        self.cluster_epochs = cluster_epochs
-        self.sobel = sobel
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_clusters: Count = 10
+    _: KW_ONLY
+    n_overclusters: Count | None = None
+    n_sub_heads: Count = 5
+    n_restarts: CountOrZero = 0
+    n_repeats: Count = 3
+    marginal_weight: Positive = 1.0
+    overcluster_epochs: CountOrZero = 1
+    cluster_epochs: Count = 1
+    sobel: bool = False
+    augment: Augment = "auto"
+    max_epochs: Count = 30
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y=None):

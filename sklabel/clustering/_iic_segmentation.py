@@ -2,18 +2,30 @@
 
 import copy
 import math
-from numbers import Integral, Real
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.base import ClusterMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.health import check_information, cluster_metrics, set_n_clusters
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    AtLeastTwo,
+    Augment,
+    BelowOne,
+    Count,
+    CountOrZero,
+    Optimizer,
+    Positive,
+    Schedule,
+    UnitInterval,
+    between,
+)
 from .._core.samplers import FixedSteps
 from ..augment import Contrastive
 from ..backbones import build_backbone
@@ -177,90 +189,56 @@ class IICSegmenter(ClusterMixin, Learner):
 
     Parameters
     ----------
-    n_clusters : int, default=3
+    n_clusters : int
         Number of clusters. Outputs that no pixel of X uses are dropped at the end;
         ``warm_start`` then makes a new head on the trained encoder, as it does for
         another number of clusters.
-    n_overclusters : int or None, default=None
+    n_overclusters : int or None
         Clusters of the over-clustering head; None: five times ``n_clusters``.
         Published: 15 for 3 clusters on COCO-Stuff, 24 on Potsdam.
-    half_side : int, default=5
+    half_side : int
         Pixels are paired over all displacements of up to so many rows and columns; the
         time for the loss grows with its square, and what is thinner is not found. Less
         than the image's shorter side. Published: 10 for 128 pixels, 5 on Potsdam.
-    marginal_weight : float, default=1.0
+    marginal_weight : float
         Weight of the entropy that keeps all clusters in use, > 0. Paper: lambda.
         Published: 1, but 1.5 for the head of ``n_clusters`` on COCO-Stuff-3.
-    collapsed : bool, default=False
+    collapsed : bool
         Whether all displacements make one joint distribution, or one each, as in all
         published models.
-    overcluster_epochs : int, default=1
+    overcluster_epochs : int
         Passes over X per epoch through the over-clustering head; 0 leaves it out.
-    cluster_epochs : int, default=1
+    cluster_epochs : int
         Passes over X per epoch through the head of ``n_clusters``.
-    flip : float, default=0.5
+    flip : float
         Probability that the second view is mirrored left to right.
-    rotate : float, default=0.0
+    rotate : float
         Largest rotation of the second view in degrees, both ways.
-    zoom : float, default=0.0
+    zoom : float
         The second view shows up to so much less or more of the image: its side times
         factors from ``1 - zoom`` to ``1 + zoom``; in [0, 1).
-    width : float, default=0.25
+    width : float
         Channels of the network that ``backbone="auto"`` means, as a share of the
         published ones, > 0, rounded up to multiples of 16: six 3 x 3 convolutions of
         64 to 512 channels, which halve the images once; the first three, without
         halving, for sides below 64 pixels. Published: 1.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Changes the second view and must leave pixels in their places; "auto":
         :class:`sklabel.augment.Contrastive` with nothing but its colors.
-    max_epochs : int, default=10
+    max_epochs : int
         Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published:
         4800.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=32
-        Samples per step. Published: 60 to 120.
-    optimizer : str or class, default="adam"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=1e-3
-        Peak learning rate. Published: 1e-4 to 1e-6, for hundreds of thousands of steps.
-    weight_decay : float, default=0.0
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    batch_size
+        Published: 60 to 120.
+    lr
+        Published: 1e-4 to 1e-6, for hundreds of thousands of steps.
 
     Attributes
     ----------
-    labels_ : ndarray of int of shape (n_samples, height, width)
-        Cluster of each pixel, 0 to ``n_clusters_ - 1``, all of them in use.
     n_clusters_ : int
         Clusters in use.
+    labels_ : ndarray of int of shape (n_samples, height, width)
+        Cluster of each pixel, 0 to ``n_clusters_ - 1``, all of them in use.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
         passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
@@ -273,12 +251,6 @@ class IICSegmenter(ClusterMixin, Learner):
         Trained encoder; gives the mean of its maps over each image.
     sample_shape_ : tuple of int
         Shape of one sample: ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -320,88 +292,23 @@ class IICSegmenter(ClusterMixin, Learner):
     (50, 8, 8)
     """
 
-    _parameter_constraints = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "n_overclusters": [Interval(Integral, 1, None, closed="left"), None],
-        "half_side": [Interval(Integral, 0, None, closed="left")],
-        "marginal_weight": [Interval(Real, 0, None, closed="neither")],
-        "collapsed": ["boolean"],
-        "overcluster_epochs": [Interval(Integral, 0, None, closed="left")],
-        "cluster_epochs": [Interval(Integral, 1, None, closed="left")],
-        "flip": [Interval(Real, 0, 1, closed="both")],
-        "rotate": [Interval(Real, 0, 180, closed="both")],
-        "zoom": [Interval(Real, 0, 1, closed="left")],
-        "width": [Interval(Real, 0, None, closed="neither")],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_clusters=3,
-        *,
-        n_overclusters=None,
-        half_side=5,
-        marginal_weight=1.0,
-        collapsed=False,
-        overcluster_epochs=1,
-        cluster_epochs=1,
-        flip=0.5,
-        rotate=0.0,
-        zoom=0.0,
-        width=0.25,
-        backbone="auto",
-        augment="auto",
-        max_epochs=10,
-        max_steps=None,
-        batch_size=32,
-        optimizer="adam",
-        lr=1e-3,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_clusters = n_clusters
-        self.n_overclusters = n_overclusters
-        self.half_side = half_side
-        self.marginal_weight = marginal_weight
-        self.collapsed = collapsed
-        self.overcluster_epochs = overcluster_epochs
-        self.cluster_epochs = cluster_epochs
-        self.flip = flip
-        self.rotate = rotate
-        self.zoom = zoom
-        self.width = width
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_clusters: Count = 3
+    _: KW_ONLY
+    n_overclusters: Count | None = None
+    half_side: CountOrZero = 5
+    marginal_weight: Positive = 1.0
+    collapsed: bool = False
+    overcluster_epochs: CountOrZero = 1
+    cluster_epochs: Count = 1
+    flip: UnitInterval = 0.5
+    rotate: Annotated[float, between(0, 180)] = 0.0
+    zoom: BelowOne = 0.0
+    width: Positive = 0.25
+    augment: Augment = "auto"
+    max_epochs: Count = 10
+    batch_size: AtLeastTwo = 32
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y=None):

@@ -1,18 +1,29 @@
 """SCAN: semantic clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
 
 import math
-from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.evaluation import predict_all
 from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    ArrayLike,
+    AtLeastTwo,
+    Augment,
+    BelowOne,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Optimizer,
+    Schedule,
+)
 from .._core.roles.clustering import ClusteringRole, check_n_clusters
 from .._core.samplers import Paired
 from .._core.warn import warn
@@ -181,91 +192,48 @@ class SCANClusterer(ClusteringRole, Learner):
 
     Parameters
     ----------
-    n_clusters : int, default=10
+    n_clusters : int
         Number of clusters. Outputs that no row of X uses are dropped at the end.
-    n_neighbors : int, default=20
+    n_neighbors : int
         Neighbors mined per row; fewer where X has fewer rows. Published: 20, and 50 for
         ImageNet.
-    entropy_weight : float, default=5.0
+    entropy_weight : float
         Weight of the entropy that keeps all clusters in use, >= 0.
-    n_heads : int, default=1
+    n_heads : int
         Cluster heads trained side by side; the one with the lowest loss is kept.
-    prior : array-like of shape (n_clusters,) or None, default=None
+    prior : array-like of shape (n_clusters,) or None
         Expected share of each cluster; None: equal shares.
-    train_backbone : bool, default=True
+    train_backbone : bool
         Whether the encoder is trained too, or the heads alone.
-    self_label_epochs : int, default=15
+    self_label_epochs : int
         Epochs of self-labeling; 0 leaves it out. Published: 200.
-    self_label_threshold : float, default=0.99
+    self_label_threshold : float
         A row teaches where its probability is above this, in [0, 1).
-    self_label_batch_size : int, default=512
+    self_label_batch_size : int
         Samples per step of self-labeling. Published: 1000.
-    balance_clusters : bool, default=True
+    balance_clusters : bool
         Whether self-labeling weights clusters against their size.
-    keep_clusters : bool, default=True
+    keep_clusters : bool
         Whether self-labeling ends when a cluster loses its last row, and the epoch with
         the lowest clustering loss on X is kept, the start included: few confident rows
         can lead it astray. False: the last epoch, as published.
-    embedder : estimator or None, default=None
-        Embeds X for the neighbors; its encoder is the backbone where ``backbone="auto"``.
-        Cloned and fitted, or used as it is inside a ``FrozenEstimator``. None: SimCLR for
-        images; vectors are taken as they are. Give ``SimCLRTransformer()`` to reach its
-        parameters as ``embedder__temperature``.
-    metric : {"auto", "cosine", "euclidean"}, default="auto"
+    metric : {"auto", "cosine", "euclidean"}
         Nearness of embeddings. "auto": cosine with an embedder, as published, and
         euclidean on vectors without one.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": :func:`sklabel.augment.scan_strong` for images,
         :class:`sklabel.augment.VectorNoise` for vectors.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=30
+    max_epochs : int
         Passes over X in the clustering stage. Published: 50 on CIFAR-10.
-    max_steps : int or None, default=None
+    max_steps : int or None
         Length of the clustering stage in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=128
-        Samples per step.
-    optimizer : str or class, default="adam"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=1e-3
-        Peak learning rate. Published: 1e-4, for 390 steps per epoch.
-    weight_decay : float, default=1e-4
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    lr
+        Published: 1e-4, for 390 steps per epoch.
 
     Attributes
     ----------
-    labels_ : ndarray of int of shape (n_samples,)
-        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
     confidence_ : ndarray of shape (n_samples,), float32
         Probability of each row's cluster.
-    n_clusters_ : int
-        Clusters in use.
     neighbors_ : ndarray of int of shape (n_samples, n_neighbors + 1)
         Mined neighbors, the row itself first.
     embedder_ : estimator
@@ -280,16 +248,8 @@ class SCANClusterer(ClusteringRole, Learner):
         ``clustering_loss``, ``lost_clusters`` and ``best`` (none: the start is kept).
     prior_ : ndarray of shape (n_clusters,) or None
         Expected share of each cluster in use.
-    encoder_ : nn.Module
-        Trained encoder.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
     n_iter_ : int
         Epochs trained in both stages.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -330,94 +290,26 @@ class SCANClusterer(ClusteringRole, Learner):
     (200,)
     """
 
-    _parameter_constraints = {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "entropy_weight": [Interval(Real, 0, None, closed="left")],
-        "n_heads": [Interval(Integral, 1, None, closed="left")],
-        "prior": ["array-like", None],
-        "train_backbone": ["boolean"],
-        "self_label_epochs": [Interval(Integral, 0, None, closed="left")],
-        "self_label_threshold": [Interval(Real, 0, 1, closed="left")],
-        "self_label_batch_size": [Interval(Integral, 2, None, closed="left")],
-        "balance_clusters": ["boolean"],
-        "keep_clusters": ["boolean"],
-        "embedder": [BaseEstimator, None],
-        "metric": [StrOptions({"auto", "cosine", "euclidean"})],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_clusters=10,
-        n_neighbors=20,
-        entropy_weight=5.0,
-        *,
-        n_heads=1,
-        prior=None,
-        train_backbone=True,
-        self_label_epochs=15,
-        self_label_threshold=0.99,
-        self_label_batch_size=512,
-        balance_clusters=True,
-        keep_clusters=True,
-        embedder=None,
-        metric="auto",
-        augment="auto",
-        backbone="auto",
-        max_epochs=30,
-        max_steps=None,
-        batch_size=128,
-        optimizer="adam",
-        lr=1e-3,
-        weight_decay=1e-4,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_clusters = n_clusters
-        self.n_neighbors = n_neighbors
-        self.entropy_weight = entropy_weight
-        self.n_heads = n_heads
-        self.prior = prior
-        self.train_backbone = train_backbone
-        self.self_label_epochs = self_label_epochs
-        self.self_label_threshold = self_label_threshold
-        self.self_label_batch_size = self_label_batch_size
-        self.balance_clusters = balance_clusters
-        self.keep_clusters = keep_clusters
-        self.embedder = embedder
-        self.metric = metric
-        self.augment = augment
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_clusters: Count = 10
+    n_neighbors: Count = 20
+    entropy_weight: NonNegative = 5.0
+    _: KW_ONLY
+    n_heads: Count = 1
+    prior: ArrayLike | None = None
+    train_backbone: bool = True
+    self_label_epochs: CountOrZero = 15
+    self_label_threshold: BelowOne = 0.99
+    self_label_batch_size: AtLeastTwo = 512
+    balance_clusters: bool = True
+    keep_clusters: bool = True
+    embedder: BaseEstimator | None = None
+    metric: Literal["auto", "cosine", "euclidean"] = "auto"
+    augment: Augment = "auto"
+    max_epochs: Count = 30
+    batch_size: AtLeastTwo = 128
+    optimizer: Optimizer = "adam"
+    weight_decay: NonNegative = 1e-4
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y=None):

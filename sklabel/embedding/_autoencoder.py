@@ -1,16 +1,22 @@
 """Convolutional autoencoder, as DCEC has it (Guo, Liu, Zhu and Yin, 2017)."""
 
-from numbers import Integral
-
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import nn
 from torch.nn import functional as F
 
 from .._core.callbacks import fitting
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    ArrayLike,
+    Augment,
+    Count,
+    LearningRateScaling,
+    Optimizer,
+    Schedule,
+)
 from .._core.roles.embedding import EmbeddingRole
 from ..backbones import Encoder, build_autoencoder
 
@@ -55,80 +61,34 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
 
     Parameters
     ----------
-    n_components : int, default=128
+    n_components : int
         Length of the code. Published: 10 for MNIST; 128 to 256 suit color photographs.
-    filters : tuple of int, default=(32, 64, 128)
+    filters : tuple of int
         Channels of the convolutions, each of which halves the side of an image; the
         decoder mirrors them.
-    hidden_sizes : tuple of int, default=(500, 500, 2000)
+    hidden_sizes : tuple of int
         Widths of the layers for vectors; the decoder mirrors them.
-    standardize : bool, default=True
+    standardize : bool
         Whether channels of images, and features of vectors, are centered and divided by
         their standard deviation. Without, pixels go from 0 to 1, as published, and
         vectors are taken as they are: what has little spread counts little.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : nn.Module or None, default=None
+    augment : nn.Module or None
         Damages the input; what is reconstructed is the undamaged sample (a denoising
         autoencoder). "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors.
-    max_epochs : int, default=40
-        Passes over X. Published: 200.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
-        Samples per step.
-    optimizer : str or class, default="adam"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    max_epochs
+        Published: 200.
+    optimizer
         Published: Adam.
-    lr : float, default=1e-3
-        Peak learning rate. Published: 1e-3.
-    lr_scaling : {"linear", "sqrt"} or None, default=None
-        "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
-    weight_decay : float, default=0.0
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up. Published: none.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    lr
+        Published: 1e-3.
+    warmup_epochs
+        Published: none.
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``feature_std``
-        (1: spread over the sphere, 0: collapsed) and ``effective_rank``.
     encoder_ : nn.Module
         Trained encoder, from sample to code.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     See Also
     --------
@@ -160,70 +120,15 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
     (100, 128)
     """
 
-    _parameter_constraints = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "filters": ["array-like"],
-        "hidden_sizes": ["array-like"],
-        "standardize": ["boolean"],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        "lr_scaling": [StrOptions({"linear", "sqrt"}), None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_components=128,
-        *,
-        filters=(32, 64, 128),
-        hidden_sizes=(500, 500, 2000),
-        standardize=True,
-        backbone="auto",
-        augment=None,
-        max_epochs=40,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adam",
-        lr=1e-3,
-        lr_scaling=None,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_components = n_components
-        self.filters = filters
-        self.hidden_sizes = hidden_sizes
-        self.standardize = standardize
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_scaling = lr_scaling
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_components: Count = 128
+    _: KW_ONLY
+    filters: ArrayLike = (32, 64, 128)
+    hidden_sizes: ArrayLike = (500, 500, 2000)
+    standardize: bool = True
+    augment: Augment = None
+    lr_scaling: LearningRateScaling = None
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y=None):

@@ -1,13 +1,20 @@
 """BYOL: bootstrap your own latent (Grill et al., 2020)."""
 
-from numbers import Integral, Real
+from collections.abc import Callable
+from typing import Literal
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    BelowOne,
+    Count,
+    LearningRateScaling,
+    NonNegative,
+)
 from .._core.roles.embedding import EmbeddingRole
 from ..losses import normalized_mse
 from ..modules import ProjectionNet, ema_decay, ema_update_, frozen_copy, mlp
@@ -50,81 +57,28 @@ class BYOLTransformer(EmbeddingRole, Learner):
 
     Parameters
     ----------
-    ema_decay : float, default=0.97
+    ema_decay : float
         Decay of the averaged weights at the start, in [0, 1). Paper: tau; 0.97 for 40
         epochs, 0.99 for 100 and 300, 0.996 for 1000.
-    ema_ramp : bool, default=True
+    ema_ramp : bool
         Whether the decay grows to 1 along half a cosine, as in the paper.
-    projection_size : int, default=256
+    projection_size : int
         Output width of the projection head and of the predictor.
-    projection_hidden : int, default=1024
+    projection_hidden : int
         Hidden width of both. Published: 4096; 1024 is usual for CIFAR.
-    output : {"backbone", "projection"}, default="backbone"
-        Which features ``transform`` returns: those before the head, or the head's.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : "auto", nn.Module, pair of nn.Module or None, default="auto"
+    augment : "auto", nn.Module, pair of nn.Module or None
         Random views; a pair: one for each view. "auto": for images
         :class:`sklabel.augment.Contrastive` in the paper's two settings, for vectors
         :class:`sklabel.augment.VectorNoise`. Turn off flips for digits:
         ``Contrastive(flip=0)``.
-    max_epochs : int, default=40
-        Passes over X. Published: 1000.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
-        Samples per step.
-    optimizer : str or class, default="adamw"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    max_epochs
+        Published: 1000.
+    optimizer
         Published: "lars_byol".
-    lr : float, default=1e-3
-        Peak learning rate. Published: 0.2 with "lars_byol" and "linear" scaling.
-    lr_scaling : {"linear", "sqrt"} or None, default=None
-        "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
-    weight_decay : float, default=1e-4
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=1
-        Epochs of linear warm-up. Published: 10.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
-
-    Attributes
-    ----------
-    net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``feature_std``
-        (1: spread over the sphere, 0: collapsed) and ``effective_rank``.
-    encoder_ : nn.Module
-        Trained encoder, the head left out.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
+    lr
+        Published: 0.2 with "lars_byol" and "linear" scaling.
+    warmup_epochs
+        Published: 10.
 
     See Also
     --------
@@ -156,73 +110,16 @@ class BYOLTransformer(EmbeddingRole, Learner):
     (100, 128)
     """
 
-    _parameter_constraints = {
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "ema_ramp": ["boolean"],
-        "projection_size": [Interval(Integral, 1, None, closed="left")],
-        "projection_hidden": [Interval(Integral, 1, None, closed="left")],
-        "output": [StrOptions({"backbone", "projection"})],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, tuple, list, None],
-        "lr_scaling": [StrOptions({"linear", "sqrt"}), None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        ema_decay=0.97,
-        *,
-        ema_ramp=True,
-        projection_size=256,
-        projection_hidden=1024,
-        output="backbone",
-        backbone="auto",
-        augment="auto",
-        max_epochs=40,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adamw",
-        lr=1e-3,
-        lr_scaling=None,
-        weight_decay=1e-4,
-        schedule="cosine",
-        warmup_epochs=1,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.ema_decay = ema_decay
-        self.ema_ramp = ema_ramp
-        self.projection_size = projection_size
-        self.projection_hidden = projection_hidden
-        self.output = output
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_scaling = lr_scaling
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    ema_decay: BelowOne = 0.97
+    _: KW_ONLY
+    ema_ramp: bool = True
+    projection_size: Count = 256
+    projection_hidden: Count = 1024
+    output: Literal["backbone", "projection"] = "backbone"
+    augment: Literal["auto"] | nn.Module | Callable | tuple | list | None = "auto"
+    lr_scaling: LearningRateScaling = None
+    weight_decay: NonNegative = 1e-4
+    warmup_epochs: NonNegative = 1
 
     @fitting
     def fit(self, X, y=None):

@@ -1,13 +1,22 @@
 """CLD: cross-level instance-group discrimination (Wang, Liu and Yu, 2021)."""
 
-from numbers import Integral, Real
+from typing import Literal
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    AtLeastTwo,
+    Augment,
+    BelowOne,
+    Count,
+    LearningRateScaling,
+    NonNegative,
+    Positive,
+)
 from .._core.roles.embedding import EmbeddingRole
 from ..losses import group_discrimination, info_nce, unit_rows
 from ..modules import (
@@ -82,96 +91,50 @@ class CLDTransformer(EmbeddingRole, Learner):
 
     Parameters
     ----------
-    n_groups : int, default=200
+    n_groups : int
         Groups of a batch, at most ``batch_size``. Published: 200 of 256 on CIFAR-10, 100 of
         128 on CIFAR-100; fewer where images are much alike, as those of a video.
-    temperature : float, default=0.07
+    temperature : float
         Temperature of the instance loss, > 0.
-    group_temperature : float, default=0.2
+    group_temperature : float
         Temperature of the group loss, > 0.
-    group_weight : float, default=0.8
+    group_weight : float
         Weight of the group loss, >= 0. Paper: lambda; 0.8 on CIFAR-10, 0.25 on CIFAR-100
         and ImageNet.
-    n_lloyd : int, default=5
+    n_lloyd : int
         Steps of k-means.
-    queue_size : int or "auto", default="auto"
+    queue_size : int or "auto"
         Keys in the queue of the instance loss. Published: 12288 on CIFAR-10. "auto": a
         tenth of the rows of X, at least a batch, at most 4096.
-    ema_decay : float, default=0.99
+    ema_decay : float
         Decay of the averaged weights, in [0, 1). Published: 0.999, for trainings of tens
         of thousands of steps.
-    norm_head : bool, default=False
+    norm_head : bool
         Whether the heads compare unit features with unit weights ("NormLinear").
-    projection_size : int, default=128
+    projection_size : int
         Output width of both heads.
-    output : {"backbone", "projection"}, default="backbone"
+    output : {"backbone", "projection"}
         Which features ``transform`` returns: those before the heads, or the
         instance head's.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Contrastive` with 20 to 100 % of the
         area for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips
         for digits: ``Contrastive(flip=0)``.
-    max_epochs : int, default=40
-        Passes over X. Published: 200.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
-        Samples per step.
-    optimizer : str or class, default="adamw"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    max_epochs
+        Published: 200.
+    optimizer
         Published: "sgd".
-    lr : float, default=1e-3
-        Peak learning rate. Published: 0.06 with "sgd".
-    lr_scaling : {"linear", "sqrt"} or None, default=None
-        "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
-    weight_decay : float, default=1e-4
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=1
-        Epochs of linear warm-up. Published: 5.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    lr
+        Published: 0.06 with "sgd".
+    warmup_epochs
+        Published: 5.
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``feature_std``
-        (1: spread over the sphere, 0: collapsed) and ``effective_rank``.
     encoder_ : nn.Module
         Trained encoder, the heads left out.
     queue_size_ : int
         Keys in the queue.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     See Also
     --------
@@ -201,91 +164,21 @@ class CLDTransformer(EmbeddingRole, Learner):
     (100, 128)
     """
 
-    _parameter_constraints = {
-        "n_groups": [Interval(Integral, 2, None, closed="left")],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "group_temperature": [Interval(Real, 0, None, closed="neither")],
-        "group_weight": [Interval(Real, 0, None, closed="left")],
-        "n_lloyd": [Interval(Integral, 1, None, closed="left")],
-        "queue_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "norm_head": ["boolean"],
-        "projection_size": [Interval(Integral, 1, None, closed="left")],
-        "output": [StrOptions({"backbone", "projection"})],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        "lr_scaling": [StrOptions({"linear", "sqrt"}), None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_groups=200,
-        *,
-        temperature=0.07,
-        group_temperature=0.2,
-        group_weight=0.8,
-        n_lloyd=5,
-        queue_size="auto",
-        ema_decay=0.99,
-        norm_head=False,
-        projection_size=128,
-        output="backbone",
-        backbone="auto",
-        augment="auto",
-        max_epochs=40,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adamw",
-        lr=1e-3,
-        lr_scaling=None,
-        weight_decay=1e-4,
-        schedule="cosine",
-        warmup_epochs=1,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_groups = n_groups
-        self.temperature = temperature
-        self.group_temperature = group_temperature
-        self.group_weight = group_weight
-        self.n_lloyd = n_lloyd
-        self.queue_size = queue_size
-        self.ema_decay = ema_decay
-        self.norm_head = norm_head
-        self.projection_size = projection_size
-        self.output = output
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_scaling = lr_scaling
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_groups: AtLeastTwo = 200
+    _: KW_ONLY
+    temperature: Positive = 0.07
+    group_temperature: Positive = 0.2
+    group_weight: NonNegative = 0.8
+    n_lloyd: Count = 5
+    queue_size: Count | Literal["auto"] = "auto"
+    ema_decay: BelowOne = 0.99
+    norm_head: bool = False
+    projection_size: Count = 128
+    output: Literal["backbone", "projection"] = "backbone"
+    augment: Augment = "auto"
+    lr_scaling: LearningRateScaling = None
+    weight_decay: NonNegative = 1e-4
+    warmup_epochs: NonNegative = 1
 
     @fitting
     def fit(self, X, y=None):

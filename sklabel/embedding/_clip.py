@@ -3,19 +3,31 @@
 import functools
 import math
 import zlib
-from numbers import Integral, Number, Real
+from collections.abc import Callable
+from numbers import Integral, Number
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.health import CollapseWarning, watch_features
 from .._core.labels import _is_marker, _is_missing
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    Augment,
+    Count,
+    NonNegative,
+    Positive,
+    UnitInterval,
+    between,
+    one_of,
+    whole,
+)
 from .._core.roles.embedding import EmbeddingRole
 from .._core.samples import Samples
 from .._core.warn import warn
@@ -239,90 +251,57 @@ class CLIPTransformer(EmbeddingRole, Learner):
 
     Parameters
     ----------
-    projection_size : int, default=128
+    projection_size : int
         Length of an embedding; published weights have their own. Paper: 512.
-    temperature : float, default=0.07
+    temperature : float
         First temperature of the contrastive loss, > 0; it is learned. Published weights
         have their own.
-    max_logit_scale : float, default=100.0
+    max_logit_scale : float
         Largest value of one over the temperature, >= 1; cut after each step.
-    same_captions : {"negatives", "positives", "unique"}, default="negatives"
+    same_captions : {"negatives", "positives", "unique"}
         What images of a batch with the same text are to each other. "negatives":
         strangers, as published, good where texts rarely occur twice; "positives": the
         target is spread over all of them; "unique": a batch holds no text twice, and of
         a text that is in more rows than there are batches some rows are left out of the
         epoch.
-    tokenizer : {"auto", "bytes", "bpe"} or callable, default="auto"
+    tokenizer : {"auto", "bytes", "bpe"} or callable
         Of texts, where the towers are our own. "bytes": letters as bytes, no
         vocabulary; "bpe": the published vocabulary of 49,408 pieces of words (extra
         ``clip``), in which long texts are short but a text tower is large; a callable
         turns a list of n str into integers (n, L), L <= context_length, 0 after the
         end. "auto": "bytes", and with published weights the model's own.
-    context_length : int, default=77
+    context_length : int
         Most tokens of a text, its start and its end among them; more are cut off.
-    text_width : int, default=128
+    text_width : int
         Width of the text tower. Paper: 512.
-    text_layers : int, default=3
+    text_layers : int
         Layers of the text tower. Paper: 12.
-    text_heads : int, default=4
+    text_heads : int
         Attention heads of the text tower; a divisor of ``text_width``. Paper: 8.
-    weights : str, Path or None, default=None
+    weights : str, Path or None
         Weights of ``backbone="open_clip/NAME"``: their name, such as
         "laion2b_s34b_b79k", loaded from a hub, or a file of theirs, safetensors or a
         state dict, of which nothing is executed. "DEFAULT": the first that open_clip
         lists. None: none.
-    frozen : {"image", "text", "norms"}, list of them or None, default=None
+    frozen : {"image", "text", "norms"}, list of them or None
         Parts that are not trained: a tower, or all norm layers with their statistics.
-    start_weight : float, default=0.0
+    start_weight : float
         Share of the first weights in the average of first and trained weights that is
         kept, in [0, 1]: after fine-tuning, 0.5 is often better on images of another
         kind.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": a crop of nine tenths of the area at least for images,
         :class:`sklabel.augment.VectorNoise` for vectors. No flips: texts may say left
         and right.
-    max_epochs : int, default=40
-        Passes over X. Published: 32 over 400 million pairs.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
-        Samples per step. Published: 32768.
-    optimizer : str or class, default="adamw"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=1e-3
-        Peak learning rate. Published: 5e-4. Published weights are fine-tuned with 1e-5
-        or less.
-    weight_decay : float, default=0.2
+    max_epochs
+        Published: 32 over 400 million pairs.
+    batch_size
+        Published: 32768.
+    lr
+        Published: 5e-4. Published weights are fine-tuned with 1e-5 or less.
+    weight_decay : float
         Decay of weights; biases, norms and the temperature have none. In fine-tuning
         1e-3.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=1
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
 
     Attributes
     ----------
@@ -335,14 +314,6 @@ class CLIPTransformer(EmbeddingRole, Learner):
         Image tower, the projection left out; of published weights with it.
     vocabulary_size_ : int or None
         Different tokens; None for published models.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -400,91 +371,22 @@ class CLIPTransformer(EmbeddingRole, Learner):
     (1, 5)
     """
 
-    _parameter_constraints = {
-        "projection_size": [Interval(Integral, 1, None, closed="left")],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "max_logit_scale": [Interval(Real, 1, None, closed="left")],
-        "same_captions": [StrOptions({"negatives", "positives", "unique"})],
-        "tokenizer": [StrOptions({"auto", "bytes", "bpe"}), callable],
-        "context_length": [Interval(Integral, 3, None, closed="left")],
-        "text_width": [Interval(Integral, 1, None, closed="left")],
-        "text_layers": [Interval(Integral, 1, None, closed="left")],
-        "text_heads": [Interval(Integral, 1, None, closed="left")],
-        "weights": [str, Path, None],
-        "frozen": [StrOptions(set(_PARTS)), list, tuple, None],
-        "start_weight": [Interval(Real, 0, 1, closed="both")],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        projection_size=128,
-        *,
-        temperature=0.07,
-        max_logit_scale=100.0,
-        same_captions="negatives",
-        tokenizer="auto",
-        context_length=77,
-        text_width=128,
-        text_layers=3,
-        text_heads=4,
-        weights=None,
-        frozen=None,
-        start_weight=0.0,
-        backbone="auto",
-        augment="auto",
-        max_epochs=40,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adamw",
-        lr=1e-3,
-        weight_decay=0.2,
-        schedule="cosine",
-        warmup_epochs=1,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.projection_size = projection_size
-        self.temperature = temperature
-        self.max_logit_scale = max_logit_scale
-        self.same_captions = same_captions
-        self.tokenizer = tokenizer
-        self.context_length = context_length
-        self.text_width = text_width
-        self.text_layers = text_layers
-        self.text_heads = text_heads
-        self.weights = weights
-        self.frozen = frozen
-        self.start_weight = start_weight
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    projection_size: Count = 128
+    _: KW_ONLY
+    temperature: Positive = 0.07
+    max_logit_scale: Annotated[float, between(1, None)] = 100.0
+    same_captions: Literal["negatives", "positives", "unique"] = "negatives"
+    tokenizer: Literal["auto", "bytes", "bpe"] | Callable = "auto"
+    context_length: Annotated[int, whole(3)] = 77
+    text_width: Count = 128
+    text_layers: Count = 3
+    text_heads: Count = 4
+    weights: str | Path | None = None
+    frozen: Annotated[str, one_of(_PARTS)] | list | tuple | None = None
+    start_weight: UnitInterval = 0.0
+    augment: Augment = "auto"
+    weight_decay: NonNegative = 0.2
+    warmup_epochs: NonNegative = 1
 
     @fitting
     def fit(self, X, y=None):

@@ -1,13 +1,20 @@
 """MoCo: momentum contrast, versions 1 and 2 (He et al., 2020; Chen et al., 2020)."""
 
-from numbers import Integral, Real
+from typing import Literal
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
-from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    Augment,
+    BelowOne,
+    Count,
+    LearningRateScaling,
+    NonNegative,
+    Positive,
+)
 from .._core.roles.embedding import EmbeddingRole
 from ..losses import info_nce, unit_rows
 from ..modules import (
@@ -69,96 +76,44 @@ class MoCoTransformer(EmbeddingRole, Learner):
 
     Parameters
     ----------
-    temperature : float, default=0.1
+    temperature : float
         Temperature of the contrastive loss, > 0. Paper: tau; 0.07 in version 1 and 0.2 in
         version 2 on ImageNet, 0.1 on CIFAR.
-    version : {"v1", "v2"}, default="v2"
+    version : {"v1", "v2"}
         "v1": a linear head, and colors always changed; "v2": a head of two layers and the
         views of the second paper.
-    queue_size : int or "auto", default="auto"
+    queue_size : int or "auto"
         Keys in the queue. Paper: K; 65536 on ImageNet, 4096 on CIFAR. "auto": a tenth of
         the rows of X, at least a batch, at most 4096: older keys come from another
         network than today's.
-    ema_decay : float, default=0.99
+    ema_decay : float
         Decay of the averaged weights, in [0, 1). Paper: m; 0.999 on ImageNet.
-    symmetric : bool, default=True
+    symmetric : bool
         Whether each view is the query once, at twice the cost, as the authors' setting for
         CIFAR has it; the papers have False.
-    bn_splits : int, default=8
+    bn_splits : int
         Parts of a batch in each of which BatchNorm takes its own statistics, as on so many
         devices: otherwise the network can tell from them which images came together. 1:
         none.
-    projection_size : int, default=128
-        Output width of the projection head.
-    projection_hidden : int or None, default=None
+    projection_hidden : int or None
         Hidden width of the head of version 2; None: that of the backbone.
-    output : {"backbone", "projection"}, default="backbone"
-        Which features ``transform`` returns: those before the head, or the head's.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Contrastive` in the version's setting
         for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for
         digits: ``Contrastive(flip=0)``.
-    max_epochs : int, default=40
-        Passes over X. Published: 200 on ImageNet, 800 on CIFAR-10.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
-        Samples per step.
-    optimizer : str or class, default="adamw"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    max_epochs
+        Published: 200 on ImageNet, 800 on CIFAR-10.
+    optimizer
         Published: "sgd".
-    lr : float, default=1e-3
-        Peak learning rate. Published: 0.03 with "sgd", 0.06 on CIFAR-10.
-    lr_scaling : {"linear", "sqrt"} or None, default=None
-        "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
-    weight_decay : float, default=1e-4
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=1
-        Epochs of linear warm-up. Published: none.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    lr
+        Published: 0.03 with "sgd", 0.06 on CIFAR-10.
+    warmup_epochs
+        Published: none.
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``feature_std``
-        (1: spread over the sphere, 0: collapsed) and ``effective_rank``.
-    encoder_ : nn.Module
-        Trained encoder, the head left out.
     queue_size_ : int
         Keys in the queue.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     See Also
     --------
@@ -195,88 +150,20 @@ class MoCoTransformer(EmbeddingRole, Learner):
     (100, 128)
     """
 
-    _parameter_constraints = {
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "version": [StrOptions({"v1", "v2"})],
-        "queue_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "symmetric": ["boolean"],
-        "bn_splits": [Interval(Integral, 1, None, closed="left")],
-        "projection_size": [Interval(Integral, 1, None, closed="left")],
-        "projection_hidden": [Interval(Integral, 1, None, closed="left"), None],
-        "output": [StrOptions({"backbone", "projection"})],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        "lr_scaling": [StrOptions({"linear", "sqrt"}), None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        temperature=0.1,
-        *,
-        version="v2",
-        queue_size="auto",
-        ema_decay=0.99,
-        symmetric=True,
-        bn_splits=8,
-        projection_size=128,
-        projection_hidden=None,
-        output="backbone",
-        backbone="auto",
-        augment="auto",
-        max_epochs=40,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adamw",
-        lr=1e-3,
-        lr_scaling=None,
-        weight_decay=1e-4,
-        schedule="cosine",
-        warmup_epochs=1,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.temperature = temperature
-        self.version = version
-        self.queue_size = queue_size
-        self.ema_decay = ema_decay
-        self.symmetric = symmetric
-        self.bn_splits = bn_splits
-        self.projection_size = projection_size
-        self.projection_hidden = projection_hidden
-        self.output = output
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_scaling = lr_scaling
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    temperature: Positive = 0.1
+    _: KW_ONLY
+    version: Literal["v1", "v2"] = "v2"
+    queue_size: Count | Literal["auto"] = "auto"
+    ema_decay: BelowOne = 0.99
+    symmetric: bool = True
+    bn_splits: Count = 8
+    projection_size: Count = 128
+    projection_hidden: Count | None = None
+    output: Literal["backbone", "projection"] = "backbone"
+    augment: Augment = "auto"
+    lr_scaling: LearningRateScaling = None
+    weight_decay: NonNegative = 1e-4
+    warmup_epochs: NonNegative = 1
 
     @fitting
     def fit(self, X, y=None):

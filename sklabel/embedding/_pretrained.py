@@ -6,8 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
-from numbers import Integral
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 import numpy as np
@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
@@ -32,8 +31,9 @@ from .._core.inputs import (
     size_pair,
     unreadable,
 )
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import NetEstimator
 from .._core.net import Net, resolve_device
+from .._core.parameters import KW_ONLY, ArrayLike, Count
 from .._core.samples import PIXEL_RANGES, Samples, _native
 from .._core.warn import warn
 from ..backbones import Encoder
@@ -227,7 +227,9 @@ def _checksum(*arrays):
     return digest.hexdigest()
 
 
-class PretrainedTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Learner):
+class PretrainedTransformer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetEstimator
+):
     """Embed images with a published encoder that others have trained, as it is.
 
     Nothing is learned from X but what stands for black and white in float images that do
@@ -237,43 +239,31 @@ class PretrainedTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, L
 
     Parameters
     ----------
-    backbone : str, default="resnet50"
+    backbone : str
         "resnet50" or another classifier of torchvision; "timm/NAME" (extra
         ``backbones``), such as "timm/vit_small_patch14_dinov2"; or "open_clip/NAME"
         (extra ``clip``), such as "open_clip/ViT-B-32" or, with weights of its own,
         "open_clip/hf-hub:OWNER/NAME".
-    weights : str, Path or None, default="DEFAULT"
+    weights : str, Path or None
         "DEFAULT": those that the library recommends, for open_clip the first that it
         lists; downloaded once and kept where the library keeps them. The name of others
         that it offers, such as "IMAGENET1K_V1". The path of a file, safetensors or a
         state dict of ``torch.save``. None: random ones, for tests.
-    pooling : {"auto", "avg", "max", "token"}, default="auto"
+    pooling : {"auto", "avg", "max", "token"}
         What a vector is made of. "auto": as published, for open_clip the vectors that
         it compares with texts. "avg", "max": mean or largest value over all places.
         "token": the class token of a transformer. "max" is for timm only.
-    input_size : int, tuple or None, default=None
+    input_size : int, tuple or None
         Side, or (height, width), of what the network sees; None: that of the weights. A
         smaller one is faster; images of 32 pixels gain little from more than 96 to 128.
-    batch_size : int, default=64
+    batch_size : int
         Images per step; less where they are very large.
-    cache_dir : str, Path or None, default=None
+    cache_dir : str, Path or None
         Folder in which vectors are kept: the same image is embedded by the same model
         only once, in a search with folds too. None: nothing is kept.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
+    image_size : int, tuple or None
         Size to which image files are resized before anything else, as other estimators
         do; None: each is taken as it is, of whatever size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
 
     Attributes
     ----------
@@ -284,8 +274,6 @@ class PretrainedTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, L
     sample_shape_ : tuple of int
         Shape of one sample: ``(C, H, W)``. After files of several sizes, that of the
         images that the network sees.
-    n_features_in_ : int
-        Values per sample.
 
     Raises
     ------
@@ -344,57 +332,13 @@ class PretrainedTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, L
     (10, 512)
     """
 
-    _parameter_constraints = {
-        "backbone": [str],
-        "weights": [str, Path, None],
-        "pooling": [StrOptions({"auto", "avg", "max", "token"})],
-        "input_size": [Interval(Integral, 1, None, closed="left"), "array-like", None],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "cache_dir": [str, Path, None],
-        **{
-            name: SHARED_CONSTRAINTS[name]
-            for name in (
-                "image_shape",
-                "image_size",
-                "on_error",
-                "device",
-                "precision",
-                "random_state",
-                "verbose",
-            )
-        },
-    }
-
-    def __init__(
-        self,
-        backbone="resnet50",
-        *,
-        weights="DEFAULT",
-        pooling="auto",
-        input_size=None,
-        batch_size=64,
-        cache_dir=None,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        device="auto",
-        precision="auto",
-        random_state=None,
-        verbose=0,
-    ):
-        self.backbone = backbone
-        self.weights = weights
-        self.pooling = pooling
-        self.input_size = input_size
-        self.batch_size = batch_size
-        self.cache_dir = cache_dir
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
+    backbone: str = "resnet50"
+    _: KW_ONLY
+    weights: str | Path | None = "DEFAULT"
+    pooling: Literal["auto", "avg", "max", "token"] = "auto"
+    input_size: Count | ArrayLike | None = None
+    batch_size: Count = 64
+    cache_dir: str | Path | None = None
 
     @fitting
     def fit(self, X, y=None):

@@ -1,13 +1,21 @@
 """SwAV: swapping assignments between views (Caron et al., 2020)."""
 
-from numbers import Integral, Real
+from typing import Literal
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
-from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    AtLeastTwo,
+    Augment,
+    Count,
+    CountOrZero,
+    LearningRateScaling,
+    NonNegative,
+    Positive,
+)
 from .._core.roles.embedding import EmbeddingRole
 from ..losses import sinkhorn, swapped_prediction, unit_rows
 from ..modules import ProjectionNet, Prototypes, mlp
@@ -71,99 +79,44 @@ class SwAVTransformer(EmbeddingRole, Learner):
 
     Parameters
     ----------
-    n_prototypes : int, default=512
+    n_prototypes : int
         Number of prototypes. Published: 3000 on ImageNet, 512 to 3000 on CIFAR; about ten
         times the number of kinds.
-    temperature : float, default=0.1
+    temperature : float
         Temperature of the prediction, > 0. Paper: tau.
-    epsilon : float, default=0.05
+    epsilon : float
         Softness of the assignment, > 0; lower it to 0.03 where the loss stays at the log
         of the number of prototypes.
-    n_iterations : int, default=3
+    n_iterations : int
         Steps of the Sinkhorn algorithm, which makes the shares equal.
-    n_small_crops : int, default=0
+    n_small_crops : int
         Small crops of each image, besides the two large ones. Published: 6 on ImageNet,
         none on CIFAR.
-    small_augment : "auto", nn.Module or None, default="auto"
+    small_augment : "auto", nn.Module or None
         Their policy; "auto": :class:`sklabel.augment.Contrastive` with 5 to 14 % of the
         area and three sevenths of the side.
-    queue_size : int, default=0
+    queue_size : int
         Embeddings of earlier batches that help to assign, per large crop, for batches
         that are small beside the number of prototypes. Published: 3840 at a batch size of
         256.
-    queue_start : int, default=15
+    queue_start : int
         Epochs before the queue is used.
-    frozen_epochs : float, default=1
+    frozen_epochs : float
         Epochs at the start in which the prototypes do not move.
-    projection_size : int, default=128
-        Output width of the projection head.
-    projection_hidden : int, default=2048
+    projection_hidden : int
         Hidden width of the projection head.
-    output : {"backbone", "projection"}, default="backbone"
-        Which features ``transform`` returns: those before the head, or the head's.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random large views; "auto": :class:`sklabel.augment.Contrastive` with 14 to 100 %
         of the area for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off
         flips for digits: ``Contrastive(flip=0)``.
-    max_epochs : int, default=40
-        Passes over X. Published: 400 to 800.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
-        Samples per step.
-    optimizer : str or class, default="adamw"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    max_epochs
+        Published: 400 to 800.
+    optimizer
         Published: "larc", LARS with all parameters alike.
-    lr : float, default=1e-3
-        Peak learning rate. Published: 0.6 with "larc" at a batch size of 256.
-    lr_scaling : {"linear", "sqrt"} or None, default=None
-        "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
-    weight_decay : float, default=1e-4
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="cosine"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=1
-        Epochs of linear warm-up. Published: none at 256.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
-
-    Attributes
-    ----------
-    net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``feature_std``
-        (1: spread over the sphere, 0: collapsed) and ``effective_rank``.
-    encoder_ : nn.Module
-        Trained encoder, the head left out.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
-    n_features_in_ : int
-        Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
+    lr
+        Published: 0.6 with "larc" at a batch size of 256.
+    warmup_epochs
+        Published: none at 256.
 
     See Also
     --------
@@ -194,94 +147,23 @@ class SwAVTransformer(EmbeddingRole, Learner):
     (100, 128)
     """
 
-    _parameter_constraints = {
-        "n_prototypes": [Interval(Integral, 2, None, closed="left")],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iterations": [Interval(Integral, 1, None, closed="left")],
-        "n_small_crops": [Interval(Integral, 0, None, closed="left")],
-        "small_augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        "queue_size": [Interval(Integral, 0, None, closed="left")],
-        "queue_start": [Interval(Integral, 0, None, closed="left")],
-        "frozen_epochs": [Interval(Integral, 0, None, closed="left")],
-        "projection_size": [Interval(Integral, 1, None, closed="left")],
-        "projection_hidden": [Interval(Integral, 1, None, closed="left")],
-        "output": [StrOptions({"backbone", "projection"})],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        "lr_scaling": [StrOptions({"linear", "sqrt"}), None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_prototypes=512,
-        *,
-        temperature=0.1,
-        epsilon=0.05,
-        n_iterations=3,
-        n_small_crops=0,
-        small_augment="auto",
-        queue_size=0,
-        queue_start=15,
-        frozen_epochs=1,
-        projection_size=128,
-        projection_hidden=2048,
-        output="backbone",
-        backbone="auto",
-        augment="auto",
-        max_epochs=40,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adamw",
-        lr=1e-3,
-        lr_scaling=None,
-        weight_decay=1e-4,
-        schedule="cosine",
-        warmup_epochs=1,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_prototypes = n_prototypes
-        self.temperature = temperature
-        self.epsilon = epsilon
-        self.n_iterations = n_iterations
-        self.n_small_crops = n_small_crops
-        self.small_augment = small_augment
-        self.queue_size = queue_size
-        self.queue_start = queue_start
-        self.frozen_epochs = frozen_epochs
-        self.projection_size = projection_size
-        self.projection_hidden = projection_hidden
-        self.output = output
-        self.backbone = backbone
-        self.augment = augment
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.lr_scaling = lr_scaling
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_prototypes: AtLeastTwo = 512
+    _: KW_ONLY
+    temperature: Positive = 0.1
+    epsilon: Positive = 0.05
+    n_iterations: Count = 3
+    n_small_crops: CountOrZero = 0
+    small_augment: Augment = "auto"
+    queue_size: CountOrZero = 0
+    queue_start: CountOrZero = 15
+    frozen_epochs: CountOrZero = 1
+    projection_size: Count = 128
+    projection_hidden: Count = 2048
+    output: Literal["backbone", "projection"] = "backbone"
+    augment: Augment = "auto"
+    lr_scaling: LearningRateScaling = None
+    weight_decay: NonNegative = 1e-4
+    warmup_epochs: NonNegative = 1
 
     @fitting
     def fit(self, X, y=None):

@@ -3,12 +3,16 @@
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods
 
 from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.nested import hidden_features
+from .._core.parameters import (
+    KW_ONLY,
+    ProbabilisticClassifier,
+    RandomState,
+    SampleCount,
+)
 from .._core.roles.selection import (
-    N_SAMPLES_CONSTRAINT,
     SelectionRole,
     check_rows,
     fit_classifier,
@@ -188,15 +192,11 @@ class BADGESelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    classifier : estimator with predict_proba or None, default=None
+    classifier : estimator with predict_proba or None
         Asked for probabilities and features. It is cloned and fitted;
         ``FrozenEstimator(classifier)`` is used as it is. None: logistic regression,
         for vectors.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the draws, and of the classifier where that has no ``random_state`` of
         its own.
 
@@ -208,17 +208,8 @@ class BADGESelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         Length of the gradient of each row, 0 where a probability is 1; ``-inf`` for
         rows labeled already and for files that cannot be read. The choice also
         depends on how far apart the gradients are.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
-    assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors.
     classifier_ : estimator
         The fitted classifier. Not where every row is labeled.
-    n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -262,16 +253,10 @@ class BADGESelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "classifier": [HasMethods(["fit", "predict_proba"]), None],
-        "random_state": ["random_state"],
-    }
-
-    def __init__(self, n_samples=None, *, classifier=None, random_state=None):
-        self.n_samples = n_samples
-        self.classifier = classifier
-        self.random_state = random_state
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    classifier: ProbabilisticClassifier | None = None
+    random_state: RandomState = None
 
     @fitting
     def fit(self, X, y=None):

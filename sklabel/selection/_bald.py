@@ -1,7 +1,7 @@
 """BALD: what draws of a model disagree about (Houlsby et al., 2011), and BatchBALD."""
 
 import copy
-from numbers import Integral, Real
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,16 +15,24 @@ from sklearn.ensemble import (
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import nn
 
 from .._core.calibration import rescale
 from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.labels import encode_labels
 from .._core.nested import inner_estimator, last_step
+from .._core.parameters import (
+    KW_ONLY,
+    AtLeastTwo,
+    Count,
+    OpenUnitInterval,
+    ProbabilisticClassifier,
+    RandomState,
+    SampleCount,
+    one_of,
+)
 from .._core.roles.classification import ClassificationRole
 from .._core.roles.selection import (
-    N_SAMPLES_CONSTRAINT,
     SelectionRole,
     check_rows,
     clipped,
@@ -232,32 +240,28 @@ class BALDSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    measure : {"bald", "mean_std"}, default="bald"
+    measure : {"bald", "mean_std"}
         Mutual information, or the standard deviation over the draws, averaged over the
         classes.
-    batch : bool, default=False
+    batch : bool
         Choose by BatchBALD, so that near copies are not chosen together; else the rows
         of highest score. Needs ``measure="bald"``.
-    n_draws : int, default=10
+    n_draws : int
         Draws of the model, >= 2; an ensemble has as many as members. A batch cannot
         tell more than ln ``n_draws`` nats: take 100 with ``batch=True``.
-    dropout : float, default=0.5
+    dropout : float
         Share of the features that is dropped, in (0, 1).
-    n_candidates : int or None, default=None
+    n_candidates : int or None
         Rows of highest BALD among which BatchBALD chooses, at least ``n_samples``.
         None: 200, or four for each row to choose, whichever is more.
-    n_configurations : int, default=40000
+    n_configurations : int
         Joint labels of the chosen rows that BatchBALD looks at: all, exactly, while
         there are no more, then so many drawn at random.
-    classifier : estimator or None, default=None
+    classifier : estimator or None
         Has ``predict_proba``; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. A classifier that knows unlabeled rows
         is given all of them. None: logistic regression.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the draws, and of the classifier where that has no ``random_state`` of
         its own.
 
@@ -270,18 +274,9 @@ class BALDSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         cannot be read.
     batch_scores_ : ndarray of shape (n_samples,)
         Information of the rows chosen up to each one. Only with ``batch=True``.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
-    assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors.
     estimators_ : list of estimators
         Classifiers fitted: one, of which dropout or the members give draws; or the
         copies fitted on resampled rows. Empty where every row is labeled.
-    n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -338,40 +333,16 @@ class BALDSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "measure": [StrOptions(set(_SCORES))],
-        "batch": ["boolean"],
-        "n_draws": [Interval(Integral, 2, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="neither")],
-        "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
-        "n_configurations": [Interval(Integral, 1, None, closed="left")],
-        "classifier": [HasMethods(["fit", "predict_proba"]), None],
-        "random_state": ["random_state"],
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        measure="bald",
-        batch=False,
-        n_draws=10,
-        dropout=0.5,
-        n_candidates=None,
-        n_configurations=40_000,
-        classifier=None,
-        random_state=None,
-    ):
-        self.n_samples = n_samples
-        self.measure = measure
-        self.batch = batch
-        self.n_draws = n_draws
-        self.dropout = dropout
-        self.n_candidates = n_candidates
-        self.n_configurations = n_configurations
-        self.classifier = classifier
-        self.random_state = random_state
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    measure: Annotated[str, one_of(_SCORES)] = "bald"
+    batch: bool = False
+    n_draws: AtLeastTwo = 10
+    dropout: OpenUnitInterval = 0.5
+    n_candidates: Count | None = None
+    n_configurations: Count = 40_000
+    classifier: ProbabilisticClassifier | None = None
+    random_state: RandomState = None
 
     @fitting
     def fit(self, X, y=None):

@@ -3,7 +3,6 @@
 import math
 import time
 import warnings
-from numbers import Real
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -13,12 +12,19 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import normalize as unit_rows
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
 from tqdm.auto import tqdm
 
 from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.kcenter import k_center_greedy
-from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
+from .._core.parameters import (
+    KW_ONLY,
+    BelowOne,
+    Positive,
+    RandomState,
+    SampleCount,
+    Verbosity,
+)
+from .._core.roles.selection import SelectionRole
 
 # Unlabeled rows up to which all pairs of rows may stand in an integer program.
 _MOST_ROWS = 2000
@@ -155,28 +161,22 @@ class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    robust : bool, default=False
+    robust : bool
         True: smallest radius, by integer programs over all pairs of rows; for up to
         2,000 unlabeled rows, practical for some hundred.
-    outlier_share : float, default=0.01
+    outlier_share : float
         Share of the unlabeled rows, in [0, 1), that the robust choice may leave
         uncovered, rounded down to a whole number of rows. The paper's 0.0001 is no row
         at all where there are fewer than 10,000. The greedy choice has no outliers.
-    normalize : bool, default=False
+    normalize : bool
         Divide each row by its length first: the choice is then that of cosine
         distances, which order the rows in the same way.
-    time_limit : float or None, default=60.0
+    time_limit : float or None
         Seconds for the integer programs of the robust choice, > 0. When they are over
         there is a warning, and the best choice so far is taken. None: no limit.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the row that is chosen first (for the robust choice: where the greedy
         one begins, which it improves on). Not used where some rows are labeled.
-    verbose : int, default=0
-        1: a progress bar.
 
     Attributes
     ----------
@@ -189,8 +189,6 @@ class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         Distance to the nearest center: of a chosen row at the moment when it was
         chosen, of another row at the end; ``-inf`` for rows labeled already. A row
         chosen when there was no center yet has the largest of all other scores.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row.
     radius_ : float
@@ -204,8 +202,6 @@ class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         greedy choice.
     n_features_in_ : int
         Number of features seen in ``fit``.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -260,34 +256,14 @@ class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     41.1
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "robust": ["boolean"],
-        "outlier_share": [Interval(Real, 0, 1, closed="left")],
-        "normalize": ["boolean"],
-        "time_limit": [Interval(Real, 0, None, closed="neither"), None],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        robust=False,
-        outlier_share=0.01,
-        normalize=False,
-        time_limit=60.0,
-        random_state=None,
-        verbose=0,
-    ):
-        self.n_samples = n_samples
-        self.robust = robust
-        self.outlier_share = outlier_share
-        self.normalize = normalize
-        self.time_limit = time_limit
-        self.random_state = random_state
-        self.verbose = verbose
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    robust: bool = False
+    outlier_share: BelowOne = 0.01
+    normalize: bool = False
+    time_limit: Positive | None = 60.0
+    random_state: RandomState = None
+    verbose: Verbosity = 0
 
     @fitting
     def fit(self, X, y=None):

@@ -1,13 +1,12 @@
 """UncertainGCN and CoreGCN: sequential graph networks (Caramalau et al., 2021)."""
 
 import math
-from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing, check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import nn
 from torch.nn.functional import logsigmoid
 from tqdm.auto import trange
@@ -16,30 +15,25 @@ from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.kcenter import k_center_greedy
 from .._core.nested import hidden_features
 from .._core.net import resolve_device
+from .._core.parameters import (
+    KW_ONLY,
+    BelowOne,
+    Count,
+    NonNegative,
+    Positive,
+    ProbabilisticClassifier,
+    RandomState,
+    SampleCount,
+    UnitInterval,
+    Verbosity,
+)
 from .._core.roles.selection import (
-    N_SAMPLES_CONSTRAINT,
     SelectionRole,
     check_rows,
     fit_classifier,
     open_rows,
 )
 from ..losses import unit_rows
-
-_CONSTRAINTS = {
-    "n_samples": N_SAMPLES_CONSTRAINT,
-    "classifier": [HasMethods(["fit", "predict_proba"]), None],
-    "n_candidates": [Interval(Integral, 1, None, closed="left")],
-    "n_hidden": [Interval(Integral, 1, None, closed="left")],
-    "dropout": [Interval(Real, 0, 1, closed="left")],
-    "unlabeled_weight": [Interval(Real, 0, None, closed="left")],
-    "normalization": [StrOptions({"column", "row"})],
-    "lr": [Interval(Real, 0, None, closed="neither")],
-    "weight_decay": [Interval(Real, 0, None, closed="left")],
-    "n_steps": [Interval(Integral, 1, None, closed="left")],
-    "device": [str, torch.device],
-    "random_state": ["random_state"],
-    "verbose": ["verbose"],
-}
 
 
 class Graph:
@@ -276,41 +270,33 @@ class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    classifier : estimator with predict_proba or None, default=None
+    classifier : estimator with predict_proba or None
         Its features are the rows of the graph, as published. It is cloned and fitted;
         ``FrozenEstimator(classifier)`` is used as it is. None: X itself, vectors.
-    n_candidates : int, default=10000
+    n_candidates : int
         Unlabeled rows, drawn at random, that take part and may be chosen, >= 1; at
         least ``n_samples`` do.
-    n_hidden : int, default=128
+    n_hidden : int
         Width of the hidden layer, >= 1.
-    dropout : float, default=0.3
+    dropout : float
         Share of the hidden layer left out in each step, in [0, 1).
-    unlabeled_weight : float, default=1.2
+    unlabeled_weight : float
         Weight of the unlabeled rows in the loss, >= 0. Paper: lambda.
-    margin : float, default=0.1
+    margin : float
         Probability of being labeled near which rows are chosen, in [0, 1]; they are
         the less like the labeled rows the lower it is. Paper: s_margin.
-    normalization : {"column", "row"}, default="column"
+    normalization : {"column", "row"}
         Whether the columns of the graph are divided by the degrees, as in the released
         code, or the rows, as in the paper.
-    lr : float, default=1e-3
+    lr : float
         Learning rate of Adam, > 0.
-    weight_decay : float, default=5e-4
+    weight_decay : float
         Weight decay, >= 0.
-    n_steps : int, default=200
+    n_steps : int
         Steps of the training, each on all rows, >= 1.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the candidates, of the first weights and of the dropout, and of the
         classifier where that has no ``random_state`` of its own.
-    verbose : int, default=0
-        1: a progress bar.
 
     Attributes
     ----------
@@ -320,11 +306,6 @@ class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     scores_ : ndarray of shape (n_rows,)
         Minus the distance of the probability from ``margin``; ``-inf`` for rows labeled
         already, for those that are no candidates and for files that cannot be read.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
-    assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors.
     probabilities_ : ndarray of shape (n_rows,)
         Probability of being labeled that the network gives; NaN for rows that take no
         part.
@@ -333,10 +314,6 @@ class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     classifier_ : estimator
         The fitted classifier. Not with ``classifier=None``, nor where every row is
         labeled.
-    n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -386,43 +363,21 @@ class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints = {
-        **_CONSTRAINTS,
-        "margin": [Interval(Real, 0, 1, closed="both")],
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        classifier=None,
-        n_candidates=10000,
-        n_hidden=128,
-        dropout=0.3,
-        unlabeled_weight=1.2,
-        margin=0.1,
-        normalization="column",
-        lr=1e-3,
-        weight_decay=5e-4,
-        n_steps=200,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
-        self.n_samples = n_samples
-        self.classifier = classifier
-        self.n_candidates = n_candidates
-        self.n_hidden = n_hidden
-        self.dropout = dropout
-        self.unlabeled_weight = unlabeled_weight
-        self.margin = margin
-        self.normalization = normalization
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.n_steps = n_steps
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    classifier: ProbabilisticClassifier | None = None
+    n_candidates: Count = 10000
+    n_hidden: Count = 128
+    dropout: BelowOne = 0.3
+    unlabeled_weight: NonNegative = 1.2
+    margin: UnitInterval = 0.1
+    normalization: Literal["column", "row"] = "column"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 5e-4
+    n_steps: Count = 200
+    device: str | torch.device = "auto"
+    random_state: RandomState = None
+    verbose: Verbosity = 0
 
     @fitting
     def fit(self, X, y=None):
@@ -458,38 +413,30 @@ class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    classifier : estimator with predict_proba or None, default=None
+    classifier : estimator with predict_proba or None
         Its features are the rows of the graph, as published. It is cloned and fitted;
         ``FrozenEstimator(classifier)`` is used as it is. None: X itself, vectors.
-    n_candidates : int, default=10000
+    n_candidates : int
         Unlabeled rows, drawn at random, that take part and may be chosen, >= 1; at
         least ``n_samples`` do.
-    n_hidden : int, default=128
+    n_hidden : int
         Width of the hidden layer, >= 1.
-    dropout : float, default=0.3
+    dropout : float
         Share of the hidden layer left out in each step, in [0, 1).
-    unlabeled_weight : float, default=1.2
+    unlabeled_weight : float
         Weight of the unlabeled rows in the loss, >= 0. Paper: lambda.
-    normalization : {"column", "row"}, default="column"
+    normalization : {"column", "row"}
         Whether the columns of the graph are divided by the degrees, as in the released
         code, or the rows, as in the paper.
-    lr : float, default=1e-3
+    lr : float
         Learning rate of Adam, > 0.
-    weight_decay : float, default=5e-4
+    weight_decay : float
         Weight decay, >= 0.
-    n_steps : int, default=200
+    n_steps : int
         Steps of the training, each on all rows, >= 1.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the candidates, of the first weights and of the dropout, and of the
         classifier where that has no ``random_state`` of its own.
-    verbose : int, default=0
-        1: a progress bar.
 
     Attributes
     ----------
@@ -501,11 +448,6 @@ class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         row at the moment when it was chosen, of another row at the end; ``-inf`` for
         rows labeled already, for those that are no candidates and for files that cannot
         be read.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
-    assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors.
     probabilities_ : ndarray of shape (n_rows,)
         Probability of being labeled that the network gives; NaN for rows that take no
         part.
@@ -514,10 +456,6 @@ class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     classifier_ : estimator
         The fitted classifier. Not with ``classifier=None``, nor where every row is
         labeled.
-    n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -570,38 +508,20 @@ class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints = _CONSTRAINTS
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        classifier=None,
-        n_candidates=10000,
-        n_hidden=128,
-        dropout=0.3,
-        unlabeled_weight=1.2,
-        normalization="column",
-        lr=1e-3,
-        weight_decay=5e-4,
-        n_steps=200,
-        device="auto",
-        random_state=None,
-        verbose=0,
-    ):
-        self.n_samples = n_samples
-        self.classifier = classifier
-        self.n_candidates = n_candidates
-        self.n_hidden = n_hidden
-        self.dropout = dropout
-        self.unlabeled_weight = unlabeled_weight
-        self.normalization = normalization
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.n_steps = n_steps
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    classifier: ProbabilisticClassifier | None = None
+    n_candidates: Count = 10000
+    n_hidden: Count = 128
+    dropout: BelowOne = 0.3
+    unlabeled_weight: NonNegative = 1.2
+    normalization: Literal["column", "row"] = "column"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 5e-4
+    n_steps: Count = 200
+    device: str | torch.device = "auto"
+    random_state: RandomState = None
+    verbose: Verbosity = 0
 
     @fitting
     def fit(self, X, y=None):

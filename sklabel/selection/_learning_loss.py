@@ -1,18 +1,31 @@
 """Learning loss: ask for rows of high predicted loss (Yoo and Kweon, 2019)."""
 
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Integral
+from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .._core.callbacks import fitting
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    ArrayLike,
+    AtLeastTwo,
+    Augment,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Optimizer,
+    Positive,
+    SampleCount,
+    Schedule,
+    UnitInterval,
+)
 from .._core.roles.selection import (
-    N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
     SelectionRole,
     predict_rows,
@@ -254,73 +267,37 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    layers : "auto" or sequence of str, default="auto"
+    layers : "auto" or sequence of str
         Parts of the backbone whose outputs the head sees, by their names in
         ``named_modules()``. Maps ``(B, C, H, W)`` are averaged over H and W, tokens
         ``(B, T, D)`` over T. "auto": the ends of the last four stages, or the last
         blocks, up to four, where there are no stages.
-    width : int, default=128
+    width : int
         Neurons for each layer.
-    margin : float, default=1.0
+    margin : float
         How far the predictions for two rows shall be apart, > 0. Paper: xi.
-    loss_weight : float, default=1.0
+    loss_weight : float
         Weight of the ranking of losses beside the classification, >= 0. Paper: lambda.
-    detach_after : float, int or None, default=0.6
+    detach_after : float, int or None
         When the head no longer teaches the backbone: a share of the training, in
         [0, 1], or an int, a number of epochs; None: never. Published: 120 of 200
         epochs.
-    n_candidates : int or None, default=None
+    n_candidates : int or None
         Unlabeled rows, drawn at random, that are looked at, at least ``n_samples``.
         None: all. Published: 10000, against near copies among the highest.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=200
+    max_epochs : int
         Passes over the labeled rows.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=32
-        Samples per step. Published: 128, with 1000 labels and more.
-    optimizer : str or class, default="sgd"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=0.03
-        Peak learning rate. Published: 0.1, for batches of 128.
-    weight_decay : float, default=5e-4
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="step"
-        Course of the learning rate after the warm-up. Published: one fall, after 80 %,
-        ``functools.partial(sklabel.optim.step_decay, milestones=(0.8,))``.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    batch_size
+        Published: 128, with 1000 labels and more.
+    lr
+        Published: 0.1, for batches of 128.
+    schedule
+        Published: one fall, after 80 %, ``functools.partial(sklabel.optim.step_decay,
+        milestones=(0.8,))``.
 
     Attributes
     ----------
@@ -330,11 +307,6 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
     scores_ : ndarray of shape (n_rows,)
         Predicted loss; its order counts, not its size. ``-inf`` for rows labeled
         already, for rows not looked at and for files that cannot be read.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
-    assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors.
     layers_ : tuple of str
         Parts of the backbone whose outputs the head sees; "" is the whole of it.
     classes_ : ndarray of shape (n_classes,)
@@ -343,16 +315,8 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``class_loss``,
         ``ranking_loss`` (``margin`` where nothing is learned of the order of losses)
         and ``train_accuracy``. None of these where every row is labeled.
-    encoder_ : nn.Module
-        Trained encoder.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
     n_features_in_ : int
         Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -400,80 +364,21 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
     True
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "layers": [StrOptions({"auto"}), "array-like"],
-        "width": [Interval(Integral, 1, None, closed="left")],
-        "margin": [Interval(Real, 0, None, closed="neither")],
-        "loss_weight": [Interval(Real, 0, None, closed="left")],
-        "detach_after": [
-            Interval(Integral, 0, None, closed="left"),
-            Interval(Real, 0, 1, closed="both"),
-            None,
-        ],
-        "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        layers="auto",
-        width=128,
-        margin=1.0,
-        loss_weight=1.0,
-        detach_after=0.6,
-        n_candidates=None,
-        augment="auto",
-        backbone="auto",
-        max_epochs=200,
-        max_steps=None,
-        batch_size=32,
-        optimizer="sgd",
-        lr=0.03,
-        weight_decay=5e-4,
-        schedule="step",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_samples = n_samples
-        self.layers = layers
-        self.width = width
-        self.margin = margin
-        self.loss_weight = loss_weight
-        self.detach_after = detach_after
-        self.n_candidates = n_candidates
-        self.augment = augment
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    layers: Literal["auto"] | ArrayLike = "auto"
+    width: Count = 128
+    margin: Positive = 1.0
+    loss_weight: NonNegative = 1.0
+    detach_after: CountOrZero | UnitInterval | None = 0.6
+    n_candidates: Count | None = None
+    augment: Augment = "auto"
+    max_epochs: Count = 200
+    batch_size: AtLeastTwo = 32
+    optimizer: Optimizer = "sgd"
+    lr: Positive = 0.03
+    weight_decay: NonNegative = 5e-4
+    schedule: Schedule = "step"
 
     @fitting
     def fit(self, X, y=None):

@@ -1,20 +1,27 @@
 """MMA: what to label next beside MixMatch (Song, Berthelot, Rostamizadeh, 2019)."""
 
-from numbers import Integral
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from .._core.calibration import rescale
 from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.learner import _GENERATOR_LOCK
 from .._core.nested import hidden_features, inner_estimator
+from .._core.parameters import (
+    KW_ONLY,
+    Count,
+    ProbabilisticClassifier,
+    RandomState,
+    SampleCount,
+    one_of,
+)
 from .._core.roles.classification import ClassificationRole
 from .._core.roles.selection import (
-    N_SAMPLES_CONSTRAINT,
     SelectionRole,
     check_rows,
     fit_classifier,
@@ -165,38 +172,34 @@ class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    classifier : estimator with predict_proba or None, default=None
+    classifier : estimator with predict_proba or None
         Asked for probabilities and features. It is cloned and fitted;
         ``FrozenEstimator(classifier)`` is used as it is. None: logistic regression,
         for vectors. The paper's is :class:`~sklabel.classification.MixMatchClassifier`.
-    measure : {"margin", "least_confidence", "entropy", "std"}, default="margin"
+    measure : {"margin", "least_confidence", "entropy", "std"}
         What says how sure the classifier is: the largest probability minus the second
         (paper: diff2), the largest (max), minus the entropy, or the standard deviation
         of the probabilities.
-    diversity : {"kmeans", "density"} or None, default=None
+    diversity : {"kmeans", "density"} or None
         How the chosen rows are spread. None: not at all (paper: direct). "kmeans":
         each of ``n_clusters`` clusters gives rows in proportion to its size (kmeanprop).
         "density": uncertainty times information density (id).
-    n_clusters : int, default=20
+    n_clusters : int
         Clusters of "kmeans", cut to the number of rows without a label.
-    density : {"similarity", "distance"}, default="similarity"
+    density : {"similarity", "distance"}
         Information density of a row: its mean cosine similarity to the rows without a
         label, mapped from [-1, 1] to [0, 1]; or its mean cosine distance, as the
         released code has it, which prefers rows that are unlike all others.
-    space : {"features", "input"}, default="features"
+    space : {"features", "input"}
         Where clusters and density are looked for: features of the classifier (paper:
         embd) or X itself, images as rows of pixels.
-    augment : "auto", callable or None, default="auto"
+    augment : "auto", callable or None
         Makes the views of a batch, for sklabel's classifiers. "auto": the weak policy
         for images, nothing for vectors and for other classifiers. None: predictions
         for the rows as they are, like the results of the released code.
-    n_views : int, default=2
+    n_views : int
         Views of each row whose predictions are averaged, >= 1.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of views, clusters and additions to them, and of the classifier where that
         has no ``random_state`` of its own.
 
@@ -208,17 +211,8 @@ class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         Uncertainty of each row: its entropy, or 1 minus the measure; times its density
         with ``diversity="density"``. ``-inf`` for rows labeled already and for files
         that cannot be read.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
-    assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors.
     classifier_ : estimator
         The fitted classifier. Not where every row is labeled.
-    n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -258,43 +252,17 @@ class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "classifier": [HasMethods(["fit", "predict_proba"]), None],
-        "measure": [StrOptions(set(MEASURES))],
-        "diversity": [StrOptions({"kmeans", "density"}), None],
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "density": [StrOptions({"similarity", "distance"})],
-        "space": [StrOptions({"features", "input"})],
-        "augment": [StrOptions({"auto"}), callable, None],
-        "n_views": [Interval(Integral, 1, None, closed="left")],
-        "random_state": ["random_state"],
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        classifier=None,
-        measure="margin",
-        diversity=None,
-        n_clusters=20,
-        density="similarity",
-        space="features",
-        augment="auto",
-        n_views=2,
-        random_state=None,
-    ):
-        self.n_samples = n_samples
-        self.classifier = classifier
-        self.measure = measure
-        self.diversity = diversity
-        self.n_clusters = n_clusters
-        self.density = density
-        self.space = space
-        self.augment = augment
-        self.n_views = n_views
-        self.random_state = random_state
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    classifier: ProbabilisticClassifier | None = None
+    measure: Annotated[str, one_of(MEASURES)] = "margin"
+    diversity: Literal["kmeans", "density"] | None = None
+    n_clusters: Count = 20
+    density: Literal["similarity", "distance"] = "similarity"
+    space: Literal["features", "input"] = "features"
+    augment: Literal["auto"] | Callable | None = "auto"
+    n_views: Count = 2
+    random_state: RandomState = None
 
     @fitting
     def fit(self, X, y=None):

@@ -1,14 +1,16 @@
 """Random and stratified choice: the baselines of every selector."""
 
+from typing import Literal
+
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import StrOptions
 
 from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.inputs import _as_paths, check_samples
 from .._core.labels import is_labeled
-from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
+from .._core.parameters import KW_ONLY, RandomState, SampleCount
+from .._core.roles.selection import SelectionRole
 
 
 def class_sequence(class_counts, n_samples, rule="proportional"):
@@ -55,11 +57,7 @@ class RandomSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the draw.
 
     Attributes
@@ -68,15 +66,9 @@ class RandomSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         Chosen rows in the order of the draw.
     scores_ : ndarray of shape (n_rows,)
         0 for every row, ``-inf`` for rows labeled already.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
         vectors: images and paths are merely counted.
-    n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -103,14 +95,9 @@ class RandomSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     [26247, 35067, 34590]
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "random_state": ["random_state"],
-    }
-
-    def __init__(self, n_samples=None, *, random_state=None):
-        self.n_samples = n_samples
-        self.random_state = random_state
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    random_state: RandomState = None
 
     @fitting
     def fit(self, X, y=None):
@@ -144,13 +131,13 @@ class StratifiedSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
+    n_samples : int, float or None
         Number of rows to choose, >= 1; a float in (0, 1) is a share of the rows (at
         least one row). None: 40 or a tenth of the rows, rounded up, whichever is less.
-    rule : {"proportional", "equal"}, default="proportional"
+    rule : {"proportional", "equal"}
         How many rows each class gives: as its share of the data, by FixMatch's rule;
         or the same number (up to one) as far as classes have rows.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the draw within the classes.
 
     Attributes
@@ -159,17 +146,11 @@ class StratifiedSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         Chosen rows; the classes take turns, so any beginning is stratified too.
     scores_ : ndarray of shape (n_rows,)
         0 for every row.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
         vectors: images and paths are merely counted.
     classes_ : ndarray of shape (n_classes,)
         The classes in y.
-    n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -201,16 +182,10 @@ class StratifiedSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "rule": [StrOptions({"proportional", "equal"})],
-        "random_state": ["random_state"],
-    }
-
-    def __init__(self, n_samples=None, *, rule="proportional", random_state=None):
-        self.n_samples = n_samples
-        self.rule = rule
-        self.random_state = random_state
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    rule: Literal["proportional", "equal"] = "proportional"
+    random_state: RandomState = None
 
     @fitting
     def fit(self, X, y=None):

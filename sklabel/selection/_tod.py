@@ -1,18 +1,28 @@
 """TOD: ask for rows whose prediction has changed (Huang et al., 2021)."""
 
-from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy.special import softmax
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .._core.callbacks import fitting
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    AtLeastTwo,
+    Augment,
+    BelowOne,
+    Count,
+    NonNegative,
+    Optimizer,
+    Positive,
+    SampleCount,
+    Schedule,
+)
 from .._core.roles.selection import (
-    N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
     SelectionRole,
     predict_rows,
@@ -138,79 +148,44 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    measure : {"squared", "norm"}, default="squared"
+    measure : {"squared", "norm"}
         Half the squared difference, summed over the classes (released code), or the
         length of the difference (paper). Both choose alike.
-    on : {"probabilities", "logits"}, default="probabilities"
+    on : {"probabilities", "logits"}
         What is compared.
-    first_cycle : {"lowest", "random", "highest"}, default="lowest"
+    first_cycle : {"lowest", "random", "highest"}
         What is chosen while there is no fit before to compare with. "lowest": the rows
         that differ least from what the untrained network says, as in the released code:
         of those the network is least sure; "random": any rows; "highest": those that
         differ most.
-    consistency_weight : float, default=0.02
+    consistency_weight : float
         Weight of the agreement of the two heads and the averaged network, >= 0.
         Published: 0.02 for CIFAR-10, 0.05 for CIFAR-100, 0.005 for SVHN, 0.1 for
         Caltech-101.
-    ema_decay : float, default=0.999
+    ema_decay : float
         Decay of the averaged weights, in [0, 1). It grows as 1 - 1 / (t + 1), with t
         the steps of all fits that continued each other.
-    unlabeled_ratio : float, default=1
+    unlabeled_ratio : float
         Unlabeled rows per labeled row in a batch, >= 0.
-    n_candidates : int or None, default=None
+    n_candidates : int or None
         Unlabeled rows, drawn at random, that are looked at, at least ``n_samples``.
         None: all. Published: 25000 of CIFAR's 45000.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=20
+    max_epochs : int
         Passes over the unlabeled rows, or over the labeled ones where these take more
         steps.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``. Published: 200
-        passes over the labeled rows in each cycle, with batches of 128.
-    batch_size : int, default=64
+    max_steps
+        Published: 200 passes over the labeled rows in each cycle, with batches of 128.
+    batch_size : int
         Labeled samples per step; labeled rows are repeated as needed.
-    optimizer : str or class, default="sgd"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=0.03
-        Peak learning rate. Published: 0.1, for batches of 128.
-    weight_decay : float, default=5e-4
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="step"
-        Course of the learning rate after the warm-up. Published: one fall, after 80 %,
-        ``functools.partial(sklabel.optim.step_decay, milestones=(0.8,))``.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    lr
+        Published: 0.1, for batches of 128.
+    schedule
+        Published: one fall, after 80 %, ``functools.partial(sklabel.optim.step_decay,
+        milestones=(0.8,))``.
 
     Attributes
     ----------
@@ -223,11 +198,6 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
     discrepancies_ : ndarray of shape (n_rows,)
         How far predictions differ from those before this fit; NaN where ``scores_`` is
         ``-inf``.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
-    assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors.
     n_cycles_ : int
         Fits so far that continued each other, this one included.
     classes_ : ndarray of shape (n_classes,)
@@ -236,16 +206,8 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``class_loss``,
         ``consistency`` and ``train_accuracy``. None of these where every row is
         labeled.
-    encoder_ : nn.Module
-        Trained encoder.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
     n_features_in_ : int
         Values per sample.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -292,79 +254,22 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
     2
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "measure": [StrOptions({"squared", "norm"})],
-        "on": [StrOptions({"probabilities", "logits"})],
-        "first_cycle": [StrOptions({"lowest", "random", "highest"})],
-        "consistency_weight": [Interval(Real, 0, None, closed="left")],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "unlabeled_ratio": [Interval(Real, 0, None, closed="left")],
-        "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        measure="squared",
-        on="probabilities",
-        first_cycle="lowest",
-        consistency_weight=0.02,
-        ema_decay=0.999,
-        unlabeled_ratio=1,
-        n_candidates=None,
-        augment="auto",
-        backbone="auto",
-        max_epochs=20,
-        max_steps=None,
-        batch_size=64,
-        optimizer="sgd",
-        lr=0.03,
-        weight_decay=5e-4,
-        schedule="step",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_samples = n_samples
-        self.measure = measure
-        self.on = on
-        self.first_cycle = first_cycle
-        self.consistency_weight = consistency_weight
-        self.ema_decay = ema_decay
-        self.unlabeled_ratio = unlabeled_ratio
-        self.n_candidates = n_candidates
-        self.augment = augment
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    measure: Literal["squared", "norm"] = "squared"
+    on: Literal["probabilities", "logits"] = "probabilities"
+    first_cycle: Literal["lowest", "random", "highest"] = "lowest"
+    consistency_weight: NonNegative = 0.02
+    ema_decay: BelowOne = 0.999
+    unlabeled_ratio: NonNegative = 1
+    n_candidates: Count | None = None
+    augment: Augment = "auto"
+    max_epochs: Count = 20
+    batch_size: AtLeastTwo = 64
+    optimizer: Optimizer = "sgd"
+    lr: Positive = 0.03
+    weight_decay: NonNegative = 5e-4
+    schedule: Schedule = "step"
 
     @fitting
     def fit(self, X, y=None):

@@ -1,14 +1,21 @@
 """Uncertainty sampling: what a classifier is least sure of (Lewis and Gale, 1994)."""
 
+from typing import Annotated
+
 import numpy as np
 from scipy.special import entr
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.parameters import (
+    KW_ONLY,
+    ProbabilisticClassifier,
+    RandomState,
+    SampleCount,
+    one_of,
+)
 from .._core.roles.selection import (
-    N_SAMPLES_CONSTRAINT,
     SelectionRole,
     check_rows,
     clipped,
@@ -125,21 +132,16 @@ class UncertaintySelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    measure : {"entropy", "margin", "least_confidence", "variation_ratio"}, \
-            default="entropy"
+    measure : {"entropy", "margin", "least_confidence", "variation_ratio"}
         Unsure is what has a high entropy, a small margin between the two most probable
         classes, or a most probable class of low probability. The last two choose alike:
         variation ratio is what an ensemble, whose prediction is a mean, has it called.
         With two classes all four choose alike.
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    classifier : estimator or None, default=None
+    classifier : estimator or None
         Has ``predict_proba``; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. A classifier that knows unlabeled rows
         is given all of them. None: logistic regression.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the classifier, where that has no ``random_state`` of its own.
 
     Attributes
@@ -149,17 +151,8 @@ class UncertaintySelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     scores_ : ndarray of shape (n_rows,)
         Entropy, negative margin, or one minus the largest probability; ``-inf`` for
         rows labeled already and for files that cannot be read.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
-    assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors.
     classifier_ : estimator
         Fitted classifier; none where every row is labeled.
-    n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -192,20 +185,11 @@ class UncertaintySelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     True
     """
 
-    _parameter_constraints = {
-        "measure": [StrOptions(set(_SCORES))],
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "classifier": [HasMethods(["fit", "predict_proba"]), None],
-        "random_state": ["random_state"],
-    }
-
-    def __init__(
-        self, measure="entropy", n_samples=None, *, classifier=None, random_state=None
-    ):
-        self.measure = measure
-        self.n_samples = n_samples
-        self.classifier = classifier
-        self.random_state = random_state
+    measure: Annotated[str, one_of(_SCORES)] = "entropy"
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    classifier: ProbabilisticClassifier | None = None
+    random_state: RandomState = None
 
     @fitting
     def fit(self, X, y=None):

@@ -2,17 +2,27 @@
 
 import time
 from contextlib import contextmanager
-from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_consistent_length
 from tqdm.auto import tqdm
 
 from .._core.callbacks import CallbackSupportMixin, fitting
-from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
+from .._core.parameters import (
+    KW_ONLY,
+    ArrayLike,
+    BelowOne,
+    Count,
+    NonNegative,
+    Positive,
+    RandomState,
+    SampleCount,
+    Verbosity,
+)
+from .._core.roles.selection import SelectionRole
 from ..neighbors import kmeans, kneighbors, squared_distances
 
 # A masked pair counts as this far away, as in the released code: it adds
@@ -294,59 +304,55 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    n_neighbors : int or "auto", default="auto"
+    n_neighbors : int or "auto"
         Neighbors that make up the density, cut to the number of rows. "auto": 0.8 % of
         the rows, but at least 20 and at most 400, and 20 for more than 200,000 rows: what
         was released for the 50,000 images of CIFAR (400, which is 0.8 %) and for ImageNet
         (20). As many neighbors as a small set has rows would measure the distance to its
         middle, not density.
-    include_self : bool, default=True
+    include_self : bool
         Count the row itself, at distance 0, among its neighbors, as the released code
         does.
-    metric_power : {1, 2}, default=2
+    metric_power : {1, 2}
         Power of the Euclidean distance in density and penalty. 2: released code; 1:
         equations of the paper.
-    n_clusters : int or None, default=None
+    n_clusters : int or None
         Number of clusters of k-means. None: one for each row to choose and each row
         labeled already.
-    kmeans_init : {"random", "k-means++", "sample"} or array-like, default="random"
+    kmeans_init : {"random", "k-means++", "sample"} or array-like
         Start of k-means, see :func:`sklabel.neighbors.kmeans`; "sample" with some 10
         iterations for millions of rows.
-    kmeans_max_iter : int, default=200
+    kmeans_max_iter : int
         Largest number of iterations of k-means.
-    n_rounds : int, default=10
+    n_rounds : int
         Rounds of the regularized choice.
-    reg_weight : float, default=0.5
+    reg_weight : float
         Weight of the penalty for being close to rows chosen elsewhere, >= 0. Paper:
         lambda. 0: the densest row of each cluster.
-    alpha : float, default=0.5
+    alpha : float
         Exponent of the distance (to the power ``metric_power``) in the penalty, > 0.
         The paper's alpha of 1 is 0.5 with squared distances.
-    ema_decay : float, default=0.9
+    ema_decay : float
         Share of the old average when the penalties of the rounds are averaged, in
         [0, 1).
-    horizon : {"distance", "nearest"} or None, default="distance"
+    horizon : {"distance", "nearest"} or None
         Which chosen rows penalize a row: those nearer than ``horizon_distance``, the
         ``horizon_neighbors`` nearest, or all.
-    horizon_distance : float, default=4.0
+    horizon_distance : float
         Limit of the distance (to the power ``metric_power``), > 0. On unit vectors a
         squared distance of 4 is the largest there is.
-    horizon_neighbors : int, default=128
+    horizon_neighbors : int
         Number of nearest chosen rows.
-    exclude_same_cluster : bool, default=True
+    exclude_same_cluster : bool
         Spare a row the penalty for the row chosen in its own cluster. With False it is
         spared only at distance 0.
-    normalize : bool, default=True
+    normalize : bool
         Divide each row by its length first, as the released code does.
-    neighbor_method : {"auto", "exact", "approximate"}, default="auto"
+    neighbor_method : {"auto", "exact", "approximate"}
         How neighbors are searched, see :func:`sklabel.neighbors.kneighbors`.
-    random_state : int, RandomState instance or None, default=None
+    random_state : int, RandomState instance or None
         Seed of the start of k-means and of the approximate search.
-    verbose : int, default=0
+    verbose : int
         1: a progress bar for each step, and its seconds.
 
     Attributes
@@ -358,8 +364,6 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     scores_ : ndarray of shape (n_rows,)
         Density minus weighted penalty in the last round; ``-inf`` for rows labeled
         already.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row.
     labels_ : ndarray of shape (n_rows,)
@@ -370,8 +374,6 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         Neighbors used.
     n_features_in_ : int
         Number of features seen in ``fit``.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
 
     Raises
     ------
@@ -424,73 +426,26 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     10
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "n_neighbors": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "include_self": ["boolean"],
-        "metric_power": [Options(Integral, {1, 2})],
-        "n_clusters": [Interval(Integral, 1, None, closed="left"), None],
-        "kmeans_init": [StrOptions({"random", "k-means++", "sample"}), "array-like"],
-        "kmeans_max_iter": [Interval(Integral, 1, None, closed="left")],
-        "n_rounds": [Interval(Integral, 1, None, closed="left")],
-        "reg_weight": [Interval(Real, 0, None, closed="left")],
-        "alpha": [Interval(Real, 0, None, closed="neither")],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "horizon": [StrOptions({"distance", "nearest"}), None],
-        "horizon_distance": [Interval(Real, 0, None, closed="neither")],
-        "horizon_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "exclude_same_cluster": ["boolean"],
-        "normalize": ["boolean"],
-        "neighbor_method": [StrOptions({"auto", "exact", "approximate"})],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        n_neighbors="auto",
-        *,
-        include_self=True,
-        metric_power=2,
-        n_clusters=None,
-        kmeans_init="random",
-        kmeans_max_iter=200,
-        n_rounds=10,
-        reg_weight=0.5,
-        alpha=0.5,
-        ema_decay=0.9,
-        horizon="distance",
-        horizon_distance=4.0,
-        horizon_neighbors=128,
-        exclude_same_cluster=True,
-        normalize=True,
-        neighbor_method="auto",
-        random_state=None,
-        verbose=0,
-    ):
-        self.n_samples = n_samples
-        self.n_neighbors = n_neighbors
-        self.include_self = include_self
-        self.metric_power = metric_power
-        self.n_clusters = n_clusters
-        self.kmeans_init = kmeans_init
-        self.kmeans_max_iter = kmeans_max_iter
-        self.n_rounds = n_rounds
-        self.reg_weight = reg_weight
-        self.alpha = alpha
-        self.ema_decay = ema_decay
-        self.horizon = horizon
-        self.horizon_distance = horizon_distance
-        self.horizon_neighbors = horizon_neighbors
-        self.exclude_same_cluster = exclude_same_cluster
-        self.normalize = normalize
-        self.neighbor_method = neighbor_method
-        self.random_state = random_state
-        self.verbose = verbose
+    n_samples: SampleCount = None
+    n_neighbors: Count | Literal["auto"] = "auto"
+    _: KW_ONLY
+    include_self: bool = True
+    metric_power: Literal[1, 2] = 2
+    n_clusters: Count | None = None
+    kmeans_init: Literal["random", "k-means++", "sample"] | ArrayLike = "random"
+    kmeans_max_iter: Count = 200
+    n_rounds: Count = 10
+    reg_weight: NonNegative = 0.5
+    alpha: Positive = 0.5
+    ema_decay: BelowOne = 0.9
+    horizon: Literal["distance", "nearest"] | None = "distance"
+    horizon_distance: Positive = 4.0
+    horizon_neighbors: Count = 128
+    exclude_same_cluster: bool = True
+    normalize: bool = True
+    neighbor_method: Literal["auto", "exact", "approximate"] = "auto"
+    random_state: RandomState = None
+    verbose: Verbosity = 0
 
     @fitting
     def fit(self, X, y=None, clusters=None):

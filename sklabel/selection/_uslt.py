@@ -1,21 +1,33 @@
 """USL-T: unsupervised selective labeling, with training (Wang, Lian, Yu, 2022)."""
 
 import heapq
-from numbers import Integral, Real
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.health import CollapseWarning
 from .._core.labels import is_labeled
-from .._core.learner import SHARED_CONSTRAINTS, Learner
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    Augment,
+    BelowOne,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Optimizer,
+    Positive,
+    SampleCount,
+    Schedule,
+    one_of,
+)
 from .._core.roles.clustering import PredictClustersMixin, check_n_clusters
-from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
+from .._core.roles.selection import SelectionRole
 from .._core.samplers import Paired
 from .._core.warn import warn
 from ..embedding import SimCLRTransformer
@@ -329,115 +341,81 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
 
     Parameters
     ----------
-    n_samples : int, float or None, default=None
-        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
-        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
-    n_clusters : int or None, default=None
+    n_clusters : int or None
         Number of clusters. None: one for each row to choose and each row labeled
         already. Published: as many as rows to choose, and 3000 for 2911 on ImageNet.
-    n_heads : int, default=3
+    n_heads : int
         Cluster heads trained side by side.
-    head : {"cosine", "linear"}, default="cosine"
+    head : {"cosine", "linear"}
         "cosine": 40 times the cosine of features and weights, which start at features
         of random rows, as published for ImageNet; "linear": with a bias, as for CIFAR.
-    threshold : float, default=0.0
+    threshold : float
         A row teaches its strong view where its probability is above this, in [0, 1).
         Published: 0 for ImageNet, 0.95 for CIFAR, which few rows reach in less than
         thousands of steps: see ``kept_share`` in the history.
-    cluster_weights : {"balanced", "renormalized"} or None, default="balanced"
+    cluster_weights : {"balanced", "renormalized"} or None
         Weights of clusters against their size in the global loss, see
         :func:`sklabel.losses.uslt_global_loss`. Published: "balanced" for CIFAR,
         "renormalized" for ImageNet-100, None for ImageNet.
-    mean_over : {"kept", "batch"}, default="kept"
+    mean_over : {"kept", "batch"}
         What the global loss is a mean over: rows above ``threshold``, as published for
         CIFAR-10, or all of a batch, as for the others.
-    adjustment_weight : float, default=5.0
+    adjustment_weight : float
         How strongly the targets of neighbors turn from clusters that are large already,
         >= 0. Paper: beta. Published: 5 for CIFAR, 2.5 for ImageNet.
-    ema_decay : float, default=0.5
+    ema_decay : float
         Share of the old mean when the mean probability of clusters moves by a batch, in
         [0, 1). Paper: momentum.
-    temperature : float, default=0.25
+    temperature : float
         Sharpens the targets of neighbors, > 0. Published: 0.25 for CIFAR, 0.5 for
         ImageNet.
-    local_weight : float, default=5.0
+    local_weight : float
         Weight of the agreement with neighbors, >= 0. Published: 5 for CIFAR, 0.5 for
         ImageNet.
-    n_neighbors : int, default=20
+    n_neighbors : int
         Neighbors mined per row; fewer where X has fewer rows. The density counts the
         row itself among so many.
-    train_backbone : bool, default=True
+    train_backbone : bool
         Whether the encoder is trained too, as published for CIFAR, or the heads alone.
-    reassign_interval : int or None, default=None
+    reassign_interval : int or None
         After so many steps each, a cluster next to empty takes over half of the
         largest. None: never, as published for CIFAR; 124 for ImageNet-100, 1250 for
         ImageNet.
-    min_size, max_size : float, default=0.2, 2.0
-        A cluster is next to empty below the first, and large enough to be split above
-        the second, both in multiples of the mean size. Published: 50 and 500 rows,
-        which is 0.16 and 1.6, for ImageNet-100; 100 and 1000, 0.23 and 2.3, for ImageNet.
-    count_decay : float, default=0.9
+    min_size : float
+        A cluster is nearly empty below this multiple of the mean size. Published: 50
+        rows, which is 0.16, for ImageNet-100; 100 rows, 0.23, for ImageNet.
+    max_size : float
+        A cluster is large enough to be split above this multiple of the mean size.
+        Published: 500 rows, which is 1.6, for ImageNet-100; 1000 rows, 2.3, for ImageNet.
+    count_decay : float
         Share of the old sizes when the running sizes move by a batch, in [0, 1).
-    selection : {"confidence", "density"}, default="confidence"
+    selection : {"confidence", "density"}
         Which row of a cluster is asked: the one of the highest confidence, as published
         for CIFAR, or the one of the smallest mean squared distance to its neighbors, as
         for ImageNet.
-    confidence : {"mean", "head"}, default="mean"
+    confidence : {"mean", "head"}
         What it is of a row: its largest probability, averaged over the heads, as
         published for CIFAR-10, or that of ``head_used``, as for CIFAR-100.
-    head_used : int, default=0
+    head_used : int
         Number of the head whose clusters count, from 0.
-    embedder : estimator or None, default=None
+    embedder : estimator or None
         Embeds X for the neighbors; its encoder is the backbone where ``backbone="auto"``.
         Cloned and fitted, or used as it is inside a ``FrozenEstimator``. None: SimCLR for
         images; vectors are taken as they are. Give ``SimCLRTransformer()`` to reach its
         parameters as ``embedder__temperature``.
-    normalize : bool, default=True
+    normalize : bool
         Divide each row by its length first, as the released code does.
-    augment : "auto", nn.Module or None, default="auto"
+    augment : "auto", nn.Module or None
         Random views; "auto": :func:`sklabel.augment.scan_strong` for images,
         :class:`sklabel.augment.VectorNoise` for vectors.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=30
-        Passes over X. Published: 200 on CIFAR, 49 steps each.
-    max_steps : int or None, default=None
+    max_epochs
+        Published: 200 on CIFAR, 49 steps each.
+    max_steps : int or None
         Length of the training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=256
-        Samples per step. Published: 1024 on CIFAR.
-    optimizer : str or class, default="adam"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
-    lr : float, default=3e-4
-        Peak learning rate. Published: 1e-4. Far above, clusters empty in turn.
-    weight_decay : float, default=1e-4
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    batch_size
+        Published: 1024 on CIFAR.
+    lr
+        Published: 1e-4. Far above, clusters empty in turn.
 
     Attributes
     ----------
@@ -447,8 +425,6 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         Confidence of each row or, with ``selection="density"``, one over its mean
         squared distance to its neighbors; ``-inf`` for rows labeled already and for
         files that cannot be read.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row, in the embedding; -1
         for files that cannot be read.
@@ -468,18 +444,8 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         ``head_used`` on all rows, ``largest_cluster`` (share), ``clusters_used`` and
         ``neighbor_agreement``; ``confident_share`` is the share of rows above
         ``threshold``, over all heads.
-    encoder_ : nn.Module
-        Trained encoder.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
     n_features_in_ : int
         Values per sample.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -533,121 +499,35 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
     ((20,), 20)
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "n_clusters": [Interval(Integral, 1, None, closed="left"), None],
-        "n_heads": [Interval(Integral, 1, None, closed="left")],
-        "head": [StrOptions(set(HEADS))],
-        "threshold": [Interval(Real, 0, 1, closed="left")],
-        "cluster_weights": [StrOptions({"balanced", "renormalized"}), None],
-        "mean_over": [StrOptions({"kept", "batch"})],
-        "adjustment_weight": [Interval(Real, 0, None, closed="left")],
-        "ema_decay": [Interval(Real, 0, 1, closed="left")],
-        "temperature": [Interval(Real, 0, None, closed="neither")],
-        "local_weight": [Interval(Real, 0, None, closed="left")],
-        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "train_backbone": ["boolean"],
-        "reassign_interval": [Interval(Integral, 1, None, closed="left"), None],
-        "min_size": [Interval(Real, 0, None, closed="left")],
-        "max_size": [Interval(Real, 0, None, closed="neither")],
-        "count_decay": [Interval(Real, 0, 1, closed="left")],
-        "selection": [StrOptions({"confidence", "density"})],
-        "confidence": [StrOptions({"mean", "head"})],
-        "head_used": [Interval(Integral, 0, None, closed="left")],
-        "embedder": [BaseEstimator, None],
-        "normalize": ["boolean"],
-        "augment": [StrOptions({"auto"}), nn.Module, callable, None],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        n_clusters=None,
-        n_heads=3,
-        head="cosine",
-        threshold=0.0,
-        cluster_weights="balanced",
-        mean_over="kept",
-        adjustment_weight=5.0,
-        ema_decay=0.5,
-        temperature=0.25,
-        local_weight=5.0,
-        n_neighbors=20,
-        train_backbone=True,
-        reassign_interval=None,
-        min_size=0.2,
-        max_size=2.0,
-        count_decay=0.9,
-        selection="confidence",
-        confidence="mean",
-        head_used=0,
-        embedder=None,
-        normalize=True,
-        augment="auto",
-        backbone="auto",
-        max_epochs=30,
-        max_steps=None,
-        batch_size=256,
-        optimizer="adam",
-        lr=3e-4,
-        weight_decay=1e-4,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_samples = n_samples
-        self.n_clusters = n_clusters
-        self.n_heads = n_heads
-        self.head = head
-        self.threshold = threshold
-        self.cluster_weights = cluster_weights
-        self.mean_over = mean_over
-        self.adjustment_weight = adjustment_weight
-        self.ema_decay = ema_decay
-        self.temperature = temperature
-        self.local_weight = local_weight
-        self.n_neighbors = n_neighbors
-        self.train_backbone = train_backbone
-        self.reassign_interval = reassign_interval
-        self.min_size = min_size
-        self.max_size = max_size
-        self.count_decay = count_decay
-        self.selection = selection
-        self.confidence = confidence
-        self.head_used = head_used
-        self.embedder = embedder
-        self.normalize = normalize
-        self.augment = augment
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    n_clusters: Count | None = None
+    n_heads: Count = 3
+    head: Annotated[str, one_of(HEADS)] = "cosine"
+    threshold: BelowOne = 0.0
+    cluster_weights: Literal["balanced", "renormalized"] | None = "balanced"
+    mean_over: Literal["kept", "batch"] = "kept"
+    adjustment_weight: NonNegative = 5.0
+    ema_decay: BelowOne = 0.5
+    temperature: Positive = 0.25
+    local_weight: NonNegative = 5.0
+    n_neighbors: Count = 20
+    train_backbone: bool = True
+    reassign_interval: Count | None = None
+    min_size: NonNegative = 0.2
+    max_size: Positive = 2.0
+    count_decay: BelowOne = 0.9
+    selection: Literal["confidence", "density"] = "confidence"
+    confidence: Literal["mean", "head"] = "mean"
+    head_used: CountOrZero = 0
+    embedder: BaseEstimator | None = None
+    normalize: bool = True
+    augment: Augment = "auto"
+    max_epochs: Count = 30
+    optimizer: Optimizer = "adam"
+    lr: Positive = 3e-4
+    weight_decay: NonNegative = 1e-4
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y=None):

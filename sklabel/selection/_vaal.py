@@ -2,21 +2,31 @@
 
 import math
 from itertools import pairwise
-from numbers import Integral, Real
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from .._core.callbacks import fitting
 from .._core.health import CollapseWarning
-from .._core.learner import SHARED_CONSTRAINTS, Learner
-from .._core.roles.selection import N_SAMPLES_CONSTRAINT, SelectionRole
+from .._core.learner import Learner
+from .._core.parameters import (
+    KW_ONLY,
+    AtLeastTwo,
+    Count,
+    NonNegative,
+    Optimizer,
+    Positive,
+    SampleCount,
+    Schedule,
+    one_of,
+)
+from .._core.roles.selection import SelectionRole
 from .._core.samplers import Mixed
 from .._core.samples import evenly_spaced
 from .._core.warn import warn
@@ -237,70 +247,39 @@ class VAALSelector(SelectionRole, Learner):
 
     Parameters
     ----------
-    n_samples : int, float in (0, 1) or None, default=None
+    n_samples : int, float in (0, 1) or None
         Number of rows to choose; a share of the rows without a label; None: a tenth of
         them, at most 40.
-    n_components : int, default=32
+    n_components : int
         Length of a code. Published: 32 for CIFAR.
-    kl_weight : float, default=1.0
+    kl_weight : float
         Weight of the divergence of the codes from a normal distribution, >= 0. Paper:
         beta. See Notes: with the sum, 1 leaves the codes empty.
-    kl_reduction : {"sum", "mean"}, default="sum"
+    kl_reduction : {"sum", "mean"}
         "sum": the divergence is summed over rows and components, as in the released
         code, although the reconstruction error is a mean. "mean": both are means, and
         ``kl_weight=0.01`` is a good start.
-    adversary_weight : float, default=1.0
+    adversary_weight : float
         Weight of the autoencoder's wish to have all rows taken for labeled ones, >= 0.
-    vae_steps : int, default=2
+    vae_steps : int
         The discriminator learns in one of so many steps of the autoencoder.
-    width : int or "auto", default="auto"
+    width : int or "auto"
         Channels of the first of four convolutions, doubled from one to the next;
         vectors go through two layers of 8 times as many units. Published: 128, that is
         128, 256, 512, 1024. "auto": 16, with which 2,000 images of 32 x 32 pixels take
         two minutes on two cores.
-    backbone : str, nn.Module or fitted embedder, default="auto"
-        Encoder; see :func:`sklabel.backbones.build_backbone`.
-    max_epochs : int, default=50
+    max_epochs : int
         Passes over the unlabeled rows, or over the labeled ones where these take more
         steps. Published: 100 over all rows, with both kinds in every step.
-    max_steps : int or None, default=None
-        Length of training in optimizer steps; overrides ``max_epochs``.
-    batch_size : int, default=128
+    batch_size : int
         Labeled samples per step, and as many unlabeled ones; labeled rows are repeated
         as needed.
-    optimizer : str or class, default="adam"
-        "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+    optimizer
         Published: Adam.
-    lr : float, default=5e-4
+    lr : float
         Peak learning rate of both networks. Published: 5e-4.
-    weight_decay : float, default=0.0
-        Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable, default="constant"
-        Course of the learning rate after the warm-up.
-    warmup_epochs : float, default=0
-        Epochs of linear warm-up. Published: none.
-    image_shape : tuple or None, default=None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
-    image_size : int, tuple or None, default=None
-        Size to which image files are resized; None: they must have one size.
-    on_error : {"raise", "skip"}, default="raise"
-        What to do with image files that cannot be read.
-    warm_start : bool, default=False
-        Whether ``fit`` continues from the weights of the last fit.
-    device : str or torch.device, default="auto"
-        "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}, default="auto"
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
-    checkpoint_dir : str, Path or None, default=None
-        Folder for checkpoints; the same fit called again continues from the last one.
-    random_state : int, RandomState instance or None, default=None
-        Seed of everything random; the global generators are left alone.
-    verbose : int, default=0
-        1: a progress bar.
-    net_params : dict or None, default=None
-        Further settings of the net, such as ``compile``, ``callbacks`` or
-        ``optimizer__momentum``.
+    warmup_epochs
+        Published: none.
 
     Attributes
     ----------
@@ -310,8 +289,6 @@ class VAALSelector(SelectionRole, Learner):
     scores_ : ndarray of shape (n_rows,)
         Probability of having no label, after the discriminator; ``-inf`` for rows
         labeled already and for files that cannot be read.
-    support_ : ndarray of shape (n_rows,), dtype bool
-        True for the chosen rows.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row, among vectors as they
         are, among images by their codes; -1 for files that cannot be read.
@@ -322,16 +299,8 @@ class VAALSelector(SelectionRole, Learner):
         chance). Not where every row is labeled.
     encoder_ : nn.Module
         Trained encoder, without the layer that makes the codes.
-    sample_shape_ : tuple of int
-        Shape of one sample: ``(D,)`` or ``(C, H, W)``.
     n_features_in_ : int
         Values per sample.
-    feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
-    n_iter_ : int
-        Epochs trained.
-    interrupted_ : bool
-        Whether Ctrl-C ended the training early.
 
     Raises
     ------
@@ -403,73 +372,19 @@ class VAALSelector(SelectionRole, Learner):
     True
     """
 
-    _parameter_constraints = {
-        "n_samples": N_SAMPLES_CONSTRAINT,
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "kl_weight": [Interval(Real, 0, None, closed="left")],
-        "kl_reduction": [StrOptions(set(REDUCTIONS))],
-        "adversary_weight": [Interval(Real, 0, None, closed="left")],
-        "vae_steps": [Interval(Integral, 1, None, closed="left")],
-        "width": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        **SHARED_CONSTRAINTS,
-    }
-
-    def __init__(
-        self,
-        n_samples=None,
-        *,
-        n_components=32,
-        kl_weight=1.0,
-        kl_reduction="sum",
-        adversary_weight=1.0,
-        vae_steps=2,
-        width="auto",
-        backbone="auto",
-        max_epochs=50,
-        max_steps=None,
-        batch_size=128,
-        optimizer="adam",
-        lr=5e-4,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup_epochs=0,
-        image_shape=None,
-        image_size=None,
-        on_error="raise",
-        warm_start=False,
-        device="auto",
-        precision="auto",
-        checkpoint_dir=None,
-        random_state=None,
-        verbose=0,
-        net_params=None,
-    ):
-        self.n_samples = n_samples
-        self.n_components = n_components
-        self.kl_weight = kl_weight
-        self.kl_reduction = kl_reduction
-        self.adversary_weight = adversary_weight
-        self.vae_steps = vae_steps
-        self.width = width
-        self.backbone = backbone
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.warmup_epochs = warmup_epochs
-        self.image_shape = image_shape
-        self.image_size = image_size
-        self.on_error = on_error
-        self.warm_start = warm_start
-        self.device = device
-        self.precision = precision
-        self.checkpoint_dir = checkpoint_dir
-        self.random_state = random_state
-        self.verbose = verbose
-        self.net_params = net_params
+    n_samples: SampleCount = None
+    _: KW_ONLY
+    n_components: Count = 32
+    kl_weight: NonNegative = 1.0
+    kl_reduction: Annotated[str, one_of(REDUCTIONS)] = "sum"
+    adversary_weight: NonNegative = 1.0
+    vae_steps: Count = 2
+    width: Count | Literal["auto"] = "auto"
+    max_epochs: Count = 50
+    batch_size: AtLeastTwo = 128
+    optimizer: Optimizer = "adam"
+    lr: Positive = 5e-4
+    schedule: Schedule = "constant"
 
     @fitting
     def fit(self, X, y=None):

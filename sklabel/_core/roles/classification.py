@@ -2,13 +2,12 @@
 
 import functools
 from collections import namedtuple
-from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 from sklearn.base import (
     ClassifierMixin,
 )
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..calibration import fit_temperature, hold_out, rescale
 from ..health import CollapseWarning, watch_accuracy
@@ -19,18 +18,8 @@ from ..labels import (
     is_labeled,
     most_probable,
 )
-from ..learner import SHARED_CONSTRAINTS
+from ..parameters import KW_ONLY, Count, OpenUnitInterval, Parameters
 from ..warn import warn
-
-CLASSIFIER_CONSTRAINTS = {
-    "class_weight": [StrOptions({"balanced"}), dict, None],
-    "calibration_size": [
-        Interval(Integral, 1, None, closed="left"),
-        Interval(Real, 0, 1, closed="neither"),
-        None,
-    ],
-    **SHARED_CONSTRAINTS,
-}
 
 
 class LabeledScoreMixin:
@@ -73,8 +62,34 @@ class LabeledScoreMixin:
 Held = namedtuple("Held", "rows codes weights")
 
 
-class ClassificationRole(LabeledScoreMixin, ClassifierMixin):
-    """Encode partly labeled y, and predict classes from the module's probabilities."""
+class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstract=True):
+    """Encode partly labeled y, and predict classes from the module's probabilities.
+
+    Parameters
+    ----------
+    class_weight : dict, "balanced" or None
+        How often labeled rows of a class are drawn: {class: weight}; "balanced": every
+        class equally often; None: every row equally often.
+    calibration_size : int, float or None
+        Labeled rows, or their share, that are withheld from training to fit the
+        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
+        probabilities as trained, usually too sure.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Classes, sorted.
+    transduction_ : ndarray of shape (n_samples,)
+        A class for every row of X: the given label, else the predicted one.
+    calibration_temperature_ : float
+        Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
+    encoder_ : nn.Module
+        Trained encoder.
+    """
+
+    _: KW_ONLY
+    class_weight: Literal["balanced"] | dict | None = None
+    calibration_size: Count | OpenUnitInterval | None = None
 
     def _encode_y(self, y, samples):
         """Set ``classes_`` and return class codes, -1 for an unlabeled row."""

@@ -7,10 +7,25 @@ from sklearn.base import (
 
 from ..health import set_n_clusters
 from ..labels import most_probable
+from ..parameters import Parameters
 
 
-class PredictClustersMixin:
-    """Predict the cluster of samples from the module's probabilities."""
+class PredictClustersMixin(Parameters, abstract=True):
+    """Predict the cluster of samples from the module's probabilities.
+
+    Parameters
+    ----------
+    embedder : estimator or None
+        Embeds X for the neighbors; its encoder is the backbone where ``backbone="auto"``.
+        Cloned and fitted, or used as it is inside a ``FrozenEstimator``. None: SimCLR for
+        images; vectors are taken as they are. Give ``SimCLRTransformer()`` to reach its
+        parameters as ``embedder__temperature``.
+
+    Attributes
+    ----------
+    encoder_ : nn.Module
+        Trained encoder.
+    """
 
     def predict_proba(self, X):
         """Return the probability of each cluster.
@@ -42,8 +57,16 @@ class PredictClustersMixin:
         return most_probable(self.predict_proba(X))
 
 
-class ClusteringRole(PredictClustersMixin, ClusterMixin):
-    """What the clusterers that train a network have in common."""
+class ClusteringRole(PredictClustersMixin, ClusterMixin, abstract=True):
+    """Shared behavior of the clusterers that train a network.
+
+    Attributes
+    ----------
+    labels_ : ndarray of int of shape (n_samples,)
+        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
+    n_clusters_ : int
+        Clusters in use.
+    """
 
     def _set_labels(self, p, samples, remedy, remedy_largest, prior=None):
         """Set ``labels_`` and what goes with them; return the clusters in use.

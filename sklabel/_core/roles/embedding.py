@@ -9,11 +9,32 @@ from sklearn.base import (
 
 from ...optim import scaled_lr
 from ..health import CollapseWarning, watch_features
+from ..parameters import Parameters
 from ..warn import warn
 
 
-class EmbeddingRole(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
-    """Transform samples into the encoder's features."""
+class EmbeddingRole(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, Parameters, abstract=True
+):
+    """Transform samples into the encoder's features.
+
+    Parameters
+    ----------
+    projection_size : int
+        Output width of the projection head.
+    output : {"backbone", "projection"}
+        Which features ``transform`` returns: those before the head, or the head's.
+    lr_scaling : {"linear", "sqrt"} or None
+        "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``feature_std``
+        (1: spread over the sphere, 0: collapsed) and ``effective_rank``.
+    encoder_ : nn.Module
+        Trained encoder, the head left out.
+    """
 
     def transform(self, X):
         """Embed samples.

@@ -1,14 +1,13 @@
 """The role of the selectors: which rows may be chosen, and how a choice is kept."""
 
 import math
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import (
     _num_samples,
     check_consistent_length,
@@ -20,19 +19,37 @@ from ...neighbors import kneighbors
 from ..inputs import _as_paths, check_samples
 from ..labels import check_labels, encode_labels, is_labeled
 from ..nested import fit_partly
-
-N_SAMPLES_CONSTRAINT = [
-    Interval(Integral, 1, None, closed="left"),
-    Interval(Real, 0, 1, closed="neither"),
-    None,
-]
+from ..parameters import Parameters
 
 
-class SelectionRole:
+class SelectionRole(Parameters, abstract=True):
     """Verb of the selectors: choose rows for a person to label.
 
     ``fit(X, y)`` of a selector checks with `_check_vectors` and `_candidates`,
     computes, and ends in `_set_selection`.
+
+    Parameters
+    ----------
+    n_samples : int, float or None
+        Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
+        rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
+        whichever is less; 0 where every row is labeled.
+    device : str or torch.device
+        "auto": CUDA, then MPS, then CPU.
+    verbose : int
+        1: a progress bar.
+
+    Attributes
+    ----------
+    support_ : ndarray of shape (n_rows,), dtype bool
+        True for the chosen rows.
+    assignments_ : ndarray of shape (n_rows,)
+        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
+        vectors.
+    n_features_in_ : int
+        Number of features seen in ``fit``. Not for paths.
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
+        Names of the features, where X has any that are all strings.
     """
 
     def fit_select(self, X, y=None, **fit_params):
