@@ -77,7 +77,7 @@ class Bare:
         self.module.to(memory_format=torch.channels_last)
         self.settings = fitted.get_params(deep=False)
         self.name = name
-        self.x = samples[np.arange(len(samples))][0]
+        self.x = samples[np.arange(len(samples))]
         self.y = torch.from_numpy(targets(X))
         kind = torch.optim.AdamW if name in EMBEDDERS else torch.optim.SGD
         kind = torch.optim.Adam if name == "Autoencoder" else kind

@@ -7,7 +7,6 @@ from torch import nn
 
 from ..embedding import AutoencoderTransformer
 from ..losses import sharpened_targets, student_assignment
-from .evaluation import predict_all
 from .learner import Learner, unfrozen
 
 
@@ -33,9 +32,10 @@ class CenteredCodes(nn.Module):
     def forward(self, x):
         return student_assignment(self.embed(x), self.centers, self.alpha)  # (B, K)
 
-    def before_epoch(self, net, samples):
+    def before_epoch(self, net, sampler):
+        samples = sampler.samples
         # of the whole set, in evaluation mode, and constant for a round
-        q = predict_all(net, samples) if self.q is None else self.q
+        q = net.evaluate(samples, samples.good) if self.q is None else self.q
         self.labels = q.argmax(1)
         self.targets = torch.zeros(len(samples), q.shape[1], device=net.device)
         self.targets[samples.good] = sharpened_targets(q).to(net.device)

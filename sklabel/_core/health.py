@@ -5,7 +5,6 @@ import torch
 
 from ..metrics import effective_rank, feature_std
 from ..neighbors import kneighbors
-from .evaluation import predict_some
 from .samples import evenly_spaced
 from .warn import warn
 
@@ -17,9 +16,9 @@ class CollapseWarning(UserWarning):
 def watch_features(net, samples, n_rows=256):
     """Return spread and effective rank of the features of some rows, for the history."""
     net.module_.eval()
-    x, _ = samples[samples.spread(n_rows)]
+    x = net.to_device(samples[samples.spread(n_rows)])
     with torch.inference_mode(), net.autocast():
-        h = net.module_(net.to_device(x[0] if isinstance(x, tuple) else x)).float()
+        h = net.module_(x).float()
     net.module_.train()
     return {
         "feature_std": float(feature_std(h)),
@@ -77,9 +76,8 @@ def neighbor_agreement(Z, labels, n_rows=1000, n_neighbors=10):
 
 def watch_accuracy(net, samples, rows, codes):
     """Return the accuracy on rows with known classes, for the history."""
-    p = predict_some(net, samples, rows)
-    net.module_.train()
-    return {"held_accuracy": float((p.argmax(1).cpu().numpy() == codes).mean())}
+    p = net.evaluate(samples, rows)
+    return {"held_accuracy": float((p.argmax(1).numpy() == codes).mean())}
 
 
 def set_n_clusters(

@@ -228,7 +228,7 @@ def check_images(X, rows):
         )
     samples = _from_images(X, None)
     low, high = samples.pixel_range()
-    images = samples[rows][0]
+    images = samples[rows]
     if images.dtype != torch.uint8:
         images = to_unit(images, (low, high))
     images = images.permute(0, 2, 3, 1).numpy()

@@ -85,7 +85,8 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return self._forward_rows(self._check_X(X))
 
     def _forward_rows(self, samples):
-        rows = self.net_.forward(samples).numpy()
+        self.net_.module_.eval()
+        rows = self.net_.evaluate(samples).numpy()
         rows[samples.bad] = np.nan
         return rows
 
@@ -170,12 +171,12 @@ class Learner(Training, NetEstimator, abstract=True):
         self._origins = (*self._origins, own) if self._unfinished else (own,)
         return self.net_.module_
 
-    def _checkpoint(self, samples, stage):
+    def _checkpoint(self, sampler, stage, identity):
         """Return the file of a stage; it exists where the stage was begun before."""
         if self.checkpoint_dir is None:
             return None
         for origin in self._origins:
-            run = persistence.fingerprint(self, samples, origin)
+            run = persistence.fingerprint(self, sampler, origin, identity)
             folder = Path(self.checkpoint_dir) / f"{type(self).__name__}-{run}"
             if folder.exists():
                 break
@@ -269,23 +270,28 @@ class Learner(Training, NetEstimator, abstract=True):
     def _fit_net(
         self,
         module,
-        samples,
+        sampler,
         *,
         stage="fit",
+        identity=(),
         predicts=True,
         watch=None,
         train=True,
         **settings,
     ):
-        """Train a module on samples; a method's stages are calls of this in turn.
+        """Train a module on rows; a method's stages are calls of this in turn.
 
         Parameters
         ----------
         module : nn.Module
             With the verbs of `Net`.
-        samples : Samples
+        sampler : Shuffled or another sampler
+            The rows, and the order in which they are drawn.
         stage : str
             Names the progress bar and the checkpoint.
+        identity : sequence
+            What makes this training another one, beside the estimator's parameters, the
+            rows and the ``identity`` of their sampler: names the checkpoint.
         predicts : bool
             Whether the estimator can predict between the epochs of this stage.
         watch : callable or None
@@ -300,8 +306,8 @@ class Learner(Training, NetEstimator, abstract=True):
         self
         """
         self._continued = None  # the module holds what it takes over
-        checkpoint = self._checkpoint(samples, stage)
-        self._pixel_range = self._resolve_pixel_range(samples)
+        checkpoint = self._checkpoint(sampler, stage, identity)
+        self._pixel_range = self._resolve_pixel_range(sampler.samples)
         net = self._make_net(
             module,
             self._pixel_range,
@@ -318,7 +324,7 @@ class Learner(Training, NetEstimator, abstract=True):
         self._fresh = False
         if not train:
             return self
-        net.partial_fit(samples)
+        net.partial_fit(sampler)
         net.stage = None  # it knows X
         self.n_iter_ = len(net.history)
         if net.interrupted_:

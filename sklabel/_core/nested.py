@@ -1,7 +1,6 @@
 """Estimators that others hold: fit them, and look inside."""
 
 import numpy as np
-import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_array
@@ -100,10 +99,7 @@ def hidden_features(classifier, X):
 
 def encoded(estimator, X):
     """Return the features (n, D) that the ``encoder_`` of a trained estimator gives X."""
-    samples = estimator._check_X(X)
-    net, encoder = estimator.net_, estimator.encoder_.eval()
-    features = []
-    with torch.inference_mode(), net.autocast():
-        for x, _ in net.get_iterator(samples):
-            features.append(encoder(net.to_device(x)).float().flatten(1).cpu())
-    return torch.cat(features).numpy()
+    encoder = estimator.encoder_.eval()
+    return estimator.net_.evaluate(
+        estimator._check_X(X), forward=lambda x: encoder(x).flatten(1)
+    ).numpy()

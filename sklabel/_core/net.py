@@ -15,7 +15,7 @@ from skorch import NeuralNet
 from tqdm.auto import tqdm
 
 from .. import optim
-from .samples import Samples, to_unit
+from .samples import to_unit
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
@@ -43,8 +43,8 @@ _FEWEST_ROWS = 32
 class Net(NeuralNet):
     """Train and apply a module with the verbs ``forward`` and ``loss``.
 
-    The module may also have ``before_epoch(net, samples)``, ``after_step()`` and
-    ``after_epoch(net, samples)``, which returns figures for the history. ``loss(x, y)``
+    The module may also have ``before_epoch(net, sampler)``, ``after_step()`` and
+    ``after_epoch(net, sampler)``, which returns metrics for the history. ``loss(x, y)``
     returns the scalar to minimize, or that and a dict of tensors to watch; the history
     holds their mean over the epoch.
 
@@ -67,7 +67,7 @@ class Net(NeuralNet):
     checkpoint : Path or None
         File written after each epoch, and read to continue.
     watch : callable or None
-        ``watch(net, samples) -> dict`` of figures for the history of each epoch.
+        ``watch(net, samples) -> dict`` of metrics for the history of each epoch.
     stage : _callbacks.Stage or None
         Told of the epochs.
     description : str
@@ -162,27 +162,64 @@ class Net(NeuralNet):
         return self
 
     def get_dataset(self, X, y=None):
-        return X if isinstance(X, Samples) else super().get_dataset(X, y)
+        return X
 
     def get_iterator(self, dataset, training=False):
-        if training:
+        if training:  # a sampler
             return _Batches(dataset, self.batch_size)
-        # no gradients are kept, so a batch can be larger
-        size = max(256, self.batch_size)
-        return (
-            dataset[np.arange(start, min(start + size, len(dataset)))]
-            for start in range(0, len(dataset), size)
-        )
+        rows = np.arange(len(dataset))
+        return (dataset[block] for block in self._blocks(rows))
 
     def evaluation_step(self, batch, training=False, forward=None):
         self.check_is_fitted()
-        x = self.to_device(batch[0])
+        x = self.to_device(batch)
         n = len(x)
         if x.ndim == 2 and n < _FEWEST_ROWS:
             x = torch.cat([x, x.new_zeros(_FEWEST_ROWS - n, x.shape[1])])
         self._set_training(training)
         with torch.inference_mode(not training), self.autocast():
             return (forward or self.module_)(x).float()[..., :n, :]
+
+    def evaluate(self, samples, rows=None, forward=None):
+        """Return the module's output for plain rows, in evaluation mode.
+
+        Parameters
+        ----------
+        samples : Samples
+        rows : ndarray of int or None
+            Which rows, in this order; None: all.
+        forward : callable or None
+            What is asked in the module's place.
+
+        Returns
+        -------
+        output : Tensor of shape (..., n_rows, D), float32
+            On the CPU.
+        """
+        rows = np.arange(len(samples)) if rows is None else rows
+        was_training = self.module_.training
+        batches = [
+            self.evaluation_step(samples[block], forward=forward).cpu()
+            for block in self._blocks(rows)
+        ]
+        self.module_.train(was_training)
+        return torch.cat(batches, -2)
+
+    def evaluate_epoch(self, sampler, step):
+        """Return ``step(x, y)`` of each batch of one epoch, in evaluation mode."""
+        self.module_.eval()
+        found = []
+        with torch.inference_mode():
+            for draw in sampler.epoch(self.batch_size):
+                x, y = sampler.fetch(draw)
+                with self.autocast():
+                    found.append(step(self.to_device(x), y.to(self.device)))
+        return found
+
+    def _blocks(self, rows):
+        # no gradients are kept, so a batch can be larger
+        size = max(256, self.batch_size)
+        return (rows[start : start + size] for start in range(0, len(rows), size))
 
     # -- training
 
@@ -191,8 +228,8 @@ class Net(NeuralNet):
         self.total_steps_ = self.step_
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
-        samples = self.get_dataset(X, y)
-        batches = self.get_iterator(samples, training=True)
+        sampler = X
+        batches = self.get_iterator(sampler, training=True)
         self.total_steps_ = self.max_steps or self.max_epochs * len(batches)
         self.warmup_steps_ = round(self.warmup_epochs * len(batches))
         self.step_ = 0
@@ -204,10 +241,10 @@ class Net(NeuralNet):
             try:
                 while self.step_ < self.total_steps_:
                     stage.begin_epoch()
-                    self.notify("on_epoch_begin", dataset_train=samples)
+                    self.notify("on_epoch_begin", dataset_train=sampler)
                     self.run_single_epoch(batches, True, "train", self.train_step)
-                    self._after_epoch(samples)
-                    self.notify("on_epoch_end", dataset_train=samples)
+                    self._after_epoch(sampler)
+                    self.notify("on_epoch_end", dataset_train=sampler)
                     self.save_checkpoint()
                     if stage.end_epoch():
                         self.stop()
@@ -226,21 +263,21 @@ class Net(NeuralNet):
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         start, sums, n_steps = time.perf_counter(), {}, 0
-        counts = collections.Counter()  # not every step gives every figure
+        counts = collections.Counter()  # not every step gives every metric
         self.module_.train()
         after_step = getattr(self.module_, "after_step", None)
         for batch in iterator:
             if self.callbacks_:
                 self.notify("on_batch_begin", batch=batch, training=True)
             self._set_lr()
-            figures = step_fn(batch)
+            metrics = step_fn(batch)
             if after_step is not None:
                 after_step()
-            for name, value in figures.items():
+            for name, value in metrics.items():
                 sums[name] = sums[name] + value if name in sums else value
-            counts.update(figures.keys())
+            counts.update(metrics.keys())
             if self.callbacks_:
-                self.notify("on_batch_end", batch=batch, training=True, **figures)
+                self.notify("on_batch_end", batch=batch, training=True, **metrics)
             self.step_ += 1
             n_steps += 1
             if self.progress_ is not None:
@@ -255,15 +292,15 @@ class Net(NeuralNet):
         self.history.record("dur", time.perf_counter() - start)
 
     def train_step(self, batch, **fit_params):
-        """One optimizer step; returns the loss and the figures to watch, detached."""
+        """One optimizer step; returns the loss and the metrics to watch, detached."""
         x, y = batch
         with self.autocast():
             loss = self.module_.loss(self.to_device(x), y.to(self.device))
-        loss, figures = loss if isinstance(loss, tuple) else (loss, {})
+        loss, metrics = loss if isinstance(loss, tuple) else (loss, {})
         loss.backward()
         self.optimizer_.step()
         self.optimizer_.zero_grad(set_to_none=True)
-        return {"loss": loss.detach(), **figures}
+        return {"loss": loss.detach(), **metrics}
 
     def to_device(self, x):
         """Return a fetched batch as floats on the device, pixels in [0, 1]."""
@@ -288,13 +325,13 @@ class Net(NeuralNet):
         for group in self.optimizer_.param_groups:
             group["lr"] = self.lr * factor
 
-    def _after_epoch(self, samples):
-        figures = {}
+    def _after_epoch(self, sampler):
+        metrics = {}
         if hasattr(self.module_, "after_epoch"):
-            figures.update(self.module_.after_epoch(self, samples) or {})
+            metrics.update(self.module_.after_epoch(self, sampler) or {})
         if self.watch is not None:
-            figures.update(self.watch(self, samples))
-        for name, value in figures.items():
+            metrics.update(self.watch(self, sampler.samples))
+        for name, value in metrics.items():
             self.history.record(name, value)
         loss = self.history[-1, "train_loss"]
         if not np.isfinite(loss):
@@ -392,14 +429,15 @@ class _NoCriterion:
 class _Batches:
     """Batches of a shuffled epoch; every iteration draws a new order."""
 
-    def __init__(self, samples, batch_size):
-        self.samples, self.batch_size = samples, batch_size
+    def __init__(self, sampler, batch_size):
+        self.sampler, self.batch_size = sampler, batch_size
 
     def __len__(self):
-        return self.samples.n_batches(self.batch_size)
+        return self.sampler.n_batches(self.batch_size)
 
     def __iter__(self):
-        return (self.samples[rows] for rows in self.samples.epoch(self.batch_size))
+        draws = self.sampler.epoch(self.batch_size)
+        return (self.sampler.fetch(draw) for draw in draws)
 
 
 @functools.cache

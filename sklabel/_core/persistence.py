@@ -90,11 +90,13 @@ def load(folder):
         ) from error
 
 
-def fingerprint(estimator, samples, origin=None):
+def fingerprint(estimator, sampler, origin=None, identity=()):
     """Return a short name for one fit: same parameters, data and start, same name.
 
-    ``origin``: name of the weights that it goes on from.
+    ``origin``: name of the weights that it goes on from. ``identity``: what else makes
+    it another one.
     """
+    samples = sampler.samples
     parameters = estimator.get_params(deep=False)
     for name in ("checkpoint_dir", "verbose", "warm_start"):
         parameters.pop(name, None)
@@ -104,8 +106,7 @@ def fingerprint(estimator, samples, origin=None):
     data = joblib.hash(samples.source[rows] if paths is None else list(paths))
     key = [type(estimator).__name__, _plain(parameters), n, samples.sample_shape, data]
     key += [origin, _plain(getattr(estimator, "embedder_", None))]
-    for extra in ("targets", "weights", "neighbors"):
-        key.append(joblib.hash(getattr(samples, extra, None)))
+    key += [joblib.hash(part) for part in (*sampler.identity, *identity)]
     return joblib.hash(repr(key))[:12]
 
 

@@ -1,43 +1,53 @@
-"""The order in which rows are drawn for training."""
+"""The order: which rows each batch of an epoch holds.
+
+A sampler draws and fetches. ``epoch`` yields what to fetch for each batch and takes all
+random numbers; ``fetch`` takes none, so that batches may be fetched ahead.
+"""
 
 import itertools
 
 import numpy as np
 import torch
 
-from .samples import Samples, _my_share, _n_batches, _shuffled, _split
 
-
-class Paired(Samples):
-    """Samples where every row drawn for training comes with one of its neighbors.
+class Shuffled:
+    """All readable rows in random order.
 
     Parameters
     ----------
     samples : Samples
-    neighbors : ndarray of int of shape (n_samples, n_neighbors)
-        A batch is ``(x, x_neighbor), rows``; the neighbor is drawn uniformly.
+    targets : ndarray of int of shape (n_samples,) or None
+        The y of each row; None: its number.
     """
 
-    def __init__(self, samples, neighbors):
-        super().__init__(
-            samples.source, samples.sample_shape, samples.channels_last, samples.bad
-        )
-        self.neighbors = neighbors
+    def __init__(self, samples, targets=None):
+        self.samples = samples
+        self.targets = None if targets is None else np.asarray(targets)
+
+    def __len__(self):
+        return len(self.samples)
+
+    @property
+    def identity(self):
+        """What makes a training another one, beside the rows."""
+        return (self.targets,)
+
+    def n_batches(self, batch_size):
+        """Return the number of batches of one epoch."""
+        return _n_batches(len(_my_share(self.samples.good)), batch_size)
 
     def epoch(self, batch_size):
-        for rows in super().epoch(batch_size):
-            draw = torch.randint(self.neighbors.shape[1], (len(rows),)).numpy()
-            yield rows, self.neighbors[rows, draw]
+        """Yield what to fetch for each batch of one epoch."""
+        yield from split(shuffled(self.samples.good), batch_size)
 
-    def __getitem__(self, rows):
-        if not isinstance(rows, tuple):
-            return super().__getitem__(rows)
-        (x, y), (partner, _) = map(super().__getitem__, rows)
-        return (x, partner), y
+    def fetch(self, rows):
+        """Return the batch ``x, y`` of some rows."""
+        y = rows if self.targets is None else self.targets[rows]
+        return self.samples[rows], torch.from_numpy(y)
 
 
-class FixedSteps(Samples):
-    """Samples whose epoch is a number of steps, whatever the number of rows.
+class FixedSteps(Shuffled):
+    """An epoch is a number of steps, whatever the number of rows.
 
     Parameters
     ----------
@@ -47,9 +57,7 @@ class FixedSteps(Samples):
     """
 
     def __init__(self, samples, n_steps):
-        super().__init__(
-            samples.source, samples.sample_shape, samples.channels_last, samples.bad
-        )
+        super().__init__(samples)
         self.n_steps = n_steps
 
     def n_batches(self, batch_size):
@@ -60,8 +68,37 @@ class FixedSteps(Samples):
         yield from itertools.islice(itertools.chain.from_iterable(passes), self.n_steps)
 
 
-class Mixed(Samples):
-    """Samples whose every batch holds labeled and unlabeled rows.
+class Paired(Shuffled):
+    """Every row comes with one of its neighbors.
+
+    Parameters
+    ----------
+    samples : Samples
+    neighbors : ndarray of int of shape (n_samples, n_neighbors)
+        A batch is ``(x, x_neighbor), rows``; the neighbor is drawn uniformly.
+    """
+
+    def __init__(self, samples, neighbors):
+        super().__init__(samples)
+        self.neighbors = neighbors
+
+    @property
+    def identity(self):
+        return (self.neighbors,)
+
+    def epoch(self, batch_size):
+        for rows in super().epoch(batch_size):
+            draw = torch.randint(self.neighbors.shape[1], (len(rows),)).numpy()
+            yield rows, self.neighbors[rows, draw]
+
+    def fetch(self, pair):
+        rows, partners = pair
+        x, y = super().fetch(rows)
+        return (x, self.samples[partners]), y
+
+
+class Mixed(Shuffled):
+    """Every batch holds labeled and unlabeled rows.
 
     Parameters
     ----------
@@ -85,12 +122,9 @@ class Mixed(Samples):
     """
 
     def __init__(self, samples, targets, ratio, include_labeled=True, weights=None):
-        super().__init__(
-            samples.source, samples.sample_shape, samples.channels_last, samples.bad
-        )
-        self.targets = np.asarray(targets)
+        super().__init__(samples, targets)
         self.ratio = ratio
-        good = ~self.bad
+        good = ~samples.bad
         labeled = good & (self.targets >= 0)
         self.labeled = np.flatnonzero(labeled)
         self.weights = None if weights is None else weights[self.labeled]
@@ -100,6 +134,10 @@ class Mixed(Samples):
             # everything is labeled: plain supervised training
             self.unlabeled = np.empty(0, int)
 
+    @property
+    def identity(self):
+        return self.targets, self.weights
+
     def n_batches(self, batch_size):
         if len(self.unlabeled) == 0:
             return _n_batches(len(_my_share(self.labeled)), max(2, batch_size))
@@ -108,7 +146,7 @@ class Mixed(Samples):
 
     def epoch(self, batch_size):
         if len(self.unlabeled) == 0:
-            for rows in _split(self._labeled_pass(), max(2, batch_size)):
+            for rows in split(self._labeled_pass(), max(2, batch_size)):
                 yield rows.repeat(2 if len(rows) == 1 else 1), self.unlabeled
             return
         unlabeled = self._unlabeled_stream(self.n_unlabeled(batch_size))
@@ -117,11 +155,9 @@ class Mixed(Samples):
             rows = next(unlabeled)
             yield next(labeled), rows
 
-    def __getitem__(self, rows):
-        if not isinstance(rows, tuple):
-            return super().__getitem__(rows)
+    def fetch(self, rows):
         labeled, unlabeled = rows
-        x, y = super().__getitem__(np.concatenate(rows))
+        x, y = super().fetch(np.concatenate(rows))
         y[len(labeled) :] = torch.from_numpy(-1 - unlabeled)
         return x, y
 
@@ -144,16 +180,45 @@ class Mixed(Samples):
     def _unlabeled_stream(self, batch_size):
         """Yield batches of unlabeled rows without end, in none of them a row twice."""
         while True:
-            order = _shuffled(self.unlabeled)
+            order = shuffled(self.unlabeled)
             for start in range(0, len(order) - batch_size + 1, batch_size):
                 yield order[start : start + batch_size]
 
     def _labeled_pass(self):
         """Return the labeled rows in random order, each as often as its weight says."""
         if self.weights is None:
-            return _shuffled(self.labeled)
+            return shuffled(self.labeled)
         n = len(self.labeled)
         edges = np.append(0, self.weights.cumsum() / self.weights.sum() * n)
         edges[-1] = n
         counts = np.diff(np.floor(edges + float(torch.rand(()))).astype(int))
-        return _shuffled(np.repeat(self.labeled, counts))
+        return shuffled(np.repeat(self.labeled, counts))
+
+
+def split(rows, batch_size):
+    """Cut rows into batches; a last batch of one row joins the one before.
+
+    BatchNorm cannot train on a single row.
+    """
+    rows = _my_share(rows)
+    n_batches = _n_batches(len(rows), batch_size)
+    for i in range(n_batches):
+        last = i == n_batches - 1
+        yield rows[i * batch_size : None if last else (i + 1) * batch_size]
+
+
+def _n_batches(n_rows, batch_size):
+    return max(1, n_rows // batch_size + (n_rows % batch_size > 1))
+
+
+def _my_share(rows):
+    """Under torch.distributed every process takes its own rows."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        size = torch.distributed.get_world_size()
+        return rows[torch.distributed.get_rank() :: size]
+    return rows
+
+
+def shuffled(rows):
+    """Return rows in random order."""
+    return rows[torch.randperm(len(rows)).numpy()]

@@ -1,4 +1,4 @@
-"""Rows of one shape, and the order in which an epoch visits them."""
+"""The rows: images or vectors of one shape, fetched by their numbers."""
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ class Samples:
         self.sample_shape = tuple(sample_shape)
         self.channels_last = channels_last
         self.bad = np.zeros(len(source), bool) if bad is None else bad
-        self.targets = None
 
     def __len__(self):
         return len(self.source)
@@ -101,27 +100,12 @@ class Samples:
         x = torch.from_numpy(_native(self.source[rows]))
         if self.channels_last:
             x = x.reshape(len(rows), *self.sample_shape[1:], -1).permute(0, 3, 1, 2)
-        y = rows if self.targets is None else self.targets[rows]
-        return x.reshape(len(rows), *self.sample_shape), torch.from_numpy(y)
+        return x.reshape(len(rows), *self.sample_shape)
 
     def without(self, left_out):
         """Return the same rows, of which some, a mask, are not trained on, either."""
         bad = self.bad | left_out
         return Samples(self.source, self.sample_shape, self.channels_last, bad)
-
-    def with_targets(self, targets):
-        """Return the same rows with an integer target each."""
-        other = Samples(self.source, self.sample_shape, self.channels_last, self.bad)
-        other.targets = np.asarray(targets)
-        return other
-
-    def epoch(self, batch_size):
-        """Yield the row indices of each batch of one shuffled epoch."""
-        yield from _split(_shuffled(self.good), batch_size)
-
-    def n_batches(self, batch_size):
-        """Return the number of batches of one epoch."""
-        return _n_batches(len(_my_share(self.good)), batch_size)
 
     @property
     def is_bytes(self):
@@ -161,7 +145,7 @@ class Samples:
         n_rows : int, default=2048
             They are taken over at most so many rows, evenly spaced.
         """
-        x = to_unit(self[self.spread(n_rows)][0], self.pixel_range()).double()
+        x = to_unit(self[self.spread(n_rows)], self.pixel_range()).double()
         axes = (0, 2, 3) if x.ndim == 4 else (0,)
         mean = x.mean(axes, keepdim=True)[0]
         std = x.std(axes, correction=0, keepdim=True)[0]
@@ -188,31 +172,3 @@ def to_unit(x, pixel_range):
 
 def _blocks(n, size=4096):
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
-
-
-def _split(rows, batch_size):
-    """Cut rows into batches; a last batch of one row joins the one before.
-
-    BatchNorm cannot train on a single row.
-    """
-    rows = _my_share(rows)
-    n_batches = _n_batches(len(rows), batch_size)
-    for i in range(n_batches):
-        last = i == n_batches - 1
-        yield rows[i * batch_size : None if last else (i + 1) * batch_size]
-
-
-def _n_batches(n_rows, batch_size):
-    return max(1, n_rows // batch_size + (n_rows % batch_size > 1))
-
-
-def _my_share(rows):
-    """Under torch.distributed every process takes its own rows."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        size = torch.distributed.get_world_size()
-        return rows[torch.distributed.get_rank() :: size]
-    return rows
-
-
-def _shuffled(rows):
-    return rows[torch.randperm(len(rows)).numpy()]

@@ -11,7 +11,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._core.callbacks import fitting
 from .._core.codes import CenteredCodes, CodesMixin
-from .._core.evaluation import predict_all
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -22,7 +21,7 @@ from .._core.parameters import (
     Schedule,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import FixedSteps, Mixed
+from .._core.samplers import FixedSteps, Mixed, Shuffled
 from ..losses import contrastive_clustering, student_assignment, target_divergence
 
 
@@ -34,7 +33,7 @@ class _MixedRounds(Mixed):
         self.n_steps = n_steps
         # only the contrast asks for labels: all else is learned from every row, also
         # where each has a label
-        self.unlabeled = self.good
+        self.unlabeled = samples.good
 
     def n_batches(self, batch_size):
         return self.n_steps
@@ -42,7 +41,7 @@ class _MixedRounds(Mixed):
     def epoch(self, batch_size):
         labeled = self._labeled_stream(batch_size)
         size = self.n_unlabeled(batch_size)
-        for rows in FixedSteps(self, self.n_steps).epoch(size):
+        for rows in FixedSteps(self.samples, self.n_steps).epoch(size):
             yield next(labeled), rows
 
 
@@ -75,11 +74,11 @@ class _CCL(CenteredCodes):
             loss = loss + self.reconstruction_weight * error
         return loss, figures
 
-    def after_epoch(self, net, samples):
-        self.q = predict_all(net, samples)
+    def after_epoch(self, net, mixed):
+        self.q = net.evaluate(mixed.samples, mixed.samples.good)
         predicted = self.q.argmax(1)
-        labeled = np.searchsorted(samples.good, samples.labeled)
-        truth = torch.from_numpy(samples.targets)[samples.labeled]
+        labeled = np.searchsorted(mixed.samples.good, mixed.labeled)
+        truth = torch.from_numpy(mixed.targets)[mixed.labeled]
         right = predicted[labeled] == truth
         counts = torch.bincount(predicted, minlength=len(self.centers))
         sure = self.q.max(1).values > 0.5
@@ -254,13 +253,13 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
                 rows, trained, self.unlabeled_ratio, weights, self.update_interval
             )
             if self._continued is None:
-                used = mixed.readable(X)
+                used = rows.readable(X)
                 self.embedder_ = self._fit_embedder(used)
                 centers = self._find_centers(used, mixed, seed)
             else:
                 centers = self._continued.centers.detach()
             module = self._build_module(centers)
-            n_steps = rows.n_batches(mixed.n_unlabeled(self.batch_size))
+            n_steps = Shuffled(rows).n_batches(mixed.n_unlabeled(self.batch_size))
             self._fit_net(
                 module,
                 mixed,
@@ -285,7 +284,7 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         seed : int
         """
         Z = np.asarray(self.embedder_.transform(X), dtype=np.float64)
-        labeled = np.searchsorted(mixed.good, mixed.labeled)
+        labeled = np.searchsorted(mixed.samples.good, mixed.labeled)
         n_classes = len(self.classes_)
         members = np.eye(n_classes)[mixed.targets[mixed.labeled]].T  # (K, labeled)
         if mixed.weights is not None:

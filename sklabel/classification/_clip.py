@@ -27,6 +27,7 @@ from .._core.parameters import (
     Positive,
 )
 from .._core.roles.classification import ClassificationRole
+from .._core.samplers import Shuffled
 from .._core.warn import warn
 from ..embedding import CLIPTransformer
 from ..losses import unit_rows
@@ -637,7 +638,7 @@ class CLIPClassifier(ClassificationRole, Learner):
         """Set ``net_`` to the image tower; return the embedding of all rows."""
         towers = unfrozen(self.embedder_)
         own = _PromptClassifier(*map(copy.deepcopy, self._image_tower()))
-        self._fit_net(own, samples, stage="classify", train=False)
+        self._fit_net(own, Shuffled(samples), stage="classify", train=False)
         self.n_iter_, self._fresh = towers.n_iter_, False
         if vars(self).pop("_on_the_spot", False):
             return None  # nobody asks for the classes of X

@@ -371,12 +371,12 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
 
     def _train_rounds(self, taught, watch):
         """Train the teacher, then one student after the other; set what they leave."""
-        statistics = taught.statistics()
+        statistics = taught.samples.statistics()
         rows = taught.unlabeled
         n_rounds = self.n_rounds if len(rows) else 0
         last, self._continued = self._continued, None
         first = 0 if last is None or n_rounds == 0 else 1
-        p = self._forward_rows(taught) if first else None
+        p = self._forward_rows(taught.samples) if first else None
         self.n_rounds_, history = 0, []
         for number in range(first, n_rounds + 1):
             if number:
@@ -391,7 +391,7 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
                 self.net_ = teacher
                 break
             figures = {}
-            p, before = self._forward_rows(taught), p
+            p, before = self._forward_rows(taught.samples), p
             if number:
                 self.n_rounds_ = number
                 figures = _figures(taught.copies[rows], p[rows], before[rows])

@@ -21,7 +21,7 @@ from .._core.parameters import (
     UnitInterval,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import Mixed
+from .._core.samplers import Mixed, Shuffled
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import distillation
@@ -358,19 +358,17 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
         """Train the student; the history goes on from that of the fine-tuning."""
         fine_tuning = self.net_.history
         if self.alpha == 1:
-            # neither labels nor weights are used, but they shaped the teacher, and a
-            # checkpoint is named after what its samples hold
-            rows = rows.with_targets(trained)
-            rows.weights = weights
+            sampler = Shuffled(rows, trained)
             batch_size = self.distill_batch_size
         else:
             ratio = self.distill_batch_size / self.batch_size
-            rows = Mixed(rows, trained, ratio, weights=weights)
+            sampler = Mixed(rows, trained, ratio, weights=weights)
             batch_size = self.batch_size
         self._fit_net(
             module,
-            rows,
+            sampler,
             stage="distill",
+            identity=(weights,),  # they have shaped the teacher
             watch=watch,
             max_epochs=self.distill_epochs,
             max_steps=None,
@@ -390,7 +388,7 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
             np.array(last["class_shares"]),
             labeled.class_shares(len(self.classes_)),
             "student's answers",
-            labeled.n_trained,
+            labeled.samples.n_trained,
             "a longer pretraining",
             class_weight="balanced",
         )

@@ -9,7 +9,6 @@ from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.codes import CenteredCodes, CodesMixin
-from .._core.evaluation import predict_all
 from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
 from .._core.learner import Learner
 from .._core.nested import encoded
@@ -23,7 +22,7 @@ from .._core.parameters import (
     UnitInterval,
 )
 from .._core.roles.clustering import ClusteringRole, check_n_clusters
-from .._core.samplers import FixedSteps
+from .._core.samplers import FixedSteps, Shuffled
 from .._core.warn import warn
 from ..losses import sharpened_targets, student_assignment, target_divergence
 from ..modules import Snapshot
@@ -60,14 +59,14 @@ class _DCEC(CenteredCodes):
             loss = loss + self.reconstruction_weight * error
         return loss, figures
 
-    def before_epoch(self, net, samples):
-        super().before_epoch(net, samples)
+    def before_epoch(self, net, sampler):
+        super().before_epoch(net, sampler)
         if self.keep_clusters and not self.used.any():
             self.used[self.labels.unique()] = True
             self.whole.keep_if_better(0, *self.parts())
 
-    def after_epoch(self, net, samples):
-        self.q = predict_all(net, samples)
+    def after_epoch(self, net, sampler):
+        self.q = net.evaluate(sampler.samples, sampler.samples.good)
         labels = self.q.argmax(1)
         changed = float((labels != self.labels).float().mean())
         if changed < self.tol:
@@ -239,7 +238,7 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
             _, module.neighbors = kneighbors(
                 Z, min(_N_NEIGHBORS + 1, len(Z)), random_state=seed
             )
-            n_steps = samples.n_batches(self.batch_size)
+            n_steps = Shuffled(samples).n_batches(self.batch_size)
             n_all = self.max_steps or self.max_epochs * n_steps
             # in a single round nothing would be taught by what was learned
             n_round = min(self.update_interval, max(1, n_all // 5))
@@ -291,14 +290,14 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
         """
         samples = self._check_X(X)
         net, module = self.net_, self.net_.module_
-        q = predict_all(net, samples)
+        q = net.evaluate(samples, samples.good)
         loss = self.cluster_weight * target_divergence(q, sharpened_targets(q))
         if self.reconstruction_weight:
             module.eval()
             squares = 0.0
             with torch.inference_mode(), net.autocast():
                 for rows in np.array_split(samples.good, -(-samples.n_trained // 256)):
-                    x = net.to_device(samples[rows][0])
+                    x = net.to_device(samples[rows])
                     error = module.embed.error(module.embed(x), x)
                     squares += float(error) * len(rows)
             loss += self.reconstruction_weight * squares / samples.n_trained

@@ -10,7 +10,6 @@ from sklearn.metrics import normalized_mutual_info_score, pairwise_distances_arg
 from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.evaluation import predict_all
 from .._core.health import CollapseWarning, neighbor_agreement, set_n_clusters
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -25,7 +24,7 @@ from .._core.parameters import (
 )
 from .._core.roles.clustering import check_n_clusters
 from .._core.roles.embedding import EmbeddingRole
-from .._core.samples import Samples, _split
+from .._core.samplers import Shuffled, split
 from .._core.warn import warn
 from ..backbones import build_sobel_backbone
 from ..neighbors import kmeans
@@ -61,11 +60,11 @@ class _DeepCluster(nn.Module):
         }
         return F.cross_entropy(logits, y), figures
 
-    def before_epoch(self, net, samples):
+    def before_epoch(self, net, sampler):
         self.nmi = 1.0  # of two equal assignments
         if (len(net.history) - 1) % self.reassign_epochs == 0:
-            self.reassign(net, samples)
-        samples.targets = self.assigned.cpu().numpy()
+            self.reassign(net, sampler.samples)
+        sampler.targets = self.assigned.cpu().numpy()
         self.head.requires_grad_(True)
         groups = param_groups(self.head, net.weight_decay)
         # without momentum it has no state that a checkpoint would have to keep
@@ -75,7 +74,7 @@ class _DeepCluster(nn.Module):
     def reassign(self, net, samples):
         """Cluster the features of all rows, and start a new head."""
         good = samples.good
-        Z = predict_all(net, samples).numpy()
+        Z = net.evaluate(samples, good).numpy()
         Z = whiten(Z, *fit_whitening(Z, self.n_components))
         labels, _ = _cluster(Z, self.head.out_features, self.n_kmeans_iter)
         before = self.assigned.cpu().numpy()[good]
@@ -94,7 +93,7 @@ class _DeepCluster(nn.Module):
         self.head_optimizer.step()
         self.head_optimizer.zero_grad()
 
-    def after_epoch(self, net, samples):
+    def after_epoch(self, net, sampler):
         sizes = torch.bincount(self.assigned[self.assigned >= 0])
         return {
             "nmi": self.nmi,
@@ -109,19 +108,17 @@ class _DeepCluster(nn.Module):
         self.head_optimizer = self.net_group = None
 
 
-class _Balanced(Samples):
-    """Samples drawn equally often from every cluster, which is their target.
+class _Balanced(Shuffled):
+    """Rows are drawn equally often from every cluster, which is their target.
 
     ``targets`` are set before each epoch.
     """
 
-    def __init__(self, samples):
-        super().__init__(
-            samples.source, samples.sample_shape, samples.channels_last, samples.bad
-        )
+    identity = ()
 
     def epoch(self, batch_size):
-        yield from _split(balanced_rows(self.targets, self.n_trained), batch_size)
+        rows = balanced_rows(self.targets, self.samples.n_trained)
+        yield from split(rows, batch_size)
 
 
 def fit_whitening(Z, n_components):

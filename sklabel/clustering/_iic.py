@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.evaluation import predict_all, predict_some
 from .._core.health import check_information, cluster_metrics, neighbor_agreement
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -17,7 +16,7 @@ from .._core.parameters import (
     Schedule,
 )
 from .._core.roles.clustering import ClusteringRole, check_n_clusters
-from .._core.samplers import FixedSteps
+from .._core.samplers import FixedSteps, Shuffled
 from .._core.warn import warn
 from ..backbones import build_sobel_backbone
 from ..losses import iic_loss
@@ -52,18 +51,18 @@ class _IIC(nn.Module):
         h = self.backbone(x)
         return torch.cat([h.float(), self.probabilities(h)], 1)
 
-    def before_epoch(self, net, samples):
+    def before_epoch(self, net, sampler):
         n_passes = self.overcluster_epochs + self.cluster_epochs
         self.step, self.head_losses = 0, 0.0
         # what is left may be less than an epoch
-        n_steps = min(samples.n_steps, net.total_steps_ - net.step_)
+        n_steps = min(sampler.n_steps, net.total_steps_ - net.step_)
         # what is due within the epoch comes before it: new heads need their share
         due, due_before = (
             (step * (self.n_restarts + 1) - 1) // net.total_steps_
             for step in (net.step_ + n_steps, net.step_)
         )
         if net.step_ and due > due_before:
-            self.restart(net, samples)
+            self.restart(net, sampler.samples)
         self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
     def restart(self, net, samples):
@@ -102,8 +101,8 @@ class _IIC(nn.Module):
 
     def paired_features(self, net, samples):
         """Return features (2, n, D) of some plain rows and of a view of each."""
-        z = predict_some(net, samples, samples.spread(_TRIAL_ROWS), self.pair)
-        return torch.stack(z.chunk(2, 1))
+        z = net.evaluate(samples, samples.spread(_TRIAL_ROWS), self.pair)
+        return torch.stack(z.to(net.device).chunk(2, 1))
 
     def pair(self, x):
         return torch.cat([self.backbone(x), self.backbone(self.augment(x))], 1)
@@ -139,10 +138,10 @@ class _IIC(nn.Module):
     def after_step(self):
         self.step += 1
 
-    def after_epoch(self, net, samples):
+    def after_epoch(self, net, sampler):
         if self.step > self.n_overcluster_steps:  # or else the heads are as they were
             self.best_head.fill_(self.head_losses.argmin())
-        both = predict_all(net, samples, self.both)
+        both = net.evaluate(sampler.samples, sampler.samples.good, self.both)
         Z, p = both.split([self.backbone.n_features_out, self.heads.n_classes], 1)
         agreement = neighbor_agreement(Z.numpy(), p.argmax(1).numpy())
         return {**cluster_metrics(p), "neighbor_agreement": agreement}
@@ -299,7 +298,7 @@ class IICClusterer(ClusteringRole, Learner):
         check_n_clusters(self, samples)
         self._check_pairs(samples.n_trained)
         n_passes = self.overcluster_epochs + self.cluster_epochs
-        n_steps = n_passes * samples.n_batches(self.batch_size)
+        n_steps = n_passes * Shuffled(samples).n_batches(self.batch_size)
         with self._seeded():
             module = self._build_module(*samples.statistics())
             self._fit_net(module, FixedSteps(samples, n_steps))
@@ -337,14 +336,11 @@ class IICClusterer(ClusteringRole, Learner):
             only at equal ``n_clusters`` and ``augment``.
         """
         samples = self._check_X(X)
-        net = self.net_
-        module = net.module_.eval()
-        pairs = []
+        module = self.net_.module_
         with self._seeded(), torch.inference_mode():
-            for rows in samples.epoch(self.batch_size):
-                with net.autocast():
-                    x = net.to_device(samples[rows][0])
-                    pairs.append(module.views(x, module.heads))
+            pairs = self.net_.evaluate_epoch(
+                Shuffled(samples), lambda x, y: module.views(x, module.heads)
+            )
             p1, p2 = (torch.cat(p, 1) for p in zip(*pairs, strict=True))
             return -float(iic_loss(p1, p2, self.marginal_weight).mean())
 

@@ -26,7 +26,7 @@ from .._core.parameters import (
     UnitInterval,
     between,
 )
-from .._core.samplers import FixedSteps
+from .._core.samplers import FixedSteps, Shuffled
 from ..augment import Contrastive
 from ..backbones import build_backbone
 from ..losses import iic_segmentation_loss
@@ -59,11 +59,11 @@ class _IICSegmentation(nn.Module):
         p = head(encoder.body((x - encoder.mean) / encoder.std)).float().softmax(1)
         return F.interpolate(p, x.shape[2:], mode="bilinear", align_corners=False)
 
-    def before_epoch(self, net, samples):
+    def before_epoch(self, net, sampler):
         n_passes = self.overcluster_epochs + self.cluster_epochs
         self.step = 0
         # what is left may be less than an epoch
-        n_steps = min(samples.n_steps, net.total_steps_ - net.step_)
+        n_steps = min(sampler.n_steps, net.total_steps_ - net.step_)
         self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
     def loss(self, x, y):
@@ -101,10 +101,10 @@ class _IICSegmentation(nn.Module):
     def after_step(self):
         self.step += 1
 
-    def after_epoch(self, net, samples):
+    def after_epoch(self, net, sampler):
         # some images stand for all
-        x, y = samples[samples.spread(32)]
-        p = net.evaluation_step((x, y)).unflatten(1, (self.n_outputs, *x.shape[2:]))
+        x = sampler.samples[sampler.samples.spread(32)]
+        p = net.evaluation_step(x).unflatten(1, (self.n_outputs, *x.shape[2:]))
         net.module_.train()
         maps = p.argmax(1)  # (n, H, W)
         same = [maps.diff(dim=dim).flatten() == 0 for dim in (1, 2)]
@@ -329,7 +329,7 @@ class IICSegmenter(ClusterMixin, Learner):
         samples = self._check_X(X, reset=True)
         self._check_images()
         n_passes = self.overcluster_epochs + self.cluster_epochs
-        n_steps = n_passes * samples.n_batches(self.batch_size)
+        n_steps = n_passes * Shuffled(samples).n_batches(self.batch_size)
         with self._seeded():
             module = self._build_module(*samples.statistics())
             self._fit_net(module, FixedSteps(samples, n_steps))
@@ -393,15 +393,14 @@ class IICSegmenter(ClusterMixin, Learner):
             only at equal ``n_clusters`` and views.
         """
         samples = self._check_X(X)
-        net = self.net_
-        module = net.module_.eval()
-        losses = []
-        with self._seeded(), torch.inference_mode():
-            for rows in samples.epoch(self.batch_size):
-                with net.autocast():
-                    x = net.to_device(samples[rows][0])
-                    views = module.views(x, module.head)
-                    losses.append(float(module.information_loss(*views)))
+        module = self.net_.module_
+        with self._seeded():
+            losses = self.net_.evaluate_epoch(
+                Shuffled(samples),
+                lambda x, y: float(
+                    module.information_loss(*module.views(x, module.head))
+                ),
+            )
         return -float(np.mean(losses))
 
     def _check_images(self):

@@ -9,7 +9,6 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.evaluation import predict_all
 from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -25,7 +24,7 @@ from .._core.parameters import (
     Schedule,
 )
 from .._core.roles.clustering import ClusteringRole, check_n_clusters
-from .._core.samplers import Paired
+from .._core.samplers import Paired, Shuffled
 from .._core.warn import warn
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
@@ -65,9 +64,10 @@ class _SCAN(nn.Module):
         ]
         return sum(parts)
 
-    def after_epoch(self, net, samples):
-        probabilities = predict_all(net, samples).transpose(0, 1)  # (heads, n, K)
-        neighbors = samples.among_readable(samples.neighbors)
+    def after_epoch(self, net, sampler):
+        samples = sampler.samples
+        probabilities = net.evaluate(samples, samples.good)  # (heads, n, K)
+        neighbors = samples.among_readable(sampler.neighbors)
         scores, consistency, entropy = scan_head_scores(
             probabilities, torch.from_numpy(neighbors), self.prior
         )
@@ -140,14 +140,14 @@ class _SelfLabel(nn.Module):
         # a buffer: a fit that continues from a checkpoint has not seen the start
         self.used = torch.zeros(self.heads.n_classes, dtype=torch.bool)
 
-    def before_epoch(self, net, samples):
+    def before_epoch(self, net, sampler):
         if self.clustering_loss is not None and not self.used.any():
-            p = predict_all(net, samples)
+            p = net.evaluate(sampler.samples, sampler.samples.good)
             self.used[p.argmax(1).unique()] = True
             self.best.keep_if_better(self.clustering_loss(p), self.backbone, self.heads)
 
-    def after_epoch(self, net, samples):
-        p = predict_all(net, samples)
+    def after_epoch(self, net, sampler):
+        p = net.evaluate(sampler.samples, sampler.samples.good)
         figures = {"stage": "self-label", **cluster_metrics(p, self.neighbors)}
         if self.clustering_loss is not None:
             loss = float(self.clustering_loss(p))
@@ -170,7 +170,7 @@ class _SelfLabel(nn.Module):
 
 
 def _standardized(samples, mean, std):
-    return ((samples[samples.good][0] - mean) / std).numpy()
+    return ((samples[samples.good] - mean) / std).numpy()
 
 
 def _clustering_loss(p, neighbors, entropy_weight, prior):
@@ -351,7 +351,7 @@ class SCANClusterer(ClusteringRole, Learner):
             epochs = max(1, self.self_label_epochs)
             self._fit_net(
                 module,
-                samples,
+                Shuffled(samples),
                 stage="self-label",
                 max_epochs=epochs,
                 max_steps=None,

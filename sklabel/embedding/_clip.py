@@ -2,7 +2,6 @@
 
 import functools
 import math
-import zlib
 from collections.abc import Callable
 from numbers import Integral, Number
 from pathlib import Path
@@ -29,7 +28,7 @@ from .._core.parameters import (
     whole,
 )
 from .._core.roles.embedding import EmbeddingRole
-from .._core.samples import Samples
+from .._core.samplers import Shuffled
 from .._core.warn import warn
 from ..augment import Contrastive
 from ..backbones import Encoder
@@ -121,8 +120,8 @@ class _PublishedTexts(nn.Module):
         return self.model.encode_text(tokens)
 
 
-class _Captioned(Samples):
-    """Samples whose every batch is images and the tokens of one text of each.
+class _Captioned(Shuffled):
+    """Every batch is images and the tokens of one text of each.
 
     Parameters
     ----------
@@ -139,12 +138,7 @@ class _Captioned(Samples):
 
     def __init__(self, samples, texts, tokenize, trim, unique):
         counts = np.array([len(own) for own in texts])
-        super().__init__(
-            samples.source,
-            samples.sample_shape,
-            samples.channels_last,
-            samples.bad | (counts == 0),
-        )
+        super().__init__(samples.without(counts == 0))
         known = {text: None for own in texts for text in own}
         known = {text: i for i, text in enumerate(known)}
         self.tokens = tokenize(list(known)).to(torch.int32)
@@ -153,8 +147,11 @@ class _Captioned(Samples):
         self.choices = np.array([known[text] for own in texts for text in own])
         self.starts = np.append(0, counts.cumsum())
         self.unique = unique
-        # tells the checkpoints of fits with other texts apart
-        self.targets = np.array([zlib.crc32("\0".join(own).encode()) for own in texts])
+        self.texts = texts
+
+    @property
+    def identity(self):
+        return (self.texts,)
 
     def epoch(self, batch_size):
         if not self.unique:
@@ -168,14 +165,12 @@ class _Captioned(Samples):
                 yield batch
                 n_left -= 1
 
-    def __getitem__(self, rows):
-        if not isinstance(rows, tuple):
-            return super().__getitem__(rows)
-        rows, texts = rows
+    def fetch(self, pair):
+        rows, texts = pair
         tokens = self.tokens[texts]
         if self.lengths is not None:
             tokens = tokens[:, : int(self.lengths[texts].max())]
-        return super().__getitem__(rows)[0], tokens.long()
+        return self.samples[rows], tokens.long()
 
     def _draw(self, rows):
         """Return the number of a text of each row."""
@@ -426,7 +421,7 @@ class CLIPTransformer(EmbeddingRole, Learner):
                 module = self._set_training(self._continued, *statistics)
             if y is None:
                 self.n_iter_ = 0
-                return self._fit_net(module, samples, train=False)
+                return self._fit_net(module, Shuffled(samples), train=False)
             self._train(module, samples, texts)
         self._warn_collapse(f"lower lr={self.lr}")
         return self
@@ -536,14 +531,11 @@ class CLIPTransformer(EmbeddingRole, Learner):
             raise ValueError("score requires y to be passed, the texts of the images.")
         unique = self.same_captions == "unique"
         pairs = self._pair(samples, self._read_texts(y, samples), unique)
-        net = self.net_
-        module = net.module_.eval()
-        losses = []
-        with self._seeded(), torch.inference_mode(), net.autocast():
-            for rows in pairs.epoch(self.batch_size):
-                x, tokens = pairs[rows]
-                images, tokens = module(net.to_device(x)), tokens.to(net.device)
-                losses.append(float(module.contrast(images, tokens)[0]))
+        module = self.net_.module_
+        with self._seeded():
+            losses = self.net_.evaluate_epoch(
+                pairs, lambda x, tokens: float(module.contrast(module(x), tokens)[0])
+            )
         return -float(np.mean(losses))
 
     @property
@@ -676,7 +668,7 @@ class CLIPTransformer(EmbeddingRole, Learner):
             start = {k: v.detach().clone() for k, v in module.state_dict().items()}
         pairs = self._pair(samples, texts, unique=self.same_captions == "unique")
         self._fit_net(module, pairs, watch=watch_features)
-        self._warn_unlearned(pairs.n_trained)
+        self._warn_unlearned(pairs.samples.n_trained)
         if start is not None:
             state = module.state_dict()
             for name, first in start.items():

@@ -463,9 +463,9 @@ def _dropout_draws(classifier, X, n_draws, dropout, random):
     module = copy.deepcopy(net.module_).eval()
 
     def predict(rows):
-        x, _ = samples[rows]
+        x = net.to_device(samples[rows])
         with torch.inference_mode(), net.autocast():
-            return module(net.to_device(x)).float()
+            return module(x).float()
 
     layer = _last_linear(module, lambda: predict(np.arange(min(2, len(samples)))))
     kept = random.random_sample((n_draws, layer.in_features)) >= dropout

@@ -28,7 +28,6 @@ from .._core.parameters import (
 from .._core.roles.selection import (
     OwnNetworkMixin,
     SelectionRole,
-    predict_rows,
 )
 from .._core.samplers import Mixed
 from ..losses import learning_loss
@@ -92,13 +91,13 @@ class _LearningLoss(nn.Module):
             "train_accuracy": (logits.argmax(1) == y).float().mean(),
         }
 
-    def before_epoch(self, net, samples):
+    def before_epoch(self, net, sampler):
         """Find out how many steps the loss head teaches the backbone."""
         self.n_steps = net.step_
         if self.detach_after is None:
             self.n_attached = float("inf")
         elif isinstance(self.detach_after, Integral):
-            self.n_attached = self.detach_after * samples.n_batches(net.batch_size)
+            self.n_attached = self.detach_after * sampler.n_batches(net.batch_size)
         else:
             self.n_attached = self.detach_after * net.total_steps_
 
@@ -410,7 +409,7 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
             rows = self._drawn(rows, n_samples, np.random.RandomState(seed))
             module = self._build_module(*samples.statistics(), places)
             self._fit_net(module, Mixed(samples, codes, ratio=0))
-        scores[rows] = predict_rows(self.net_, samples, rows)[:, 0]
+        scores[rows] = self.net_.evaluate(samples, rows).numpy()[:, 0]
         chosen = np.argsort(-scores, kind="stable")[:n_samples]
         return self._set_selection(vectors, chosen, scores)
 

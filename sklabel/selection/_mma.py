@@ -345,9 +345,7 @@ class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         if not isinstance(classifier, ClassificationRole):
             return np.asarray(X, dtype=np.float32).reshape(len(X), -1)
         net, samples = classifier.net_, classifier._check_X(rows)
-        pixels = [
-            net.to_device(x).flatten(1).cpu() for x, _ in net.get_iterator(samples)
-        ]
+        pixels = [net.to_device(x).flatten(1).cpu() for x in net.get_iterator(samples)]
         return torch.cat(pixels).numpy()
 
 
@@ -365,7 +363,7 @@ def _average_views(classifier, samples, augment, n_views, seed):
         for _ in range(n_views):
             views = []
             with torch.inference_mode(), net.autocast():
-                for x, _ in net.get_iterator(samples):
+                for x in net.get_iterator(samples):
                     views.append(module(augment(net.to_device(x))).float().cpu())
             p = torch.cat(views).numpy()
             total = total + rescale(p, classifier.calibration_temperature_)

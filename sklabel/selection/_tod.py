@@ -25,7 +25,6 @@ from .._core.parameters import (
 from .._core.roles.selection import (
     OwnNetworkMixin,
     SelectionRole,
-    predict_rows,
 )
 from .._core.samplers import Mixed
 from ..losses import temporal_consistency
@@ -304,11 +303,11 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
             rows = self._drawn(rows, n_samples, random)
             module = self._build_module(*samples.statistics(), places)
             net = self._make_net(module, self._resolve_pixel_range(samples))
-            before = predict_rows(net, samples, rows)[:, places]
+            before = net.evaluate(samples, rows).numpy()[:, places]
             mixed = Mixed(samples, codes, self.unlabeled_ratio, include_labeled=False)
             self._fit_net(module, mixed)
         found = temporal_discrepancy(
-            predict_rows(self.net_, samples, rows),
+            self.net_.evaluate(samples, rows).numpy(),
             before,
             self.measure,
             self.on,

@@ -151,12 +151,13 @@ class _USLT(nn.Module):
         if self.n_steps % self.reassign_interval == 0:
             reassign_(self.heads, self.sizes, self.min_size, self.max_size)
 
-    def before_epoch(self, net, samples):
+    def before_epoch(self, net, sampler):
         if not self.start_heads:
             return
         self.start_heads = False
         if net.step_ > 0:
             return  # continued from a checkpoint
+        samples = sampler.samples
         good = torch.from_numpy(samples.good)
         n_heads, n_clusters = self.heads.n_heads, self.heads.n_classes
         rows = [good[torch.randperm(len(good))[:n_clusters]] for _ in range(n_heads)]
@@ -164,18 +165,19 @@ class _USLT(nn.Module):
         self.eval()
         with torch.no_grad(), net.autocast():
             for part in torch.cat(rows).split(1024):
-                x, _ = samples[part.numpy()]
-                features.append(self.backbone(net.to_device(x)).float())
+                x = net.to_device(samples[part.numpy()])
+                features.append(self.backbone(x).float())
         self.train()
         self.heads.start_at_(torch.cat(features))
 
-    def after_epoch(self, net, samples):
+    def after_epoch(self, net, sampler):
+        samples = sampler.samples
         clusters, confidence = predict_clusters(net, samples)
         net.module_.train()
         good = ~samples.bad
         own = clusters[self.head_used]
         sizes = np.bincount(own[good], minlength=self.heads.n_classes)
-        near = samples.neighbors[:, 1:]
+        near = sampler.neighbors[:, 1:]
         return {
             "largest_cluster": float(sizes.max() / sizes.sum()),
             "clusters_used": int((sizes > 0).sum()),
@@ -648,7 +650,7 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
                 verbose=self.verbose,
             )
         if embedder is None:
-            found = samples[samples.good][0].numpy()
+            found = samples[samples.good].numpy()
         else:
             # files that cannot be read were told of already, and are nobody's neighbors
             readable = samples.readable(X)

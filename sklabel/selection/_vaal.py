@@ -228,7 +228,7 @@ def _empty_error(net, samples, kinds, n_rows=2048):
     means, variances = [], []
     for rows in kinds:
         some = rows[evenly_spaced(len(rows), n_rows)]
-        x = net.to_device(samples[some][0]) - net.module_.mean
+        x = net.to_device(samples[some]) - net.module_.mean
         variance, mean = torch.var_mean(x / net.module_.std, 0, correction=0)
         means.append(mean)
         variances.append(variance)
@@ -416,7 +416,7 @@ class VAALSelector(SelectionRole, Learner):
         with self._seeded():
             module = self._build_module(*samples.statistics())
             self._fit_net(module, mixed, predicts=False)
-        found = self.net_.forward(samples).numpy()
+        found = self.net_.evaluate(samples).numpy()
         # in double precision 1 - D keeps apart what single precision calls certain
         codes, logits = found[:, :-1], found[:, -1].astype(np.float64)
         scores[candidates] = expit(-logits[candidates])

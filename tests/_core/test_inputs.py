@@ -15,9 +15,8 @@ from sklearn.base import BaseEstimator
 
 from sklabel._core import inputs
 from sklabel._core.inputs import check_pixel_range, check_samples
-from sklabel._core.samplers import Mixed, Paired
+from sklabel._core.samplers import Shuffled
 from sklabel._core.samples import Samples, to_unit
-from sklabel.classification._noisy_student import _Taught
 from sklabel.embedding import SimCLRTransformer
 
 
@@ -51,9 +50,9 @@ def test_every_layout_of_images_reads_the_same():
     for layout in (X, X.transpose(0, 3, 1, 2), list(X), torch.from_numpy(X)):
         samples = check_samples(Face(), layout, True)
         assert samples.sample_shape == (3, 5, 7)
-        assert torch.equal(samples[np.arange(6)][0], expected)
+        assert torch.equal(samples[np.arange(6)], expected)
     flat = check_samples(Face(image_shape=(5, 7, 3)), X.reshape(6, -1), True)
-    assert torch.equal(flat[[4, 1]][0], expected[[4, 1]])
+    assert torch.equal(flat[[4, 1]], expected[[4, 1]])
     grey = check_samples(Face(), X[..., 0], True)
     assert torch.equal(grey[[0]][0], expected[:1, :1])
 
@@ -78,12 +77,12 @@ def test_every_form_of_paths_reads_the_same(folder, form):
     samples = check_samples(Face(), X, True)
     assert samples.sample_shape == (3, 10, 14)
     expected = torch.from_numpy(images(6, 10, 14)).permute(0, 3, 1, 2)
-    assert torch.equal(samples[np.arange(6)][0], expected)
+    assert torch.equal(samples[np.arange(6)], expected)
 
 
 def test_paths_are_resized(folder):
     samples = check_samples(Face(image_size=(4, 6)), paths(folder), True)
-    assert samples[[0, 3]][0].shape == (2, 3, 4, 6)
+    assert samples[[0, 3]].shape == (2, 3, 4, 6)
     assert check_samples(Face(image_size=8), paths(folder), True).sample_shape == (
         3,
         8,
@@ -104,7 +103,7 @@ def test_memmap_stays_on_disk(tmp_path):
     samples = check_samples(Face(), X, True)
     assert isinstance(samples.source, np.memmap)
     assert torch.equal(
-        samples[[1, 5]][0], torch.from_numpy(images()[[1, 5]]).permute(0, 3, 1, 2)
+        samples[[1, 5]], torch.from_numpy(images()[[1, 5]]).permute(0, 3, 1, 2)
     )
 
 
@@ -161,9 +160,9 @@ def test_broken_file_is_named_or_skipped(folder):
             Face(image_size=6, on_error="skip"), paths(folder), True
         )
     assert samples.bad.tolist() == [False, False, True, False, False, False]
-    drawn = np.concatenate(list(samples.epoch(2)))
+    drawn = np.concatenate(list(Shuffled(samples).epoch(2)))
     assert sorted(drawn) == [0, 1, 3, 4, 5]
-    assert (samples[[2]][0] == 0).all()
+    assert (samples[[2]] == 0).all()
 
 
 def _giant(path):
@@ -210,7 +209,7 @@ def test_a_photograph_lies_as_it_was_taken(tmp_path):
     samples = check_samples(Face(), [tmp_path / "turned.png"], True)
     assert samples.sample_shape == (3, 9, 4)
     expected = np.rot90(images(1, 4, 9)[0], -1)
-    np.testing.assert_array_equal(samples[[0]][0][0].permute(1, 2, 0), expected)
+    np.testing.assert_array_equal(samples[[0]][0].permute(1, 2, 0), expected)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
@@ -220,14 +219,14 @@ def test_every_mode_is_read_as_color(mode, tmp_path):
     image.save(tmp_path / f"x.{suffix}")
     samples = check_samples(Face(), [str(tmp_path / f"x.{suffix}")], True)
     assert samples.sample_shape == (3, 4, 5)
-    assert samples[[0]][0].dtype == torch.uint8
+    assert samples[[0]].dtype == torch.uint8
 
 
 def test_files_beyond_the_cache_are_read_when_asked_for(folder, monkeypatch):
     monkeypatch.setattr(inputs, "_CACHE_BYTES", 100)
     samples = check_samples(Face(), paths(folder), True)
     expected = torch.from_numpy(images(6, 10, 14)).permute(0, 3, 1, 2)
-    assert torch.equal(samples[[5, 0, 5]][0], expected[[5, 0, 5]])
+    assert torch.equal(samples[[5, 0, 5]], expected[[5, 0, 5]])
     assert samples.source._cache is None
 
 
@@ -279,14 +278,13 @@ def test_any_images_in_any_layout_are_one_thing(X, data):
         samples = check_samples(face, form, True)
         assert samples.sample_shape == (c, h, w), name
         assert face.n_features_in_ == h * w * c
-        x, y = samples[rows]
+        x = samples[rows]
         assert torch.equal(x.float(), expected[rows]), name
-        assert y.tolist() == rows
         unit = to_unit(x.clone(), samples.pixel_range())
         assert 0 <= unit.min() and unit.max() <= 1
         units.append(unit)
         again = check_samples(face, form, False, (c, h, w))
-        assert torch.equal(again[rows][0], x)
+        assert torch.equal(again[rows], x)
     if X.dtype == np.uint8:
         assert torch.equal(units[0], expected[rows] / 255)
     assert all(torch.equal(unit, units[0]) for unit in units)
@@ -312,10 +310,10 @@ def test_vectors_stay_what_they_are(X):
     samples = check_samples(Face(), X, True)
     assert samples.pixel_range() is None
     rows = np.arange(len(X))
-    assert torch.equal(to_unit(samples[rows][0], None), torch.from_numpy(X))
+    assert torch.equal(to_unit(samples[rows], None), torch.from_numpy(X))
     mean, std = samples.statistics()
     assert torch.isfinite(mean).all() and (std > 0).all()
-    z = (samples[rows][0] - mean) / std
+    z = (samples[rows] - mean) / std
     assert torch.allclose(z.mean(0), torch.zeros(X.shape[1]), atol=0.1)
 
 
@@ -340,110 +338,7 @@ def test_the_fitted_shape_settles_an_ambiguous_one():
     for shape, axes in (((3, 3, 7), (0, 3, 1, 2)), ((3, 7, 3), (0, 1, 2, 3))):
         samples = check_samples(Face(), X, False, shape)
         expected = torch.from_numpy(X.transpose(axes))
-        assert torch.equal(samples[np.arange(4)][0], expected)
-
-
-@given(n=st.integers(2, 60), batch_size=st.integers(2, 20))
-def test_an_epoch_visits_every_row_once_and_no_batch_has_one_row(n, batch_size):
-    samples = Samples(np.zeros((n, 3), np.float32), (3,))
-    batches = list(samples.epoch(batch_size))
-    assert sorted(np.concatenate(batches)) == list(range(n))
-    assert min(map(len, batches)) > 1
-    assert len(batches) == samples.n_batches(batch_size)
-
-
-@given(
-    n=st.integers(3, 50),
-    n_labeled=st.integers(1, 50),
-    batch_size=st.integers(1, 9),
-    ratio=st.floats(0.2, 7),
-)
-def test_mixed_batches(n, n_labeled, batch_size, ratio):
-    n_labeled = min(n_labeled, n - 1)
-    targets = np.where(np.arange(n) < n_labeled, np.arange(n) % 2, -1)
-    samples = Mixed(Samples(np.arange(n)[:, None], (1,)), targets, ratio)
-    batches = [samples[rows] for rows in samples.epoch(batch_size)]
-    assert len(batches) == samples.n_batches(batch_size)
-    for x, y in batches:
-        assert (y[:batch_size] >= 0).all()
-        # an unlabeled row is told by its number
-        assert torch.equal(y[batch_size:], -1 - x[batch_size:, 0].long())
-        assert torch.equal(
-            torch.from_numpy(targets)[x[:batch_size, 0].long()], y[:batch_size]
-        )
-        assert len(set(x[batch_size:, 0].tolist())) == len(y) - batch_size
-
-
-@pytest.mark.parametrize("cls", [Mixed, _Taught])
-@pytest.mark.parametrize("include_labeled", [False, True])
-@pytest.mark.parametrize("n_unlabeled", [1, 5, 40])
-def test_few_unlabeled_rows_do_not_shorten_an_epoch(cls, include_labeled, n_unlabeled):
-    n_labeled, batch_size = 203, 8
-    targets = np.append(np.arange(n_labeled) % 2, [-1] * n_unlabeled)
-    samples = cls(
-        Samples(np.zeros((len(targets), 1)), (1,)), targets, 3, include_labeled
-    )
-    samples.copies = (targets < 0).astype(int)  # of which _Taught teaches
-    batches = list(samples.epoch(batch_size))
-    assert len(batches) == samples.n_batches(batch_size) == 26
-    labeled, unlabeled = map(np.concatenate, zip(*batches, strict=True))
-    counts = np.bincount(labeled, minlength=n_labeled)
-    assert counts.min() >= 1 and counts.max() <= 2 and counts.sum() == 26 * batch_size
-    assert set(unlabeled) >= set(np.flatnonzero(targets < 0))
-
-
-def test_where_unlabeled_rows_are_many_an_epoch_is_one_pass_over_them():
-    targets = np.where(np.arange(100) < 20, 0, -1)
-    samples = Mixed(Samples(np.zeros((100, 1)), (1,)), targets, 2, False)
-    batches = list(samples.epoch(5))
-    unlabeled = np.concatenate([rows for _, rows in batches])
-    assert sorted(unlabeled) == list(range(20, 100))
-
-
-def test_mixed_with_everything_labeled_is_supervised():
-    targets = np.arange(10) % 2
-    samples = Mixed(Samples(np.zeros((10, 1)), (1,)), targets, 7)
-    batches = [samples[rows] for rows in samples.epoch(4)]
-    assert sum(len(y) for _, y in batches) == 10
-    assert all((y >= 0).all() for _, y in batches)
-
-
-@given(
-    weights=st.lists(st.floats(0, 100), min_size=1, max_size=30).filter(sum),
-    everything=st.booleans(),
-)
-def test_weights_say_how_often_labeled_rows_are_drawn(weights, everything):
-    weights = np.array(weights)
-    n = len(weights)
-    targets = np.arange(n) % 2
-    if not everything:
-        targets, weights = np.append(targets, -1), np.append(weights, 9.0)
-    samples = Mixed(
-        Samples(np.arange(len(targets))[:, None], (1,)), targets, 1, weights=weights
-    )
-    expected = weights[:n] / weights[:n].sum() * n
-    for _ in range(3):
-        counts = np.bincount(samples._labeled_pass(), minlength=n)
-        assert counts.sum() == n
-        assert (np.abs(counts - expected) < 1 + 1e-6).all()
-    shares = samples.class_shares(2, drawn=True)
-    np.testing.assert_allclose(
-        shares * weights[:n].sum(),
-        [weights[:n:2].sum(), weights[1:n:2].sum()],
-        atol=1e-12 * weights[:n].sum(),  # a weight may be smaller than any share
-    )
-
-
-def test_pairs_draw_from_the_given_neighbors():
-    neighbors = np.array([[0, 1], [1, 2], [2, 3], [3, 0]])
-    samples = Paired(Samples(np.arange(4)[:, None], (1,)), neighbors)
-    seen = set()
-    for _ in range(30):
-        for rows in samples.epoch(2):
-            (x, partner), y = samples[rows]
-            assert torch.equal(x[:, 0].long(), y)
-            seen |= set(zip(x[:, 0].tolist(), partner[:, 0].tolist(), strict=True))
-    assert seen == {(a, b) for a, row in enumerate(neighbors) for b in row}
+        assert torch.equal(samples[np.arange(4)], expected)
 
 
 @pytest.mark.parametrize(
@@ -460,7 +355,7 @@ def test_pixel_range(X, expected):
     samples = check_samples(Face(), np.tile(X[:, None, None], (1, 3, 3)), True)
     low, high = samples.pixel_range()
     assert (low, high) == expected
-    x = to_unit(samples[[0, 1]][0], (low, high))
+    x = to_unit(samples[[0, 1]], (low, high))
     assert x.dtype == torch.float32
     assert 0 <= x.min() and x.max() <= 1
 

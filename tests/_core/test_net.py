@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sklabel._core.net import OPTIMIZERS, SCHEDULES, Net
+from sklabel._core.samplers import Shuffled
 from sklabel._core.samples import Samples
 from sklabel.augment import CTAugment
 from sklabel.classification import FixMatchClassifier
@@ -62,10 +63,10 @@ def weights(fitted):
 
 
 def test_the_loop_is_a_bare_loop():
-    samples = Samples(X, (4,))
+    sampler = Shuffled(Samples(X, (4,)))
     fitted = net(weight_decay=0.01, warmup_epochs=1)
     torch.manual_seed(1)
-    fitted.partial_fit(samples)
+    fitted.partial_fit(sampler)
 
     torch.manual_seed(0)
     module = Squares()
@@ -77,10 +78,10 @@ def test_the_loop_is_a_bare_loop():
     torch.manual_seed(1)
     step, losses = 0, []
     for _ in range(3):
-        for rows in samples.epoch(8):
+        for rows in sampler.epoch(8):
             for group in optimizer.param_groups:
                 group["lr"] = 0.1 * warmup_cosine(step, 21, 7)
-            loss, _ = module.loss(samples[rows][0], None)
+            loss, _ = module.loss(sampler.fetch(rows)[0], None)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -95,7 +96,7 @@ def test_the_loop_is_a_bare_loop():
 def test_the_verbs_and_the_history():
     # 50 rows, batches of 7: the last row joins the batch before it
     fitted = net(batch_size=7, watch=lambda net, samples: {"seen": len(samples)})
-    fitted.partial_fit(Samples(X, (4,)))
+    fitted.partial_fit(Shuffled(Samples(X, (4,))))
     assert fitted.module_.steps == 21
     assert fitted.history[:, "begun"] == [1, 2, 3]
     assert fitted.history[:, "seen"] == [50] * 3
@@ -105,8 +106,8 @@ def test_the_verbs_and_the_history():
 
 @pytest.mark.parametrize("max_steps", [1, 6, 7, 20])
 def test_length_in_steps(max_steps):
-    fitted = net(max_steps=max_steps).partial_fit(Samples(X, (4,)))
-    batches = len(list(Samples(X, (4,)).epoch(8)))
+    fitted = net(max_steps=max_steps).partial_fit(Shuffled(Samples(X, (4,))))
+    batches = len(list(Shuffled(Samples(X, (4,))).epoch(8)))
     assert fitted.module_.steps == max_steps
     assert len(fitted.history) == -(-max_steps // batches)
 
@@ -115,7 +116,7 @@ def test_length_in_steps(max_steps):
 def test_optimizers_learn(optimizer):
     lr = 5.0 if optimizer == "lars" else 0.02
     fitted = net(optimizer=optimizer, lr=lr, max_epochs=15, schedule="constant")
-    losses = fitted.partial_fit(Samples(X, (4,))).history[:, "train_loss"]
+    losses = fitted.partial_fit(Shuffled(Samples(X, (4,)))).history[:, "train_loss"]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -128,7 +129,7 @@ def test_schedules_by_name(schedule):
             rates.append(net.optimizer_.param_groups[0]["lr"])
 
     fitted = net(schedule=schedule, warmup_epochs=1, callbacks=[("note", Note())])
-    fitted.partial_fit(Samples(X, (4,)))
+    fitted.partial_fit(Shuffled(Samples(X, (4,))))
     expected = [0.1 * SCHEDULES[schedule](step, 21, 7) for step in range(21)]
     np.testing.assert_allclose(rates, expected)
     assert rates[0] < rates[3]
@@ -139,7 +140,7 @@ def test_a_schedule_of_the_user_and_settings_of_the_optimizer():
         schedule=lambda step, total, warmup: 1 - step / total,
         optimizer="sgd",
         optimizer__momentum=0.5,
-    ).partial_fit(Samples(X, (4,)))
+    ).partial_fit(Shuffled(Samples(X, (4,))))
     group = fitted.optimizer_.param_groups[0]
     assert group["momentum"] == 0.5
     np.testing.assert_allclose(group["lr"], 0.1 / 21)
@@ -147,24 +148,26 @@ def test_a_schedule_of_the_user_and_settings_of_the_optimizer():
 
 def test_a_loss_that_is_no_number_names_the_remedy():
     with pytest.raises(ValueError, match=r"lr=1e\+30"):
-        net(lr=1e30, optimizer="sgd", schedule="constant").partial_fit(Samples(X, (4,)))
+        net(lr=1e30, optimizer="sgd", schedule="constant").partial_fit(
+            Shuffled(Samples(X, (4,)))
+        )
 
 
 def test_the_bar(capsys):
-    net(verbose=1, description="Squares fit").partial_fit(Samples(X, (4,)))
+    net(verbose=1, description="Squares fit").partial_fit(Shuffled(Samples(X, (4,))))
     out, err = capsys.readouterr()
     assert "Squares fit" in err and "loss=" in err and out == ""
 
 
 def test_prediction_does_not_depend_on_the_rows_beside():
-    fitted = net().partial_fit(Samples(X, (4,)))
+    fitted = net().partial_fit(Shuffled(Samples(X, (4,))))
     together = fitted.forward(Samples(X, (4,)))
     alone = torch.cat([fitted.forward(Samples(X[i : i + 1], (4,))) for i in range(50)])
     assert torch.equal(together, alone)
 
 
 def test_pickle_keeps_the_weights_once_and_no_optimizer():
-    fitted = net().partial_fit(Samples(X, (4,)))
+    fitted = net().partial_fit(Shuffled(Samples(X, (4,))))
     again = pickle.loads(pickle.dumps(fitted))
     assert again.module is again.module_
     assert torch.equal(weights(again), weights(fitted))

@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 
 import sklabel
 from sklabel._core.persistence import fingerprint
+from sklabel._core.samplers import Shuffled
 from sklabel._core.samples import Samples
 from sklabel.augment import Contrastive, RandAugment, Weak
 from sklabel.classification import FixMatchClassifier
@@ -216,7 +217,9 @@ def _thrice(step, total_steps, warmup_steps):
 
 def test_fingerprints_tell_functions_apart():
     def name(schedule):
-        return fingerprint(SimCLRTransformer(schedule=schedule), Samples(X, (5,)))
+        return fingerprint(
+            SimCLRTransformer(schedule=schedule), Shuffled(Samples(X, (5,)))
+        )
 
     different = [
         name(lambda step, total, warmup: 1.0),
@@ -233,7 +236,7 @@ def test_fingerprints_tell_functions_apart():
 
 
 def test_fingerprints_tell_fits_apart():
-    samples = Samples(X, (5,))
+    samples = Shuffled(Samples(X, (5,)))
     plain = fingerprint(SimCLRTransformer(random_state=0), samples)
     assert plain == fingerprint(SimCLRTransformer(random_state=0, verbose=1), samples)
     body = torch.nn.Linear(5, 3)
@@ -241,8 +244,8 @@ def test_fingerprints_tell_fits_apart():
         fingerprint(SimCLRTransformer(random_state=1), samples),
         fingerprint(SimCLRTransformer(random_state=0, lr=0.1), samples),
         fingerprint(SimCLRTransformer(random_state=0, backbone=body), samples),
-        fingerprint(SimCLRTransformer(random_state=0), Samples(X + 1, (5,))),
-        fingerprint(SimCLRTransformer(random_state=0), Samples(X[:-1], (5,))),
+        fingerprint(SimCLRTransformer(random_state=0), Shuffled(Samples(X + 1, (5,)))),
+        fingerprint(SimCLRTransformer(random_state=0), Shuffled(Samples(X[:-1], (5,)))),
         fingerprint(
             SimCLRTransformer(random_state=0, augment=Contrastive(flip=0)), samples
         ),

@@ -184,7 +184,7 @@ def test_a_class_without_a_usable_label_begins_at_a_center_of_k_means():
 def test_batches_hold_labels_and_rows_of_the_whole_set():
     for targets in (Y, TRUTH):
         mixed = _MixedRounds(Samples(X, (6,)), targets, 4, None, 9)
-        batches = [mixed[rows] for rows in mixed.epoch(8)]
+        batches = [mixed.fetch(rows) for rows in mixed.epoch(8)]
         assert len(batches) == mixed.n_batches(8) == 9
         passes = []
         for x, y in batches:

@@ -14,6 +14,8 @@ from sklearn.pipeline import make_pipeline
 
 import sklabel
 from sklabel import CollapseWarning
+from sklabel._core.samplers import Shuffled
+from sklabel._core.samples import Samples
 from sklabel.augment import Contrastive
 from sklabel.clustering import SCANClusterer, _scan
 from sklabel.clustering._scan import _SCAN, _SelfLabel
@@ -177,12 +179,17 @@ def test_a_lost_cluster_is_seen_where_another_comes_into_use(after, monkeypatch)
         def stop(self):
             self.stopped = True
 
+        def evaluate(self, samples, rows):
+            return p[rows]
+
+    p = torch.eye(3)[[0, 1, 1]]
+    sampler = Shuffled(Samples(np.zeros((3, 1)), (1,)))
     parts = torch.nn.Identity(), _heads(1), torch.nn.Identity()
     module, net = _SelfLabel(*parts, 0.9, True, True), Net()
     module.watch_over(lambda p: 1.0)
-    monkeypatch.setattr(_scan, "predict_all", lambda net, samples: samples)
-    module.before_epoch(net, torch.eye(3)[[0, 1, 1]])
-    module.after_epoch(net, torch.eye(3)[after])
+    module.before_epoch(net, sampler)
+    p = torch.eye(3)[after]
+    module.after_epoch(net, sampler)
     assert net.stopped == (not {0, 1} <= set(after))
     module.keep_best()
     assert "used" not in module.state_dict()

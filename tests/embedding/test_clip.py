@@ -357,7 +357,7 @@ def test_unique_batches_hold_no_text_twice(texts, batch_size):
     assert len(batches) == pairs.n_batches(batch_size)
     for rows, drawn in batches:
         assert len(rows) >= 2 and len(set(drawn.tolist())) == len(drawn)
-        x, tokens = pairs[rows, drawn]
+        x, tokens = pairs.fetch((rows, drawn))
         assert len(x) == len(tokens) == len(rows)
     sizes = [len(rows) for rows, _ in batches]
     once = len(batches) == 1 or len(set(texts)) >= 2 * len(batches)

@@ -1,7 +1,6 @@
 """The role of the embedders: transform."""
 
 import numpy as np
-import torch
 from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -10,6 +9,7 @@ from sklearn.base import (
 from ...optim import scaled_lr
 from ..health import CollapseWarning, watch_features
 from ..parameters import Parameters
+from ..samplers import Shuffled
 from ..warn import warn
 
 
@@ -66,17 +66,11 @@ class EmbeddingRole(
         score : float
             Higher is better. Values compare only at equal batch size and temperature.
         """
-        samples = self._check_X(X)
-        net = self.net_
-        module = net.module_.eval()
-        losses = []
-        with self._seeded(), torch.inference_mode():
-            for rows in samples.epoch(self.batch_size):
-                x, y = samples[rows]
-                with net.autocast():
-                    loss = module.loss(net.to_device(x), y.to(net.device))
-                losses.append(float(loss[0] if isinstance(loss, tuple) else loss))
-        return -float(np.mean(losses))
+        sampler = Shuffled(self._check_X(X))
+        with self._seeded():
+            losses = self.net_.evaluate_epoch(sampler, self.net_.module_.loss)
+        losses = [loss[0] if isinstance(loss, tuple) else loss for loss in losses]
+        return -float(np.mean([float(loss) for loss in losses]))
 
     @property
     def _n_features_out(self):
@@ -92,7 +86,7 @@ class EmbeddingRole(
         with self._seeded():
             module = self._continued or self._build_module(*samples.statistics())
             lr = scaled_lr(self.lr, self.batch_size, self.lr_scaling)
-            self._fit_net(module, samples, watch=watch_features, lr=lr)
+            self._fit_net(module, Shuffled(samples), watch=watch_features, lr=lr)
         self._warn_collapse(remedy, **limits)
         return self
 

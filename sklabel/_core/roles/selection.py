@@ -4,7 +4,6 @@ import math
 from numbers import Integral
 
 import numpy as np
-import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -219,13 +218,6 @@ class OwnNetworkMixin:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
-
-
-def predict_rows(net, samples, rows, size=512):
-    """Return the module's forward of some rows, in that order."""
-    blocks = (rows[start : start + size] for start in range(0, len(rows), size))
-    parts = [net.evaluation_step(samples[block]).cpu() for block in blocks]
-    return torch.cat(parts).numpy()
 
 
 def check_rows(selector, X):
