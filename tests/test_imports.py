@@ -48,7 +48,19 @@ FLOORS = {
 }
 METHOD_FOLDERS = {"embedding", "clustering", "classification", "selection"}
 # Files that the others of their folder import from, from the bottom up.
-STEPS = {"losses": ["_precision"], **{folder: ["_base"] for folder in METHOD_FOLDERS}}
+STEPS = {
+    "losses": ["_precision"],
+    "augment": [
+        "policy",
+        "vectors",
+        "weak",
+        "contrastive",
+        "operations",
+        "ctaugment",
+        "randaugment",
+    ],
+    **{folder: ["_base"] for folder in METHOD_FOLDERS},
+}
 PURE_TORCH = ["losses", "augment", "modules", "optim"]
 # What `import sklabel` must not load: extras, and what takes long to load. (pandas and
 # IPython are loaded by scikit-learn and tqdm themselves where they are installed.)
