@@ -18,7 +18,7 @@ from .._callbacks import fitting
 from .._data import Mixed
 from .._warn import warn
 from ..losses import pseudo_label, pseudo_targets
-from ..modules import AveragedClassifier, ema_decay, linear_classifier
+from ..modules import AveragedClassifier, linear_classifier, ramped_decay
 
 
 class _FixMatch(AveragedClassifier):
@@ -83,7 +83,7 @@ class _FixMatch(AveragedClassifier):
         if not self.distribution_alignment:
             return logits
         mean = logits.softmax(1).mean(0)
-        decay = ema_decay(self.n_steps + 1, 0.999, "noisy_student")
+        decay = ramped_decay(self.n_steps + 1, 0.999)
         self.mean_prediction.lerp_(mean, 1 - decay)
         return logits + (self.prior / self.mean_prediction.clamp_min(1e-6)).log()
 

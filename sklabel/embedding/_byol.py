@@ -9,7 +9,7 @@ from torch import nn
 from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
 from .._callbacks import fitting
 from ..losses import normalized_mse
-from ..modules import ProjectionNet, ema_decay, ema_update_, frozen_copy, mlp
+from ..modules import ProjectionNet, cosine_decay, ema_update_, frozen_copy, mlp
 
 
 class _BYOL(ProjectionNet):
@@ -19,7 +19,7 @@ class _BYOL(ProjectionNet):
         self.predict = predict
         self.augment1, self.augment2 = augments
         self.decay = decay
-        self.ramp = "byol" if ramp else "fixmatch"
+        self.ramp = ramp
 
     def before_epoch(self, net, samples):
         self.step, self.total_steps = net.step_, net.total_steps_
@@ -33,7 +33,9 @@ class _BYOL(ProjectionNet):
         return normalized_mse(p1, t2) + normalized_mse(p2, t1)
 
     def after_step(self):
-        decay = ema_decay(self.step, self.decay, self.ramp, self.total_steps)
+        decay = self.decay
+        if self.ramp:
+            decay = cosine_decay(self.step, decay, self.total_steps)
         self.step += 1
         # the average's own BatchNorm statistics come from its own forwards
         ema_update_(self.average, self.parts(), decay, copy_buffers=False)

@@ -13,7 +13,7 @@ from .._base import SHARED_CONSTRAINTS, BaseLearner
 from .._callbacks import fitting
 from .._data import Mixed
 from ..losses import temporal_consistency
-from ..modules import ema_decay, ema_update_, filled_, frozen_copy
+from ..modules import ema_update_, filled_, frozen_copy, mean_decay
 from ._base import (
     N_SAMPLES_CONSTRAINT,
     OwnNetworkMixin,
@@ -76,7 +76,7 @@ class _TOD(nn.Module):
 
     def after_step(self):
         self.n_steps += 1
-        decay = ema_decay(self.n_steps, self.ema_decay, "tod")
+        decay = mean_decay(self.n_steps, self.ema_decay)
         ema_update_(self.average, self.online, decay, copy_buffers=False)
 
     def get_extra_state(self):
