@@ -29,7 +29,7 @@ from ._data import PIXEL_RANGES, check_pixel_range, check_samples, evenly
 from ._labels import check_labels, decode_labels, encode_labels, is_labeled
 from ._net import OPTIMIZERS, SCHEDULES, Net, resolve_device
 from ._warn import warn
-from .augment import build_augment
+from .augment import VectorNoise, build_augment
 from .backbones import build_backbone
 from .metrics import effective_rank, feature_std
 from .neighbors import kneighbors
@@ -174,13 +174,21 @@ class BaseLearner(CallbackSupportMixin, BaseEstimator):
                 return build_backbone(embedder, self.sample_shape_)
         return build_backbone(self.backbone, self.sample_shape_, mean, std)
 
-    def _build_augment(self, augment, kind, mean, std):
-        """Return a fresh policy: ``augment`` itself, or the one ``kind`` stands for."""
-        if augment == "auto":
-            return build_augment(kind, self.sample_shape_, center=mean, scale=std)
+    def _build_augment(self, augment, default, mean, std, noise=0.1):
+        """Return a fresh policy: ``augment`` itself, or the one "auto" stands for.
+
+        ``default``: a kind of `build_augment`, or the policy for images; vectors get
+        ``noise`` then.
+        """
         if augment is None:
             return torch.nn.Identity()
-        return clone(augment, safe=False)
+        if augment != "auto":
+            return clone(augment, safe=False)
+        if isinstance(default, str):
+            return build_augment(default, self.sample_shape_, mean, std)
+        if len(self.sample_shape_) == 1:
+            return VectorNoise(noise, noise, mean, std)
+        return default
 
     def _fit_held(self, estimator, X):
         """Return ``estimator`` fitted: a clone of it, or itself where it is frozen."""

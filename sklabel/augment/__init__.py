@@ -2,7 +2,7 @@
 
 from .contrastive import Contrastive, color_jitter, gaussian_blur, resized_crop
 from .ctaugment import CTAUGMENT, CTAugment, ctaugment_values
-from .defaults import build_augment
+from .defaults import build_augment, is_small
 from .operations import OPERATIONS, apply_op, sobel
 from .randaugment import FIXMATCH, RandAugment, op_values, scan_strong
 from .vectors import VectorNoise
@@ -17,6 +17,7 @@ __all__ = [
     "VectorNoise",
     "scan_strong",
     "build_augment",
+    "is_small",
     # operations
     "shift_flip",
     "resized_crop",

@@ -280,7 +280,7 @@ def scan_strong(flip=0.5, n_ops=4, cutout=(1 / 32, 0.5), fill=None):
     cutout : tuple of two floats, default=(1 / 32, 0.5)
         Smallest and largest side of the hole, as shares of the image's side: 1 to 16 of
         32 pixels.
-    fill : array-like of shape (C,) or None, default=None
+    fill : Tensor or tuple of shape (C,) or None, default=None
         Color of the hole, in [0, 1]; SCAN: the mean of the data. None: grey.
 
     Returns
@@ -292,6 +292,8 @@ def scan_strong(flip=0.5, n_ops=4, cutout=(1 / 32, 0.5), fill=None):
     .. [1] W. Van Gansbeke et al., "SCAN: Learning to Classify Images without Labels",
        ECCV 2020.
     """
+    if isinstance(fill, torch.Tensor):
+        fill = tuple(fill.flatten().tolist())
     return RandAugment(
         n_ops=n_ops,
         probability=1.0,

@@ -586,13 +586,11 @@ class NoisyStudentClassifier(ClassificationMixin, BaseLearner):
         weak = self._build_augment(self.weak_augment, "weak", mean, std)
         if not noisy:
             return weak
-        strong = self.strong_augment
-        if strong == "randaugment":
-            strong = "auto"
-            if len(self.sample_shape_) == 3:
-                # as published, every operation that is drawn is applied
-                strong = RandAugment(probability=1, cutout=0)
-        return nn.Sequential(weak, self._build_augment(strong, "strong", mean, std))
+        strong = "auto" if self.strong_augment == "randaugment" else self.strong_augment
+        # as published, every operation that is drawn is applied
+        published = RandAugment(probability=1, cutout=0)
+        strong = self._build_augment(strong, published, mean, std, noise=0.2)
+        return nn.Sequential(weak, strong)
 
     def _rebuild_module(self, mean, std):
         module = self._build_module(mean, std, self._network)

@@ -22,6 +22,7 @@ from .._base import (
 from .._callbacks import fitting
 from .._data import Pairs
 from .._warn import warn
+from ..augment import scan_strong
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
 from ..modules import MultiHead, Snapshot
@@ -563,7 +564,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         return _SCAN(
             backbone,
             heads,
-            self._build_augment(self.augment, "scan", mean, std),
+            self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             self.entropy_weight,
             prior,
             self.train_backbone,
@@ -573,7 +574,7 @@ class SCANClusterer(ClusteringMixin, BaseLearner):
         return _SelfLabel(
             backbone,
             heads,
-            self._build_augment(self.augment, "scan", mean, std),
+            self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             self.self_label_threshold,
             self.balance_clusters,
             self.train_backbone,

@@ -8,6 +8,7 @@ from torch import nn
 
 from .._base import SHARED_CONSTRAINTS, BaseLearner, EmbeddingMixin
 from .._callbacks import fitting
+from ..augment import Contrastive, is_small
 from ..losses import normalized_mse
 from ..modules import ProjectionNet, cosine_decay, ema_update_, frozen_copy, mlp
 
@@ -39,6 +40,16 @@ class _BYOL(ProjectionNet):
         self.step += 1
         # the average's own BatchNorm statistics come from its own forwards
         ema_update_(self.average, self.parts(), decay, copy_buffers=False)
+
+
+def _views(sample_shape):
+    """Return the two views of the paper; those of small images are not blurred."""
+    jitter = (0.4, 0.4, 0.2, 0.1)
+    first, second = (0.0, 0.0) if is_small(sample_shape) else (1.0, 0.1)
+    return (
+        Contrastive(jitter=jitter, blur=first),
+        Contrastive(jitter=jitter, blur=second, solarize=0.2),
+    )
 
 
 class BYOLTransformer(EmbeddingMixin, BaseLearner):
@@ -259,8 +270,10 @@ class BYOLTransformer(EmbeddingMixin, BaseLearner):
             size,
             predict=mlp(size, hidden, size, last_norm=None, bias=False),
             augments=[
-                self._build_augment(augment, kind, mean, std)
-                for augment, kind in zip(augments, ("byol_1", "byol_2"), strict=True)
+                self._build_augment(augment, views, mean, std)
+                for augment, views in zip(
+                    augments, _views(self.sample_shape_), strict=True
+                )
             ],
             decay=self.ema_decay,
             ramp=self.ema_ramp,

@@ -21,6 +21,7 @@ from .._callbacks import fitting
 from .._data import Pairs
 from .._labels import is_labeled
 from .._warn import warn
+from ..augment import scan_strong
 from ..embedding import SimCLRTransformer
 from ..losses import unit_rows, uslt_global_loss, uslt_local_loss
 from ..modules import MultiHead, NormLinear
@@ -815,7 +816,7 @@ class USLTSelector(PredictClustersMixin, SelectionMixin, BaseLearner):
         return _USLT(
             backbone,
             heads,
-            self._build_augment(self.augment, "scan", mean, std),
+            self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             start_heads=start_heads,
             **{name: getattr(self, name) for name in names.split()},
         )

@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from sklabel import augment as A
-from sklabel.augment.defaults import VIEWS
 from tests.augment._policies import images
 
 
-@pytest.mark.parametrize("kind", ["weak", "strong", "ctaugment", "contrastive", "scan"])
+@pytest.mark.parametrize("kind", ["weak", "strong", "ctaugment", "contrastive"])
 def test_build_augment(kind):
     vectors = A.build_augment(kind, (7,), torch.zeros(7), torch.ones(7))
     assert isinstance(vectors, A.VectorNoise)
@@ -23,21 +22,15 @@ def test_build_augment(kind):
         "strong": A.RandAugment,
         "ctaugment": A.CTAugment,
         "contrastive": A.Contrastive,
-        "scan": A.RandAugment,
     }
     assert type(policy) is expected[kind]
 
 
-def test_default_views_of_every_method():
-    for kind in VIEWS:
-        for side in (32, 70):
-            view = A.build_augment(kind, (3, side, side))
-            out = side if kind != "swav_small" else round(side * 3 / 7)
-            x = torch.rand(4, 3, side, side)
-            assert view(x).shape == (4, 3, out, out)
-            # no recipe for CIFAR blurs, but all for ImageNet of the second generation do
-            blurs = kind not in ("moco_v1", "iic") and side == 70
-            assert bool(view.blur) == blurs
+def test_small_images_are_not_blurred():
+    small, large = (A.build_augment("contrastive", (3, s, s)) for s in (63, 64))
+    assert (small.jitter, small.blur) == (0.5, 0)
+    assert (large.jitter, large.blur) == (1, 0.5)
+    assert A.is_small((1, 64, 8)) and not A.is_small((8,))
 
 
 def test_unknown_kinds_and_shapes_are_refused():

@@ -117,6 +117,11 @@ def test_holes_of_scan_have_many_sizes_and_the_color_of_the_data():
     assert heights.max() == 16 and len(heights.unique()) > 8
 
 
+def test_the_mean_of_images_is_a_color_of_scans_holes():
+    mean = torch.tensor([0.25, 0.5, 0.75])
+    assert A.scan_strong(fill=mean.reshape(3, 1, 1)).fill == (0.25, 0.5, 0.75)
+
+
 def test_the_weak_policy_comes_first():
     x = images(50, 3, 8, 8)
     policy = A.RandAugment(n_ops=0, cutout=0, weak=A.Weak(flip=1.0, shift=0))
