@@ -530,6 +530,8 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
 class AveragedClassifier(nn.Module):
     """A classifier that is trained, and the moving average of its weights that predicts.
 
+    ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
+
     Parameters
     ----------
     online : nn.Sequential
@@ -540,10 +542,6 @@ class AveragedClassifier(nn.Module):
         Whether the decay grows as (1 + t) / (10 + t) up to ``decay``.
     average : nn.Sequential or None, default=None
         Of the same structure, with parameters that take no gradient; None: a copy.
-
-    Notes
-    -----
-    ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
     """
 
     def __init__(self, online, decay, ramp=True, average=None):
@@ -655,16 +653,14 @@ def cosine_decay(step, decay, total_steps):
     -------
     decay : float
     """
-    cosine = math.cos(math.pi * min(1, step / total_steps))
-    return 1 - (1 - decay) * (1 + cosine) / 2
+    return 1 - (1 - decay) * (1 + math.cos(math.pi * min(1, step / total_steps))) / 2
 
 
 def interleave(x, size):
     """Reorder rows so that each of ``size`` parts is spread over the batch.
 
-    The result holds rows 0, ``size``, ``2 * size``, ... of x, then rows 1, ``1 + size``,
-    ... : with ``size = 2 * unlabeled_ratio + 1`` every device of a split batch gets its
-    share of labeled rows.
+    The result holds rows 0, ``size``, ``2 * size``, ... of x, then 1, ``1 + size``, ...:
+    with ``size = 2 * unlabeled_ratio + 1`` every device gets its share of labeled rows.
 
     Parameters
     ----------
@@ -693,16 +689,11 @@ def deinterleave(x, size):
     ----------
     x : Tensor of shape (B, ...)
     size : int
-        As given to `interleave`.
+        As given to `interleave`, with the same error.
 
     Returns
     -------
     x : Tensor of shape (B, ...)
-
-    Raises
-    ------
-    ValueError
-        If ``size`` does not divide B.
     """
     if size < 1 or len(x) % size:
         raise ValueError(f"size={size} does not divide the {len(x)} rows.")
