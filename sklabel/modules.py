@@ -530,6 +530,8 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
 class AveragedClassifier(nn.Module):
     """A classifier that is trained, and the moving average of its weights that predicts.
 
+    ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
+
     Parameters
     ----------
     online : nn.Sequential
@@ -540,10 +542,6 @@ class AveragedClassifier(nn.Module):
         Whether the decay grows as (1 + t) / (10 + t) up to ``decay``.
     average : nn.Sequential or None, default=None
         Of the same structure, with parameters that take no gradient; None: a copy.
-
-    Notes
-    -----
-    ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
     """
 
     def __init__(self, online, decay, ramp=True, average=None):
@@ -571,8 +569,9 @@ class AveragedClassifier(nn.Module):
     def after_step(self):
         """Move the average toward the weights that a step has changed."""
         self.n_steps += 1
-        kind = "noisy_student" if self.ema_ramp else "fixmatch"
-        decay = ema_decay(self.n_steps, self.ema_decay, kind)
+        decay = self.ema_decay
+        if self.ema_ramp:
+            decay = ramped_decay(self.n_steps, decay)
         ema_update_(self.average, self.online, decay)
 
     def get_extra_state(self):
@@ -604,51 +603,64 @@ def linear_classifier(backbone, n_classes):
     return nn.Sequential(backbone, head)
 
 
-def ema_decay(step, decay, kind="fixmatch", total_steps=None):
-    """Decay of a weight average at one step; ramps make the start short-lived.
+def ramped_decay(step, decay):
+    """Decay of a weight average that grows as ``(1 + step) / (10 + step)``.
 
     Parameters
     ----------
     step : int
         Optimizer steps done, the one before the update included: 1 at the first.
     decay : float
-        In [0, 1); the ramps end there, but that of "byol" begins there.
-    kind : {"fixmatch", "noisy_student", "tod", "byol"}, default="fixmatch"
-        "fixmatch": no ramp; "noisy_student": ``(1 + step) / (10 + step)``; "tod":
-        ``1 - 1 / (step + 1)``, the plain mean of all weights so far; "byol": half a
-        cosine from ``decay`` to 1, the step counted from 0.
-    total_steps : int or None, default=None
-        Length of the ramp of "byol".
+        Where the growth ends, in [0, 1).
 
     Returns
     -------
     decay : float
-
-    Raises
-    ------
-    ValueError
-        For an unknown ``kind``.
     """
-    if kind == "fixmatch":
-        return decay
-    if kind == "noisy_student":
-        return min(decay, (1 + step) / (10 + step))
-    if kind == "tod":
-        return min(decay, 1 - 1 / (step + 1))
-    if kind == "byol":
-        cosine = math.cos(math.pi * min(1, step / total_steps))
-        return 1 - (1 - decay) * (1 + cosine) / 2
-    raise ValueError(
-        f'kind={kind!r} is none of "fixmatch", "noisy_student", "tod", "byol".'
-    )
+    return min(decay, (1 + step) / (10 + step))
+
+
+def mean_decay(step, decay):
+    """Decay of a weight average that begins as the plain mean of all weights so far.
+
+    Parameters
+    ----------
+    step : int
+        Optimizer steps done, the one before the update included: 1 at the first.
+    decay : float
+        Where the growth as ``1 - 1 / (step + 1)`` ends, in [0, 1).
+
+    Returns
+    -------
+    decay : float
+    """
+    return min(decay, 1 - 1 / (step + 1))
+
+
+def cosine_decay(step, decay, total_steps):
+    """Decay of a weight average that rises to 1 over the training, by half a cosine.
+
+    Parameters
+    ----------
+    step : int
+        Optimizer steps done before the one of the update: 0 at the first.
+    decay : float
+        At the first step, in [0, 1).
+    total_steps : int
+        Step of the 1, >= 1.
+
+    Returns
+    -------
+    decay : float
+    """
+    return 1 - (1 - decay) * (1 + math.cos(math.pi * min(1, step / total_steps))) / 2
 
 
 def interleave(x, size):
     """Reorder rows so that each of ``size`` parts is spread over the batch.
 
-    The result holds rows 0, ``size``, ``2 * size``, ... of x, then rows 1, ``1 + size``,
-    ... : with ``size = 2 * unlabeled_ratio + 1`` every device of a split batch gets its
-    share of labeled rows.
+    The result holds rows 0, ``size``, ``2 * size``, ... of x, then 1, ``1 + size``, ...:
+    with ``size = 2 * unlabeled_ratio + 1`` every device gets its share of labeled rows.
 
     Parameters
     ----------
@@ -677,16 +689,11 @@ def deinterleave(x, size):
     ----------
     x : Tensor of shape (B, ...)
     size : int
-        As given to `interleave`.
+        As given to `interleave`, with the same error.
 
     Returns
     -------
     x : Tensor of shape (B, ...)
-
-    Raises
-    ------
-    ValueError
-        If ``size`` does not divide B.
     """
     if size < 1 or len(x) % size:
         raise ValueError(f"size={size} does not divide the {len(x)} rows.")

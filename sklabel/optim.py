@@ -265,8 +265,8 @@ def warmup_cosine(step, total_steps, warmup_steps=0, final=0.0):
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def fixmatch_cosine(step, total_steps, warmup_steps=0, clip=True):
-    """Seven sixteenths of a cosine, from 1 to 0.195: FixMatch.
+def truncated_cosine(step, total_steps, warmup_steps=0, clip=True):
+    """Linear from 0 to 1, then the first 7/16 of half a cosine, to 0.195: FixMatch.
 
     Parameters
     ----------

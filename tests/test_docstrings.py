@@ -39,12 +39,21 @@ def module_names():
     return ["sklabel"] + [m.name for m in found if not m.name.endswith("__main__")]
 
 
+def public_modules():
+    """Return the names of the modules that their package lists."""
+    found = ["sklabel"]
+    for name in module_names()[1:]:
+        package, _, last = name.rpartition(".")
+        if package in found:
+            listed = getattr(importlib.import_module(package), "__all__", ())
+            found += [name] if last in listed else []
+    return found
+
+
 def public_objects():
     """Return (name, object) of everything that public modules offer."""
     found = {}
-    for module_name in module_names():
-        if any(part.startswith("_") for part in module_name.split(".")):
-            continue
+    for module_name in public_modules():
         module = importlib.import_module(module_name)
         names = getattr(module, "__all__", None)
         if names is None:

@@ -10,8 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "sklabel"
 FILES = sorted(ROOT.rglob("*.py"))
 
-# A file may import from lower floors only. A folder stands on the floor of its files;
-# its own `_base` is half a floor below them.
+# A file may import from lower floors only. A folder stands on the floor of its files.
 FLOORS = {
     "_warn": -1,
     "_labels": 0,
@@ -48,6 +47,20 @@ FLOORS = {
     "__main__": 9,
 }
 METHOD_FOLDERS = {"embedding", "clustering", "classification", "selection"}
+# Files that the others of their folder import from, from the bottom up.
+STEPS = {
+    "losses": ["_precision"],
+    "augment": [
+        "policy",
+        "vectors",
+        "weak",
+        "contrastive",
+        "operations",
+        "ctaugment",
+        "randaugment",
+    ],
+    **{folder: ["_base"] for folder in METHOD_FOLDERS},
+}
 PURE_TORCH = ["losses", "augment", "modules", "optim"]
 # What `import sklabel` must not load: extras, and what takes long to load. (pandas and
 # IPython are loaded by scikit-learn and tqdm themselves where they are installed.)
@@ -98,11 +111,10 @@ def own_imports(path):
 
 
 def floor(parts):
-    """Return the floor of a module of sklabel."""
-    if parts[-1] == "__init__" and len(parts) == 1:
-        return FLOORS["__init__"]
-    below = 0.5 if parts[0] in METHOD_FOLDERS and parts[-1] == "_base" else 0
-    return FLOORS[parts[0]] - below
+    """Return the floor of a module of sklabel, and its step within a folder."""
+    steps = STEPS.get(parts[0], [])
+    step = steps.index(parts[-1]) - len(steps) if parts[-1] in steps else 0
+    return FLOORS[parts[0]], step
 
 
 def identity(path):
@@ -170,7 +182,7 @@ def test_building_blocks_stand_on_torch_alone(name):
 
 def test_low_floors_do_not_know_estimators():
     for path in FILES:
-        if floor(dotted(path)) <= 1:
+        if FLOORS[dotted(path)[0]] <= 1:
             found = [
                 line for line, module, _ in imports(path) if module == "sklearn.base"
             ]

@@ -17,13 +17,15 @@ from sklabel.modules import (
     ScaleBatchNorm1d,
     Snapshot,
     SplitBatchNorm,
+    cosine_decay,
     deinterleave,
-    ema_decay,
     ema_update_,
     fitting_queue_size,
     frozen_copy,
     interleave,
+    mean_decay,
     mlp,
+    ramped_decay,
     split_batchnorm_,
 )
 from tests._golden import cases
@@ -152,6 +154,13 @@ def test_multi_head_refuses_an_output_that_is_not_there():
 
 # -- averages
 
+# by the names in the golden file
+DECAYS = {
+    "fixmatch": lambda step, decay: decay,
+    "noisy_student": ramped_decay,
+    "tod": mean_decay,
+}
+
 
 class Averaged(nn.Module):
     """A weight, and the running mean of a norm."""
@@ -170,7 +179,7 @@ def test_ema_update_golden():
             source.weight.data = torch.tensor(values)
             if "buffers" in case:
                 source.norm.running_mean.copy_(torch.from_numpy(case["buffers"][i]))
-            decay = ema_decay(i + 1, float(case["decay"]), kind)
+            decay = DECAYS[kind](i + 1, float(case["decay"]))
             np.testing.assert_allclose(decay, case["effective_decay"][i], rtol=1e-10)
             ema_update_(target, source, decay)
             np.testing.assert_allclose(target.weight, case["ema"][i], rtol=1e-10)
@@ -221,10 +230,10 @@ def test_ema_update_refuses_another_structure(other):
         ema_update_(other, nn.Linear(3, 2), 0.9)
 
 
-def test_ema_decay_golden_byol():
+def test_cosine_decay_golden():
     for case in cases("byol"):
         base, total = float(case["tau_base"]), int(case["total_steps"])
-        found = [ema_decay(int(t), base, "byol", total) for t in case["steps"]]
+        found = [cosine_decay(int(t), base, total) for t in case["steps"]]
         np.testing.assert_allclose(found, case["tau"], rtol=1e-12)
 
 
@@ -237,24 +246,23 @@ def test_ema_update_can_leave_buffers_alone():
     assert target.running_mean.tolist() == [0] * 3
 
 
-def test_ema_decay_ramps():
-    assert ema_decay(1, 0.9) == 0.9
-    assert ema_decay(1, 0.9, "noisy_student") == pytest.approx(2 / 11)
-    assert ema_decay(1, 0.9, "tod") == 0.5
-    for kind in ("noisy_student", "tod"):
-        ramp = [ema_decay(step, 0.9, kind) for step in range(1, 200)]
+def test_decays_rise():
+    assert ramped_decay(1, 0.9) == pytest.approx(2 / 11)
+    assert mean_decay(1, 0.9) == 0.5
+    for decay in (ramped_decay, mean_decay):
+        ramp = [decay(step, 0.9) for step in range(1, 200)]
         assert ramp == sorted(ramp) and ramp[-1] == 0.9
-    with pytest.raises(ValueError, match="kind='linear'"):
-        ema_decay(1, 0.9, "linear")
+    rise = [cosine_decay(step, 0.9, 100) for step in range(200)]
+    assert rise == sorted(rise) and rise[0] == pytest.approx(0.9) and rise[100] == 1
 
 
-def test_tods_average_begins_as_the_plain_mean():
+def test_an_average_of_mean_decay_begins_as_the_plain_mean():
     source = nn.Linear(2, 1, bias=False)
     target, seen = frozen_copy(source), [source.weight.detach().clone()]
     for step in range(1, 6):
         source.weight.data.normal_()
         seen.append(source.weight.detach().clone())
-        ema_update_(target, source, ema_decay(step, 0.999, "tod"))
+        ema_update_(target, source, mean_decay(step, 0.999))
     torch.testing.assert_close(target.weight, torch.stack(seen).mean(0))
 
 

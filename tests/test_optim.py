@@ -15,17 +15,17 @@ from torch import nn
 from sklabel.optim import (
     LARS,
     constant,
-    fixmatch_cosine,
     param_groups,
     scaled_lr,
     step_counts,
     step_decay,
+    truncated_cosine,
     warmup_cosine,
 )
 from tests._golden import cases
 
 VARIANTS = ["simclr", "byol", "larc", "clip"]
-SCHEDULES = [warmup_cosine, fixmatch_cosine, constant]
+SCHEDULES = [warmup_cosine, truncated_cosine, constant]
 
 
 def parameter(values):
@@ -378,13 +378,13 @@ def test_byol_schedule_golden():
         np.testing.assert_allclose(rates, case["lr"], rtol=1e-9, atol=1e-12)
 
 
-def test_fixmatch_schedule_golden():
+def test_truncated_cosine_golden():
     for case in cases("fixmatch_schedule"):
         lr, steps = float(case["base_lr"]), case["steps"].tolist()
         total, warmup = int(case["total_steps"]), int(case["warmup_steps"])
-        ported = [lr * fixmatch_cosine(k, total, warmup, clip=False) for k in steps]
+        ported = [lr * truncated_cosine(k, total, warmup, clip=False) for k in steps]
         np.testing.assert_allclose(ported, case["lr"], rtol=1e-10)
-        official = [lr * fixmatch_cosine(k, total) for k in steps]
+        official = [lr * truncated_cosine(k, total) for k in steps]
         np.testing.assert_allclose(
             official, case["lr_official_no_warmup_clipped"], rtol=1e-10
         )
@@ -402,7 +402,7 @@ def test_schedules_by_hand():
     assert warmup_cosine(5, 10) == pytest.approx(0.5)
     assert warmup_cosine(10, 10, final=0.2) == pytest.approx(0.2)
     assert warmup_cosine(1, 10, 4) == 0.25
-    assert fixmatch_cosine(10, 10) == pytest.approx(math.cos(7 * math.pi / 16))
+    assert truncated_cosine(10, 10) == pytest.approx(math.cos(7 * math.pi / 16))
     assert [constant(k, 9, 2) for k in (0, 1, 2, 9)] == [0, 0.5, 1, 1]
 
 

@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ..augment import build_augment
+from ..augment import VectorNoise, build_augment
 from ..backbones import build_backbone
 from . import persistence
 from .callbacks import CallbackSupportMixin, Stage
@@ -204,13 +204,21 @@ class Learner(Training, NetEstimator, abstract=True):
                 return build_backbone(embedder, self.sample_shape_)
         return build_backbone(self.backbone, self.sample_shape_, mean, std)
 
-    def _build_augment(self, augment, kind, mean, std):
-        """Return a fresh policy: ``augment`` itself, or the one ``kind`` stands for."""
-        if augment == "auto":
-            return build_augment(kind, self.sample_shape_, center=mean, scale=std)
+    def _build_augment(self, augment, default, mean, std, noise=0.1):
+        """Return a fresh policy: ``augment`` itself, or the one "auto" stands for.
+
+        ``default``: a kind of `build_augment`, or the policy for images; vectors get
+        ``noise`` then.
+        """
         if augment is None:
             return torch.nn.Identity()
-        return clone(augment, safe=False)
+        if augment != "auto":
+            return clone(augment, safe=False)
+        if isinstance(default, str):
+            return build_augment(default, self.sample_shape_, mean, std)
+        if len(self.sample_shape_) == 1:
+            return VectorNoise(noise, noise, mean, std)
+        return default
 
     def _fit_held(self, estimator, X):
         """Return ``estimator`` fitted: a clone of it, or itself where it is frozen."""

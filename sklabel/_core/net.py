@@ -23,17 +23,23 @@ OPTIMIZERS = {
     "adam": (torch.optim.Adam, {}),
     "adamw": (torch.optim.AdamW, {}),
     "lars": (optim.LARS, {"momentum": 0.9}),
-    # as BYOL, SwAV and the CIFAR recipes of solo-learn have it
-    "lars_byol": (optim.LARS, {"variant": "byol"}),
+    # with the rate outside of the momentum, as BYOL has it
+    "lars_outer": (optim.LARS, {"variant": "byol"}),
+    # as SwAV has it
     "larc": (optim.LARS, {"variant": "larc"}),
-    "lars_cifar": (optim.LARS, {"variant": "clip", "trust_coefficient": 0.02}),
+    # with a bound, as solo-learn's recipes for CIFAR have it
+    "lars_clip": (optim.LARS, {"variant": "clip", "trust_coefficient": 0.02}),
 }
 SCHEDULES = {
     "cosine": optim.warmup_cosine,
-    "fixmatch": optim.fixmatch_cosine,
+    "truncated_cosine": optim.truncated_cosine,
     "step": optim.step_decay,
     "constant": optim.constant,
 }
+# the names of who uses them are understood too
+OPTIMIZERS["lars_byol"] = OPTIMIZERS["lars_outer"]
+OPTIMIZERS["lars_cifar"] = OPTIMIZERS["lars_clip"]
+SCHEDULES["fixmatch"] = SCHEDULES["truncated_cosine"]
 
 # a matrix product of very few rows is rounded in another way than one of many, and the
 # prediction for a row must not depend on the rows it comes with

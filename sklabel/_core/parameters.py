@@ -200,12 +200,12 @@ class Training(Inference, abstract=True):
         Samples per step.
     optimizer : str or class
         "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_byol", "larc", "lars_cifar".
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc", "lars_clip".
     lr : float
         Peak learning rate.
     weight_decay : float
         Decay of weights; biases and norms have none.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable
+    schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
         Course of the learning rate after the warm-up.
     warmup_epochs : float
         Epochs of linear warm-up.

@@ -172,7 +172,7 @@ def _encode(value, tensors, key):
         return {"array": key}
     if isinstance(value, (torch.device, Path)):
         return str(value)
-    if type(value).__module__ == augment.__name__ and hasattr(value, "get_params"):
+    if type(value) in _policies().values():
         parameters = _encode(value.get_params(deep=False), tensors, key)
         return {"augment": type(value).__name__, "parameters": parameters}
     if isinstance(value, FrozenEstimator):
@@ -183,6 +183,12 @@ def _encode(value, tensors, key):
         f"{key.lstrip('.') or 'the estimator'} is a {type(value).__name__}, which save "
         "cannot write without executable code: use joblib.dump for this estimator."
     )
+
+
+def _policies():
+    """Return the public policies of `augment` by name."""
+    found = {name: getattr(augment, name) for name in augment.__all__}
+    return {name: value for name, value in found.items() if isinstance(value, type)}
 
 
 def _encode_estimator(estimator, tensors, key):
@@ -223,10 +229,10 @@ def _decode(value, tensors):
     if "array" in value:
         return tensors[value["array"]].numpy()
     if "augment" in value:
-        policy = getattr(augment, value["augment"])
-        if not (isinstance(policy, type) and issubclass(policy, torch.nn.Module)):
+        policies = _policies()
+        if value["augment"] not in policies:
             raise ValueError(f"augment.{value['augment']} is not a policy.")
-        return policy(**_decode(value["parameters"], tensors))
+        return policies[value["augment"]](**_decode(value["parameters"], tensors))
     if "frozen" in value:
         return FrozenEstimator(_decode(value["frozen"], tensors))
     return _decode_estimator(value["estimator"], tensors, value["key"])

@@ -26,7 +26,7 @@ from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Mixed
 from .._core.warn import warn
 from ..losses import pseudo_label, pseudo_targets
-from ..modules import AveragedClassifier, ema_decay, linear_classifier
+from ..modules import AveragedClassifier, linear_classifier, ramped_decay
 
 
 class _FixMatch(AveragedClassifier):
@@ -91,7 +91,7 @@ class _FixMatch(AveragedClassifier):
         if not self.distribution_alignment:
             return logits
         mean = logits.softmax(1).mean(0)
-        decay = ema_decay(self.n_steps + 1, 0.999, "noisy_student")
+        decay = ramped_decay(self.n_steps + 1, 0.999)
         self.mean_prediction.lerp_(mean, 1 - decay)
         return logits + (self.prior / self.mean_prediction.clamp_min(1e-6)).log()
 
@@ -167,7 +167,7 @@ class FixMatchClassifier(ClassificationRole, Learner):
         Labeled samples per step; labeled rows are repeated as needed.
     weight_decay
         Published for CIFAR-100: 1e-3.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable
+    schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
         Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
 
     Attributes

@@ -158,7 +158,7 @@ class MixMatchClassifier(ClassificationRole, Learner):
     weight_decay
         With "adamw" each step takes away ``lr * weight_decay`` of a weight. Published
         for a network of four times the width: 0.04.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable
+    schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
         Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
 
     Attributes

@@ -239,7 +239,7 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         Published: ``torch.optim.RMSprop``, with ``lr=0.016 * batch_size / 256``.
     weight_decay
         Published: 1e-5.
-    schedule : {"cosine", "fixmatch", "step", "constant"} or callable
+    schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
         Course of the learning rate after the warm-up, in each round. Published:
         :func:`sklabel.optim.exponential_decay`.
 
@@ -471,13 +471,11 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         weak = self._build_augment(self.weak_augment, "weak", mean, std)
         if not noisy:
             return weak
-        strong = self.strong_augment
-        if strong == "randaugment":
-            strong = "auto"
-            if len(self.sample_shape_) == 3:
-                # as published, every operation that is drawn is applied
-                strong = RandAugment(probability=1, cutout=0)
-        return nn.Sequential(weak, self._build_augment(strong, "strong", mean, std))
+        strong = "auto" if self.strong_augment == "randaugment" else self.strong_augment
+        # as published, every operation that is drawn is applied
+        published = RandAugment(probability=1, cutout=0)
+        strong = self._build_augment(strong, published, mean, std, noise=0.2)
+        return nn.Sequential(weak, strong)
 
     def _rebuild_module(self, mean, std):
         module = self._build_module(mean, std, self._network)

@@ -455,9 +455,8 @@ class IICSegmenter(ClusterMixin, Learner):
         return encoder.train()
 
     def _build_colors(self, mean, std):
-        if isinstance(self.augment, str):
-            return Contrastive(crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
-        return self._build_augment(self.augment, "contrastive", mean, std)
+        colors = Contrastive(crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
+        return self._build_augment(self.augment, colors, mean, std)
 
     def _rebuild_module(self, mean, std):
         self._continued = None

@@ -26,6 +26,7 @@ from .._core.parameters import (
 from .._core.roles.clustering import ClusteringRole, check_n_clusters
 from .._core.samplers import Paired, Shuffled
 from .._core.warn import warn
+from ..augment import scan_strong
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
 from ..modules import MultiHead, Snapshot
@@ -454,7 +455,7 @@ class SCANClusterer(ClusteringRole, Learner):
         return _SCAN(
             backbone,
             heads,
-            self._build_augment(self.augment, "scan", mean, std),
+            self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             self.entropy_weight,
             prior,
             self.train_backbone,
@@ -464,7 +465,7 @@ class SCANClusterer(ClusteringRole, Learner):
         return _SelfLabel(
             backbone,
             heads,
-            self._build_augment(self.augment, "scan", mean, std),
+            self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             self.self_label_threshold,
             self.balance_clusters,
             self.train_backbone,

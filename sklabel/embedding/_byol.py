@@ -16,8 +16,9 @@ from .._core.parameters import (
     NonNegative,
 )
 from .._core.roles.embedding import EmbeddingRole
+from ..augment import Contrastive, is_small
 from ..losses import normalized_mse
-from ..modules import ProjectionNet, ema_decay, ema_update_, frozen_copy, mlp
+from ..modules import ProjectionNet, cosine_decay, ema_update_, frozen_copy, mlp
 
 
 class _BYOL(ProjectionNet):
@@ -27,7 +28,7 @@ class _BYOL(ProjectionNet):
         self.predict = predict
         self.augment1, self.augment2 = augments
         self.decay = decay
-        self.ramp = "byol" if ramp else "fixmatch"
+        self.ramp = ramp
 
     def before_epoch(self, net, samples):
         self.step, self.total_steps = net.step_, net.total_steps_
@@ -41,10 +42,22 @@ class _BYOL(ProjectionNet):
         return normalized_mse(p1, t2) + normalized_mse(p2, t1)
 
     def after_step(self):
-        decay = ema_decay(self.step, self.decay, self.ramp, self.total_steps)
+        decay = self.decay
+        if self.ramp:
+            decay = cosine_decay(self.step, decay, self.total_steps)
         self.step += 1
         # the average's own BatchNorm statistics come from its own forwards
         ema_update_(self.average, self.parts(), decay, copy_buffers=False)
+
+
+def _views(sample_shape):
+    """Return the two views of the paper; those of small images are not blurred."""
+    jitter = (0.4, 0.4, 0.2, 0.1)
+    first, second = (0.0, 0.0) if is_small(sample_shape) else (1.0, 0.1)
+    return (
+        Contrastive(jitter=jitter, blur=first),
+        Contrastive(jitter=jitter, blur=second, solarize=0.2),
+    )
 
 
 class BYOLTransformer(EmbeddingRole, Learner):
@@ -155,8 +168,10 @@ class BYOLTransformer(EmbeddingRole, Learner):
             size,
             predict=mlp(size, hidden, size, last_norm=None, bias=False),
             augments=[
-                self._build_augment(augment, kind, mean, std)
-                for augment, kind in zip(augments, ("byol_1", "byol_2"), strict=True)
+                self._build_augment(augment, views, mean, std)
+                for augment, views in zip(
+                    augments, _views(self.sample_shape_), strict=True
+                )
             ],
             decay=self.ema_decay,
             ramp=self.ema_ramp,

@@ -18,6 +18,7 @@ from .._core.parameters import (
     Positive,
 )
 from .._core.roles.embedding import EmbeddingRole
+from ..augment import Contrastive, is_small
 from ..losses import group_discrimination, info_nce, unit_rows
 from ..modules import (
     NormLinear,
@@ -208,11 +209,17 @@ class CLDTransformer(EmbeddingRole, Learner):
         backbone = self._build_backbone(mean, std)
         head = NormLinear if self.norm_head else nn.Linear
         width, size = backbone.n_features_out, self.projection_size
+        # MoCo's, as published; without a blur for CIFAR
+        views = Contrastive(
+            crop=(0.2, 1.0),
+            jitter=(0.4, 0.4, 0.4, 0.1),
+            blur=0.0 if is_small(self.sample_shape_) else 0.5,
+        )
         return _CLD(
             backbone,
             head(width, size),
             size,
-            augment=self._build_augment(self.augment, "cld", mean, std),
+            augment=self._build_augment(self.augment, views, mean, std),
             group=head(width, size),
             queue=Queue(self.queue_size_, size),
             temperature=self.temperature,

@@ -699,10 +699,9 @@ class CLIPTransformer(EmbeddingRole, Learner):
             )
 
     def _views(self, mean, std):
-        if isinstance(self.augment, str) and len(self.sample_shape_) == 3:
-            # as published: hardly more than a shift
-            return Contrastive(crop=(0.9, 1.0), flip=0, jitter=0, grayscale=0)
-        return self._build_augment(self.augment, "weak", mean, std)
+        # as published: hardly more than a shift
+        published = Contrastive(crop=(0.9, 1.0), flip=0, jitter=0, grayscale=0)
+        return self._build_augment(self.augment, published, mean, std)
 
     def _set_training(self, module, mean, std):
         module.set_training(

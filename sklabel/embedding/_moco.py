@@ -16,6 +16,7 @@ from .._core.parameters import (
     Positive,
 )
 from .._core.roles.embedding import EmbeddingRole
+from ..augment import Contrastive, is_small
 from ..losses import info_nce, unit_rows
 from ..modules import (
     ProjectionNet,
@@ -63,6 +64,16 @@ class _MoCo(ProjectionNet):
         self.keys = None
         # the average's own BatchNorm statistics come from the keys
         ema_update_(self.average, self.parts(), self.decay, copy_buffers=False)
+
+
+def _views(version, sample_shape):
+    """Return the version's views; those of CIFAR are not blurred."""
+    if version == "v1":
+        return Contrastive(crop=(0.2, 1.0), jitter=(0.4,) * 4, jitter_probability=1.0)
+    jitter = (0.4, 0.4, 0.4, 0.1)
+    if is_small(sample_shape):
+        return Contrastive(jitter=jitter)
+    return Contrastive(crop=(0.2, 1.0), jitter=jitter, blur=0.5)
 
 
 class MoCoTransformer(EmbeddingRole, Learner):
@@ -204,7 +215,7 @@ class MoCoTransformer(EmbeddingRole, Learner):
             project,
             self.projection_size,
             augment=self._build_augment(
-                self.augment, f"moco_{self.version}", mean, std
+                self.augment, _views(self.version, self.sample_shape_), mean, std
             ),
             queue=Queue(self.queue_size_, self.projection_size),
             temperature=self.temperature,

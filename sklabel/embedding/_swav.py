@@ -17,6 +17,7 @@ from .._core.parameters import (
     Positive,
 )
 from .._core.roles.embedding import EmbeddingRole
+from ..augment import Contrastive, is_small
 from ..losses import sinkhorn, swapped_prediction, unit_rows
 from ..modules import ProjectionNet, Prototypes, mlp
 
@@ -67,6 +68,16 @@ class _SwAV(ProjectionNet):
 
     def after_step(self):
         self.prototypes.normalize_()
+
+
+def _views(sample_shape):
+    """Return the policies of large and small crops; CIFAR's are not blurred."""
+    colors = {} if is_small(sample_shape) else {"jitter": 1.0, "blur": 0.5}
+    size = tuple(max(1, round(side * 3 / 7)) for side in sample_shape[1:])
+    return (
+        Contrastive(crop=(0.14, 1.0), **colors),
+        Contrastive(crop=(0.05, 0.14), size=size, **colors),
+    )
 
 
 class SwAVTransformer(EmbeddingRole, Learner):
@@ -193,13 +204,14 @@ class SwAVTransformer(EmbeddingRole, Learner):
             self.projection_size,
             last_norm=None,
         )
+        large, small = _views(self.sample_shape_)
         return _SwAV(
             backbone,
             project,
             self.projection_size,
             augments=(
-                self._build_augment(self.augment, "swav", mean, std),
-                self._build_augment(self.small_augment, "swav_small", mean, std),
+                self._build_augment(self.augment, large, mean, std),
+                self._build_augment(self.small_augment, small, mean, std, noise=0.2),
             ),
             prototypes=Prototypes(self.projection_size, self.n_prototypes),
             queue_size=self.queue_size,

@@ -70,7 +70,7 @@ def gradient_norms(residuals, features):
     return np.sqrt(_squares(residuals)) * np.sqrt(_squares(features))
 
 
-def gradient_distances(residuals, features, row):
+def gradient_distances(residuals, features, lengths, row):
     """Return squared distances of all gradient embeddings to that of one row.
 
     Never forms them: with residuals r and features h,
@@ -85,6 +85,8 @@ def gradient_distances(residuals, features, row):
     residuals : ndarray of shape (n, C)
     features : ndarray of shape (n, D)
         float32 or float64; their products are computed in this precision.
+    lengths : ndarray of shape (n,)
+        Squares of `gradient_norms`.
     row : int
         Number of the row.
 
@@ -93,8 +95,24 @@ def gradient_distances(residuals, features, row):
     squared : ndarray of shape (n,), float64
         At least 0.
     """
-    lengths = gradient_norms(residuals, features) ** 2
-    return _distances(residuals, features, lengths, row)
+    r, h = residuals[row], features[row]
+    sums = lengths + lengths[row]
+    squared = sums - 2 * (residuals @ r) * (features @ h).astype(np.float64)
+    few_digits = 1e-3 if features.dtype == np.float32 else 1e-9
+    close = np.flatnonzero(squared < few_digits * sums)
+    h = h.astype(np.float64)
+    step = max(1, _BLOCK_VALUES // features.shape[1])
+    for start in range(0, len(close), step):
+        rows = close[start : start + step]
+        other = residuals[rows]
+        change, shift = r - other, h - features[rows]
+        # g_row - g_i = change x h + other x shift
+        squared[rows] = (
+            _squares(change) * (h @ h)
+            + _squares(other) * _squares(shift)
+            + 2 * np.einsum("ij,ij->i", other, change) * (shift @ h)
+        )
+    return np.maximum(squared, 0, out=squared)
 
 
 def choose_plus_plus(residuals, features, n_samples, random_state=None):
@@ -140,7 +158,7 @@ def choose_plus_plus(residuals, features, n_samples, random_state=None):
     chosen = [int(norms.argmax())]
     nearest = np.full(len(norms), np.inf)
     while len(chosen) < n_samples:
-        squared = _distances(residuals, features, lengths, chosen[-1])
+        squared = gradient_distances(residuals, features, lengths, chosen[-1])
         np.minimum(nearest, squared, out=nearest)
         nearest[chosen[-1]] = 0
         total = nearest.cumsum()

@@ -28,7 +28,7 @@ from .._core.roles.selection import (
 )
 from .._core.samplers import Mixed
 from ..losses import temporal_consistency
-from ..modules import ema_decay, ema_update_, filled_, frozen_copy
+from ..modules import ema_update_, filled_, frozen_copy, mean_decay
 
 
 class _TwoHeads(nn.Module):
@@ -85,7 +85,7 @@ class _TOD(nn.Module):
 
     def after_step(self):
         self.n_steps += 1
-        decay = ema_decay(self.n_steps, self.ema_decay, "tod")
+        decay = mean_decay(self.n_steps, self.ema_decay)
         ema_update_(self.average, self.online, decay, copy_buffers=False)
 
     def get_extra_state(self):

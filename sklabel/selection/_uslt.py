@@ -30,6 +30,7 @@ from .._core.roles.clustering import PredictClustersMixin, check_n_clusters
 from .._core.roles.selection import SelectionRole
 from .._core.samplers import Paired
 from .._core.warn import warn
+from ..augment import scan_strong
 from ..embedding import SimCLRTransformer
 from ..losses import unit_rows, uslt_global_loss, uslt_local_loss
 from ..modules import MultiHead, NormLinear
@@ -693,7 +694,7 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         return _USLT(
             backbone,
             heads,
-            self._build_augment(self.augment, "scan", mean, std),
+            self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             start_heads=start_heads,
             **{name: getattr(self, name) for name in names.split()},
         )

@@ -54,7 +54,7 @@ def test_every_layout_of_images_reads_the_same():
     flat = check_samples(Face(image_shape=(5, 7, 3)), X.reshape(6, -1), True)
     assert torch.equal(flat[[4, 1]], expected[[4, 1]])
     grey = check_samples(Face(), X[..., 0], True)
-    assert torch.equal(grey[[0]][0], expected[:1, :1])
+    assert torch.equal(grey[[0]], expected[:1, :1])
 
 
 def test_n_features_in_counts_all_values_of_an_image():

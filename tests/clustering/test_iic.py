@@ -49,6 +49,14 @@ def weights(clusterer):
     return torch.cat([p.detach().ravel() for p in clusterer.encoder_.parameters()])
 
 
+def test_views_always_change_the_colors():
+    x = np.random.default_rng(0).random((8, 3, 64, 64), dtype=np.float32)
+    fitted = quiet(short(max_steps=1, max_epochs=1, backbone="resnet8"), x)
+    view = fitted.net_.module_.augment
+    assert (view.crop, view.jitter) == ((0.4, 1), (0.4, 0.4, 0.4, 0.125))
+    assert (view.jitter_probability, view.grayscale, view.blur) == (1, 0, 0)
+
+
 def test_groups_of_vectors():
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)

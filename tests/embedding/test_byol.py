@@ -7,6 +7,7 @@ from torch import nn
 
 from sklabel.augment import Contrastive
 from sklabel.embedding import BYOLTransformer
+from sklabel.embedding._byol import _views
 from sklabel.losses import normalized_mse
 
 X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
@@ -24,6 +25,16 @@ class Times(nn.Module):
 
     def forward(self, x):
         return x * self.factor
+
+
+@pytest.mark.parametrize("side, blurs", [(32, (0, 0)), (64, (1, 0.1))])
+def test_the_two_views(side, blurs):
+    views = _views((3, side, side))
+    assert tuple(view.blur for view in views) == blurs
+    assert tuple(view.solarize for view in views) == (0, 0.2)
+    x = torch.rand(2, 3, side, side)
+    for view in views:
+        assert view.jitter == (0.4, 0.4, 0.2, 0.1) and view(x).shape == x.shape
 
 
 def test_the_loss_is_both_directions_of_the_two_views():

@@ -1,6 +1,7 @@
 """CLD: the objective of one step, its parts in the history, short batches."""
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -77,6 +78,15 @@ def test_parts_of_the_loss_are_in_the_history():
 def test_a_batch_shorter_than_the_groups():
     # 64 rows in batches of 50: the last has 14
     assert np.isfinite(short(batch_size=50, n_groups=50).fit_transform(X)).all()
+
+
+@pytest.mark.parametrize("side, blur", [(32, 0), (64, 0.5)])
+def test_views(side, blur):
+    x = np.random.default_rng(0).random((8, 3, side, side), dtype=np.float32)
+    fitted = short(n_groups=2, max_steps=1, backbone="resnet8").fit(x)
+    view = fitted.net_.module_.augment
+    assert (view.crop, view.jitter) == ((0.2, 1), (0.4, 0.4, 0.4, 0.1))
+    assert view.blur == blur
 
 
 def test_heads():

@@ -7,7 +7,7 @@ from torch import nn
 
 from sklabel.augment import Contrastive
 from sklabel.embedding import MoCoTransformer
-from sklabel.embedding._moco import _MoCo
+from sklabel.embedding._moco import _MoCo, _views
 from sklabel.losses import info_nce
 from sklabel.modules import Queue, SplitBatchNorm
 from tests._golden import cases
@@ -17,6 +17,19 @@ X = np.random.default_rng(0).normal(size=(64, 6)).astype(np.float32)
 
 def short(**parameters):
     return MoCoTransformer(**{"max_steps": 3, "random_state": 0, **parameters})
+
+
+@pytest.mark.parametrize(
+    "version, side, crop, blur",
+    [("v1", 32, 0.2, 0), ("v1", 64, 0.2, 0), ("v2", 32, 0.08, 0), ("v2", 64, 0.2, 0.5)],
+)
+def test_views_of_both_versions(version, side, crop, blur):
+    view = _views(version, (3, side, side))
+    assert view.crop == (crop, 1) and view.blur == blur
+    assert view.jitter == (0.4, 0.4, 0.4, 0.4 if version == "v1" else 0.1)
+    assert view.jitter_probability == (1 if version == "v1" else 0.8)
+    x = torch.rand(2, 3, side, side)
+    assert view(x).shape == x.shape
 
 
 def test_training_golden():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sklabel.embedding import SwAVTransformer
-from sklabel.embedding._swav import _SwAV
+from sklabel.embedding._swav import _SwAV, _views
 from sklabel.modules import Prototypes
 from tests._golden import cases
 
@@ -90,6 +90,15 @@ def test_the_queue_starts_when_told():
     before = early.queue.clone()
     short(**settings).fit(X).score(X)
     assert torch.equal(early.queue, before)
+
+
+@pytest.mark.parametrize("side, small_side, blur", [(32, 14, 0), (70, 30, 0.5)])
+def test_views_of_both_sizes(side, small_side, blur):
+    x = torch.rand(2, 3, side, side)
+    large, small = _views(x.shape[1:])
+    assert large.blur == small.blur == blur
+    assert large(x).shape == x.shape
+    assert small(x).shape == (2, 3, small_side, small_side)
 
 
 def test_small_crops():

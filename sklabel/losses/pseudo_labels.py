@@ -1,0 +1,294 @@
+"""Pseudo-labels: predictions as targets, and the losses of learning from them."""
+
+import torch
+from torch.nn import functional as F
+
+from ._precision import at_least_float32
+
+
+@torch.no_grad()
+def pseudo_targets(logits, threshold=0.95, temperature=1.0, hard=True):
+    """Targets from predictions, and which of them are sure enough to be used.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K)
+        Of weakly augmented rows.
+    threshold : float or Tensor of shape (K,), default=0.95
+        A row is sure where its largest probability reaches it; one per class: that of
+        the predicted class.
+    temperature : float, default=1.0
+        > 0; below 1 sharpens. With hard targets before the threshold, with soft ones in
+        the targets only.
+    hard : bool, default=True
+        Whether targets are classes (of equal ones the first) or distributions.
+
+    Returns
+    -------
+    targets : Tensor of shape (B,) or (B, K)
+        Classes if ``hard``, else probabilities.
+    mask : Tensor of bool of shape (B,)
+        Whether a row is sure.
+    """
+    logits = at_least_float32(logits)
+    p = (logits / temperature if hard else logits).softmax(-1)
+    confidence, classes = p.max(-1)
+    if isinstance(threshold, torch.Tensor) and threshold.ndim:
+        threshold = threshold.to(confidence)[classes]
+    targets = classes if hard else (logits / temperature).softmax(-1)
+    return targets, confidence >= threshold
+
+
+def pseudo_label(
+    logits_weak, logits_strong, threshold=0.95, temperature=1.0, hard=True
+):
+    """Teach strong views what weak views are sure of: FixMatch's unlabeled term.
+
+    Parameters
+    ----------
+    logits_weak, logits_strong : Tensor of shape (B, K)
+        Of weakly and strongly augmented views of the same rows; no gradient passes to
+        the first.
+    threshold : float or Tensor of shape (K,), default=0.95
+        A row counts where its largest probability reaches it; one per class: that of
+        the predicted class.
+    temperature : float, default=1.0
+        > 0; see `pseudo_targets`.
+    hard : bool, default=True
+        Whether targets are classes or distributions.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Cross-entropy of the rows that count, summed and divided by the number of ALL
+        rows; 0 where none counts.
+    mask : Tensor of bool of shape (B,)
+        Rows that count.
+
+    References
+    ----------
+    .. [1] K. Sohn et al., "FixMatch: simplifying semi-supervised learning with
+       consistency and confidence", NeurIPS 2020; equation 4.
+    """
+    targets, mask = pseudo_targets(logits_weak, threshold, temperature, hard)
+    logits_strong = at_least_float32(logits_strong)
+    if not hard:
+        targets = targets.to(logits_strong)
+    losses = F.cross_entropy(logits_strong, targets, reduction="none")  # (B,)
+    return losses.masked_fill(~mask, 0).sum() / max(1, len(mask)), mask
+
+
+def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):
+    """Learn from one's own sure answers: SCAN's self-labeling.
+
+    The target of a strong view is the class of its weak view, where that is sure.
+
+    Parameters
+    ----------
+    logits_weak, logits_strong : Tensor of shape (B, K)
+        Of the plain and of the augmented view; no gradient passes to the first.
+    threshold : float, default=0.99
+        Rows count where the largest probability is above it (not equal).
+    balance : bool, default=True
+        Whether a class weighs the more the rarer it is among the rows that count.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Weighted mean of the cross-entropy; 0 with gradient 0 where no row counts.
+
+    References
+    ----------
+    .. [1] W. Van Gansbeke et al., "SCAN: learning to classify images without labels",
+       ECCV 2020; section 2.3.
+    """
+    confidence, targets = at_least_float32(logits_weak.detach()).softmax(-1).max(-1)
+    kept = confidence > threshold  # (B,)
+    losses = F.cross_entropy(at_least_float32(logits_strong), targets, reduction="none")
+    weights = kept.to(losses)
+    if balance:
+        members = F.one_hot(targets, logits_weak.shape[-1]) * kept[:, None]  # (B, K)
+        counts = members.sum(0).clamp_min(1)[targets]
+        weights = weights * kept.sum() / counts
+    # weights of rows that count are at least 1, so the bound only saves 0 / 0
+    return (weights * losses.masked_fill(~kept, 0)).sum() / weights.sum().clamp_min(1)
+
+
+def sharpen(probabilities, temperature=0.5):
+    r"""Move distributions toward their largest entries.
+
+    .. math:: q_k = p_k^{1/T} / \sum_j p_j^{1/T}
+
+    Parameters
+    ----------
+    probabilities : Tensor of shape (..., K)
+        Last axis sums to one.
+    temperature : float, default=0.5
+        T, > 0; 1 changes nothing, towards 0 the largest entry takes all.
+
+    Returns
+    -------
+    q : Tensor of shape (..., K)
+        In float32 at least.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
+       learning", NeurIPS 2019; equation 7.
+    """
+    # as logarithms: powers of small probabilities would all become 0
+    return (at_least_float32(probabilities).log() / temperature).softmax(-1)
+
+
+def guessed_labels(logits, temperature=0.5):
+    """Guess one soft label per row from several views of it: MixMatch's targets.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (V, B, K)
+        Of V views of the same rows; no gradient passes.
+    temperature : float, default=0.5
+        > 0; see `sharpen`.
+
+    Returns
+    -------
+    targets : Tensor of shape (B, K)
+        The mean of the views' probabilities, sharpened.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
+       learning", NeurIPS 2019; equations 6 and 7.
+    """
+    return sharpen(at_least_float32(logits.detach()).softmax(-1).mean(0), temperature)
+
+
+def mixup(x, order, weights):
+    r"""Mix every row with another one.
+
+    .. math:: x'_i = w_i x_i + (1 - w_i) x_{o(i)}
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...)
+        Samples, or their targets as distributions.
+    order : Tensor of int of shape (B,)
+        The other row of each row.
+    weights : Tensor of shape (B,)
+        Share of the row itself, in [0, 1]. MixMatch: the larger of a and 1 - a for a
+        drawn from Beta(alpha, alpha), so that a row stays closer to itself.
+
+    Returns
+    -------
+    x : Tensor of shape (B, ...)
+
+    References
+    ----------
+    .. [1] H. Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018.
+    .. [2] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
+       learning", NeurIPS 2019; equations 8 to 11.
+    """
+    weights = weights.to(x).reshape(-1, *[1] * (x.ndim - 1))
+    return weights * x + (1 - weights) * x[order]
+
+
+def mixmatch_losses(logits, targets, n_labeled):
+    """Return MixMatch's two terms: cross-entropy, and squared error of probabilities.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K)
+        Of mixed rows; first those that come from labeled ones.
+    targets : Tensor of shape (B, K)
+        Mixed distributions.
+    n_labeled : int
+        Rows that come from labeled ones, >= 1.
+
+    Returns
+    -------
+    labeled : Tensor of shape ()
+        Mean cross-entropy of the first ``n_labeled`` rows.
+    unlabeled : Tensor of shape ()
+        Mean over the other rows AND the classes of the squared difference between
+        target and softmax; 0 where there is no other row.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
+       learning", NeurIPS 2019; equations 3 and 4.
+    """
+    logits = at_least_float32(logits)
+    targets = targets.to(logits)
+    labeled = F.cross_entropy(logits[:n_labeled], targets[:n_labeled])
+    difference = targets[n_labeled:] - logits[n_labeled:].softmax(1)
+    return labeled, difference.square().sum() / max(1, difference.numel())
+
+
+def noisy_student_loss(
+    logits_labeled, labels, logits_unlabeled, targets, label_smoothing=0.1
+):
+    """Learn from labels and from a teacher's answers, every row alike: Noisy Student.
+
+    Parameters
+    ----------
+    logits_labeled : Tensor of shape (B, K)
+    labels : Tensor of int of shape (B,)
+    logits_unlabeled : Tensor of shape (M, K)
+        M may be 0.
+    targets : Tensor of shape (M,) or (M, K)
+        The teacher's classes, or its probabilities.
+    label_smoothing : float, default=0.1
+        Share of a class's weight that is spread over all classes, in [0, 1]; for
+        classes only, never for probabilities.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Mean cross-entropy of the labeled rows, plus M / B times that of the others.
+
+    References
+    ----------
+    .. [1] Q. Xie et al., "Self-training with Noisy Student improves ImageNet
+       classification", CVPR 2020; algorithm 1 and its public code.
+    """
+    loss = F.cross_entropy(
+        at_least_float32(logits_labeled), labels, label_smoothing=label_smoothing
+    )
+    if len(logits_unlabeled) == 0:
+        return loss
+    logits_unlabeled = at_least_float32(logits_unlabeled)
+    if targets.ndim == 2:
+        targets, label_smoothing = targets.to(logits_unlabeled), 0.0
+    unlabeled_loss = F.cross_entropy(
+        logits_unlabeled, targets, label_smoothing=label_smoothing
+    )
+    return loss + len(logits_unlabeled) / len(logits_labeled) * unlabeled_loss
+
+
+def distillation(logits_teacher, logits_student, temperature=1.0):
+    r"""Teach a student the probabilities of a teacher: SimCLRv2's last stage.
+
+    .. math:: -\frac{1}{B} \sum_i \sum_k p_{ik} \ln q_{ik}, \quad
+              p_i = \mathrm{softmax}(t_i / T), \; q_i = \mathrm{softmax}(s_i / T)
+
+    Parameters
+    ----------
+    logits_teacher, logits_student : Tensor of shape (B, K)
+        t and s, of the same views; no gradient passes to the first.
+    temperature : float, default=1.0
+        T, > 0; below 1 sharpens both. The loss is not multiplied by its square, as the
+        authors' notebook does and their paper does not.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Mean over the rows; at least the mean entropy of the teacher.
+
+    References
+    ----------
+    .. [1] T. Chen et al., "Big self-supervised models are strong semi-supervised
+       learners", NeurIPS 2020; equation 2.
+    """
+    p = (at_least_float32(logits_teacher.detach()) / temperature).softmax(-1)
+    log_q = (at_least_float32(logits_student) / temperature).log_softmax(-1)
+    return -(p * log_q).sum(-1).mean()

@@ -1,0 +1,195 @@
+"""Losses of selectors that train a network: USL-T, learning loss, TOD."""
+
+import torch
+from torch.nn import functional as F
+
+from ._precision import TINY, at_least_float32
+
+
+def uslt_local_loss(
+    anchors, neighbors, mean_probabilities, adjustment_weight=5.0, temperature=0.25
+):
+    r"""Teach a row what its neighbor says, corrected for large clusters: USL-T's local.
+
+    .. math:: L = \mathrm{KL}(t \,\|\, \mathrm{softmax}(z)), \quad
+              t = \mathrm{softmax}((z' - \beta \ln \bar p) / T)
+
+    where z and z' are the logits of a row and of its neighbor.
+
+    Parameters
+    ----------
+    anchors, neighbors : Tensor of shape (B, K)
+        Logits of rows and of one neighbor of each; no gradient passes to the neighbors.
+    mean_probabilities : Tensor of shape (K,)
+        Running mean of the neighbors' probabilities, before this batch is added to it.
+        Paper: p bar; counted as 1e-8 at least.
+    adjustment_weight : float, default=5.0
+        beta, >= 0: how strongly targets turn from clusters that are large already.
+    temperature : float, default=0.25
+        T, > 0; below 1 sharpens the targets, after their softmax in the public code,
+        which is the same.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Mean over the rows, the entropy of the targets subtracted: 0 at the least.
+
+    References
+    ----------
+    .. [1] X. Wang, L. Lian, S. X. Yu, "Unsupervised selective labeling for more
+       effective semi-supervised learning", ECCV 2022; section 4 and its public code.
+    """
+    adjustment = adjustment_weight * mean_probabilities.clamp_min(TINY).log()  # (K,)
+    adjusted = at_least_float32(neighbors.detach()) - adjustment
+    targets = (adjusted / temperature).softmax(-1)  # (B, K)
+    return F.kl_div(
+        at_least_float32(anchors).log_softmax(-1), targets, reduction="batchmean"
+    )
+
+
+def uslt_global_loss(
+    logits_weak,
+    logits_strong,
+    threshold=0.95,
+    cluster_weights="balanced",
+    mean_over="kept",
+):
+    """Teach strong views the sure answers of plain views: USL-T's global loss.
+
+    Parameters
+    ----------
+    logits_weak, logits_strong : Tensor of shape (B, K)
+        Of the plain and of the augmented view; no gradient passes to the first.
+    threshold : float, default=0.95
+        Rows are kept where the largest probability is above it (not equal).
+    cluster_weights : {"balanced", "renormalized"} or None, default="balanced"
+        Weight of a kept row of a cluster with n_c of the n kept rows. "balanced":
+        n / n_c; "renormalized": n / n_c over the number of clusters with kept rows,
+        which is 1 on average; None: 1.
+    mean_over : {"kept", "batch"}, default="kept"
+        What the weighted sum is divided by. "kept": the weights of the kept rows;
+        "batch": B.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        0 with gradient 0 where no row is kept.
+
+    Raises
+    ------
+    ValueError
+        For unknown ``cluster_weights`` or ``mean_over``.
+
+    References
+    ----------
+    .. [1] X. Wang, L. Lian, S. X. Yu, "Unsupervised selective labeling for more
+       effective semi-supervised learning", ECCV 2022; section 4 and its public code.
+    """
+    if cluster_weights not in ("balanced", "renormalized", None):
+        raise ValueError(
+            f'cluster_weights={cluster_weights!r} is none of "balanced", '
+            '"renormalized", None.'
+        )
+    if mean_over not in ("kept", "batch"):
+        raise ValueError(f'mean_over={mean_over!r} is none of "kept", "batch".')
+    confidence, targets = at_least_float32(logits_weak.detach()).softmax(-1).max(-1)
+    kept = confidence > threshold  # (B,)
+    losses = F.cross_entropy(at_least_float32(logits_strong), targets, reduction="none")
+    weights = kept.float()
+    if cluster_weights is not None:
+        members = F.one_hot(targets, logits_weak.shape[-1]) * kept[:, None]  # (B, K)
+        # in float32 and in this order the released code's digits come out
+        counts, n_kept = members.sum(0).float(), kept.sum().float()
+        present = counts.clamp_min(1)
+        if cluster_weights == "balanced":
+            weights = weights * (1 / (present / n_kept))[targets]
+        else:
+            n_clusters = (counts > 0).sum().clamp_min(1)
+            weights = weights * (1 / present * (n_kept / n_clusters))[targets]
+    total = (losses.masked_fill(~kept, 0) * weights).sum()
+    if mean_over == "batch":
+        return total / len(kept)
+    # weights add up to 1 at least where a row is kept, so the bound only saves 0 / 0
+    return total / weights.sum().clamp_min(1)
+
+
+def learning_loss(predicted, losses, margin=1.0):
+    r"""Teach the order of losses, pair by pair: learning loss.
+
+    .. math:: \max(0, m - s_{ij} (\hat l_i - \hat l_j)), \quad
+              s_{ij} = +1 \text{ if } l_i > l_j, \text{ else } -1, \quad j = B - 1 - i
+
+    The size of a loss falls during training; what stays is which of two is larger.
+
+    Parameters
+    ----------
+    predicted : Tensor of shape (B,)
+        Predicted losses, the l with a hat.
+    losses : Tensor of shape (B,)
+        True ones; no gradient passes to them.
+    margin : float, default=1.0
+        m, >= 0: how far predictions of a pair shall be apart. Paper: xi.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Mean over the B // 2 pairs of the first row with the last, the second with the
+        last but one, and so on; ``margin`` where all predictions are equal, 0 for
+        B = 1.
+
+    Raises
+    ------
+    ValueError
+        If the two have not the same number of entries along one axis.
+
+    Notes
+    -----
+    The middle row of an odd batch has no partner and is left out. Of equal losses the
+    first is taken for the smaller one, as in the public code.
+
+    References
+    ----------
+    .. [1] D. Yoo, I. S. Kweon, "Learning loss for active learning", CVPR 2019,
+       section 3.3.
+    """
+    if predicted.shape != losses.shape or predicted.ndim != 1:
+        raise ValueError(
+            f"predicted and losses have shapes {tuple(predicted.shape)} and "
+            f"{tuple(losses.shape)}; both must be (B,)."
+        )
+    predicted, losses = at_least_float32(predicted), losses.detach()
+    n_pairs = len(predicted) // 2
+    difference = (predicted - predicted.flip(0))[:n_pairs]
+    larger = (losses > losses.flip(0))[:n_pairs]
+    sign = torch.where(larger, 1, -1)
+    return F.relu(margin - sign * difference).sum() / max(1, n_pairs)
+
+
+def temporal_consistency(logits, auxiliary, average):
+    r"""Pull an auxiliary head toward the main one and toward the past: TOD's loss.
+
+    .. math:: \frac{1}{BK} \sum_{ik} (s_{ik} - c_{ik})^2 + (c_{ik} - \bar s_{ik})^2
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K)
+        Of the main head, s.
+    auxiliary : Tensor of shape (B, K)
+        Of the second head on the same features, c.
+    average : Tensor of shape (B, K)
+        Of the main head of the averaged network; no gradient passes to it.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        Mean over rows and classes; 0 where all agree or B = 0. TOD's is the sum of that
+        of the labeled and that of the unlabeled rows.
+
+    References
+    ----------
+    .. [1] S. Huang et al., "Semi-supervised active learning with temporal output
+       discrepancy", ICCV 2021, and its public code.
+    """
+    s, c = at_least_float32(logits), at_least_float32(auxiliary)
+    past = at_least_float32(average.detach())
+    return ((s - c).square() + (c - past).square()).sum() / max(1, s.numel())
