@@ -113,7 +113,7 @@ def test_the_estimator_trains_on_the_golden_losses(contrast):
         )
 
 
-def test_the_entropy_that_chooses_the_next_labels():
+def test_golden_entropy_that_chooses_the_next_labels():
     for case in cases("dec_clustering"):
         z, centers = (torch.from_numpy(case[k]) for k in ("z", "centers"))
         embed, alpha = torch.nn.Identity(), float(case["alpha"])

@@ -59,7 +59,7 @@ def digits():
 # -- what is published
 
 
-def test_filter_and_balance_as_the_public_code():
+def test_golden_filter_and_balance():
     for case in cases("noisystudent_filter_balance"):
         p, classes = case["probabilities"], case["label"]
         n_rows, least = int(case["num_image"]), float(case["min_threshold"])
@@ -82,7 +82,7 @@ def test_filter_and_balance_as_the_public_code():
             assert (scores >= threshold).sum() == case["class_total_at_threshold"][k]
 
 
-def test_the_loss_of_the_public_code():
+def test_golden_loss():
     for case in cases("noisystudent_loss"):
         labeled, unlabeled, teacher = (
             torch.from_numpy(case[name]).requires_grad_()
@@ -109,7 +109,7 @@ def test_the_loss_of_the_public_code():
         np.testing.assert_allclose(alone.item(), case["loss_labeled"], rtol=1e-8)
 
 
-def test_the_learning_rate_of_the_public_code():
+def test_golden_learning_rate():
     for case in cases("noisystudent_lr"):
         per_epoch = case["num_train"] / case["batch_size"]
         total = int(case["train_steps"])

@@ -117,12 +117,13 @@ def test_loss_extremes_and_errors():
 
 def test_golden_head():
     for case in cases("learning_loss_net"):
-        features = [torch.tensor(case[f"feature{i}"]) for i in range(4)]
+        n = sum(key.startswith("feature") for key in case)
+        features = [torch.tensor(case[f"feature{i}"]) for i in range(n)]
         for feature in features:
             feature.requires_grad_()
         sizes = [feature.shape[1] for feature in features]
         head = _LossHead(sizes, len(case["w_FC1_bias"])).double()
-        names = [(f"layers.{i}", f"FC{i + 1}") for i in range(4)] + [("last", "linear")]
+        names = [(f"layers.{i}", f"FC{i + 1}") for i in range(n)] + [("last", "linear")]
         state = {
             f"{ours}.{kind}": torch.tensor(case[f"w_{theirs}_{kind}"])
             for ours, theirs in names
