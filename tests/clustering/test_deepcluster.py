@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from skorch.callbacks import Callback
 
 import sklabel
 from sklabel import CollapseWarning
@@ -130,6 +131,42 @@ def test_labels_of_k_means_have_no_gaps():
     labels, centers = _cluster(Z, 8, 20)
     assert set(labels) == {0, 1, 2} and centers.shape == (3, 3)
     np.testing.assert_allclose(centers[labels], Z, atol=1e-6)
+
+
+def test_the_loss_is_the_slow_loop():
+    losses = []
+
+    class Compare(Callback):  # the head is gone after the fit
+        def on_batch_begin(self, net, batch=None, **_):
+            x, y = batch
+            with torch.no_grad():
+                logits = net.module_.head(net.module_.backbone(x)).double().numpy()
+            self.loss, self.hits = 0.0, 0
+            for scores, label in zip(logits, y.tolist()):
+                self.loss -= scores[label] - np.log(np.exp(scores).sum())
+                self.hits += scores.argmax() == label
+
+        def on_batch_end(self, net, batch=None, loss=None, view_agreement=None, **_):
+            n = len(batch[0])
+            losses.append(float(loss))
+            np.testing.assert_allclose(losses[-1], self.loss / n, rtol=1e-5)
+            np.testing.assert_allclose(float(view_agreement), self.hits / n, rtol=1e-5)
+
+    settings = {"backbone": torch.nn.Linear(X.shape[1], 4), "augment": None}
+    quiet(
+        short(
+            **settings,
+            n_training_clusters=5,
+            sobel=False,
+            optimizer="sgd",
+            lr=0.5,
+            warmup_epochs=0,
+            batch_size=30,
+            net_params={"callbacks": [Compare]},
+        ),
+        X,
+    )
+    assert len(losses) > 6 and losses[-1] < 0.9 * losses[0]
 
 
 def test_the_head_is_new_each_time_and_has_an_optimizer_of_its_own(monkeypatch):

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
@@ -49,6 +50,48 @@ def quiet(segmenter, x):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CollapseWarning)
         return segmenter.fit(x)
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_the_loss_is_the_slow_loop(collapsed):
+    x = np.random.default_rng(0).random((4, 5, 6)).astype(np.float32)
+    segmenter = short(
+        backbone=torch.nn.Conv2d(1, 3, 3, padding=1),
+        augment=None,
+        flip=1.0,  # the view is the mirrored image
+        rotate=0.0,
+        zoom=0.0,
+        half_side=1,
+        marginal_weight=1.3,
+        collapsed=collapsed,
+        max_epochs=3,
+        lr=0.1,
+    )
+    module = quiet(segmenter, x).net_.module_.eval()
+    loss, figures = module.loss(torch.from_numpy(x)[:, None], None)
+    p1 = segmenter.predict_proba(x).astype(float)
+    p2 = segmenter.predict_proba(x[:, :, ::-1].copy())[..., ::-1].astype(float)
+    assert abs(p1 - p2).max() > 1e-3
+
+    def joint(down, right):
+        total = np.zeros((2, 2))
+        for n, row, column in np.ndindex(x.shape):
+            if 0 <= row + down < 5 and 0 <= column + right < 6:
+                pair = p1[n, :, row + down, column + right], p2[n, :, row, column]
+                total += np.outer(*pair)
+        return total
+
+    def minus_information(p, weight):
+        p = (p + p.T) / 2 / p.sum()
+        log_marginals = np.log(p.sum(1))[:, None] + np.log(p.sum(0))
+        return -(p * (np.log(p) - weight * log_marginals)).sum()
+
+    joints = [joint(*place) for place in product((-1, 0, 1), repeat=2)]
+    joints = [sum(joints)] if collapsed else joints
+    expected = np.mean([minus_information(p, 1.3) for p in joints])
+    np.testing.assert_allclose(loss.item(), expected, rtol=1e-3)
+    information = -minus_information(joint(0, 0), 1.0)
+    np.testing.assert_allclose(figures["information"], information, rtol=1e-2)
 
 
 def weights(segmenter):

@@ -102,6 +102,30 @@ def test_loss_is_the_slow_loop(n, margin, seed):
     assert again == pytest.approx(found, abs=1e-9)
 
 
+@pytest.mark.parametrize("n_rows", [8, 7])
+def test_the_loss_of_a_step_is_the_slow_loop(digits, n_rows):
+    X, y, target = digits
+    selector = LearningLossSelector(
+        5, **SHORT, augment=None, margin=0.3, loss_weight=0.7, lr=0.01
+    ).fit(X, y)
+    module = selector.net_.module_.eval()
+    x, labels = torch.from_numpy(X[:n_rows]), torch.tensor(target[:n_rows])
+    loss, figures = module.loss(x, labels)
+    with torch.no_grad():
+        logits = module.head(module.backbone(x)).double().numpy()
+        predicted = module(x)[:, 0].double().numpy()
+    losses = [np.log(np.exp(s).sum()) - s[k] for s, k in zip(logits, target)]
+    ranking = 0.0
+    for i in range(n_rows // 2):  # the first with the last, and so on
+        j = n_rows - 1 - i
+        sign = 1 if losses[i] > losses[j] else -1
+        hinge = max(0, 0.3 - sign * (predicted[i] - predicted[j]))
+        ranking += hinge / (n_rows // 2)
+    np.testing.assert_allclose(figures["class_loss"], np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(figures["ranking_loss"], ranking, rtol=1e-4)
+    np.testing.assert_allclose(loss.item(), np.mean(losses) + 0.7 * ranking, rtol=1e-5)
+
+
 def test_loss_extremes_and_errors():
     half = torch.tensor([100.0, -100.0], dtype=torch.bfloat16)
     assert learning_loss(half, torch.tensor([0.0, 1.0])).item() == 201

@@ -101,6 +101,30 @@ def test_golden():
 _PARTS = "", "cons_", "ema_"
 
 
+def test_the_loss_of_a_step_is_the_slow_loop(digits):
+    X, y, _ = digits
+    settings = {**SHORT, "max_steps": 20, "batch_size": 5, "lr": 0.01}
+    selector = TODSelector(5, **settings, augment=None, consistency_weight=0.3)
+    module = selector.fit(X, y).net_.module_.eval()
+    rows = np.r_[0:6, 60:64]  # six labeled ones, four that are not
+    x, labels = torch.from_numpy(X[rows]), torch.tensor(np.r_[y[:6], [-1] * 4])
+    loss, figures = module.loss(x, labels)
+    with torch.no_grad():
+        s, c = (part.double().numpy() for part in module.online(x))
+        past = module.average(x)[0].double().numpy()
+    assert abs(s - past).max() > 1e-3
+    class_loss = sum(np.log(np.exp(s[i]).sum()) - s[i, y[i]] for i in range(6)) / 6
+    consistency = 0.0
+    for part in (range(6), range(6, 10)):  # each kind has its own mean
+        for i in part:
+            for k in range(s.shape[1]):
+                pulls = (s[i, k] - c[i, k]) ** 2 + (c[i, k] - past[i, k]) ** 2
+                consistency += pulls / len(part) / s.shape[1]
+    np.testing.assert_allclose(figures["class_loss"], class_loss, rtol=1e-5)
+    np.testing.assert_allclose(figures["consistency"], consistency, rtol=1e-4)
+    np.testing.assert_allclose(loss.item(), class_loss + 0.3 * consistency, rtol=1e-5)
+
+
 def test_consistency_by_hand():
     s, c, past = (torch.tensor([[a, 0.0]]) for a in (1.0, 3.0, 6.0))
     assert temporal_consistency(s, c, past).item() == (4 + 9) / 2
