@@ -94,6 +94,30 @@ def test_the_loss_is_the_slow_loop(collapsed):
     np.testing.assert_allclose(figures["information"], information, rtol=1e-2)
 
 
+def test_a_turned_view_is_brought_back_before_pixels_are_paired():
+    coarse = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = F.interpolate(coarse, (32, 32), mode="bicubic")[:, 0].numpy()
+    segmenter = short(
+        backbone=torch.nn.Conv2d(1, 3, 1),  # pixel by pixel, so turned with the image
+        augment=None,
+        flip=0.5,
+        rotate=60.0,
+        zoom=0.2,
+        max_epochs=60,
+        lr=0.1,
+    )
+    module = quiet(segmenter, x).net_.module_.eval()
+    p = segmenter.predict_proba(x).transpose(1, 0, 2, 3).reshape(2, -1)
+    joint = p @ p.T / p.shape[1]
+    most = (joint * np.log(joint / np.outer(joint.sum(0), joint.sum(1)))).sum()
+    found = [
+        float(module.loss(torch.from_numpy(x)[:, None], None)[1]["information"])
+        for _ in range(5)
+    ]
+    # interpolation twice costs some; another place in the image far more
+    assert most > 0.5 and np.mean(found) > 0.8 * most
+
+
 def weights(segmenter):
     return torch.cat([p.detach().ravel() for p in segmenter.encoder_.parameters()])
 
