@@ -160,15 +160,6 @@ def test_another_backbone():
     assert again.transform(DIGITS).shape == (200, 4)
 
 
-def test_every_parameter_counts():
-    plain = short().fit_transform(DIGITS)
-    assert not np.array_equal(short(filters=(4, 8)).fit_transform(DIGITS), plain)
-    assert short(n_components=3).fit_transform(DIGITS).shape == (200, 3)
-    assert not np.array_equal(
-        short(hidden_sizes=(9,)).fit_transform(X), short().fit_transform(X)
-    )
-
-
 @pytest.mark.parametrize("x", [X, DIGITS], ids=["vectors", "images"])
 def test_standardize(x):
     plain, scaled = (

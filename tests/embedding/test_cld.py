@@ -154,21 +154,3 @@ def test_heads():
     assert isinstance(module.project, NormLinear)
     assert isinstance(module.group, NormLinear)
     assert isinstance(short().fit(X).net_.module_.group, nn.Linear)
-
-
-def test_every_parameter_counts():
-    base = {"max_steps": 6, "batch_size": 32, "n_groups": 8}
-    plain = short(**base).fit_transform(X)
-    for change in (
-        {"n_groups": 5},
-        {"temperature": 0.5},
-        {"group_temperature": 0.5},
-        {"group_weight": 0},
-        {"n_lloyd": 1},
-        {"queue_size": 16},
-        {"ema_decay": 0.5},
-        {"norm_head": True},
-        {"projection_size": 16},
-    ):
-        found = short(**{**base, **change}).fit_transform(X)
-        assert not np.array_equal(found, plain), change

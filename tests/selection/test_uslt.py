@@ -451,34 +451,6 @@ def test_copies_of_chosen_rows_come_last():
     assert len(labels) >= 10
 
 
-def test_every_parameter_counts():
-    base = {"batch_size": 32, "threshold": 0.2, "lr": 1e-2, "max_steps": 6}
-
-    def trained(**change):
-        module = quiet(short(**{**base, **change}), X).net_.module_
-        return torch.cat([p.detach().ravel() for p in module.backbone.parameters()])
-
-    weights = trained()
-    for change in (
-        {"n_clusters": 9},
-        {"n_heads": 1},
-        {"head": "linear"},
-        {"threshold": 0.9},
-        {"cluster_weights": None},
-        {"mean_over": "batch"},
-        {"adjustment_weight": 1.0},
-        {"ema_decay": 0.9},
-        {"temperature": 1.0},
-        {"local_weight": 1.0},
-        {"n_neighbors": 2},
-        {"train_backbone": False},
-        {"reassign_interval": 1, "min_size": 0.9, "max_size": 1.1},
-        {"normalize": False},
-        {"augment": None},
-    ):
-        assert not torch.equal(trained(**change), weights), change
-
-
 def test_a_backbone_that_is_not_trained_keeps_its_bits():
     body = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4))
     module = quiet(short(backbone=body, train_backbone=False), X).encoder_.body
