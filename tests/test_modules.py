@@ -165,15 +165,16 @@ DECAYS = {
 class Averaged(nn.Module):
     """A weight, and the running mean of a norm."""
 
-    def __init__(self, weight):
+    def __init__(self, weight, n_features):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(weight))
-        self.norm = nn.BatchNorm1d(3).double()
+        self.norm = nn.BatchNorm1d(n_features).double()
 
 
 def test_ema_update_golden():
     for case in cases("ema_update"):
-        source, kind = Averaged(case["initial"]), str(case["kind"])
+        n_features = case["buffers"].shape[1] if "buffers" in case else 1
+        source, kind = Averaged(case["initial"], n_features), str(case["kind"])
         target = frozen_copy(source)
         for i, values in enumerate(case["params"]):
             source.weight.data = torch.tensor(values)

@@ -87,9 +87,9 @@ class BYOLTransformer(EmbeddingRole, Learner):
     max_epochs
         Published: 1000.
     optimizer
-        Published: "lars_byol".
+        Published: "lars_outer".
     lr
-        Published: 0.2 with "lars_byol" and "linear" scaling.
+        Published: 0.2 with "lars_outer" and "linear" scaling.
     warmup_epochs
         Published: 10.
 
@@ -104,7 +104,7 @@ class BYOLTransformer(EmbeddingRole, Learner):
     loss is that of the paper, 0 to 8; a loss below 0.01 after a few epochs is a collapse.
     Departures, for small data and batches: AdamW at 1e-3, narrower heads, no blur below 64
     pixels, and the average starts with the network's own weights. The paper's setting:
-    ``backbone="resnet50", optimizer="lars_byol", lr=0.2, lr_scaling="linear",
+    ``backbone="resnet50", optimizer="lars_outer", lr=0.2, lr_scaling="linear",
     weight_decay=1.5e-6, batch_size=4096, warmup_epochs=10, max_epochs=1000,
     ema_decay=0.996, projection_hidden=4096``. Its rates are for LARS only.
 

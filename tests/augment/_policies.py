@@ -1,11 +1,8 @@
 """What the tests of augmentations share: policies, shapes, images."""
 
-import numpy as np
-import pytest
 import torch
 
 from sklabel import augment as A
-from tests._golden import FOLDER
 
 POLICIES = {
     "weak": A.Weak(),
@@ -35,12 +32,3 @@ def to_batch(image):
 
 def from_batch(x):
     return x[0].permute(1, 2, 0).numpy()
-
-
-def table(file, name):
-    """Return the arrays of a golden file without cases whose keys begin with a name."""
-    path = FOLDER / file
-    if not path.exists():
-        pytest.skip(f"golden file {path.name} is not in {FOLDER}")
-    with np.load(path) as arrays:
-        return {k[3:]: arrays[k] for k in arrays.files if k.startswith(f"c0_{name}")}

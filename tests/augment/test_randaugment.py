@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from sklabel import augment as A
-from tests.augment._policies import images, table
+from tests._golden import cases
+from tests.augment._policies import images
 
 TABLES = "randaugment_tables.npz"
 
@@ -16,45 +17,47 @@ def values_of(op, levels, name, size=(100, 100)):
 
 
 def test_golden_table_of_the_port():
-    golden = table(TABLES, "fixmatch_port")
-    names, top, bias = (golden[f"fixmatch_port_{k}"] for k in ("names", "max", "bias"))
-    assert set(names) == set(A.FIXMATCH)
-    for op, most, low in zip(names, top, bias, strict=True):
-        found = values_of(op, [0, 10], "port")
-        if np.isnan(most):
-            expected = [0, 0]
-        elif op == "Solarize":
-            expected = [256, 256 - most]
-        elif op.startswith("Translate"):
-            expected = [0, 100 * most]
-        else:
-            expected = [low, low + most]
-        np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=op)
+    for case in cases("randaugment_tables"):
+        names, top, bias = (
+            case[f"fixmatch_port_{k}"] for k in ("names", "max", "bias")
+        )
+        assert set(names) == set(A.FIXMATCH)
+        for op, most, low in zip(names, top, bias, strict=True):
+            found = values_of(op, [0, 10], "port")
+            if np.isnan(most):
+                expected = [0, 0]
+            elif op == "Solarize":
+                expected = [256, 256 - most]
+            elif op.startswith("Translate"):
+                expected = [0, 100 * most]
+            else:
+                expected = [low, low + most]
+            np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=op)
 
 
 def test_golden_table_of_the_official_code():
-    golden = table(TABLES, "fixmatch_official")
-    levels = golden["fixmatch_official_levels"]
-    names = golden["fixmatch_official_names"]
-    assert set(names) == set(A.FIXMATCH)
-    expected = golden["fixmatch_official_level_values"]
-    for op, row in zip(names, expected, strict=True):
-        found = values_of(op, levels, "official")
-        np.testing.assert_allclose(found, np.nan_to_num(row), atol=1e-12, err_msg=op)
+    for case in cases("randaugment_tables"):
+        levels = case["fixmatch_official_levels"]
+        names = case["fixmatch_official_names"]
+        assert set(names) == set(A.FIXMATCH)
+        rows = np.nan_to_num(case["fixmatch_official_level_values"])
+        for op, expected in zip(names, rows, strict=True):
+            found = values_of(op, levels, "official")
+            np.testing.assert_allclose(found, expected, atol=1e-12, err_msg=op)
 
 
 @pytest.mark.parametrize("golden, name", [("uslt", "scan"), ("usb", "usb")])
 def test_golden_continuous_tables(golden, name):
-    rows = table(TABLES, golden)
-    names, low, high = (rows[f"{golden}_{k}"] for k in ("names", "low", "high"))
-    assert set(names) == set(A.FIXMATCH)
-    for op, least, most in zip(names, low, high, strict=True):
-        found = values_of(op, [0.0, 1.0], name)
-        if op in ("Identity", "AutoContrast", "Equalize"):
-            continue  # nothing to set
-        if op.startswith("Translate"):
-            least, most = 100 * least, 100 * most
-        np.testing.assert_allclose(found, [least, most], atol=1e-9, err_msg=op)
+    for case in cases("randaugment_tables"):
+        names, low, high = (case[f"{golden}_{k}"] for k in ("names", "low", "high"))
+        assert set(names) == set(A.FIXMATCH)
+        for op, least, most in zip(names, low, high, strict=True):
+            found = values_of(op, [0.0, 1.0], name)
+            if op in ("Identity", "AutoContrast", "Equalize"):
+                continue  # nothing to set
+            if op.startswith("Translate"):
+                least, most = 100 * least, 100 * most
+            np.testing.assert_allclose(found, [least, most], atol=1e-9, err_msg=op)
 
 
 def test_unknown_names_are_refused():

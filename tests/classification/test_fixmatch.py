@@ -1,4 +1,4 @@
-"""FixMatch: unlabeled rows help, every parameter counts, hard cases work."""
+"""FixMatch: unlabeled rows help, hard cases work."""
 
 import warnings
 
@@ -129,31 +129,6 @@ def test_predictions_come_from_the_average():
         expected = average(torch.from_numpy(X)).softmax(1).numpy()
     np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-5, atol=1e-6)
     assert clf.encoder_ is clf.net_.module_.average[0]
-
-
-def test_every_parameter_counts():
-    y = np.where(np.arange(80) < 30, TRUTH, -1)
-    plain = short(random_state=1).fit(X, y).predict_proba(X)
-    for change in (
-        {"threshold": 0.0},
-        {"threshold": 0.0, "unlabeled_weight": 5.0},
-        {"unlabeled_ratio": 2},
-        {"threshold": 0.0, "temperature": 0.1, "hard_labels": False},
-        {"threshold": 0.0, "hard_labels": False},
-        {"include_labeled": False},
-        {"threshold": 0.6, "class_thresholds": True},
-        {"threshold": 0.0, "distribution_alignment": True, "hard_labels": False},
-        {"class_weight": {0: 5.0}},
-        {"calibration_size": 0.5},
-        {"ema_decay": 0.1},
-        {"weak_augment": None},
-        {"threshold": 0.0, "strong_augment": None},
-        {"lr": 0.3},
-        {"max_steps": 5},
-        {"batch_size": 8},
-    ):
-        found = short(**{"random_state": 1, **change}).fit(X, y).predict_proba(X)
-        assert not np.array_equal(found, plain), change
 
 
 @pytest.mark.parametrize("strong", ["randaugment", "ctaugment", None, Weak(flip=0)])

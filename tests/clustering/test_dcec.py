@@ -266,26 +266,3 @@ def test_saved_and_loaded(tmp_path):
         np.testing.assert_array_equal(
             loaded.predict_proba(data), fitted.predict_proba(data)
         )
-
-
-def test_every_parameter_counts():
-    base = {"max_steps": 20, "update_interval": 4, "tol": 0.0}
-    plain = short(**base).fit(X).predict_proba(X)
-    for change in (
-        {"cluster_weight": 1.0},
-        {"reconstruction_weight": 0.1},
-        {"alpha": 2.0},
-        {"update_interval": 2},
-        {"max_steps": 24},
-        {"tol": 0.9},
-        {"batch_size": 16},
-        {"optimizer": "sgd"},
-        {"lr": 1e-2},
-        {"weight_decay": 0.5, "optimizer": "adamw"},
-        {"schedule": "cosine"},
-        {"warmup_epochs": 2},
-        {"embedder": AutoencoderTransformer(3, hidden_sizes=(9,), max_steps=9)},
-        {"random_state": 1},
-    ):
-        found = short(**{**base, **change}).fit(X).predict_proba(X)
-        assert not np.array_equal(found, plain), change

@@ -232,28 +232,6 @@ def test_warm_start_keeps_the_head_or_makes_another_number_of_outputs(n_heads):
     assert fitted.n_clusters_ == 6
 
 
-def test_every_parameter_counts():
-    base = {"self_label_batch_size": 32, "self_label_threshold": 0.3}
-    plain = quiet(short(**base), X).net_.module_.backbone.state_dict()
-    for change in (
-        {"n_neighbors": 2},
-        {"entropy_weight": 1.0},
-        {"n_heads": 2},
-        {"prior": [0.8, 0.1, 0.1]},
-        {"train_backbone": False},
-        {"self_label_epochs": 0},
-        {"self_label_threshold": 0.999},
-        {"self_label_batch_size": 64},
-        {"balance_clusters": False},
-        {"metric": "cosine"},
-        {"augment": None},
-        {"batch_size": 16},
-        {"max_steps": 1},
-    ):
-        found = quiet(short(**{**base, **change}), X).net_.module_.backbone.state_dict()
-        assert not all(torch.equal(found[k], plain[k]) for k in plain), change
-
-
 def test_a_backbone_that_is_not_trained_keeps_its_bits():
     body = torch.nn.Linear(6, 4)
     module = quiet(

@@ -105,16 +105,3 @@ def test_views_are_the_papers_and_differ():
 def test_a_triple_of_views_is_refused():
     with pytest.raises(ValueError, match="augment=.* pair"):
         short(augment=(None, None, None)).fit(X)
-
-
-def test_every_parameter_counts():
-    base = {"max_steps": 6, "batch_size": 32}
-    plain = short(**base).fit_transform(X)
-    for change in (
-        {"ema_decay": 0.5},
-        {"ema_ramp": False},
-        {"projection_size": 16},
-        {"projection_hidden": 16},
-        {"augment": ("auto", None)},
-    ):
-        assert not np.array_equal(short(**{**base, **change}).fit_transform(X), plain)

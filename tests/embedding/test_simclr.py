@@ -87,23 +87,6 @@ def test_scaled_rates(scaling, expected):
     np.testing.assert_allclose(fitted.net_.history[-1, "lr"], expected)
 
 
-def test_every_parameter_of_training_counts():
-    base = {"max_steps": None, "max_epochs": 2, "batch_size": 32}
-    plain = short(**base).fit_transform(X)
-    for change in (
-        {"temperature": 0.1},
-        {"max_epochs": 3},
-        {"batch_size": 16},
-        {"optimizer": "sgd"},
-        {"lr": 1e-2},
-        {"weight_decay": 10.0},
-        {"schedule": "constant"},
-        {"warmup_epochs": 0},
-        {"augment": None},
-    ):
-        assert not np.array_equal(short(**{**base, **change}).fit_transform(X), plain)
-
-
 def test_the_published_setting_of_the_optimizer():
     fitted = short(
         optimizer="lars", lr=1.0, lr_scaling="linear", batch_size=64, warmup_epochs=1

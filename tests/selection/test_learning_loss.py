@@ -102,6 +102,30 @@ def test_loss_is_the_slow_loop(n, margin, seed):
     assert again == pytest.approx(found, abs=1e-9)
 
 
+@pytest.mark.parametrize("n_rows", [8, 7])
+def test_the_loss_of_a_step_is_the_slow_loop(digits, n_rows):
+    X, y, target = digits
+    selector = LearningLossSelector(
+        5, **SHORT, augment=None, margin=0.3, loss_weight=0.7, lr=0.01
+    ).fit(X, y)
+    module = selector.net_.module_.eval()
+    x, labels = torch.from_numpy(X[:n_rows]), torch.tensor(target[:n_rows])
+    loss, figures = module.loss(x, labels)
+    with torch.no_grad():
+        logits = module.head(module.backbone(x)).double().numpy()
+        predicted = module(x)[:, 0].double().numpy()
+    losses = [np.log(np.exp(s).sum()) - s[k] for s, k in zip(logits, target)]
+    ranking = 0.0
+    for i in range(n_rows // 2):  # the first with the last, and so on
+        j = n_rows - 1 - i
+        sign = 1 if losses[i] > losses[j] else -1
+        hinge = max(0, 0.3 - sign * (predicted[i] - predicted[j]))
+        ranking += hinge / (n_rows // 2)
+    np.testing.assert_allclose(figures["class_loss"], np.mean(losses), rtol=1e-5)
+    np.testing.assert_allclose(figures["ranking_loss"], ranking, rtol=1e-4)
+    np.testing.assert_allclose(loss.item(), np.mean(losses) + 0.7 * ranking, rtol=1e-5)
+
+
 def test_loss_extremes_and_errors():
     half = torch.tensor([100.0, -100.0], dtype=torch.bfloat16)
     assert learning_loss(half, torch.tensor([0.0, 1.0])).item() == 201
@@ -117,12 +141,13 @@ def test_loss_extremes_and_errors():
 
 def test_golden_head():
     for case in cases("learning_loss_net"):
-        features = [torch.tensor(case[f"feature{i}"]) for i in range(4)]
+        n = sum(key.startswith("feature") for key in case)
+        features = [torch.tensor(case[f"feature{i}"]) for i in range(n)]
         for feature in features:
             feature.requires_grad_()
         sizes = [feature.shape[1] for feature in features]
         head = _LossHead(sizes, len(case["w_FC1_bias"])).double()
-        names = [(f"layers.{i}", f"FC{i + 1}") for i in range(4)] + [("last", "linear")]
+        names = [(f"layers.{i}", f"FC{i + 1}") for i in range(n)] + [("last", "linear")]
         state = {
             f"{ours}.{kind}": torch.tensor(case[f"w_{theirs}_{kind}"])
             for ours, theirs in names
