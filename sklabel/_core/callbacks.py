@@ -49,8 +49,9 @@ def fitting(fit):
             self._task[0].call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes={}
             )
-        finally:
-            del self._task
+        finally:  # what only a fit needs
+            for name in ("_task", "_continued", "_earlier_epochs"):
+                vars(self).pop(name, None)
         return self
 
     return fit_with_callbacks

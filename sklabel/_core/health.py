@@ -107,3 +107,17 @@ def set_n_clusters(
             f"One cluster holds {share:.0%} of the {of}. {remedy_largest}.",
             CollapseWarning,
         )
+
+
+def warn_collapsed(embedder, remedy, least_spread=0.05, least_rank=1.5):
+    """Warn if the features of the last epoch hardly differ."""
+    if not embedder.net_.history:
+        return  # interrupted in the first epoch
+    last = embedder.net_.history[-1]
+    spread, rank = last.get("feature_std", 1.0), last.get("effective_rank", np.inf)
+    if spread < least_spread or rank < least_rank:
+        warn(
+            f"The features of {type(embedder).__name__} have collapsed (spread "
+            f"{spread:.3f} of 1, effective rank {rank:.1f}): {remedy}.",
+            CollapseWarning,
+        )

@@ -78,7 +78,10 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
             self.net_.history[-1].update(epoch)
 
     def _rebuild_module(self, mean, std):
-        return self._build_module(mean, std)
+        """Return a module for saved weights, as it is after training."""
+        module = self._build_module(mean, std)
+        module.drop_training_state()
+        return module
 
     def _predict_rows(self, X):
         """Return the module's forward for every row, float32; NaN for unreadable ones."""
@@ -136,6 +139,9 @@ class Learner(Training, NetEstimator, abstract=True):
     # of the last fit: names of the weights that it may have started from, whether it
     # trained nothing at all, and whether it was broken off
     _origins, _fresh, _unfinished = (None,), True, False
+    # in a fit: the module that it goes on from, until a new one has taken over its
+    # weights, and the history of the stages before this one
+    _continued, _earlier_epochs = None, ()
 
     def _check_X(self, X, reset=False):
         """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
@@ -154,6 +160,7 @@ class Learner(Training, NetEstimator, abstract=True):
         self._continued = self._start(samples.sample_shape)
         self.sample_shape_ = samples.sample_shape
         self.interrupted_, self._unfinished = False, True
+        self._earlier_epochs = ()
         return samples
 
     def _start(self, sample_shape):
@@ -275,28 +282,29 @@ class Learner(Training, NetEstimator, abstract=True):
             **{**given, **settings, **(self.net_params or {})},
         ).initialize()
 
-    def _fit_net(
+    def _stage(
         self,
+        name,
         module,
         sampler,
         *,
-        stage="fit",
         identity=(),
         predicts=True,
         watch=None,
         train=True,
         **settings,
     ):
-        """Train a module on rows; a method's stages are calls of this in turn.
+        """Train a module: one stage of a method. Its epochs go on with the history.
+
+        A stage that was begun before continues from its checkpoint.
 
         Parameters
         ----------
-        module : nn.Module
-            With the verbs of `Net`.
+        name : str
+            Names the progress bar and the checkpoint.
+        module : Method
         sampler : Shuffled or another sampler
             The rows, and the order in which they are drawn.
-        stage : str
-            Names the progress bar and the checkpoint.
         identity : sequence
             What makes this training another one, beside the estimator's parameters, the
             rows and the ``identity`` of their sampler: names the checkpoint.
@@ -311,39 +319,36 @@ class Learner(Training, NetEstimator, abstract=True):
 
         Returns
         -------
-        self
+        module : Method
         """
         self._continued = None  # the module holds what it takes over
-        checkpoint = self._checkpoint(sampler, stage, identity)
         self._pixel_range = self._resolve_pixel_range(sampler.samples)
         net = self._make_net(
             module,
             self._pixel_range,
-            checkpoint=checkpoint,
+            checkpoint=self._checkpoint(sampler, name, identity),
             watch=watch,
-            stage=Stage(self, stage, predicts),
-            description=f"{type(self).__name__} {stage}",
+            stage=Stage(self, name, predicts),
+            description=f"{type(self).__name__} {name}",
             **settings,
         )
         self.net_ = net
-        self.n_iter_ = 0
-        if self.interrupted_:
-            return self
-        self._fresh = False
-        if not train:
-            return self
-        net.partial_fit(sampler)
-        net.stage = None  # it knows X
+        self._fresh &= self.interrupted_
+        if train and not self.interrupted_:
+            net.partial_fit(sampler)
+            net.stage = None  # it knows X
+            if net.interrupted_:
+                self.interrupted_ = True
+                warn(
+                    f"{type(self).__name__} was interrupted in stage {name!r} after "
+                    f"{net.step_} of {net.total_steps_} steps. It is fitted with what it "
+                    "had learned; call fit again for the rest.",
+                    UserWarning,
+                )
+        net.history[:0] = self._earlier_epochs
+        self._earlier_epochs = net.history[:]
         self.n_iter_ = len(net.history)
-        if net.interrupted_:
-            self.interrupted_ = True
-            warn(
-                f"{type(self).__name__} was interrupted in stage {stage!r} after "
-                f"{net.step_} of {net.total_steps_} steps. It is fitted with what it "
-                "had learned; call fit again for the rest.",
-                UserWarning,
-            )
-        return self
+        return module
 
 
 def _holds(outer, inner):

@@ -196,7 +196,7 @@ def _encode_estimator(estimator, tensors, key):
     fitted = {
         name: value
         for name, value in vars(estimator).items()
-        if name not in parameters and name not in ("net_", "_continued")
+        if name not in parameters and name != "net_"
     }
     described = {
         "class": [type(estimator).__module__.split(".")[1], type(estimator).__name__],

@@ -3,8 +3,8 @@
 from typing import Literal
 
 import torch
+from torch import nn
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -20,10 +20,9 @@ from ..modules import ProjectionNet, mlp
 
 
 class _SimCLR(ProjectionNet):
-    def __init__(self, *parts, augment, temperature, output):
-        super().__init__(*parts, output)
-        self.augment = augment
-        self.temperature = temperature
+    _: KW_ONLY
+    augment: nn.Module
+    temperature: float
 
     def loss(self, x, y):
         # both views in one forward: BatchNorm sees all 2B images
@@ -99,25 +98,7 @@ class SimCLRTransformer(EmbeddingRole, Learner):
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 
-    @fitting
-    def fit(self, X, y=None):
-        """Train the network on X.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : SimCLRTransformer
-        """
-        samples = self._check_X(X, reset=True)
-        remedy = f"lower lr={self.lr} or temperature={self.temperature}"
-        return self._fit_embedding(samples, remedy)
+    remedy = "lower lr={lr} or temperature={temperature}"
 
     def _build_module(self, mean, std):
         backbone = self._build_backbone(mean, std)

@@ -2,6 +2,7 @@
 
 import functools
 from collections import namedtuple
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.base import (
 )
 
 from ..calibration import fit_temperature, hold_out, rescale
+from ..callbacks import fitting
 from ..health import CollapseWarning, watch_accuracy
 from ..labels import (
     check_labels,
@@ -19,6 +21,8 @@ from ..labels import (
     most_probable,
 )
 from ..parameters import KW_ONLY, Count, OpenUnitInterval, Parameters
+from ..samplers import Mixed
+from ..samples import Samples
 from ..warn import warn
 
 
@@ -59,7 +63,41 @@ class LabeledScoreMixin:
 
 
 # labeled rows that are withheld, with their classes and their sample_weight
-Held = namedtuple("Held", "rows codes weights")
+Withheld = namedtuple("Withheld", "rows codes weights")
+
+
+@dataclass
+class PartlyLabeled:
+    """Rows that a classifier trains on, with the labels that it may use.
+
+    Parameters
+    ----------
+    rows : Samples
+        Without labeled rows of weight 0.
+    codes : ndarray of int of shape (n_samples,)
+        Class of each row; -1: unlabeled, or its label is withheld.
+    weights : ndarray of shape (n_samples,) or None
+        How often each labeled row is drawn; None: all equally often.
+    withheld : Withheld
+        Rows whose labels are withheld, to calibrate on.
+    """
+
+    rows: Samples
+    codes: np.ndarray
+    weights: np.ndarray | None
+    withheld: Withheld
+
+    def mixed(self, ratio, include_labeled=True):
+        """Return the sampler of batches of labeled and unlabeled rows."""
+        return Mixed(self.rows, self.codes, ratio, include_labeled, self.weights)
+
+    @property
+    def watch(self):
+        """What watches the accuracy on withheld rows; None: there are none."""
+        if not len(self.withheld.rows):
+            return None
+        rows, codes = self.withheld.rows, self.withheld.codes
+        return functools.partial(watch_accuracy, rows=rows, codes=codes)
 
 
 class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstract=True):
@@ -91,6 +129,43 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     class_weight: Literal["balanced"] | dict | None = None
     calibration_size: Count | OpenUnitInterval | None = None
 
+    @fitting
+    def fit(self, X, y, sample_weight=None):
+        """Train on labeled and unlabeled rows.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : array-like of shape (n_samples,)
+            Classes; -1, None or NaN for unlabeled rows.
+        sample_weight : array-like of shape (n_samples,), default=None
+            How often a labeled row is drawn, compared with the others; times the weight
+            of its class. A labeled row of weight 0 is left out of the training.
+            Unlabeled rows have no weight.
+
+        Returns
+        -------
+        self : estimator
+        """
+        samples = self._check_X(X, reset=True)
+        codes = self._encode_y(y, samples)
+        with self._seeded() as seed:
+            labeled = self._split_calibration(codes, samples, sample_weight, seed)
+            trained = self._train(X, labeled, seed)
+            self.net_.module_.drop_training_state()
+        self._finish(samples, codes, labeled.withheld, y)
+        self._check_health(trained)
+        return self
+
+    def _train(self, X, labeled, seed):
+        """Train the method's module; return what `_check_health` looks at."""
+        raise NotImplementedError
+
+    def _check_health(self, trained):
+        """Warn if the training shows that something is wrong."""
+
     def _encode_y(self, y, samples):
         """Set ``classes_`` and return class codes, -1 for an unlabeled row."""
         classes, codes = encode_labels(check_labels(y, n_samples=len(samples)))
@@ -118,14 +193,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
 
         Returns
         -------
-        rows : Samples
-            Without labeled rows of weight 0.
-        trained : ndarray of int of shape (n_samples,)
-            The codes, -1 where the label is withheld.
-        weights : ndarray of shape (n_samples,) or None
-            How often each labeled row is drawn; None: all equally often.
-        held : Held
-            Rows whose labels are withheld.
+        labeled : PartlyLabeled
         """
         self._check_class_weight()
         own = _check_sample_weight(sample_weight, codes >= 0)
@@ -144,14 +212,14 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             usable, held = hold_out(usable, self.calibration_size, self._held_seed)
             trained = codes.copy()
             trained[held] = -1
-        held = Held(held, codes[held], own[held])
+        held = Withheld(held, codes[held], own[held])
         if self.class_weight is None and sample_weight is None:
-            return rows, trained, None, held
+            return PartlyLabeled(rows, trained, None, held)
         known = usable >= 0
         weights = np.where(known, given, 0.0)
         if self.class_weight == "balanced":
             weights[known] /= np.bincount(usable[known])[usable[known]]
-        return rows, trained, weights, held
+        return PartlyLabeled(rows, trained, weights, held)
 
     def _check_class_weight(self):
         if not isinstance(self.class_weight, dict):
@@ -192,12 +260,6 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             "these labels away.",
             UserWarning,
         )
-
-    def _watch(self, held):
-        """Return what watches the accuracy on withheld rows; None: there are none."""
-        if not len(held.rows):
-            return None
-        return functools.partial(watch_accuracy, rows=held.rows, codes=held.codes)
 
     def _finish(self, samples, codes, held, y):
         """Calibrate on the rows withheld, and give every row of X a class.

@@ -5,6 +5,7 @@ from sklearn.base import (
     ClusterMixin,
 )
 
+from ..callbacks import fitting
 from ..health import set_n_clusters
 from ..labels import most_probable
 from ..parameters import Parameters
@@ -68,7 +69,41 @@ class ClusteringRole(PredictClustersMixin, ClusterMixin, abstract=True):
         Clusters in use.
     """
 
-    def _set_labels(self, p, samples, remedy, remedy_largest, prior=None):
+    @fitting
+    def fit(self, X, y=None):
+        """Cluster X.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : estimator
+        """
+        samples = self._check_X(X, reset=True)
+        check_n_clusters(self, samples)
+        with self._seeded() as seed:
+            self._train(X, samples, seed)
+            self.net_.module_.drop_training_state()
+            p = self._forward_rows(samples)
+        self._check_health(p)
+        used = self._set_labels(p, samples)
+        self.net_.module_.keep_outputs(used)
+        return self
+
+    def _check_health(self, p):
+        """Warn if a stage of the training has learned nothing."""
+
+    def _remedies(self):
+        """Return what to do about too few clusters in use, and about one of most rows."""
+        raise NotImplementedError
+
+    def _set_labels(self, p, samples, prior=None):
         """Set ``labels_`` and what goes with them; return the clusters in use.
 
         Parameters
@@ -76,10 +111,6 @@ class ClusteringRole(PredictClustersMixin, ClusterMixin, abstract=True):
         p : ndarray of shape (n_samples, K)
             Probabilities; clusters that no row uses do not count.
         samples : Samples
-        remedy : str
-            What to do about clusters that are not in use.
-        remedy_largest : str
-            What to do about one cluster that holds most rows.
         prior : Tensor of shape (K,) or None
             Shares that the clusters were asked to have; None: equal ones.
         """
@@ -90,7 +121,7 @@ class ClusteringRole(PredictClustersMixin, ClusterMixin, abstract=True):
         self.labels_ = np.full(len(samples), -1)
         self.labels_[good] = np.searchsorted(used, labels)
         self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
-        set_n_clusters(self, remedy, remedy_largest, prior)
+        set_n_clusters(self, *self._remedies(), prior)
         return used
 
 

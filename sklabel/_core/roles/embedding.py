@@ -7,10 +7,10 @@ from sklearn.base import (
 )
 
 from ...optim import scaled_lr
-from ..health import CollapseWarning, watch_features
+from ..callbacks import fitting
+from ..health import warn_collapsed, watch_features
 from ..parameters import Parameters
 from ..samplers import Shuffled
-from ..warn import warn
 
 
 class EmbeddingRole(
@@ -35,6 +35,43 @@ class EmbeddingRole(
     encoder_ : nn.Module
         Trained encoder, the head left out.
     """
+
+    # what to change where the features have collapsed; {names} are parameters
+    remedy = "lower lr={lr}"
+    least_spread, least_rank = 0.05, 1.5
+
+    @fitting
+    def fit(self, X, y=None):
+        """Train the network on X.
+
+        Parameters
+        ----------
+        X : array-like
+            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
+            files; or vectors ``(n, D)``.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : estimator
+        """
+        samples = self._check_X(X, reset=True)
+        with self._seeded():
+            self._train(samples)
+        self._check_health()
+        return self
+
+    def _train(self, samples):
+        """Train the module of the method on views of all rows."""
+        module = self._continued or self._build_module(*samples.statistics())
+        lr = scaled_lr(self.lr, self.batch_size, self.lr_scaling)
+        self._stage("fit", module, Shuffled(samples), watch=watch_features, lr=lr)
+
+    def _check_health(self):
+        """Warn if the features have collapsed."""
+        remedy = self.remedy.format(**self.get_params(deep=False))
+        warn_collapsed(self, remedy, self.least_spread, self.least_rank)
 
     def transform(self, X):
         """Embed samples.
@@ -80,24 +117,3 @@ class EmbeddingRole(
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-    def _fit_embedding(self, samples, remedy, **limits):
-        """Train the method's module; a collapse is told with what to change."""
-        with self._seeded():
-            module = self._continued or self._build_module(*samples.statistics())
-            lr = scaled_lr(self.lr, self.batch_size, self.lr_scaling)
-            self._fit_net(module, Shuffled(samples), watch=watch_features, lr=lr)
-        self._warn_collapse(remedy, **limits)
-        return self
-
-    def _warn_collapse(self, remedy, least_spread=0.05, least_rank=1.5):
-        if not self.net_.history:
-            return  # interrupted in the first epoch
-        spread = self.net_.history[-1].get("feature_std", 1.0)
-        rank = self.net_.history[-1].get("effective_rank", np.inf)
-        if spread < least_spread or rank < least_rank:
-            warn(
-                f"The features of {type(self).__name__} have collapsed (spread "
-                f"{spread:.3f} of 1, effective rank {rank:.1f}): {remedy}.",
-                CollapseWarning,
-            )

@@ -1,0 +1,54 @@
+"""Parts of networks that methods share, and the base of the methods."""
+
+from .averages import (
+    AveragedClassifier,
+    Snapshot,
+    cosine_decay,
+    ema_update_,
+    frozen_copy,
+    linear_classifier,
+    mean_decay,
+    ramped_decay,
+)
+from .batchnorm import SplitBatchNorm, deinterleave, interleave, split_batchnorm_
+from .heads import (
+    MultiHead,
+    NormLinear,
+    ProjectionNet,
+    Prototypes,
+    ScaleBatchNorm1d,
+    filled_,
+    mlp,
+)
+from .memory import Queue, fitting_queue_size
+from .method import Method
+
+__all__ = [
+    # method
+    "Method",
+    # heads
+    "ScaleBatchNorm1d",
+    "mlp",
+    "ProjectionNet",
+    "filled_",
+    "MultiHead",
+    "Prototypes",
+    "NormLinear",
+    # memory
+    "Queue",
+    "fitting_queue_size",
+    # batchnorm
+    "SplitBatchNorm",
+    "split_batchnorm_",
+    "interleave",
+    "deinterleave",
+    # averages
+    "frozen_copy",
+    "Snapshot",
+    "ema_update_",
+    "AveragedClassifier",
+    "linear_classifier",
+    "ramped_decay",
+    "mean_decay",
+    "cosine_decay",
+]

@@ -1,0 +1,244 @@
+"""Copies of networks: the average of their weights, the best so far."""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from .method import Method
+
+
+def frozen_copy(module):
+    """Copy a module; the copy's parameters take no gradient.
+
+    Parameters
+    ----------
+    module : nn.Module
+
+    Returns
+    -------
+    copy : nn.Module
+    """
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+class Snapshot(nn.Module):
+    """A copy of modules from the moment of their lowest score.
+
+    It is a module itself, so a checkpoint of the module that holds it keeps it.
+
+    Parameters
+    ----------
+    *parts : nn.Module
+        What is copied.
+
+    Attributes
+    ----------
+    parts : nn.ModuleList
+        The copies, frozen.
+    score : Tensor of shape ()
+        The lowest so far; inf before the first offer.
+    """
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = copy.deepcopy(nn.ModuleList(parts)).requires_grad_(False)
+        self.register_buffer("score", torch.tensor(float("inf")))
+
+    def keep_if_better(self, score, *parts):
+        """Copy these parts if their score is lower; return whether it is.
+
+        Parameters
+        ----------
+        score : float or Tensor of shape ()
+        *parts : nn.Module
+            As given at the start.
+
+        Returns
+        -------
+        kept : bool
+        """
+        if score >= self.score:
+            return False
+        self.score.fill_(float(score))
+        for copied, part in zip(self.parts, parts, strict=True):
+            copied.load_state_dict(part.state_dict())
+        return True
+
+    def restore_(self, *parts):
+        """Bring these parts back to what they were, if anything was kept.
+
+        Parameters
+        ----------
+        *parts : nn.Module
+            As given at the start.
+        """
+        if self.score < float("inf"):
+            for copied, part in zip(self.parts, parts, strict=True):
+                part.load_state_dict(copied.state_dict())
+
+
+@torch.no_grad()
+def ema_update_(target_module, source_module, decay, copy_buffers=True):
+    """Move averaged weights toward the current ones, in place.
+
+    ``target = decay * target + (1 - decay) * source`` for parameters.
+
+    Parameters
+    ----------
+    target_module : nn.Module
+        The average; changed.
+    source_module : nn.Module
+        Of the same structure.
+    decay : float
+        In [0, 1]; 0 copies.
+    copy_buffers : bool, default=True
+        Whether buffers, such as the running statistics of BatchNorm, are copied. Not so
+        where the target normalizes its own batches (MoCo, BYOL).
+
+    Raises
+    ------
+    ValueError
+        If the modules do not have the same parameters and buffers.
+    """
+    targets, sources = (list(m.parameters()) for m in (target_module, source_module))
+    copies, originals = (list(m.buffers()) for m in (target_module, source_module))
+    shapes, wanted = (
+        [x.shape for x in tensors]
+        for tensors in (targets + copies, sources + originals)
+    )
+    if shapes != wanted or len(targets) != len(sources):
+        raise ValueError(
+            f"{type(target_module).__name__} is no copy of "
+            f"{type(source_module).__name__}: parameters or buffers differ in shape."
+        )
+    if targets:
+        torch._foreach_lerp_(targets, sources, 1 - decay)
+    if copies and copy_buffers:
+        torch._foreach_copy_(copies, originals)
+
+
+class AveragedClassifier(Method):
+    """A classifier that is trained, and the moving average of its weights that predicts.
+
+    ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
+
+    Parameters
+    ----------
+    online : nn.Sequential
+        Encoder first; maps ``(B, ...)`` to logits ``(B, K)``.
+    decay : float
+        Of the average, in [0, 1).
+    ramp : bool, default=True
+        Whether the decay grows as (1 + t) / (10 + t) up to ``decay``.
+    average : nn.Sequential or None, default=None
+        Of the same structure, with parameters that take no gradient; None: a copy.
+    """
+
+    online: nn.Module
+    decay: float
+    ramp: bool = True
+    average: nn.Module | None = None
+
+    frozen = ("average",)
+
+    def __post_init__(self):
+        if self.average is None:
+            self.average = frozen_copy(self.online)
+        self.n_steps = 0
+
+    @property
+    def backbone(self):
+        """Encoder of the average."""
+        return self.average[0]
+
+    def forward(self, x):
+        return self.average(x).float().softmax(1)  # (B, K)
+
+    def after_step(self):
+        """Move the average toward the weights that a step has changed."""
+        self.n_steps += 1
+        decay = ramped_decay(self.n_steps, self.decay) if self.ramp else self.decay
+        ema_update_(self.average, self.online, decay)
+
+    def get_extra_state(self):
+        """Return the number of steps, which a checkpoint keeps."""
+        return torch.tensor(self.n_steps)
+
+    def set_extra_state(self, state):
+        """Take up the number of steps of a checkpoint."""
+        self.n_steps = int(state)
+
+
+def linear_classifier(backbone, n_classes):
+    """Put a linear layer behind an encoder, with FixMatch's initial weights.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        With ``n_features_out``.
+    n_classes : int
+
+    Returns
+    -------
+    classifier : nn.Sequential
+        Maps samples to logits ``(B, n_classes)``. Weights after Glorot, biases of 0.
+    """
+    head = nn.Linear(backbone.n_features_out, n_classes)
+    nn.init.xavier_normal_(head.weight)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(backbone, head)
+
+
+def ramped_decay(step, decay):
+    """Decay of a weight average that grows as ``(1 + step) / (10 + step)``.
+
+    Parameters
+    ----------
+    step : int
+        Optimizer steps done, the one before the update included: 1 at the first.
+    decay : float
+        Where the growth ends, in [0, 1).
+
+    Returns
+    -------
+    decay : float
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+def mean_decay(step, decay):
+    """Decay of a weight average that begins as the plain mean of all weights so far.
+
+    Parameters
+    ----------
+    step : int
+        Optimizer steps done, the one before the update included: 1 at the first.
+    decay : float
+        Where the growth as ``1 - 1 / (step + 1)`` ends, in [0, 1).
+
+    Returns
+    -------
+    decay : float
+    """
+    return min(decay, 1 - 1 / (step + 1))
+
+
+def cosine_decay(step, decay, total_steps):
+    """Decay of a weight average that rises to 1 over the training, by half a cosine.
+
+    Parameters
+    ----------
+    step : int
+        Optimizer steps done before the one of the update: 0 at the first.
+    decay : float
+        At the first step, in [0, 1).
+    total_steps : int
+        Step of the 1, >= 1.
+
+    Returns
+    -------
+    decay : float
+    """
+    return 1 - (1 - decay) * (1 + math.cos(math.pi * min(1, step / total_steps))) / 2

@@ -1,0 +1,120 @@
+"""Batch normalization over parts of a batch."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class SplitBatchNorm(nn.Module):
+    """Batch normalization within parts of a batch.
+
+    It stands for the batches of several devices: with the statistics of the whole batch,
+    a network can tell from them which rows came together.
+
+    Parameters
+    ----------
+    norm : nn.BatchNorm1d or nn.BatchNorm2d
+        Its weights, statistics and settings are taken over.
+    n_splits : int
+        Parts of equally many consecutive rows. A batch that does not split evenly is split
+        into fewer parts (the greatest common divisor), of two rows at least.
+
+    Notes
+    -----
+    The running statistics move by the mean over the parts; in evaluation mode they are
+    used as usual. The public code puts every ``n_splits``-th row into one part, which is
+    the same for batches in random order; consecutive rows keep their place in memory.
+    """
+
+    def __init__(self, norm, n_splits):
+        super().__init__()
+        self.norm = norm
+        self.n_splits = n_splits
+
+    def forward(self, x):
+        n_splits = math.gcd(len(x), self.n_splits)
+        if not self.training or n_splits == 1 or len(x) < 2 * n_splits:
+            return self.norm(x)
+        norm, out, moved = self.norm, [], []
+        for part in x.split(len(x) // n_splits):
+            moved.append((norm.running_mean.clone(), norm.running_var.clone()))
+            affine = norm.weight, norm.bias
+            out.append(
+                F.batch_norm(part, *moved[-1], *affine, True, norm.momentum, norm.eps)
+            )
+        with torch.no_grad():
+            for own, parts in zip((norm.running_mean, norm.running_var), zip(*moved)):
+                own.copy_(torch.stack(parts).mean(0))
+            norm.num_batches_tracked += 1
+        return torch.cat(out)
+
+
+def split_batchnorm_(module, n_splits):
+    """Split every batch normalization of a module into parts, or undo it, in place.
+
+    Parameters
+    ----------
+    module : nn.Module
+    n_splits : int
+        See `SplitBatchNorm`; 1 puts the plain layers back.
+
+    Returns
+    -------
+    module : nn.Module
+        The same one.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, SplitBatchNorm):
+            child = child.norm
+        if not isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            split_batchnorm_(child, n_splits)
+        elif n_splits > 1:
+            child = SplitBatchNorm(child, n_splits)
+        setattr(module, name, child)
+    return module
+
+
+def interleave(x, size):
+    """Reorder rows so that each of ``size`` parts is spread over the batch.
+
+    The result holds rows 0, ``size``, ``2 * size``, ... of x, then 1, ``1 + size``, ...:
+    with ``size = 2 * unlabeled_ratio + 1`` every device gets its share of labeled rows.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...)
+    size : int
+        Divides B.
+
+    Returns
+    -------
+    x : Tensor of shape (B, ...)
+
+    Raises
+    ------
+    ValueError
+        If ``size`` does not divide B.
+    """
+    if size < 1 or len(x) % size:
+        raise ValueError(f"size={size} does not divide the {len(x)} rows.")
+    return x.unflatten(0, (-1, size)).transpose(0, 1).flatten(0, 1)
+
+
+def deinterleave(x, size):
+    """Undo `interleave`.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...)
+    size : int
+        As given to `interleave`, with the same error.
+
+    Returns
+    -------
+    x : Tensor of shape (B, ...)
+    """
+    if size < 1 or len(x) % size:
+        raise ValueError(f"size={size} does not divide the {len(x)} rows.")
+    return x.unflatten(0, (size, -1)).transpose(0, 1).flatten(0, 1)

@@ -1,0 +1,86 @@
+"""The base of the methods: a module that returns its own loss, and whose fields are it."""
+
+import typing
+from dataclasses import dataclass, fields
+
+from torch import nn
+
+if hasattr(typing, "dataclass_transform"):  # Python 3.11: tells editors of the fields
+    _fields_are_arguments = typing.dataclass_transform(eq_default=False)
+else:
+
+    def _fields_are_arguments(cls):
+        return cls
+
+
+@_fields_are_arguments
+class Method(nn.Module):
+    """Base of modules that a net trains: they have the verbs of the methods.
+
+    ``forward(x)`` is what prediction returns and ``loss(x, y)`` what training minimizes.
+    Optional: ``before_epoch(net, sampler)``, ``after_step()`` and
+    ``after_epoch(net, sampler)``, which returns metrics for the history.
+
+    A subclass declares its fields as a dataclass does; the constructor takes them in
+    this order and ``__post_init__`` makes the rest. One with an ``__init__`` of its own
+    calls ``super().__init__()``.
+
+    Attributes
+    ----------
+    frozen : tuple of str
+        Names of parts that are not trained, and stay in evaluation mode.
+    training_only : tuple of str
+        Names of parts, buffers and other attributes that only training needs. They are
+        None after it.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sklabel.modules import Method
+    >>> class Denoising(Method):
+    ...     backbone: nn.Module
+    ...     augment: nn.Module
+    ...
+    ...     def loss(self, x, y):
+    ...         return (self.backbone(self.augment(x)) - x).square().mean()
+    >>> Denoising(nn.Linear(2, 2), augment=nn.Dropout())
+    Denoising(
+      (backbone): Linear(in_features=2, out_features=2, bias=True)
+      (augment): Dropout(p=0.5, inplace=False)
+    )
+    """
+
+    frozen = ()
+    training_only = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            return
+        dataclass(eq=False, repr=False)(cls)
+        for field in fields(cls):
+            if field.name in vars(cls):  # a default would hide the part of that name
+                delattr(cls, field.name)
+
+    def __new__(cls, *args, **kwargs):
+        method = super().__new__(cls)
+        nn.Module.__init__(method)  # before the fields are set: parts register there
+        return method
+
+    def train(self, mode=True):
+        """Switch to training or evaluation; frozen parts stay in evaluation."""
+        super().train(mode)
+        for name in self.frozen:
+            getattr(self, name).eval()
+        return self
+
+    def set_trained(self, name, trained):
+        """Say whether a part is trained; else it is frozen."""
+        getattr(self, name).requires_grad_(trained)
+        if not trained:
+            self.frozen = (*self.frozen, name)
+
+    def drop_training_state(self):
+        """Forget what only training needs."""
+        for name in self.training_only:
+            setattr(self, name, None)
