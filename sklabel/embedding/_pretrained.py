@@ -66,23 +66,13 @@ class _Files(ImageFiles):
     fits_in_memory = False
 
     def __init__(self, paths, size, skip, frame=None):
-        super().__init__(paths, size)
-        self.skip, self.frame = skip, frame
+        super().__init__(paths, size, skip)
+        self.frame = frame
 
-    def _decode(self, row):
-        try:
-            return super()._decode(row) if self.frame is None else self._in_frame(row)
-        except ValueError:
-            if not self.skip:
-                raise
-            self.bad[row] = True
-            return np.zeros((*self.size, 3), np.uint8)
-
-    def _in_frame(self, row):
-        try:
-            image = torch.from_numpy(_decoded(self.paths[row]).copy())  # (h, w, 3)
-        except _UNREADABLE as error:
-            raise unreadable(self.paths[row], error) from error
+    def _open(self, path):
+        if self.frame is None:
+            return super()._open(path)
+        image = torch.from_numpy(_decoded(path).copy())  # (h, w, 3)
         x = self.frame(image.permute(2, 0, 1)[None].float() / 255)[0]
         return (x.permute(1, 2, 0) * 255).numpy()
 
