@@ -17,11 +17,13 @@ bits: both states must be run on one machine, with the same libraries.
 
 import argparse
 import hashlib
+import importlib
 import inspect
 import io
 import json
 import os
 import pickle
+import pkgutil
 import re
 import sys
 import tempfile
@@ -312,8 +314,10 @@ def describe_array(array):
     array = np.ascontiguousarray(array)
     text = f"{array.dtype} {array.shape} {sha(array.tobytes())}"
     if array.dtype.kind in "biuf" and array.size:
-        wide = array.astype(np.float64)
-        text += f" mean={np.nanmean(wide):.7g} first={wide.ravel()[0]:.7g}"
+        wide = array.astype(np.float64).ravel()
+        finite = wide[np.isfinite(wide)]
+        mean = finite.mean() if finite.size else np.nan
+        text += f" mean={mean:.7g} first={wide[0]:.7g}"
     return text
 
 
@@ -443,6 +447,7 @@ def told(error):
 def case(run):
     """Return what ``run()`` gives, with its warnings, or its error."""
     record = {}
+    torch.set_num_threads(1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -453,6 +458,8 @@ def case(run):
                 traceback.print_exc(file=sys.__stderr__)
     for text, count in count_of(caught).items():
         record[f"warning {text}"] = str(count)
+    if torch.get_num_threads() != 1:
+        record["threads"] = str(torch.get_num_threads())
     return record
 
 
@@ -491,16 +498,56 @@ def of_form(cls):
             continue
         if callable(function):
             try:
-                arguments = [
-                    f"{p.name} {p.kind.name} {describe(p.default)}"
-                    for p in inspect.signature(function).parameters.values()
-                ]
+                record[f"public {name}"] = of_signature(function)
             except (TypeError, ValueError):
-                arguments = ["?"]
-            record[f"public {name}"] = f"({', '.join(arguments)})"
+                record[f"public {name}"] = "(?)"
         else:
             record[f"public {name}"] = type(found).__name__
     return record
+
+
+def public_modules():
+    """Return the public modules that hold no estimator, by name."""
+    found = {"": sklabel}
+    for module in pkgutil.iter_modules(sklabel.__path__):
+        if not module.name.startswith("_"):
+            found[module.name] = importlib.import_module(f"sklabel.{module.name}")
+    return found
+
+
+def of_module(module):
+    """Return the signatures of the public names of a module."""
+    names = getattr(module, "__all__", None)
+    if names is None:
+        own = module.__name__
+        names = [n for n, v in vars(module).items() if owner(v) == own and n[0] != "_"]
+    record = {}
+    for name in sorted(names):
+        value = getattr(module, name)
+        if inspect.isclass(value) and issubclass(value, BaseEstimator):
+            record[name] = "estimator"
+        elif inspect.isclass(value):
+            try:
+                record[name] = str(of_form(value))
+            except ValueError:
+                record[name] = "class"
+        elif callable(value):
+            record[name] = of_signature(value)
+        else:
+            record[name] = type(value).__name__
+    return {"public": record}
+
+
+def owner(value):
+    return getattr(value, "__module__", None) if callable(value) else None
+
+
+def of_signature(function):
+    arguments = [
+        f"{p.name} {p.kind.name} {describe(p.default)}"
+        for p in inspect.signature(function).parameters.values()
+    ]
+    return f"({', '.join(arguments)})"
 
 
 def of_constraints(cls):
@@ -563,13 +610,11 @@ class Suite:
         self.weighted = "sample_weight" in fit
         # what trains on images, and what takes vectors alone
         self.learner = "max_steps" in self.known
-        self.X = data.images if self.takes_images() else data.vectors
-
-    def takes_images(self):
-        takers = ("max_steps", "image_shape", "classifier")
-        if self.name == "ActiveLearningClassifier":
-            return True
-        return any(n in self.known for n in takers[:2])
+        takes_images = "max_steps" in self.known or "image_shape" in self.known
+        takes_images = takes_images or name == "ActiveLearningClassifier"
+        self.X = data.images if takes_images else data.vectors
+        # where images would only take longer
+        self.V = data.images if name in IMAGES_ONLY else data.vectors
 
     def run(self):
         self.record["signature"] = of_form(self.cls)
@@ -584,14 +629,20 @@ class Suite:
         return self.record
 
     def add(self, kind, run):
+        start = time.perf_counter()
         self.record[kind] = case(run)
+        seconds = time.perf_counter() - start
+        if seconds > 3:
+            say(f"  {self.name}: {kind} took {seconds:.0f} s")
 
-    def fitted(self, X, y="own", save=None, fit=None, weights=True, **given):
+    def fitted(self, X, y="own", fit=None, names=True, **given):
         y = self.y if isinstance(y, str) else y
         estimator = make(self.cls, **given)
         estimator.fit(X, y, **(fit or {}))
-        record = {**of_fit(estimator, weights), **of_use(estimator, X, self.data)}
-        changed = [n for n in given if estimator.get_params(deep=False)[n] is not given[n]]
+        record = {**of_fit(estimator, names), **of_use(estimator, X, self.data)}
+        changed = [
+            n for n in given if estimator.get_params(deep=False)[n] is not given[n]
+        ]
         if changed:
             record["parameters changed by fit"] = str(changed)
         return record
@@ -600,9 +651,7 @@ class Suite:
         """Fit with other parameters, where the estimator has them all."""
         if all(n in self.known for n in (*needs, *(k for k in given if k not in FITS))):
             X = self.X if X is None else X
-            self.add(
-                f"option {name}", lambda: self.fitted(X, weights=False, **given)
-            )
+            self.add(f"option {name}", lambda: self.fitted(X, names=False, **given))
 
     # each option once
     def options(self):
@@ -611,7 +660,8 @@ class Suite:
         self.twice()
         if self.weighted:
             self.option("sample_weight", fit={"sample_weight": data.weights})
-        self.option("calibration_size", calibration_size=0.3)
+        self.option("calibration_size", calibration_size=0.4)
+        self.option("calibration_size too small", calibration_size=0.1)
         self.option("class_weight", class_weight="balanced")
         self.option("class_weight of a dict", class_weight={0: 1.0, 1: 2.0, 2: 3.0})
         self.option("no labels", y=None)
@@ -639,13 +689,26 @@ class Suite:
                 "backbone of a frozen embedder",
                 backbone=FrozenEstimator(simclr(data.images)),
             )
-            self.option(
-                "backbone of a module", data.vectors, backbone=small_module()
-            )
+            self.option("backbone of a module", data.vectors, backbone=small_module())
         self.embedders()
         self.classifiers()
         if self.name in BFLOAT:
             self.option("bfloat16", precision="bfloat16")
+        if "net_params" in self.known and self.learner:
+            self.option("net_params", self.V, net_params={"max_epochs": 1})
+            self.option("net_params wrong", self.V, net_params={"nonsense": 1})
+        if "max_epochs" in self.known:
+            self.option("epochs", self.V, max_steps=None, max_epochs=2)
+            # a scheduled optimizer over more than one epoch
+            self.option("warmup", self.V, warmup_epochs=1, max_steps=8)
+            self.add("option interrupted", self.interrupted)
+        if "verbose" in self.known:
+            self.add("option verbose", self.talking)
+        self.add("option callbacks", self.watched)
+        self.add("option verbs", self.verbs)
+        self.variants()
+        if self.name == "ActiveLearningClassifier":
+            self.add("option person", self.asked)
         self.add("option frame", self.frame)
         self.add("option pickle", self.pickled)
         self.add("option saved", self.save)
@@ -658,33 +721,114 @@ class Suite:
             estimator.fit(X, self.y)
             return {"first": first, **of_fit(estimator, False)}
 
-        self.add("option fit twice", lambda: run(self.data.vectors))
+        self.add("option fit twice", lambda: run(self.V))
         if "warm_start" in self.known:
             self.add("option warm_start", lambda: run(self.X, warm_start=True))
 
     def checkpoints(self):
-        folder = self.folder / "checkpoints"
+        # the path is relative: a held embedder's name depends on it
+        folder = Path(self.name) / "checkpoints"
         record = {}
         for i in range(2):
             estimator = make(self.cls, checkpoint_dir=str(folder)).fit(self.X, self.y)
             found = {**of_fit(estimator, False), **of_use(estimator, self.X, self.data)}
             record.update({f"fit {i} {k}": v for k, v in found.items()})
-        files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
-        return {**record, "files": " ".join(files)}
+        return {**record, **of_checkpoints(folder)}
+
+    def interrupted(self):
+        """Break training off after an epoch, and go on from the checkpoint."""
+        folder = Path(self.name) / "interrupted"
+        X = self.V
+        given = {"max_steps": 9, "checkpoint_dir": str(folder)}
+        whole = make(self.cls, **{**given, "checkpoint_dir": None}).fit(X, self.y)
+        record = {f"whole {k}": v for k, v in of_fit(whole, False).items()}
+        estimator = make(self.cls, **given)
+        watcher = Watcher(self.name)
+        estimator.set_callbacks(watcher)
+        try:
+            estimator.fit(X, self.y)
+            record["broken off"] = "fit returned"
+        except KeyboardInterrupt:
+            record["broken off"] = "KeyboardInterrupt"
+        record.update({f"broken {k}": v for k, v in of_fit(estimator, False).items()})
+        record["tasks"] = " ".join(watcher.tasks)
+        record.update(of_checkpoints(folder))
+        again = make(self.cls, **given).fit(X, self.y)
+        record.update({f"again {k}": v for k, v in of_fit(again, False).items()})
+        return record
+
+    def watched(self):
+        """Let a callback look on, which changes nothing."""
+        estimator, watcher = make(self.cls), Watcher()
+        X = self.V
+        estimator.set_callbacks(watcher).fit(X, self.y)
+        return {**of_fit(estimator, False), "tasks": " ".join(watcher.tasks)}
+
+    def talking(self):
+        """What verbose=1 prints: the words, in the order of their first use."""
+        X = self.V
+        out = io.StringIO()
+        with redirect_stdout(out), redirect_stderr(out):
+            make(self.cls, verbose=1).fit(X, self.y)
+        words = re.findall(r"[A-Za-z_]{2,}", plain(out.getvalue()))
+        return {"words": " ".join(dict.fromkeys(words))}
+
+    def verbs(self):
+        """Fit and use at once, and seeds of other kinds."""
+        X = self.V
+        record = {}
+        for name in ("fit_predict", "fit_transform", "fit_select"):
+            if hasattr(self.cls, name):
+                found = getattr(make(self.cls), name)(X, self.y)
+                record[name] = describe(found)
+        if "random_state" in self.known:
+            rng = np.random.RandomState(3)
+            fitted = make(self.cls, random_state=rng).fit(X, self.y)
+            found = of_fit(fitted, False)
+            record.update({f"RandomState {k}": v for k, v in found.items()})
+            record["drawn after"] = str(rng.randint(2**31))
+            np.random.seed(5)
+            torch.manual_seed(5)
+            fitted = make(self.cls, random_state=None).fit(X, self.y)
+            record["global seed"] = describe(of_fit(fitted, False))
+            record["global numbers"] = f"{np.random.random()} {torch.rand(1).item()}"
+        return record
+
+    def variants(self):
+        """Fit once with each value that a list of words or a switch allows."""
+        constraints = getattr(self.cls, "_parameter_constraints", {})
+        for name, parameter in self.known.items():
+            if name in SHARED and self.name not in FULL:
+                continue
+            if name in ("warm_start", "on_error", "precision", "max_steps", "verbose"):
+                continue
+            X = self.X if name in OF_IMAGES else self.V
+            for value in choices(constraints.get(name, ()), parameter.default):
+                if (name, value) == ("neighbor_method", "approximate"):
+                    continue  # compiles for a minute
+                self.add(
+                    f"variant {name}={value!r}",
+                    lambda g={name: value}, X=X: self.fitted(X, names=False, **g),
+                )
+        given = SPECIAL.get(self.name, lambda data: {})(self.data)
+        for label, parameters in given.items():
+            parameters = dict(parameters)
+            X = parameters.pop("X", self.X)
+            self.option(label, X, **parameters)
 
     def embedders(self):
         if "embedder" not in self.known:
             return
         data, images = self.data, self.data.images
-        auto = sklabel.embedding.AutoencoderTransformer(
-            4, filters=(4, 8), hidden_sizes=(20, 30), max_steps=2, batch_size=16
-        )
+        auto = make(sklabel.embedding.AutoencoderTransformer)
         self.option("embedder None", data.vectors, embedder=None)
         self.option("embedder of vectors", data.vectors, embedder=clone(auto))
         self.option("embedder autoencoder", embedder=clone(auto))
         self.option("embedder fitted", embedder=simclr(images))
         self.option("embedder frozen", embedder=FrozenEstimator(simclr(images)))
-        self.option("embedder frozen AE", embedder=FrozenEstimator(clone(auto).fit(images)))
+        self.option(
+            "embedder frozen AE", embedder=FrozenEstimator(clone(auto).fit(images))
+        )
 
     def classifiers(self):
         if "classifier" not in self.known:
@@ -702,6 +846,32 @@ class Suite:
         trained = FrozenEstimator(clone(ours).fit(data.images, y))
         self.option("classifier ours, images", data.images, classifier=ours)
         self.option("classifier frozen, images", data.images, classifier=trained)
+
+    def asked(self):
+        """Run the loop by hand: begin, query, teach, attach."""
+        data, record = self.data, {}
+        loop = make(self.cls, classifier=LogisticRegression(max_iter=50))
+        for name in ("query", "teach", "attach", "predict"):
+            given = {"teach": ([0], [1]), "query": ()}.get(name, (data.vectors,))
+            found = case(lambda n=name, g=given: getattr(loop, n)(*g))
+            record[f"before begin {name}"] = str(found)
+        loop.begin(data.vectors)
+        for i in range(3):
+            rows = loop.query()
+            record[f"rows {i}"] = describe(rows)
+            answers = data.truth[rows].astype(object)
+            answers[0] = -1
+            loop.teach(rows, answers)
+            found = of_fit(loop)
+            record.update({f"round {i} {k}": v for k, v in found.items()})
+        wrong = {"too few": ([1, 2], [0]), "no row": ([99], [0]), "text": ([1], ["a"])}
+        for label, given in wrong.items():
+            record[f"wrong {label}"] = str(case(lambda g=given: loop.teach(*g) and {}))
+        again = pickle.loads(pickle.dumps(loop))
+        record["loaded query"] = str(case(lambda: {"rows": describe(again.query())}))
+        again.attach(data.vectors)
+        record["attached query"] = describe(again.query())
+        return {**record, **of_use(again, data.vectors, data)}
 
     def frame(self):
         X = pd.DataFrame(self.data.vectors).rename(columns="x{}".format)
@@ -747,8 +917,6 @@ class Suite:
         for name in self.known:
             for label, bad in BAD.items():
                 given = {name: bad()}
-                if (self.name, name, label) in TOO_LONG:
-                    continue
                 self.add(
                     f"wrong {name}={label}", lambda g=given: self.accepted(X, y, **g)
                 )
@@ -775,8 +943,6 @@ class Suite:
             below = np.full(20, -1.0)
             self.add("wrong weights < 0", lambda: fit(X, y, {"sample_weight": below}))
         self.add("wrong use", lambda: self.misused(X, y))
-        for i, given in enumerate(WRONG_TOGETHER.get(self.name, ())):
-            self.add(f"wrong together {i} {given}", lambda g=given: fit(X, y, **g))
 
     def accepted(self, X, y, fit=None, **given):
         make(self.cls, **given).fit(X, y, **(fit or {}))
@@ -798,7 +964,7 @@ class Suite:
         return record
 
 
-FITS = ("y", "fit", "save", "weights")
+FITS = ("y", "fit", "names")
 BFLOAT = {
     "AutoencoderTransformer",
     "MoCoTransformer",
@@ -809,11 +975,295 @@ BFLOAT = {
     "TODSelector",
 }
 IMAGES_ONLY = {"IICSegmenter", "PretrainedTransformer"}
+# these have the variants of the parameters that all share too, one of each role
+FULL = {"SimCLRTransformer", "IICClusterer", "SupervisedClassifier", "TODSelector"}
+SHARED = {"optimizer", "schedule", "lr_scaling", "backbone"}
+OF_IMAGES = {
+    "augment",
+    "weak_augment",
+    "strong_augment",
+    "small_augment",
+    "sobel",
+    "norm_head",
+    "pooling",
+}
 BAD = {"object()": object, "-1": lambda: -1, "'nonsense'": lambda: "nonsense"}
-# estimator, parameter and value that would train for long
-TOO_LONG = set()
-# parameters that are wrong together only
-WRONG_TOGETHER = {}
+
+
+def special_clip(data):
+    captions = np.array(data.captions, dtype=object)
+    lists = [[c, c.upper()] for c in data.captions]
+    some = captions.copy()
+    some[40:] = -1
+    return {
+        "captions": {"y": captions},
+        "captions, lists": {"y": lists, "X": data.vectors},
+        "captions, some": {"y": some, "X": data.vectors},
+        "frozen": {"y": captions, "X": data.vectors, "frozen": "image"},
+        "captions, empty": {"y": [""] * 60, "X": data.vectors},
+        "captions, numbers": {"y": list(range(60)), "X": data.vectors},
+        "heads": {"y": captions, "X": data.vectors, "text_heads": 3},
+    }
+
+
+def special_clip_classifier(data):
+    names = ["ant", "bee", "cat"]
+    towers = make(sklabel.embedding.CLIPTransformer).fit(data.vectors, data.captions)
+    held = FrozenEstimator(towers)
+    found = {}
+    for few_shot in ("zero_shot", "linear", "fine_tune", "adapter"):
+        found[f"{few_shot} of names"] = {
+            "X": data.vectors,
+            "class_names": names,
+            "embedder": held,
+            "few_shot": few_shot,
+        }
+    found["zero-shot without y"] = {
+        "X": data.vectors,
+        "class_names": names,
+        "embedder": held,
+        "few_shot": "zero_shot",
+        "y": None,
+    }
+    vectors = {"X": data.vectors, "embedder": held}
+    found["one name"] = {**vectors, "class_names": ["ant"]}
+    found["a name twice"] = {**vectors, "class_names": ["ant", "ant", "bee"]}
+    found["names by label"] = {**vectors, "class_names": dict(enumerate(names))}
+    found["no place for a name"] = {**vectors, "class_names": names, "prompts": "a"}
+    found["C auto"] = {**vectors, "C": "auto"}
+    found["logit_scale"] = {**vectors, "logit_scale": 10.0}
+    return found
+
+
+def of_vectors(**cases):
+    """Return what gives each case the vectors for X."""
+    return lambda data: {
+        f"{name} {i}": {"X": data.vectors, **given}
+        for name, listed in cases.items()
+        for i, given in enumerate(listed)
+    }
+
+
+# cases of one estimator: parameters, and y and X where they are other ones
+SPECIAL = {
+    "CLIPTransformer": special_clip,
+    "CLIPClassifier": special_clip_classifier,
+    "AutoencoderTransformer": of_vectors(sizes=[{"hidden_sizes": ()}]),
+    "BYOLTransformer": of_vectors(augment=[{"augment": (None, None, None)}]),
+    "MoCoTransformer": of_vectors(queue=[{"queue_size": 32}, {"queue_size": 7}]),
+    "SwAVTransformer": of_vectors(
+        queue=[{"queue_size": 32, "queue_start": 0}, {"n_small_crops": 2}],
+        frozen=[{"frozen_epochs": 0}],
+    ),
+    "DCECClusterer": of_vectors(
+        weights=[{"reconstruction_weight": 0.0}, {"tol": 1.0}],
+        many=[{"n_clusters": 61}],
+    ),
+    "DeepClusterer": of_vectors(
+        training=[
+            {"n_training_clusters": 6},
+            {"n_training_clusters": 2},
+            {"n_components": 3},
+        ],
+        many=[{"n_clusters": 61}],
+    ),
+    "IICClusterer": of_vectors(
+        heads=[
+            {"n_overclusters": 6},
+            {"n_overclusters": 6, "max_steps": None, "max_epochs": 2},
+            {"n_restarts": 1},
+        ],
+        many=[{"n_clusters": 61}],
+    ),
+    "IICSegmenter": lambda data: {
+        "overclusters": {"n_overclusters": 5},
+        "overclusters, epochs": {
+            "n_overclusters": 5,
+            "max_steps": None,
+            "max_epochs": 2,
+        },
+        "half_side": {"half_side": 12},
+        "moved": {"rotate": 10.0, "zoom": 0.1, "flip": 0.0},
+        "vectors as images": {
+            "X": data.images[..., 0].reshape(60, -1),
+            "image_shape": (12, 12),
+        },
+    },
+    "SCANClusterer": of_vectors(
+        prior=[
+            {"prior": [0.5, 0.3, 0.2]},
+            {"prior": [1.0]},
+            {"prior": [-1.0, 1.0, 1.0]},
+        ],
+        steps=[
+            {"self_label_epochs": 0},
+            {"n_heads": 3},
+            {"self_label_epochs": 2, "self_label_threshold": 0.0},
+        ],
+        many=[{"n_clusters": 61}, {"n_neighbors": 100}],
+    ),
+    "CCLClassifier": of_vectors(
+        weights=[{"reconstruction_weight": 0.0}, {"cluster_weight": 0.0}],
+    ),
+    "FixMatchClassifier": of_vectors(
+        weights=[{"unlabeled_weight": 0.0}, {"unlabeled_ratio": 0}, {"threshold": 1.0}],
+    ),
+    "MixMatchClassifier": of_vectors(
+        weights=[
+            {"n_augmentations": 1},
+            {"alpha": 0.0},
+            {"unlabeled_ratio": 2},
+            {"ramp_up": 0.0},
+        ],
+    ),
+    "NoisyStudentClassifier": of_vectors(
+        rounds=[
+            {"n_rounds": 2},
+            {"n_rounds": 0},
+            {"rows_per_class": 5},
+            {"n_rounds": 2, "student_backbone": ["auto"]},
+        ],
+        noise=[{"dropout": 0.0, "stochastic_depth": 0.0}, {"threshold": 0.9}],
+    ),
+    "SimCLRv2Classifier": of_vectors(
+        stages=[{"distill_epochs": 0}, {"alpha": 0.5}, {"head_layer": 0}],
+        wrong=[{"head_layer": 9}],
+    ),
+    "LearningLossSelector": lambda data: {
+        "layers": {"layers": ["nonsense"]},
+        "candidates": {"n_candidates": 10},
+        "late": {"detach_after": 0.0},
+    },
+    "TODSelector": of_vectors(
+        rows=[{"n_candidates": 10}, {"unlabeled_ratio": 0}, {"n_samples": 31}],
+        warm=[{"warm_start": True, "n_samples": 0.5}],
+    ),
+    "USLTSelector": of_vectors(
+        heads=[{"head_used": 5}, {"head_used": 1}, {"reassign_interval": 1}],
+        rows=[{"n_samples": 0.2}, {"n_samples": None}, {"n_clusters": None}],
+        many=[{"n_clusters": 61}],
+    ),
+    "VAALSelector": of_vectors(rows=[{"n_samples": 0.5}, {"vae_steps": 1}]),
+    "BADGESelector": of_vectors(rows=[{"n_samples": 31}, {"n_samples": None}]),
+    "BALDSelector": of_vectors(
+        rows=[
+            {"n_samples": 0.2},
+            {"batch": True},
+            {"batch": True, "measure": "mean_std"},
+            {"n_candidates": 10},
+        ],
+    ),
+    "CoreGCNSelector": of_vectors(rows=[{"n_candidates": 10}, {"lr": 1e6}]),
+    "UncertainGCNSelector": of_vectors(rows=[{"n_candidates": 10}, {"lr": 1e6}]),
+    "CoreSetSelector": of_vectors(
+        rows=[{"n_samples": 0.2}, {"robust": True, "outlier_share": 0.1}],
+    ),
+    "MMASelector": of_vectors(
+        rows=[{"n_samples": 0.2}, {"diversity": "kmeans"}, {"measure": "nonsense"}],
+    ),
+    "RandomSelector": of_vectors(rows=[{"n_samples": 0.2}, {"n_samples": None}]),
+    "StratifiedSelector": of_vectors(rows=[{"n_samples": 0.2}, {"n_samples": 60}]),
+    "USLSelector": of_vectors(
+        rows=[
+            {"n_samples": 0.2},
+            {"n_samples": 31},
+            {"n_neighbors": 5},
+            {"n_neighbors": 100},
+            {"n_clusters": 7},
+            {"n_clusters": 2},
+        ],
+        clusters=[
+            {"fit": {"clusters": np.arange(60) % 6}},
+            {"fit": {"clusters": [1, 2]}},
+        ],
+    ),
+    "UncertaintySelector": of_vectors(rows=[{"n_samples": 0.2}, {"n_samples": 31}]),
+    "ActiveLearningClassifier": lambda data: {
+        "vectors": {"X": data.vectors, "y": data.truth},
+        "linear": {
+            "X": data.vectors,
+            "y": data.truth,
+            "classifier": LogisticRegression(max_iter=50),
+        },
+        "linear warm": {
+            "X": data.vectors,
+            "y": data.truth,
+            "classifier": LogisticRegression(max_iter=50),
+            "warm_start": True,
+        },
+        "warm": {"X": data.vectors, "y": data.truth, "warm_start": True},
+        "oracle": {
+            "X": data.vectors,
+            "y": None,
+            "oracle": lambda rows: data.truth[rows],
+        },
+        "oracle of another length": {
+            "X": data.vectors,
+            "y": None,
+            "oracle": lambda rows: data.truth[rows][1:],
+        },
+        "selector": {
+            "X": data.vectors,
+            "y": data.truth,
+            "selector": sklabel.selection.MMASelector(n_clusters=3),
+            "initial_selector": sklabel.selection.RandomSelector(),
+            "n_initial": 12,
+            "n_rounds": 3,
+        },
+    },
+}
+
+
+class Watcher:
+    """A callback of scikit-learn that notes the tasks, or breaks training off."""
+
+    max_propagation_depth = None
+
+    def __init__(self, interrupt=None):
+        self.interrupt, self.tasks = interrupt, []
+
+    def setup(self, estimator, context):
+        self.tasks.append(f"setup:{type(estimator).__name__}")
+
+    def teardown(self, estimator, context):
+        self.tasks.append(f"teardown:{type(estimator).__name__}")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.tasks.append(f"begin:{context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
+        told = "" if fitted_estimator is None else "+"
+        self.tasks.append(f"end:{context.estimator_name}:{context.task_name}{told}")
+        if context.task_name == "epoch" and context.estimator_name == self.interrupt:
+            self.interrupt = None
+            raise KeyboardInterrupt
+        return False
+
+
+def choices(constraints, default):
+    """Return the values of words and switches but for the default."""
+    found = []
+    for constraint in constraints:
+        if isinstance(constraint, str) and constraint == "boolean":
+            found += [True, False]
+        elif constraint is None and default is not None:
+            found.append(None)
+        elif hasattr(constraint, "options"):
+            found += sorted(constraint.options, key=str)
+    return [v for v in found if type(v) is not type(default) or v != default]
+
+
+def of_checkpoints(folder):
+    """Return the names of checkpoint files and of what stands in them."""
+    record = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = str(path.relative_to(folder))
+        try:
+            state = torch.load(path, weights_only=True)
+            record[f"file {name}"] = " ".join(sorted(map(str, state)))
+        except Exception as error:
+            record[f"file {name}"] = told(error)[:200]
+    return record
 
 
 def small_module():
@@ -855,16 +1305,17 @@ def file_names(folder):
 
 
 def write(out, saved=None, only=None, quick=False):
-    estimators = public_estimators()
+    estimators, modules = public_estimators(), public_modules()
     unknown = set(only or ()) - set(estimators)
     if unknown:
         sys.exit(f"no such estimator: {', '.join(sorted(unknown))}")
     meta = {
         "package": str(Path(sklabel.__file__).parent),
-        "estimators": sorted(estimators),
+        "estimators": [*sorted(estimators), *(f"module {n}" for n in modules)],
         "partial": bool(only) or quick,
     }
-    result = {"meta": meta, "estimators": {}}
+    listed = {} if only else {f"module {n}": of_module(m) for n, m in modules.items()}
+    result = {"meta": meta, "estimators": listed}
     say(f"sklabel of {meta['package']}")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -987,5 +1438,14 @@ def main():
         sys.exit(bool(load(arguments.folder)))
 
 
+def quietly(run):
+    """Run; a reader of the output that has seen enough, such as head, is no error."""
+    try:
+        run()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
 if __name__ == "__main__":
-    main()
+    quietly(main)
