@@ -1,9 +1,4 @@
-"""Models that an earlier version saved load, and give what they gave then.
-
-``data/saved`` holds a few small models of each role, and ``expected.npz`` the rows
-they were asked about and their answers. They are not written again: how each was made
-stands in its ``estimator.json``.
-"""
+"""Models that an earlier version saved load, and give what they gave then."""
 
 from pathlib import Path
 
@@ -13,6 +8,9 @@ import pytest
 import sklabel
 from sklabel import classification, clustering, embedding, selection
 
+# A few small models of each role; expected.npz holds the rows they were asked about
+# and their answers. They are not written again: how each was made stands in its
+# estimator.json.
 FOLDER = Path(__file__).parent / "data" / "saved"
 MODELS = sorted(path.parent.name for path in FOLDER.glob("*/estimator.json"))
 

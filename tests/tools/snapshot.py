@@ -1,19 +1,18 @@
-"""What every estimator does, written down, so that two states of the code compare.
+"""What every estimator does, written down, so that two states of the code compare."""
 
-    python tests/tools/snapshot.py write OUT.json [--saved FOLDER] [--only NAME ...]
-                                                  [--quick]
-    python tests/tools/snapshot.py compare OLD.json NEW.json
-    python tests/tools/snapshot.py load FOLDER
-
-``write`` fits every public estimator a few steps, in many ways, and writes hashes of
-what comes out, and the texts of warnings and errors. ``compare`` prints what differs
-and exits with 1 where anything does. ``load`` reads models that another state saved
-(``write --saved``) and compares what they give with what they gave then.
-
-The package is that of the working directory, else of ``PYTHONPATH``. The script uses
-public names only, so that it runs on any state of the package. The hashes are of
-bits: both states must be run on one machine, with the same libraries.
-"""
+# python tests/tools/snapshot.py write OUT.json [--saved FOLDER] [--only NAME ...]
+#                                               [--quick]
+# python tests/tools/snapshot.py compare OLD.json NEW.json
+# python tests/tools/snapshot.py load FOLDER
+#
+# write fits every public estimator a few steps, in many ways, and writes hashes of
+# what comes out, and the texts of warnings and errors. compare prints what differs and
+# exits with 1 where anything does. load reads models that another state saved (write
+# --saved) and compares what they give with what they gave then.
+#
+# The package is that of the working directory, else of PYTHONPATH. The script uses
+# public names only, so that it runs on any state of the package. The hashes are of
+# bits: both states must be run on one machine, with the same libraries.
 
 import argparse
 import hashlib
@@ -1356,23 +1355,32 @@ def compare(old, new):
                 print(f"== {name}: not run")
                 count += 1
             continue
-        lines = []
+        places = {}  # a difference: the cases in which it stands
         for kind in dict.fromkeys([*sides[0], *sides[1]]):
             if kind not in sides[0] or kind not in sides[1]:
                 if not partial:
-                    lines.append(
-                        f"  {kind}: only in {'NEW' if kind in sides[1] else 'OLD'}"
-                    )
+                    line = f"    only in {'NEW' if kind in sides[1] else 'OLD'}"
+                    places.setdefault(line, []).append(kind)
                 continue
-            found = differences(sides[0][kind], sides[1][kind])
-            if found:
-                lines += [f"  {kind}", *found]
-        if lines:
-            print(f"== {name}", *lines, sep="\n")
+            for line in differences(sides[0][kind], sides[1][kind]):
+                places.setdefault(line, []).append(kind)
+        if places:
+            print(f"== {name}", *grouped(places), sep="\n")
             count += 1
     ran = [n for n in names if n in old["estimators"] and n in new["estimators"]]
     print(f"{count} of {len(ran)} estimators differ.")
     return count
+
+
+def grouped(places):
+    """Return the differences, those of the same cases under one line of names."""
+    groups = {}
+    for line, kinds in places.items():
+        groups.setdefault(tuple(kinds), []).append(line)
+    for kinds, lines in groups.items():
+        more = f"; and {len(kinds) - 6} more" if len(kinds) > 6 else ""
+        yield f"  {'; '.join(kinds[:6])}{more}"
+        yield from lines
 
 
 def differences(old, new):
