@@ -7,9 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 VARIANTS = ("simclr", "byol", "larc", "clip")
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-# torch has it from 2.4 on
-_NORMS += (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class LARS(Optimizer):

@@ -1,19 +1,20 @@
 """The base of the methods: a module that returns its own loss, and whose fields are it."""
 
-import typing
+import sys
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from torch import nn
 
-if hasattr(typing, "dataclass_transform"):  # Python 3.11: tells editors of the fields
-    _fields_are_arguments = typing.dataclass_transform(eq_default=False)
+if sys.version_info >= (3, 11):  # it tells editors and type checkers of the fields
+    from typing import dataclass_transform
 else:
 
-    def _fields_are_arguments(cls):
-        return cls
+    def dataclass_transform(**kwargs):
+        return lambda cls: cls
 
 
-@_fields_are_arguments
+@dataclass_transform(eq_default=False)
 class Method(nn.Module):
     """Base of modules that a net trains: they have the verbs of the methods.
 
@@ -50,8 +51,8 @@ class Method(nn.Module):
     )
     """
 
-    frozen = ()
-    training_only = ()
+    frozen: ClassVar[tuple[str, ...]] = ()
+    training_only: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
