@@ -118,16 +118,15 @@ class Parameters:
         }
         if abstract:
             return
-        empty = inspect.Parameter.empty
-        names = [*positional, *named]
-        join_docstring(cls, {name: getattr(cls, name, empty) for name in names})
         for name in named:
             setattr(cls, name, getattr(cls, name))
-        own = vars(cls).get("__annotations__", {})
+        own, doc = vars(cls).get("__annotations__", {}), vars(cls).get("__doc__")
         cls.__annotations__ = {**positional, "_": KW_ONLY, **named}
         dataclass(eq=False, repr=False)(cls)
-        cls.__annotations__ = own
+        cls.__annotations__, cls.__doc__ = own, doc
         cls.__init__.__annotations__ = {}  # help() shows names and defaults
+        _, *given = inspect.signature(cls.__init__).parameters.values()
+        join_docstring(cls, {parameter.name: parameter.default for parameter in given})
 
 
 def _fields(cls):
