@@ -2,8 +2,9 @@
 
 Bare loop: the module, its augmentation, optimizer and precision are those of `fit`; the
 loop around them is written out here. lightly: the same network, head sizes, batch size
-and images, each with its own data pipeline, on the same number of cores. One whole epoch
-of each is timed; that of `fit` is its second, with everything done between two epochs.
+and images, each with its own data pipeline, on the same number of cores. One whole
+epoch of each is timed; that of `fit` is its second, with everything done between two
+epochs.
 """
 
 import argparse

@@ -23,8 +23,8 @@ class Encoder(nn.Module):
     Parameters
     ----------
     body : nn.Module
-        Maps ``(B, *sample_shape)`` to ``(B, D)``, or to ``(B, D, H, W)`` maps, which are
-        then averaged over H and W.
+        Maps ``(B, *sample_shape)`` to ``(B, D)``, or to ``(B, D, H, W)`` maps, which
+        are then averaged over H and W.
     sample_shape : tuple of int
         ``(D,)`` for vectors, ``(C, H, W)`` for images.
     mean, std : Tensor or None
@@ -75,8 +75,9 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
     Raises
     ------
     ValueError
-        For an unknown name, an embedder fitted on samples of another shape, or a network
-        that cannot take samples of this shape (a vision transformer has one size).
+        For an unknown name, an embedder fitted on samples of another shape, or a
+        network that cannot take samples of this shape (a vision transformer has one
+        size).
     """
     trained = getattr(spec, "encoder_", None)
     if trained is not None:
@@ -215,8 +216,8 @@ def drop_blocks_(net, rate):
         Blocks are found in our own networks and in those of torchvision and timm: what
         has a ``shortcut`` or a ``downsample``, or a place for this of its own.
     rate : float
-        Probability that the last block is left out for a row, in [0, 1); block i of N has
-        ``rate * i / N``. What is kept is scaled up, so that the mean stays.
+        Probability that the last block is left out for a row, in [0, 1); block i of N
+        has ``rate * i / N``. What is kept is scaled up, so that the mean stays.
 
     Returns
     -------

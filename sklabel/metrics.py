@@ -408,8 +408,9 @@ def class_balance(y_selected, classes):
 def expected_calibration_error(y_true, probabilities, n_bins=15):
     """Return how far confidence and accuracy lie apart.
 
-    Rows are put into bins by their largest probability; the error is the mean difference
-    of accuracy and mean confidence of the bins, weighted by their numbers of rows.
+    Rows are put into bins by their largest probability; the error is the mean
+    difference of accuracy and mean confidence of the bins, weighted by their numbers of
+    rows.
 
     Parameters
     ----------

@@ -562,8 +562,9 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
           advantage. Of maps: how often pixels side by side do;
         - "silhouette": of the clusters in the embedding, -1 to 1, from at most 5000 rows;
         - "stability": how well a second training with another seed, on the rows to be
-          scored, finds the same clusters: adjusted Rand index, 0 as by chance to 1. Costs
-          a training, so the clusterer must not be frozen, and needs a ``random_state``;
+          scored, finds the same clusters: adjusted Rand index, 0 as by chance to 1.
+          Costs a training, so the clusterer must not be frozen, and needs a
+          ``random_state``;
         - "confidence": mean probability of the rows' clusters, or the mean of
           ``score_samples``. Of little worth alone: it grows as clusters become fewer.
 
@@ -578,8 +579,8 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y=None)``; to be given as ``scoring=`` to ``GridSearchCV``
-        and the like.
+        ``scorer(estimator, X, y=None)``; to be given as ``scoring=`` to
+        ``GridSearchCV`` and the like.
 
     Raises
     ------
@@ -589,9 +590,9 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
 
     Notes
     -----
-    None of these figures knows what you want to tell apart. Of settings that score alike,
-    take the one with most clusters: whole kinds that share a cluster cost them little. Look
-    at the images of each cluster before you believe it.
+    None of these figures knows what you want to tell apart. Of settings that score
+    alike, take the one with most clusters: whole kinds that share a cluster cost them
+    little. Look at the images of each cluster before you believe it.
 
     Examples
     --------

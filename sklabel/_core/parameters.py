@@ -201,7 +201,8 @@ class Training(Inference, abstract=True):
         Samples per step.
     optimizer : str or class
         "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc", "lars_clip".
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc",
+        "lars_clip".
     lr : float
         Peak learning rate.
     weight_decay : float

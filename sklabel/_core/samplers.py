@@ -53,7 +53,8 @@ class FixedSteps(Shuffled):
     ----------
     samples : Samples
     n_steps : int
-        Batches of an epoch; passes over the rows follow each other, each in a new order.
+        Batches of an epoch; passes over the rows follow each other, each in a new
+        order.
     """
 
     def __init__(self, samples, n_steps):

@@ -115,8 +115,8 @@ class Samples:
     def pixel_range(self):
         """Return (low, high), the values that stand for black and white; None: vectors.
 
-        uint8 is 0 to 255 and float images within [0, 1] are as they are; any other float
-        images are mapped from their own smallest and largest value.
+        uint8 is 0 to 255 and float images within [0, 1] are as they are; any other
+        float images are mapped from their own smallest and largest value.
         """
         if len(self.sample_shape) == 1:
             return None

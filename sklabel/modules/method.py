@@ -18,8 +18,8 @@ else:
 class Method(nn.Module):
     """Base of modules that a net trains: they have the verbs of the methods.
 
-    ``forward(x)`` is what prediction returns and ``loss(x, y)`` what training minimizes.
-    Optional: ``before_epoch(net, sampler)``, ``after_step()`` and
+    ``forward(x)`` is what prediction returns and ``loss(x, y)`` what training
+    minimizes. Optional: ``before_epoch(net, sampler)``, ``after_step()`` and
     ``after_epoch(net, sampler)``, which returns metrics for the history.
 
     A subclass declares its fields as a dataclass does; the constructor takes them in
