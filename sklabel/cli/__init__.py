@@ -1,9 +1,8 @@
-"""The command line: demo, select, fit, predict.
+"""The command line: demo, select, fit, predict; one file each."""
 
-Each command is a file with ``add_parser(commands)`` and ``run(args)``. What takes
-seconds to load is loaded in ``run``: the public names through ``sklabel``, which loads
-them when they are first used, everything else by imports inside functions.
-"""
+# A command has add_parser(commands) and run(args). What takes seconds to load is loaded
+# in run: public names through `sklabel`, which loads them when they are first used, and
+# everything else by imports inside functions.
 
 import argparse
 import os
