@@ -180,9 +180,7 @@ class ClusterDisplay:
         if figure is None:
             size = (0.62 * n_columns + 1.2, 0.66 * len(self.sizes) + 0.5)
             figure = plt.figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(self.sizes), n_columns, squeeze=False)
-        for ax in axes.flat:
-            ax.set_axis_off()
+        axes = _image_axes(figure, len(self.sizes), n_columns)
         for line, (cluster, size) in zip(axes, self.sizes.items(), strict=True):
             rows = np.flatnonzero(self.labels == cluster)
             if len(rows) < min(size, 2 * n_images):
@@ -208,6 +206,13 @@ class ClusterDisplay:
         axes[0, n_images + 1].set_title("least confident", loc="left", fontsize=10)
         self.figure_, self.axes_ = figure, axes
         return self
+
+
+def _image_axes(figure, n_lines, n_columns):
+    axes = figure.subplots(n_lines, n_columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return axes
 
 
 def _show(ax, image, cmap):
@@ -403,9 +408,7 @@ class SelectionDisplay:
         left, right = figure.subfigures(
             1, 2, width_ratios=[0.6 * n_columns, max(4.0, 0.75 * n_lines)]
         )
-        axes = left.subplots(n_lines, n_columns, squeeze=False)
-        for ax in axes.flat:
-            ax.set_axis_off()
+        axes = _image_axes(left, n_lines, n_columns)
         for i, (ax, image) in enumerate(zip(axes.flat, self.images, strict=False)):
             _show(ax, image, cmap)
             ax.set_title(i + 1, fontsize=8, pad=2)

@@ -1,11 +1,14 @@
 """The demo's table, files and bar."""
 
 import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from sklabel.cli import main
+from sklabel.cli import demo, main
+from sklabel.datasets import load_digit_images
 from tests.cli._running import SHORT, read_csv
 
 
@@ -39,6 +42,28 @@ def test_demo_with_a_single_label_and_its_bar(here, capsys):
     out, err = capsys.readouterr()
     assert "1.0 of 10" in out and "+- -" in out
     assert "100%" in err
+
+
+class Bar:
+    """What the demo needs of a bar, with all its places."""
+
+    def __init__(self, n):
+        self.places = [n]
+
+    @property
+    def n(self):
+        return self.places[-1]
+
+    def update(self, amount):
+        self.places.append(self.n + amount)
+
+
+def test_the_bar_moves_and_the_features_are_watched():
+    images = load_digit_images().images[:100]
+    bar = Bar(3)
+    embedder = demo._embed(images, 0, SimpleNamespace(epochs=4, device="cpu"), bar)
+    np.testing.assert_allclose(bar.places, [3, 3.25, 3.5, 3.75, 4])
+    assert "feature_std" in embedder.net_.history[-1]
 
 
 @pytest.mark.parametrize(
