@@ -1,4 +1,4 @@
-"""Embedding without labels: every method with one network and one budget, and lightly's.
+"""Embedding without labels: all methods, one network and budget, and lightly's.
 
 Scores are those of the last epoch on the test images: weighted k-NN (k 200, T 0.1) and
 a linear probe, a logistic regression on standardized features whose C is chosen by

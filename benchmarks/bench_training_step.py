@@ -152,9 +152,10 @@ def against_bare(args):
             fit, loop = take_turns(arms, args.rounds).values()
             print(
                 f"{name:11s} {data:11s} fit {np.median(fit):.4f} s, bare loop "
-                f"{np.median(loop):.4f} s an epoch: {np.median(fit) / np.median(loop):.3f}"
-                f" times (of pairs: median {np.median(fit / loop):.3f}, worst "
-                f"{(fit / loop).max():.3f}); aim 1.05"
+                f"{np.median(loop):.4f} s an epoch: "
+                f"{np.median(fit) / np.median(loop):.3f} times (of pairs: median "
+                f"{np.median(fit / loop):.3f}, worst {(fit / loop).max():.3f}); aim "
+                "1.05"
             )
     print(machine())
 

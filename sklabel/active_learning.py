@@ -1,4 +1,4 @@
-"""The loop of active learning: choose rows, ask for their labels, learn, choose again."""
+"""The loop of active learning: choose rows, ask for labels, learn, choose again."""
 
 import time
 from collections.abc import Callable
@@ -211,8 +211,8 @@ class ActiveLearningClassifier(
             self.teach(rows, answers)
         if not hasattr(self, "classifier_"):
             raise ValueError(
-                f"All {len(np.flatnonzero(is_labeled(self.labels_)))} answers are of one "
-                f"class: ask for more rows, n_rounds={self.n_rounds} and n_samples="
+                f"All {len(np.flatnonzero(is_labeled(self.labels_)))} answers are of "
+                f"one class: ask for more rows, n_rounds={self.n_rounds} and n_samples="
                 f"{self.n_samples}."
             )
         return self
@@ -257,8 +257,8 @@ class ActiveLearningClassifier(
             known = np.asarray(y, dtype=object).reshape(-1)
             if len(known) != n_rows:
                 raise ValueError(
-                    f"Found input variables with inconsistent numbers of samples: X has "
-                    f"{n_rows} rows, y has {len(known)}."
+                    "Found input variables with inconsistent numbers of samples: X "
+                    f"has {n_rows} rows, y has {len(known)}."
                 )
             labeled = is_labeled(y)
             self.labels_[labeled] = known[labeled]
@@ -340,8 +340,8 @@ class ActiveLearningClassifier(
         given = y.tolist() if hasattr(y, "tolist") else list(y)
         if len(given) != len(rows):
             raise ValueError(
-                f"{len(given)} answers for {len(rows)} rows: give one for each, -1 where "
-                "there is none."
+                f"{len(given)} answers for {len(rows)} rows: give one for each, -1 "
+                "where there is none."
             )
         if len(rows) and not (0 <= rows.min() and rows.max() < len(self.labels_)):
             raise ValueError(
@@ -404,7 +404,7 @@ class ActiveLearningClassifier(
         return self.classifier_.predict(self._check_X(X))
 
     def _check_X(self, X, reset=False):
-        """Return vectors as an array; images and paths are checked by who takes them."""
+        """Return vectors as an array; whoever takes images and paths checks them."""
         X = _as_images(X)
         if len(getattr(X, "shape", ())) > 2 or _as_paths(X) is not None:
             return X
@@ -414,8 +414,8 @@ class ActiveLearningClassifier(
         check_is_fitted(self, "labels_")
         if not hasattr(self, "_X"):
             raise ValueError(
-                "The loop was loaded without its rows: call attach(X) with those that it "
-                "was begun with."
+                "The loop was loaded without its rows: call attach(X) with those that "
+                "it was begun with."
             )
 
     def _train(self):
@@ -438,8 +438,8 @@ class ActiveLearningClassifier(
             last = last_step(classifier)
             if "warm_start" not in last.get_params(deep=False):
                 raise ValueError(
-                    f"warm_start=True, but {type(last).__name__} has no parameter of that "
-                    "name and starts anew in every round: set warm_start=False."
+                    f"warm_start=True, but {type(last).__name__} has no parameter of "
+                    "that name and starts anew in every round: set warm_start=False."
                 )
             same = np.array_equal(classes, vars(self).get("classes_"))
             last.set_params(warm_start=same)

@@ -56,10 +56,10 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
     ----------
     spec : str, nn.Module or fitted embedder
         - ``"auto"``: a two-layer perceptron for vectors, ``"resnet8"`` for images;
-        - ``"resnet8"``, ``"resnet9"``, ``"wrn_28_2"``, ``"wrn_28_8"``: networks for small
-          images (larger ones are reduced by their first layers);
-        - ``"resnet18"`` and every other classifier of torchvision, untrained; its ResNets
-          get the CIFAR stem (3x3, stride 1, no pooling) for sides up to 64;
+        - ``"resnet8"``, ``"resnet9"``, ``"wrn_28_2"``, ``"wrn_28_8"``: networks for
+          small images (larger ones are reduced by their first layers);
+        - ``"resnet18"`` and every other classifier of torchvision, untrained; its
+          ResNets get the CIFAR stem (3x3, stride 1, no pooling) for sides up to 64;
         - ``"timm/NAME"``: an untrained model of timm (extra ``backbones``);
         - a module: copied, never trained in place;
         - a fitted embedding estimator: its trained encoder is copied.
@@ -278,7 +278,8 @@ def _named(name, shape):
         return _mlp(shape)
     if len(shape) == 1:
         raise ValueError(
-            f"backbone={name!r} needs images, but X holds vectors of length {shape[0]}: "
+            f"backbone={name!r} needs images, but X holds vectors of length "
+            f"{shape[0]}: "
             'use backbone="auto" or give image_shape=(height, width, channels).'
         )
     if name in _OWN:

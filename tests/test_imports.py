@@ -238,8 +238,8 @@ def test_the_reader_of_imports_reads(tmp_path, monkeypatch):
     (tmp_path / "embedding").mkdir()
     path = tmp_path / "embedding" / "_x.py"
     path.write_text(
-        "import os\nfrom .._core.net import A\nfrom . import _y\nfrom ..losses import b\n"
-        "from .. import modules\n\ndef f():\n    from sklabel.selection import c\n"
+        "import os\nfrom .._core.net import A\nfrom . import _y\nfrom ..losses import "
+        "b\nfrom .. import modules\n\ndef f():\n    from sklabel.selection import c\n"
     )
     found = [parts for _, parts in own_imports(path)]
     assert found == [

@@ -365,7 +365,7 @@ METHODS = {
         (X, Y),
         "network  w1(labeled) [w2(unlabeled)] s1(w3(unlabeled))",
     ),
-    "FixMatch, a policy that learns: the average recognizes its views of labeled rows": (
+    "FixMatch, a policy that learns: the average sees its views of labeled rows": (
         make(
             classification.FixMatchClassifier,
             weak_augment=weak,

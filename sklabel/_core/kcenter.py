@@ -1,4 +1,4 @@
-"""Greedy k-center: the row farthest from all centers, again and again (Gonzalez, 1985)."""
+"""Greedy k-center: add the row farthest from all centers (Gonzalez, 1985)."""
 
 from types import SimpleNamespace
 

@@ -60,7 +60,7 @@ class Samples:
         return good[evenly_spaced(len(good), n_rows)]
 
     def readable(self, X):
-        """Return X, of which these are the samples, without rows that cannot be read."""
+        """Return X without the rows that cannot be read; these are its samples."""
         return _safe_indexing(X, self.good) if self.bad.any() else X
 
     def all_neighbors(self, found):

@@ -1,4 +1,4 @@
-"""The base of the methods: a module that returns its own loss, and whose fields are it."""
+"""The base of the methods: a module of fields that returns its own loss."""
 
 import sys
 from dataclasses import dataclass, fields

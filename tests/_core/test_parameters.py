@@ -1,4 +1,4 @@
-"""Parameters are fields: constructor, signature, constraints and texts come from them."""
+"""Parameters are fields: constructor, constraints and texts come from them."""
 
 import importlib
 import inspect
