@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ._core.display import cluster_sheet, contact_sheet
 from ._core.health import watch_features
-from ._core.inputs import ImageFiles
+from ._core.image_files import ImageFiles
 from ._core.net import resolve_device
 from ._core.persistence import load
 from .augment import Contrastive, Weak
