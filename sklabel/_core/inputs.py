@@ -1,7 +1,6 @@
 """What X may be: vectors, images, paths of image files."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from numbers import Integral
 
 import numpy as np
@@ -9,115 +8,11 @@ import torch
 from PIL import Image, ImageOps
 from sklearn.utils.validation import check_array, validate_data
 
+from .image_files import UNREADABLE, ImageFiles, decoded, unreadable
 from .samples import PIXEL_RANGES, Samples, _blocks, to_unit
 from .warn import warn
 
 _CHANNELS = (1, 3, 4)
-
-
-_CACHE_BYTES = 2**30  # decoded images are kept up to this size
-
-
-# what Pillow raises for a file that is no image, a cut one, or a giant one
-_UNREADABLE = OSError, ValueError, SyntaxError, Image.DecompressionBombError
-
-
-class ImageFiles:
-    """Image files, decoded to uint8 RGB of one size when their rows are asked for.
-
-    Parameters
-    ----------
-    paths : list of str
-    size : (int, int)
-        Height and width; other sizes are resized, anti-aliased, without regard to the
-        aspect ratio, so that nothing of an image is cut off.
-    skip : bool, default=False
-        Whether a file that cannot be read is black, marked in ``bad`` and explained in
-        ``errors``; otherwise it is an error.
-
-    Notes
-    -----
-    Decoded images stay in memory while all of them together fit into 1 GiB.
-    """
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, paths, size, skip=False):
-        self.paths = np.asarray(paths, dtype=object)
-        self.size = size
-        self.skip = skip
-        self.bad = np.zeros(len(paths), bool)
-        self.errors = {}  # row: what is wrong with its file
-        self._cache = self._cached = None
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getstate__(self):
-        return {**vars(self), "_cache": None, "_cached": None}
-
-    @property
-    def fits_in_memory(self):
-        """Whether all images are kept once decoded."""
-        return len(self) * 3 * self.size[0] * self.size[1] <= _CACHE_BYTES
-
-    def __getitem__(self, rows):
-        rows = np.asarray(rows)
-        if self.fits_in_memory:
-            if self._cache is None:
-                self._cache = np.zeros((len(self), *self.size, 3), np.uint8)
-                self._cached = np.zeros(len(self), bool)
-            missing = np.unique(rows[~self._cached[rows]])
-            for row, image in zip(missing, self._read(missing), strict=True):
-                self._cache[row] = image
-            self._cached[missing] = True
-            return self._cache[rows]
-        return np.stack(list(self._read(rows)))
-
-    def find_unreadable(self):
-        """Decode every file once; those that cannot be read are black from then on."""
-
-        def fails(row):
-            try:
-                self[np.array([row])]
-            except ValueError:
-                return True
-            return False
-
-        self.bad = np.fromiter(map(fails, range(len(self))), bool, len(self))
-        return self.bad
-
-    def _read(self, rows):
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            yield from pool.map(self._decode, rows)
-
-    def _decode(self, row):
-        if not self.bad[row]:
-            try:
-                return self._open(self.paths[row])
-            except _UNREADABLE as error:
-                if not self.skip:
-                    raise unreadable(self.paths[row], error) from error
-                self.bad[row], self.errors[row] = True, str(error)
-        return np.zeros((*self.size, 3), np.uint8)
-
-    def _open(self, path):
-        with Image.open(path) as image:
-            image.draft("RGB", self.size[::-1])  # JPEG: decode at reduced scale
-            image = ImageOps.exif_transpose(image).convert("RGB")
-            if image.size != self.size[::-1]:
-                image = image.resize(
-                    self.size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0
-                )
-            return np.asarray(image)
-
-
-def unreadable(path, error):
-    """Return what to raise for an image file that cannot be read."""
-    return ValueError(
-        f"Cannot read the image {str(path)!r} ({error}). Remove or replace the file, "
-        'or pass on_error="skip" to leave such files out.'
-    )
 
 
 def check_samples(estimator, X, reset, sample_shape=None):
@@ -228,7 +123,7 @@ def check_images(X, rows):
     """
     paths = _as_paths(X)
     if paths is not None:
-        return [_decoded(paths[row]) for row in rows]
+        return [decoded(paths[row]) for row in rows]
     X = _as_images(X)
     if np.ndim(X) not in (3, 4):
         raise ValueError(
@@ -242,12 +137,6 @@ def check_images(X, rows):
         images = to_unit(images, (low, high))
     images = images.permute(0, 2, 3, 1).numpy()
     return [image[..., 0] if image.shape[2] == 1 else image for image in images]
-
-
-def _decoded(path):
-    """Return an image file as (h, w, 3) uint8, upright."""
-    with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _from_table(estimator, X, reset):
@@ -345,7 +234,7 @@ def _common_size(paths, on_error):
         try:
             with Image.open(path) as image:
                 sizes.setdefault(ImageOps.exif_transpose(image).size[::-1], path)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             if on_error != "skip":
                 raise unreadable(path, error) from error
         if len(sizes) > 1:

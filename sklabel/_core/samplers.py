@@ -196,6 +196,84 @@ class Mixed(Shuffled):
         return shuffled(np.repeat(self.labeled, counts))
 
 
+class Captioned(Shuffled):
+    """Every batch is images and the tokens of one text of each.
+
+    Parameters
+    ----------
+    samples : Samples
+    texts : list of list of str
+        Of each row; none: the row is left out.
+    tokenize : callable
+        Texts to tokens (n, L).
+    trim : bool
+        Whether tokens of 0 at the end of all rows of a batch are left out.
+    unique : bool
+        Whether a batch holds no text twice.
+    """
+
+    def __init__(self, samples, texts, tokenize, trim, unique):
+        counts = np.array([len(own) for own in texts])
+        super().__init__(samples.without(counts == 0))
+        known = {text: None for own in texts for text in own}
+        known = {text: i for i, text in enumerate(known)}
+        self.tokens = tokenize(list(known)).to(torch.int32)
+        ends = (self.tokens != 0).int().flip(1).argmax(1)
+        self.lengths = self.tokens.shape[1] - ends if trim else None
+        self.choices = np.array([known[text] for own in texts for text in own])
+        self.starts = np.append(0, counts.cumsum())
+        self.unique = unique
+        self.texts = texts
+
+    @property
+    def identity(self):
+        return (self.texts,)
+
+    def epoch(self, batch_size):
+        if not self.unique:
+            for rows in super().epoch(batch_size):
+                yield rows, self._draw(rows)
+            return
+        n_left = n_batches = self.n_batches(batch_size)
+        while n_left > 0:  # again where few different texts make few batches
+            rows = np.concatenate(list(super().epoch(batch_size)))
+            for batch in self._apart(rows, n_batches)[:n_left]:
+                yield batch
+                n_left -= 1
+
+    def fetch(self, pair):
+        rows, texts = pair
+        tokens = self.tokens[texts]
+        if self.lengths is not None:
+            tokens = tokens[:, : int(self.lengths[texts].max())]
+        return self.samples[rows], tokens.long()
+
+    def _draw(self, rows):
+        """Return the number of a text of each row."""
+        counts = self.starts[rows + 1] - self.starts[rows]
+        draw = torch.rand(len(rows), dtype=torch.float64).numpy() * counts
+        return self.choices[self.starts[rows] + draw.astype(int)]
+
+    def _apart(self, rows, n_batches):
+        """Return batches of rows and texts, where no two rows have the same text.
+
+        Of a text that more rows have than there are batches, the others are left out.
+        """
+        texts = self._draw(rows)
+        place = torch.randperm(len(self.tokens)).numpy()
+        order = np.argsort(place[texts], kind="stable")
+        rows, texts = rows[order], texts[order]
+        _, first, counts = np.unique(
+            place[texts], return_index=True, return_counts=True
+        )
+        while np.minimum(counts, n_batches).sum() < 2 * n_batches:
+            n_batches -= 1  # BatchNorm cannot train on a single row
+        kept = np.arange(len(rows)) - np.repeat(first, counts) < n_batches
+        rows, texts = rows[kept], texts[kept]
+        # rows of one text stand next to each other, so every batch gets another one
+        return [(rows[i::n_batches], texts[i::n_batches]) for i in range(n_batches)]
+
+
 def split(rows, batch_size):
     """Cut rows into batches; a last batch of one row joins the one before.
 

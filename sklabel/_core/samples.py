@@ -97,7 +97,7 @@ class Samples:
 
     def __getitem__(self, rows):
         rows = np.asarray(rows)
-        x = torch.from_numpy(_native(self.source[rows]))
+        x = torch.from_numpy(native(self.source[rows]))
         if self.channels_last:
             x = x.reshape(len(rows), *self.sample_shape[1:], -1).permute(0, 3, 1, 2)
         return x.reshape(len(rows), *self.sample_shape)
@@ -154,7 +154,7 @@ class Samples:
         return mean.float(), std.float()
 
 
-def _native(block):
+def native(block):
     """Return a fetched block as a writable array of uint8 or float32."""
     block = np.ascontiguousarray(block)
     return block if block.dtype == np.uint8 else block.astype(np.float32, copy=False)

@@ -14,7 +14,8 @@ from sklearn.utils import _safe_indexing, get_tags
 from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.inputs import ImageFiles, check_samples
+from .._core.image_files import ImageFiles
+from .._core.inputs import check_samples
 from .._core.labels import check_labels, decode_labels, encode_labels, is_labeled
 from .._core.learner import Learner, unfrozen
 from .._core.parameters import (

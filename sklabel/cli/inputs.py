@@ -50,7 +50,7 @@ def read_images(files, size, args):
     import numpy as np
     from tqdm.auto import tqdm
 
-    from .._core.inputs import ImageFiles
+    from .._core.image_files import ImageFiles
 
     paths = list(files.values())
     images = np.empty((len(paths), *size, 3), np.uint8)

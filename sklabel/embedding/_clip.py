@@ -1,20 +1,19 @@
 """CLIP: contrastive language-image pretraining (Radford et al., 2021)."""
 
-import functools
+import copy
 import math
 from collections.abc import Callable
-from numbers import Integral, Number
+from dataclasses import InitVar
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._core.callbacks import fitting
 from .._core.health import CollapseWarning, watch_features
-from .._core.labels import _is_marker, _is_missing
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -28,11 +27,14 @@ from .._core.parameters import (
     whole,
 )
 from .._core.roles.embedding import EmbeddingRole
-from .._core.samplers import Shuffled
+from .._core.roles.search import SearchRole
+from .._core.samplers import Captioned, Shuffled
+from .._core.texts import check_captions, check_texts, check_tokens
 from .._core.warn import warn
 from ..augment import Contrastive
 from ..backbones import Encoder
 from ..losses import clip_loss, unit_rows
+from ..modules import Method
 from ..optim import _NORMS
 from ..pretrained import _WITH_WEIGHTS, open_clip_model, open_clip_tokenizer
 from ..text import TextTower, tokenizer
@@ -43,39 +45,29 @@ _PARTS = ("image", "text", "norms")
 _HIGH_LR = 1e-4
 
 
-class _CLIP(nn.Module):
+class _CLIP(Method):
     """Two towers into one space, and how sharp their similarities are."""
 
-    def __init__(self, backbone, project, text, n_features_out, log_scale):
-        super().__init__()
-        self.backbone = backbone
-        self.project = project
-        self.text = text
-        self.n_features_out = n_features_out
+    backbone: nn.Module
+    project: nn.Module
+    text: nn.Module
+    n_features_out: int
+    log_scale: InitVar[float]
+
+    def __post_init__(self, log_scale):
         self.logit_scale = nn.Parameter(torch.tensor(float(log_scale)))
-        self.frozen = ()
 
     def set_training(self, augment, max_logit_scale, same_captions, frozen):
         self.augment = augment
         self.max_log_scale = math.log(max_logit_scale)
         self.same_captions = same_captions
-        self.frozen = frozen
         self.requires_grad_(True)
-        for part in self.frozen_parts():
-            part.requires_grad_(False)
-
-    def frozen_parts(self):
-        towers = {"image": self.backbone, "text": self.text}
-        parts = [towers[name] for name in self.frozen if name in towers]
-        if "norms" in self.frozen:
-            parts += [part for part in self.modules() if isinstance(part, _NORMS)]
-        return parts
-
-    def train(self, mode=True):
-        super().train(mode)
-        for part in self.frozen_parts():
-            part.eval()
-        return self
+        norms = [n for n, part in self.named_modules() if isinstance(part, _NORMS)]
+        parts = {"image": ["backbone"], "text": ["text"], "norms": norms}
+        self.frozen = ()
+        for part in frozen:
+            for name in parts[part]:
+                self.set_trained(name, False)
 
     def forward(self, x):
         return unit_rows(self.project(self.backbone(x)))  # (B, D)
@@ -87,7 +79,7 @@ class _CLIP(nn.Module):
         return self.contrast(self(self.augment(x)), tokens)
 
     def contrast(self, images, tokens):
-        """Return the loss of embedded images (B, D) and tokens, and figures."""
+        """Return the loss of embedded images (B, D) and tokens, and metrics."""
         # a text that several rows share is encoded once
         tokens, which = tokens.unique(dim=0, return_inverse=True)
         texts = self.encode_text(tokens)[which]
@@ -120,121 +112,7 @@ class _PublishedTexts(nn.Module):
         return self.model.encode_text(tokens)
 
 
-class _Captioned(Shuffled):
-    """Every batch is images and the tokens of one text of each.
-
-    Parameters
-    ----------
-    samples : Samples
-    texts : list of list of str
-        Of each row; none: the row is left out.
-    tokenize : callable
-        Texts to tokens (n, L).
-    trim : bool
-        Whether tokens of 0 at the end of all rows of a batch are left out.
-    unique : bool
-        Whether a batch holds no text twice.
-    """
-
-    def __init__(self, samples, texts, tokenize, trim, unique):
-        counts = np.array([len(own) for own in texts])
-        super().__init__(samples.without(counts == 0))
-        known = {text: None for own in texts for text in own}
-        known = {text: i for i, text in enumerate(known)}
-        self.tokens = tokenize(list(known)).to(torch.int32)
-        ends = (self.tokens != 0).int().flip(1).argmax(1)
-        self.lengths = self.tokens.shape[1] - ends if trim else None
-        self.choices = np.array([known[text] for own in texts for text in own])
-        self.starts = np.append(0, counts.cumsum())
-        self.unique = unique
-        self.texts = texts
-
-    @property
-    def identity(self):
-        return (self.texts,)
-
-    def epoch(self, batch_size):
-        if not self.unique:
-            for rows in super().epoch(batch_size):
-                yield rows, self._draw(rows)
-            return
-        n_left = n_batches = self.n_batches(batch_size)
-        while n_left > 0:  # again where few different texts make few batches
-            rows = np.concatenate(list(super().epoch(batch_size)))
-            for batch in self._apart(rows, n_batches)[:n_left]:
-                yield batch
-                n_left -= 1
-
-    def fetch(self, pair):
-        rows, texts = pair
-        tokens = self.tokens[texts]
-        if self.lengths is not None:
-            tokens = tokens[:, : int(self.lengths[texts].max())]
-        return self.samples[rows], tokens.long()
-
-    def _draw(self, rows):
-        """Return the number of a text of each row."""
-        counts = self.starts[rows + 1] - self.starts[rows]
-        draw = torch.rand(len(rows), dtype=torch.float64).numpy() * counts
-        return self.choices[self.starts[rows] + draw.astype(int)]
-
-    def _apart(self, rows, n_batches):
-        """Return batches of rows and texts, where no two rows have the same text.
-
-        Of a text that more rows have than there are batches, the others are left out.
-        """
-        texts = self._draw(rows)
-        place = torch.randperm(len(self.tokens)).numpy()
-        order = np.argsort(place[texts], kind="stable")
-        rows, texts = rows[order], texts[order]
-        _, first, counts = np.unique(
-            place[texts], return_index=True, return_counts=True
-        )
-        while np.minimum(counts, n_batches).sum() < 2 * n_batches:
-            n_batches -= 1  # BatchNorm cannot train on a single row
-        kept = np.arange(len(rows)) - np.repeat(first, counts) < n_batches
-        rows, texts = rows[kept], texts[kept]
-        # rows of one text stand next to each other, so every batch gets another one
-        return [(rows[i::n_batches], texts[i::n_batches]) for i in range(n_batches)]
-
-
-def _as_texts(value, row):
-    """Return the texts of one entry of y as a list; none for an image without one."""
-    if isinstance(value, str):
-        if not value.strip():
-            raise ValueError(
-                f"y[{row}] is an empty text: mark images without a text by -1 or None."
-            )
-        if value == "-1":
-            raise ValueError(
-                f"y[{row}] is the text '-1': arrays of fixed-width text cannot hold the "
-                "number -1 that marks an image without a text. Use an object array: "
-                "y = np.array(texts, dtype=object); y[rows_without_text] = -1."
-            )
-        return [value]
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [text for part in value for text in _as_texts(part, row)]
-    if _is_missing(value) or _is_marker(value, -1):
-        return []
-    if isinstance(value, (Number, np.generic)):
-        return [str(value)]
-    raise TypeError(
-        f"y[{row}] is a {type(value).__name__}: give a text, a list of texts, or -1 "
-        "for an image without one."
-    )
-
-
-def _check_texts(texts):
-    """Return texts to encode or to search for as a list of str."""
-    texts = [texts] if isinstance(texts, str) else list(texts)
-    wrong = [repr(text) for text in texts if not isinstance(text, str)]
-    if wrong or not texts:
-        got = wrong[0] if wrong else "none"
-        raise ValueError(f"texts must be a text or a list of them; got {got}.")
-    return texts
-
-
-class CLIPTransformer(EmbeddingRole, Learner):
+class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
     """Embed images and texts into one space, where an image lies near what it shows.
 
     An image tower and a text tower are trained on pairs: each image must find its text
@@ -410,21 +288,52 @@ class CLIPTransformer(EmbeddingRole, Learner):
                 'weights, such as backbone="open_clip/ViT-B-32", '
                 'weights="laion2b_s34b_b79k".'
             )
-        texts = None if y is None else self._read_texts(y, samples)
+        texts = None if y is None else check_captions(y, samples)
         with self._seeded():
-            statistics = samples.statistics()
-            if self._continued is None:
-                self.vocabulary_size_ = None  # that of the last fit is no limit
-                self.vocabulary_size_ = self._count_tokens(texts)
-                module = self._build_module(*statistics)
-            else:
-                module = self._set_training(self._continued, *statistics)
-            if y is None:
-                self.n_iter_ = 0
-                return self._fit_net(module, Shuffled(samples), train=False)
-            self._train(module, samples, texts)
-        self._warn_collapse(f"lower lr={self.lr}")
+            self._train(samples, texts)
+        self._check_health()
         return self
+
+    def _train(self, samples, texts):
+        statistics = samples.statistics()
+        if self._continued is None:
+            self.vocabulary_size_ = None  # that of the last fit is no limit
+            self.vocabulary_size_ = self._count_tokens(texts)
+            module = self._build_module(*statistics)
+        else:
+            module = self._set_training(self._continued, *statistics)
+        if texts is None:
+            self._stage("fit", module, Shuffled(samples), train=False)
+            return
+        if self._brings_weights() and self.lr > _HIGH_LR:
+            warn(
+                f"lr={self.lr} is likely to undo the weights={str(self.weights)!r}: "
+                "fine-tune with lr=1e-5 or less.",
+                UserWarning,
+            )
+        start = copy.deepcopy(module.state_dict()) if self.start_weight > 0 else {}
+        pairs = self._pair(samples, texts)
+        self._stage("fit", module, pairs, watch=watch_features)
+        self._check_learned(pairs.samples.n_trained)
+        trained = module.state_dict()
+        for name, first in start.items():
+            if first.is_floating_point():
+                trained[name].lerp_(first.to(trained[name]), self.start_weight)
+
+    def _check_learned(self, n_pairs, n_steps=100):
+        """Warn if many steps were no better than guessing."""
+        net = self.net_
+        if not net.history or net.step_ < n_steps:
+            return
+        loss = net.history[-1, "train_loss"]
+        guessed = math.log(n_pairs / net.history[-1, "train_batch_count"])
+        if loss > 0.98 * guessed:
+            warn(
+                f"{type(self).__name__} has learned nothing: its loss is {loss:.3f}, "
+                f"that of guessing {guessed:.3f}. Either images and texts have nothing "
+                f"to do with each other, or lr={self.lr} is too high, or too low.",
+                CollapseWarning,
+            )
 
     def encode_text(self, texts):
         """Embed texts.
@@ -440,75 +349,10 @@ class CLIPTransformer(EmbeddingRole, Learner):
             Rows have length 1; their products with embeddings of images are cosines.
         """
         check_is_fitted(self)
-        tokens = self._tokenize(_check_texts(texts))
-        net = self.net_
-        module = net.module_.eval()
-        parts = []
-        with torch.inference_mode(), net.autocast():
-            for part in tokens.split(256):
-                parts.append(module.encode_text(part.to(net.device)).float().cpu())
-        return torch.cat(parts).numpy()
-
-    def similarity(self, texts, X=None, *, Z=None):
-        """Return the cosine between each image and each text.
-
-        Parameters
-        ----------
-        texts : str or list of str
-            Of length n_texts.
-        X : array-like or None, default=None
-            Samples of the fitted shape.
-        Z : array-like of shape (n_samples, n_features_out) or None, default=None
-            Their embedding from :meth:`transform`, instead of X: images that are looked
-            at again need not be embedded again.
-
-        Returns
-        -------
-        similarities : ndarray of shape (n_samples, n_texts), float32
-            In [-1, 1]; NaN for a file that cannot be read.
-        """
-        if (X is None) == (Z is None):
-            raise ValueError("Give either X or its embedding Z.")
-        check_is_fitted(self)
-        if Z is None:
-            Z = self.transform(X)
-        Z = check_array(Z, dtype=np.float32, ensure_all_finite="allow-nan")
-        if Z.shape[1] != self._n_features_out:
-            raise ValueError(
-                f"Z has {Z.shape[1]} columns, but an embedding has "
-                f"{self._n_features_out}: give what transform returned."
-            )
-        return Z @ self.encode_text(texts).T
-
-    def search(self, texts, X=None, n_results=10, *, Z=None):
-        """Find the images that texts describe.
-
-        Parameters
-        ----------
-        texts : str or list of str
-            Of length n_texts; a single one counts as a list of one.
-        X : array-like or None, default=None
-            Samples of the fitted shape.
-        n_results : int, default=10
-            Images for each text; fewer where X has fewer that can be read.
-        Z : array-like of shape (n_samples, n_features_out) or None, default=None
-            Their embedding from :meth:`transform`, instead of X: images that are looked
-            at again need not be embedded again.
-
-        Returns
-        -------
-        rows : ndarray of int of shape (n_texts, n_results)
-            Row numbers, the most similar first, the first of equally similar ones.
-        similarities : ndarray of shape (n_texts, n_results), float32
-            Cosines, the largest first.
-        """
-        if not isinstance(n_results, Integral) or n_results < 1:
-            raise ValueError(f"n_results={n_results!r} must be a positive integer.")
-        s = self.similarity(texts, X, Z=Z).T  # (n_texts, n_samples)
-        n_readable = int((~np.isnan(s[0])).sum())
-        # NaN is sorted behind everything
-        rows = np.argsort(-s, axis=1, kind="stable")[:, : min(n_results, n_readable)]
-        return rows, np.take_along_axis(s, rows, axis=1)
+        tokens = self._tokenize(check_texts(texts))
+        if self._model_name() is None:  # nothing stands behind the longest text
+            tokens = tokens[:, : int((tokens != 0).any(0).nonzero().max()) + 1]
+        return self.net_.evaluate_tensor(tokens, self.net_.module_.encode_text).numpy()
 
     def score(self, X, y=None):
         """Return the negative contrastive loss on pairs.
@@ -529,8 +373,7 @@ class CLIPTransformer(EmbeddingRole, Learner):
         samples = self._check_X(X)
         if y is None:
             raise ValueError("score requires y to be passed, the texts of the images.")
-        unique = self.same_captions == "unique"
-        pairs = self._pair(samples, self._read_texts(y, samples), unique)
+        pairs = self._pair(samples, check_captions(y, samples))
         module = self.net_.module_
         with self._seeded():
             losses = self.net_.evaluate_epoch(
@@ -566,33 +409,9 @@ class CLIPTransformer(EmbeddingRole, Learner):
 
     # -- texts
 
-    def _read_texts(self, y, samples):
-        """Return a list of texts for each row."""
-        if hasattr(y, "to_numpy") or hasattr(y, "__array__"):
-            y = np.asarray(y)
-        if isinstance(y, str) or not hasattr(y, "__len__"):
-            raise ValueError(
-                f"y={y!r} must hold a text for each of {len(samples)} rows."
-            )
-        if len(y) != len(samples):
-            raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: X has "
-                f"{len(samples)} rows, y has {len(y)}."
-            )
-        texts = [_as_texts(value, row) for row, value in enumerate(y)]
-        read = [texts[row] for row in samples.good]
-        different = {text for own in read for text in own}
-        if len(different) < 2 or sum(map(bool, read)) < 2:
-            raise ValueError(
-                f"y has {len(different)} different text(s) for the images: two images "
-                "with different texts are needed at least."
-            )
-        return texts
-
-    def _pair(self, samples, texts, unique=False):
-        tokenize = functools.partial(self._tokenize, trim=False)
-        trim = self._model_name() is None
-        return _Captioned(samples, texts, tokenize, trim, unique)
+    def _pair(self, samples, texts):
+        trim, unique = self._model_name() is None, self.same_captions == "unique"
+        return Captioned(samples, texts, self._tokenize, trim, unique)
 
     def _tokenizer(self):
         name = self._model_name()
@@ -618,62 +437,15 @@ class CLIPTransformer(EmbeddingRole, Learner):
             known = int(tokens.max()) + 1
         return int(known)
 
-    def _tokenize(self, texts, trim=True):
+    def _tokenize(self, texts):
         """Return tokens (n, L) of texts, checked where they are not the model's own."""
         tokens = torch.as_tensor(np.asarray(self._tokenizer()(texts)))
-        if self._model_name() is not None:
-            return tokens.long()
-        shape = tuple(tokens.shape)
-        if tokens.ndim != 2 or len(tokens) != len(texts) or tokens.is_floating_point():
-            raise ValueError(
-                f"tokenizer={self.tokenizer!r} returned {tokens.dtype} of shape "
-                f"{shape} for {len(texts)} texts: integers of shape (n, L) are wanted."
-            )
-        if shape[1] > self.context_length:
-            raise ValueError(
-                f"tokenizer={self.tokenizer!r} returned {shape[1]} tokens for a text: "
-                f"at most context_length={self.context_length} are allowed."
-            )
-        limit = getattr(self, "vocabulary_size_", None) or math.inf
-        wrong = (tokens < 0).any(1) | (tokens >= limit).any(1) | (tokens == 0).all(1)
-        if wrong.any():
-            text = texts[int(wrong.int().argmax())]
-            raise ValueError(
-                f"tokenizer={self.tokenizer!r} returned no tokens for {text!r}, or "
-                f"some that are not in [0, {limit}), which the text tower knows."
-            )
-        n_full = int((tokens[:, -1] != 0).sum())
-        if n_full and shape[1] == self.context_length:
-            warn(
-                f"{n_full} of {len(texts)} texts have context_length="
-                f"{self.context_length} tokens or more, and what goes beyond is cut "
-                "off: raise context_length before fit, or shorten them.",
-                UserWarning,
-            )
-        if trim:
-            tokens = tokens[:, : int((tokens != 0).any(0).nonzero().max()) + 1]
+        if self._model_name() is None:
+            limit = getattr(self, "vocabulary_size_", None)
+            check_tokens(tokens, texts, self.tokenizer, self.context_length, limit)
         return tokens.long()
 
-    # -- training
-
-    def _train(self, module, samples, texts):
-        if self._brings_weights() and self.lr > _HIGH_LR:
-            warn(
-                f"lr={self.lr} is likely to undo the weights={str(self.weights)!r}: "
-                "fine-tune with lr=1e-5 or less.",
-                UserWarning,
-            )
-        start = None
-        if self.start_weight > 0:
-            start = {k: v.detach().clone() for k, v in module.state_dict().items()}
-        pairs = self._pair(samples, texts, unique=self.same_captions == "unique")
-        self._fit_net(module, pairs, watch=watch_features)
-        self._warn_unlearned(pairs.samples.n_trained)
-        if start is not None:
-            state = module.state_dict()
-            for name, first in start.items():
-                if first.is_floating_point():
-                    state[name].lerp_(first.to(state[name]), self.start_weight)
+    # -- towers
 
     def _frozen(self):
         frozen = () if self.frozen is None else self.frozen
@@ -683,32 +455,12 @@ class CLIPTransformer(EmbeddingRole, Learner):
             raise ValueError(f"frozen names {unknown}, but the parts are {_PARTS}.")
         return frozen
 
-    def _warn_unlearned(self, n_pairs, n_steps=100):
-        """Say so where many steps were no better than guessing."""
-        net = self.net_
-        if not net.history or net.step_ < n_steps:
-            return
-        loss = net.history[-1, "train_loss"]
-        guessed = math.log(n_pairs / net.history[-1, "train_batch_count"])
-        if loss > 0.98 * guessed:
-            warn(
-                f"{type(self).__name__} has learned nothing: its loss is {loss:.3f}, "
-                f"that of guessing {guessed:.3f}. Either images and texts have nothing "
-                f"to do with each other, or lr={self.lr} is too high, or too low.",
-                CollapseWarning,
-            )
-
-    def _views(self, mean, std):
+    def _set_training(self, module, mean, std):
         # as published: hardly more than a shift
         published = Contrastive(crop=(0.9, 1.0), flip=0, jitter=0, grayscale=0)
-        return self._build_augment(self.augment, published, mean, std)
-
-    def _set_training(self, module, mean, std):
+        augment = self._build_augment(self.augment, published, mean, std)
         module.set_training(
-            self._views(mean, std),
-            self.max_logit_scale,
-            self.same_captions,
-            self._frozen(),
+            augment, self.max_logit_scale, self.same_captions, self._frozen()
         )
         return module
 

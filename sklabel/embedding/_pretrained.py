@@ -1,220 +1,44 @@
 """Pretrained encoders of torchvision, timm and open_clip, frozen."""
 
-import hashlib
-import os
-import time
+import functools
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
 import numpy as np
 import torch
-from PIL import Image
-from safetensors.numpy import load as deserialize
-from safetensors.numpy import save as serialize
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
 
 from .._core.callbacks import fitting
-from .._core.inputs import (
-    _UNREADABLE,
-    ImageFiles,
-    _as_paths,
-    _decoded,
-    check_pixel_range,
-    check_samples,
-    size_pair,
-    unreadable,
-)
+from .._core.image_files import StreamedFiles
+from .._core.inputs import _as_paths, check_pixel_range, check_samples, size_pair
 from .._core.learner import NetEstimator
 from .._core.net import Net, resolve_device
 from .._core.parameters import KW_ONLY, ArrayLike, Count
-from .._core.samples import PIXEL_RANGES, Samples, _native
+from .._core.samples import PIXEL_RANGES, Samples
+from .._core.vector_cache import VectorCache, cache_name
 from .._core.warn import warn
 from ..backbones import Encoder
+from ..modules import Method
 from ..pretrained import pretrained_backbone
 
 _BATCH_BYTES = 2**28  # as floats, before the resizing
-# vectors are written to disk when they are so many, or have waited so long
-_SHARD_BYTES = 2**26
-_SHARD_SECONDS = 60
-_ORIENTATION = 0x0112  # of EXIF; 5 to 8: height and width change places
 
 
-class _Frozen(nn.Module):
-    def __init__(self, backbone, frame):
-        super().__init__()
-        self.backbone = backbone
-        self.frame = frame
-        self.n_features_out = backbone.n_features_out
+class _Frozen(Method):
+    backbone: nn.Module
+    frame: nn.Module
+
+    @property
+    def n_features_out(self):
+        return self.backbone.n_features_out
 
     def forward(self, x):
         return self.backbone(x)
-
-
-class _Files(ImageFiles):
-    """Image files that are decoded batch by batch and not kept.
-
-    With a ``frame``, files of any size are brought to that of the network one by one.
-    """
-
-    fits_in_memory = False
-
-    def __init__(self, paths, size, skip, frame=None):
-        super().__init__(paths, size, skip)
-        self.frame = frame
-
-    def _open(self, path):
-        if self.frame is None:
-            return super()._open(path)
-        image = torch.from_numpy(_decoded(path).copy())  # (h, w, 3)
-        x = self.frame(image.permute(2, 0, 1)[None].float() / 255)[0]
-        return (x.permute(1, 2, 0) * 255).numpy()
-
-    def sizes(self):
-        """Return the sizes (height, width) of all files; only their heads are read."""
-        found = set()
-        for path in self.paths:
-            try:
-                with Image.open(path) as image:
-                    # of PNG files its own getexif would decode the whole image
-                    turned = Image.Image.getexif(image).get(_ORIENTATION, 1) > 4
-                    found.add(image.size if turned else image.size[::-1])
-            except _UNREADABLE as error:
-                if not self.skip:
-                    raise unreadable(path, error) from error
-        if not found:
-            raise ValueError(f"None of the {len(self)} image files can be read.")
-        return found
-
-    def digests(self, start):
-        """Return what stands for the content of each file; None for a missing one."""
-
-        def digest(path):
-            try:
-                with open(path, "rb") as file:
-                    content = start.copy()
-                    while block := file.read(2**20):
-                        content.update(block)
-                    return content.digest()
-            except OSError as error:
-                if not self.skip:
-                    raise unreadable(path, error) from error
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return list(pool.map(digest, self.paths))
-
-
-class _Cache:
-    """Vectors on disk, found by the content of the row they belong to.
-
-    Parameters
-    ----------
-    folder : Path
-        All that was embedded by one model in one way. Each file holds some rows with
-        their digests, its name is a checksum; none is ever changed.
-    """
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.failed = False  # to be written
-
-    def read(self, rows_of, Z):
-        """Fill rows of Z, and take what was found out of ``rows_of`` (digest: rows)."""
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if not rows_of:
-                return
-            try:
-                content = path.read_bytes()
-            except FileNotFoundError:
-                continue  # another process has removed it
-            except OSError as error:  # it may be whole, and another's
-                warn(
-                    f"The file {str(path)!r} of cache_dir cannot be read ({error}): its "
-                    "rows are embedded again. Files of others must be readable for you.",
-                    UserWarning,
-                )
-                continue
-            try:
-                shard = deserialize(content)
-                digests, found = shard["digests"], shard["Z"]
-                if _checksum(digests, found) != path.stem:
-                    raise ValueError("its checksum is another")
-                if found.shape[1:] != Z.shape[1:] or len(found) != len(digests):
-                    raise ValueError(f"it holds vectors of shape {found.shape}")
-            except Exception as error:  # what stands in the file may be anything
-                warn(
-                    f"The file {str(path)!r} of cache_dir is damaged ({error}): its rows "
-                    "are embedded again.",
-                    UserWarning,
-                )
-                with suppress(OSError):  # only its owner may remove it
-                    path.unlink()
-                continue
-            for digest, z in zip(digests, found, strict=True):
-                Z[rows_of.pop(digest.tobytes(), [])] = z
-
-    def write(self, digests, Z):
-        """Write rows as one file that is there whole or not at all, if that is allowed."""
-        if not digests or self.failed:
-            return
-        try:
-            self._write(digests, Z)
-        except OSError as error:
-            self.failed = True
-            warn(
-                f"cache_dir={str(self.folder.parent)!r} cannot be written ({error}); "
-                "the vectors are returned, but not kept.",
-                UserWarning,
-            )
-
-    def _write(self, digests, Z):
-        digests = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
-        checksum = _checksum(digests, Z)
-        data = serialize({"digests": digests, "Z": Z})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # of tempfile it would be private; others may use the folder too
-        partial = self.folder / f"{uuid4().hex}.partial"
-        try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / f"{checksum}.safetensors")
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-def _digests(samples):
-    """Return what stands for the content of each row."""
-    start = hashlib.blake2b(digest_size=16)
-    if isinstance(samples.source, _Files):
-        return samples.source.digests(start)
-    layout = samples.channels_last, samples.row_shape
-    step = max(1, _BATCH_BYTES // (4 * int(np.prod(samples.sample_shape))))
-    digests = []
-    for i in range(0, len(samples), step):
-        block = _native(samples.source[i : i + step])
-        kind = start.copy()
-        kind.update(repr((layout, block.dtype.str)).encode())
-        for row in block:
-            content = kind.copy()
-            content.update(row)
-            digests.append(content.digest())
-    return digests
-
-
-def _checksum(*arrays):
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
 
 
 class PretrainedTransformer(
@@ -222,8 +46,8 @@ class PretrainedTransformer(
 ):
     """Embed images with a published encoder that others have trained, as it is.
 
-    Nothing is learned from X but what stands for black and white in float images that do
-    not lie within [0, 1]. The images are resized, cropped and standardized in the
+    Nothing is learned from X but what stands for black and white in float images that
+    do not lie within [0, 1]. The images are resized, cropped and standardized in the
     way that belongs to the weights, then encoded in batches. Read more in the
     :ref:`User Guide <pretrained>`.
 
@@ -297,8 +121,8 @@ class PretrainedTransformer(
     decoding. A renamed, moved or repeated image is known again, and so are rows of X in
     another order or selection. Other weights, preprocessing, precision, device type or
     versions of the libraries make another folder. What was embedded before an error or
-    Ctrl-C is kept, and all but the last minute where the process is killed. Several users
-    may share the folder. Nothing removes old files: delete it at any time. With
+    Ctrl-C is kept, and all but the last minute where the process is killed. Several
+    users may share the folder. Nothing removes old files: delete it at any time. With
     ``weights=None`` it takes a ``random_state`` to find anything again.
 
     References
@@ -374,11 +198,13 @@ class PretrainedTransformer(
         with tqdm(
             total=len(samples), desc=type(self).__name__, disable=not self.verbose
         ) as progress:
+            embed = functools.partial(self._embed, net, samples)
             if self.cache_dir is None:
-                for batch in self._embed(net, samples, np.arange(len(samples)), Z):
+                for batch in embed(np.arange(len(samples)), Z):
                     progress.update(len(batch))
             else:
-                self._embed_the_new(net, samples, Z, progress)
+                cache = VectorCache(self.cache_dir, self._cache_name(net, samples))
+                cache.fill(samples, Z, embed, progress.update)
         bad = samples.bad
         if bad.all():
             raise ValueError(f"None of the {len(bad)} image files can be read.")
@@ -412,12 +238,12 @@ class PretrainedTransformer(
             return shape
         vars(self).pop("feature_names_in_", None)
         self._pixel_range = (0.0, 255.0)
-        sizes = _Files(paths, None, self.on_error == "skip").sizes()
+        sizes = StreamedFiles(paths, None, self.on_error == "skip").sizes()
         if self.image_size is not None:
             return (3, *size_pair(self.image_size, "image_size"))
         return (3, *sizes.pop()) if len(sizes) == 1 else None
 
-    def _check_X(self, X, reset=False):
+    def _check_X(self, X):
         check_is_fitted(self)
         paths = _as_paths(X)
         if paths is None:
@@ -427,13 +253,13 @@ class PretrainedTransformer(
             # one by one, also where all of fit had one size: others may follow
             frame = self.net_.module_.frame
             size = frame.size
-        files = _Files(paths, size, self.on_error == "skip", frame)
+        files = StreamedFiles(paths, size, self.on_error == "skip", frame)
         return Samples(files, (3, *size), channels_last=True, bad=files.bad)
 
     def _net_for(self, samples):
         """Return the net for these samples; that of files takes what is in the frame."""
         module = self.net_.module_
-        if not isinstance(samples.source, _Files):
+        if not isinstance(samples.source, StreamedFiles):
             own = samples.pixel_range()
             usual = samples.is_bytes or {own, self._pixel_range} <= set(PIXEL_RANGES)
             if not usual:  # as in fit
@@ -494,59 +320,20 @@ class PretrainedTransformer(
                     )
                 yield batch
 
-    def _embed_the_new(self, net, samples, Z, progress):
-        """Fill Z from the cache, embed what is not there, and keep it."""
-        cache = _Cache(Path(self.cache_dir) / self._fingerprint(net, samples))
-        rows_of = {}
-        for row, digest in enumerate(_digests(samples)):
-            if digest is None:
-                samples.bad[row] = True
-            else:
-                rows_of.setdefault(digest, []).append(row)
-        cache.read(rows_of, Z)
-        progress.update(len(samples) - len(rows_of))
-        if not rows_of:
-            return
-        digest_of = {rows[0]: digest for digest, rows in rows_of.items()}
-        waiting, since = [], time.monotonic()
-        most = max(1, _SHARD_BYTES // (4 * Z.shape[1]))
-        try:
-            for batch in self._embed(net, samples, np.array(list(digest_of)), Z):
-                progress.update(len(batch))
-                for row in batch:
-                    same = rows_of[digest_of[row]]
-                    Z[same], samples.bad[same] = Z[row], samples.bad[row]
-                waiting += list(batch[~samples.bad[batch]])
-                if len(waiting) >= most or time.monotonic() - since > _SHARD_SECONDS:
-                    ready, waiting = waiting, []
-                    cache.write([digest_of[row] for row in ready], Z[ready])
-                    since = time.monotonic()
-        finally:  # also what an error or Ctrl-C leaves
-            cache.write([digest_of[row] for row in waiting], Z[waiting])
-
-    def _fingerprint(self, net, samples):
+    def _cache_name(self, net, samples):
         """Return a name for all that a vector depends on, but its image."""
         source = self.backbone.partition("/")[0]
         packages = {"timm": ["timm"], "open_clip": ["open_clip_torch", "timm"]}
-        key = [
-            "1",  # of the format
+        packages = ("torch", "torchvision", *packages.get(source, ()))
+        return cache_name(
+            net.module_,
             samples.sample_shape,
             net.pixel_range,
             self.pooling,
             torch.device(net.device).type,
             isinstance(net.autocast(), torch.autocast),
-            [
-                version(package)
-                for package in ("torch", "torchvision", *packages.get(source, ()))
-            ],
-            repr(net.module_),
-        ]
-        digest = hashlib.blake2b(repr(key).encode(), digest_size=12)
-        for name, tensor in net.module_.state_dict().items():
-            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy())
-        return digest.hexdigest()
+            [version(package) for package in packages],
+        )
 
     @property
     def _n_features_out(self):

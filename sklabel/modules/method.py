@@ -29,7 +29,8 @@ class Method(nn.Module):
     Attributes
     ----------
     frozen : tuple of str
-        Names of parts that are not trained, and stay in evaluation mode.
+        Names of parts that are not trained, and stay in evaluation mode; a part of a
+        part: "text.norm".
     training_only : tuple of str
         Names of parts, buffers and other attributes that only training needs. They are
         None after it.
@@ -72,12 +73,12 @@ class Method(nn.Module):
         """Switch to training or evaluation; frozen parts stay in evaluation."""
         super().train(mode)
         for name in self.frozen:
-            getattr(self, name).eval()
+            self.get_submodule(name).eval()
         return self
 
     def set_trained(self, name, trained):
         """Say whether a part is trained; else it is frozen."""
-        getattr(self, name).requires_grad_(trained)
+        self.get_submodule(name).requires_grad_(trained)
         if not trained:
             self.frozen = (*self.frozen, name)
 

@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 from sklearn.base import BaseEstimator
 
-from sklabel._core import inputs
+from sklabel._core import image_files
 from sklabel._core.inputs import check_pixel_range, check_samples
 from sklabel._core.samplers import Shuffled
 from sklabel._core.samples import Samples, to_unit
@@ -223,7 +223,7 @@ def test_every_mode_is_read_as_color(mode, tmp_path):
 
 
 def test_files_beyond_the_cache_are_read_when_asked_for(folder, monkeypatch):
-    monkeypatch.setattr(inputs, "_CACHE_BYTES", 100)
+    monkeypatch.setattr(image_files, "_CACHE_BYTES", 100)
     samples = check_samples(Face(), paths(folder), True)
     expected = torch.from_numpy(images(6, 10, 14)).permute(0, 3, 1, 2)
     assert torch.equal(samples[[5, 0, 5]], expected[[5, 0, 5]])

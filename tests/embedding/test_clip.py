@@ -1,4 +1,4 @@
-"""CLIP: pairs are learned, texts find images, published weights are read as they are."""
+"""CLIP: pairs are learned, texts find images, published weights are read as is."""
 
 import json
 import pickle
@@ -18,9 +18,10 @@ from torch import nn
 
 import sklabel
 from sklabel import CollapseWarning
+from sklabel._core.samplers import Captioned
 from sklabel._core.samples import Samples
+from sklabel._core.texts import check_captions
 from sklabel.embedding import CLIPTransformer, PretrainedTransformer
-from sklabel.embedding._clip import _Captioned
 from sklabel.losses import clip_loss
 from sklabel.text import ByteTokenizer
 from tests._golden import cases
@@ -334,7 +335,7 @@ def test_rows_without_a_text_are_left_out():
         fitted = tiny().fit(X, y)
         assert fitted.transform(X).shape == (60, 16)
         samples = fitted._check_X(X)
-        pairs = fitted._pair(samples, fitted._read_texts(y, samples))
+        pairs = fitted._pair(samples, check_captions(y, samples))
         drawn = np.concatenate([rows for rows, _ in pairs.epoch(8)])
         assert sorted(drawn.tolist()) == list(range(20))
 
@@ -342,7 +343,7 @@ def test_rows_without_a_text_are_left_out():
 def captioned(texts, unique=False):
     rows = np.zeros((len(texts), 2), np.float32)
     samples = Samples(rows, (2,))
-    return _Captioned(samples, texts, ByteTokenizer(20), True, unique)
+    return Captioned(samples, texts, ByteTokenizer(20), True, unique)
 
 
 def test_one_of_several_texts_is_drawn():

@@ -1,4 +1,4 @@
-"""What all trained embedders promise: they learn, show their health, and say collapse."""
+"""What all trained embedders promise: they learn, show health, and warn of collapse."""
 
 import warnings
 
@@ -233,7 +233,7 @@ def test_the_encoder_goes_into_a_classifier(cls, digits):
 
 
 def test_projections_are_wanted_by_some():
-    for cls in (BYOLTransformer, CLDTransformer, MoCoTransformer, SwAVTransformer):
+    for cls in set(DIGITS) - {AutoencoderTransformer}:
         fitted = short(cls, projection_size=7, output="projection").fit(X)
         assert fitted.transform(X).shape == (64, 7)
         assert len(fitted.get_feature_names_out()) == 7

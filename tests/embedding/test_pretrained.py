@@ -929,7 +929,7 @@ def test_what_was_half_written_is_never_read(embedded, tmp_path, monkeypatch):
 def test_an_interrupted_transform_keeps_what_it_has(
     limit, value, written, embedded, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(f"sklabel.embedding._pretrained.{limit}", value)
+    monkeypatch.setattr(f"sklabel._core.vector_cache.{limit}", value)
     cached = tiny(cache_dir=tmp_path, batch_size=4).fit(X)
     step = cached.net_.evaluation_step
 
@@ -1032,7 +1032,7 @@ class VectorsAsRows(PretrainedTransformer):
         self._pixel_range = float(samples.source.min()), float(samples.source.max()) + 1
         return (1, 1, samples.sample_shape[0])
 
-    def _check_X(self, X, reset=False):
+    def _check_X(self, X):
         check_is_fitted(self)
         source = check_samples(self, X, False, self.sample_shape_[2:]).source
         return Samples(source[:, None, None], self.sample_shape_)
