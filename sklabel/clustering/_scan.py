@@ -8,8 +8,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import nn
 
-from .._core.callbacks import fitting
-from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
+from .._core.health import BestClusters, CollapseWarning, cluster_metrics
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -23,36 +22,32 @@ from .._core.parameters import (
     Optimizer,
     Schedule,
 )
-from .._core.roles.clustering import ClusteringRole, check_n_clusters
+from .._core.roles.clustering import NeighborhoodMixin, ProbabilisticClusteringRole
 from .._core.samplers import Paired, Shuffled
 from .._core.warn import warn
 from ..augment import scan_strong
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
-from ..modules import MultiHead, Snapshot
+from ..modules import Method, MultiHead, Snapshot
 from ..neighbors import kneighbors, mine_neighbors
 
 
-class _SCAN(nn.Module):
+class _SCAN(Method):
     """Stage 1: anchor and neighbor agree, and all clusters are used."""
 
-    def __init__(self, backbone, heads, augment, entropy_weight, prior, train_backbone):
-        super().__init__()
-        self.backbone = backbone.requires_grad_(train_backbone)
-        self.heads = heads
-        self.augment = augment
-        self.entropy_weight = entropy_weight
-        self.train_backbone = train_backbone
-        self.register_buffer("prior", prior)
-        self.register_buffer("best_head", torch.tensor(0))
-        self.best = Snapshot(backbone, heads)
+    backbone: nn.Module
+    heads: MultiHead
+    augment: nn.Module
+    entropy_weight: float
+    prior: torch.Tensor | None  # (K,)
+    train_backbone: bool
 
-    def train(self, mode=True):
-        super().train(mode)
-        self.best.eval()
-        if not self.train_backbone:
-            self.backbone.eval()
-        return self
+    frozen = ("best",)
+
+    def __post_init__(self):
+        self.set_trained("backbone", self.train_backbone)
+        self.register_buffer("best_head", torch.tensor(0))
+        self.best = Snapshot(self.backbone, self.heads)
 
     def forward(self, x):
         return self._logits(x).float().softmax(-1)  # (heads, B, K)
@@ -94,88 +89,97 @@ class _SCAN(nn.Module):
         return self.heads(self.backbone(x))
 
 
-class _SelfLabel(nn.Module):
-    """Stage 2: confident answers on plain views teach augmented views.
+class _SelfLabel(Method):
+    """Stage 2: confident predictions on plain views teach augmented views."""
 
-    With ``clustering_loss``, a function of all probabilities, the epoch where it is
-    lowest is kept, the start included, and the first epoch that loses a cluster is the
-    last, and never kept.
-    """
+    backbone: nn.Module
+    heads: MultiHead
+    augment: nn.Module
+    threshold: float
+    balance: bool
+    train_backbone: bool
+    _: KW_ONLY
+    neighbors: np.ndarray | None = None  # (n, k + 1), the row itself first
 
-    def __init__(self, backbone, heads, augment, threshold, balance, train_backbone):
-        super().__init__()
-        self.backbone = backbone.requires_grad_(train_backbone)
-        self.heads = heads
-        self.augment = augment
-        self.threshold = threshold
-        self.balance = balance
-        self.train_backbone = train_backbone
-        self.clustering_loss = None
-        self.neighbors = None  # (n, k + 1), the row itself first
-        # (K,), which clusters are in use before the first step
-        self.register_buffer("used", None)
+    training_only = ("neighbors",)
 
-    def train(self, mode=True):
-        super().train(mode)
-        if not self.train_backbone:
-            self.backbone.eval()
-        return self
+    def __post_init__(self):
+        self.set_trained("backbone", self.train_backbone)
 
     @property
     def n_features_out(self):
         return self.backbone.n_features_out
 
     def forward(self, x):
-        return self.heads(self.backbone(x))[0].float().softmax(-1)  # (B, K)
+        return self._logits(x).softmax(-1)  # (B, K)
 
     def loss(self, x, y):
         # the plain view's pass is in train mode, as in the public code
         with torch.no_grad():
-            weak = self.heads(self.backbone(x))[0].float()
-        strong = self.heads(self.backbone(self.augment(x)))[0].float()
+            weak = self._logits(x)
+        strong = self._logits(self.augment(x))
         return confidence_cross_entropy(weak, strong, self.threshold, self.balance)
-
-    def watch_over(self, clustering_loss):
-        self.clustering_loss = clustering_loss
-        self.best = Snapshot(self.backbone, self.heads)
-        # a buffer: a fit that continues from a checkpoint has not seen the start
-        self.used = torch.zeros(self.heads.n_classes, dtype=torch.bool)
-
-    def before_epoch(self, net, sampler):
-        if self.clustering_loss is not None and not self.used.any():
-            p = net.evaluate(sampler.samples, sampler.samples.good)
-            self.used[p.argmax(1).unique()] = True
-            self.best.keep_if_better(self.clustering_loss(p), self.backbone, self.heads)
 
     def after_epoch(self, net, sampler):
         p = net.evaluate(sampler.samples, sampler.samples.good)
-        figures = {"stage": "self-label", **cluster_metrics(p, self.neighbors)}
-        if self.clustering_loss is not None:
-            loss = float(self.clustering_loss(p))
-            lost = lost_clusters(self.used, p.argmax(1))
-            if lost.any():
-                net.stop()
-            best = not lost.any() and self.best.keep_if_better(
-                loss, self.backbone, self.heads
-            )
-            figures |= {"clustering_loss": loss, "best": best}
-            figures["lost_clusters"] = int(lost.sum())
-        return figures
+        return {"stage": "self-label", **self.metrics(net, p)}
+
+    def metrics(self, net, p):
+        """Return what the history holds of the probabilities (n, K) of plain rows."""
+        return cluster_metrics(p, self.neighbors)
+
+    def keep_outputs(self, used):
+        """Forget the other clusters."""
+        self.heads = self.heads.keep_outputs(used)
+
+    def drop_training_state(self):
+        super().drop_training_state()
+        self.backbone.requires_grad_(True)
+
+    def _logits(self, x):
+        return self.heads(self.backbone(x))[0].float()
+
+
+class _KeepingSelfLabel(_SelfLabel):
+    """The first epoch that loses a cluster is the last.
+
+    Kept is the epoch, or the start, with the lowest loss of stage 1 before it.
+    """
+
+    entropy_weight: float
+    prior: torch.Tensor | None
+
+    training_only = (*_SelfLabel.training_only, "best", "prior")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.best = BestClusters(self.heads.n_classes, self.backbone, self.heads)
+
+    def before_epoch(self, net, sampler):
+        if not self.best.started:
+            p = net.evaluate(sampler.samples, sampler.samples.good)
+            loss = self.clustering_loss(p)
+            self.best.start(p.argmax(1), loss, self.backbone, self.heads)
+
+    def metrics(self, net, p):
+        loss = float(self.clustering_loss(p))
+        best, n_lost = self.best.judge(
+            net, p.argmax(1), loss, self.backbone, self.heads
+        )
+        found = {"clustering_loss": loss, "best": best, "lost_clusters": n_lost}
+        return {**super().metrics(net, p), **found}
+
+    def clustering_loss(self, p):
+        """Return the loss of stage 1 on the probabilities (n, K) of plain rows."""
+        neighbors = torch.from_numpy(self.neighbors[:, 1:])
+        return _clustering_loss(p, neighbors, self.entropy_weight, self.prior)
 
     def keep_best(self):
-        """Go back to the best epoch, and forget the others."""
-        if self.clustering_loss is not None:
-            self.best.restore_(self.backbone, self.heads)
-        self.backbone.requires_grad_(True)
-        self.clustering_loss = self.neighbors = self.best = self.used = None
-
-
-def _standardized(samples, mean, std):
-    return ((samples[samples.good] - mean) / std).numpy()
+        """Go back to the best epoch."""
+        self.best.restore_(self.backbone, self.heads)
 
 
 def _clustering_loss(p, neighbors, entropy_weight, prior):
-    """Return the loss of stage 1 on the probabilities (n, K) of plain rows."""
     log_p = p.clamp_min(1e-30).log()
     losses = (
         scan_loss(log_p, log_p[column], entropy_weight, prior) for column in neighbors.T
@@ -183,7 +187,7 @@ def _clustering_loss(p, neighbors, entropy_weight, prior):
     return sum(losses) / neighbors.shape[1]
 
 
-class SCANClusterer(ClusteringRole, Learner):
+class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     """Cluster images so that nearest neighbors in an embedding share a cluster.
 
     An embedding is learned, each image's nearest neighbors in it are found once, and a
@@ -233,8 +237,6 @@ class SCANClusterer(ClusteringRole, Learner):
 
     Attributes
     ----------
-    confidence_ : ndarray of shape (n_samples,), float32
-        Probability of each row's cluster.
     neighbors_ : ndarray of int of shape (n_samples, n_neighbors + 1)
         Mined neighbors, the row itself first.
     embedder_ : estimator
@@ -312,60 +314,31 @@ class SCANClusterer(ClusteringRole, Learner):
     weight_decay: NonNegative = 1e-4
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Cluster X.
+    _default_embedder = SimCLRTransformer
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : SCANClusterer
-        """
-        samples = self._check_X(X, reset=True)
-        check_n_clusters(self, samples)
-        prior = self._check_prior()
-        with self._seeded() as seed:
-            statistics = samples.statistics()
-            self.neighbors_ = self._mine_neighbors(X, samples, seed, *statistics)
-            module = self._build_module(*statistics, prior)
-            self._fit_net(
-                module,
-                Paired(samples, self.neighbors_),
-                stage="cluster",
-                predicts=False,
-            )
-            clustering = self.net_.history
-            module = self._build_self_label(*module.keep_best(), *statistics)
-            module.neighbors = samples.among_readable(self.neighbors_)
-            if self.keep_clusters:
-                columns = torch.from_numpy(module.neighbors[:, 1:])
-                module.watch_over(
-                    lambda p: _clustering_loss(p, columns, self.entropy_weight, prior)
-                )
-            epochs = max(1, self.self_label_epochs)
-            self._fit_net(
-                module,
-                Shuffled(samples),
-                stage="self-label",
-                max_epochs=epochs,
-                max_steps=None,
-                batch_size=self.self_label_batch_size,
-                train=self.self_label_epochs > 0,
-            )
-            module.keep_best()
-            p = self._forward_rows(samples)
-        self.net_.history[:0] = clustering
-        self.n_iter_ = len(self.net_.history)
-        self._check_stages(p)
-        self._drop_unused(p, samples, prior)
-        return self
+    def _train(self, X, samples, seed):
+        self.prior_ = self._check_prior()
+        statistics = samples.statistics()
+        self._fit_embedder(X, samples)
+        neighbors = self._nearest(self._features(X, samples), seed)
+        self.neighbors_ = samples.all_neighbors(neighbors)
+        clustered = self._stage(
+            "cluster",
+            self._build_module(*statistics),
+            Paired(samples, self.neighbors_),
+            predicts=False,
+        )
+        self_labeled = self._stage(
+            "self-label",
+            self._build_self_label(*clustered.keep_best(), *statistics, neighbors),
+            Shuffled(samples),
+            max_epochs=max(1, self.self_label_epochs),
+            max_steps=None,
+            batch_size=self.self_label_batch_size,
+            train=self.self_label_epochs > 0,
+        )
+        if self.keep_clusters:
+            self_labeled.keep_best()
 
     def score(self, X, y=None):
         """Return how well neighbors agree on X, so that a search needs no labels.
@@ -389,13 +362,11 @@ class SCANClusterer(ClusteringRole, Learner):
         if samples.n_trained < 2:
             raise ValueError("X has less than two rows to score: none has a neighbor.")
         p = torch.from_numpy(self._forward_rows(samples)[samples.good])
-        if hasattr(self, "embedder_"):
-            Z = np.asarray(self.embedder_.transform(samples.readable(X)))
-        else:
-            Z = _standardized(samples, *samples.statistics())
-        neighbors = torch.from_numpy(self._nearest(Z, seed=0))
-        prior = None if self.prior_ is None else torch.from_numpy(self.prior_)
-        return -float(scan_head_scores(p[None], neighbors, prior)[0])
+        neighbors = self._nearest(self._features(X, samples), seed=0)
+        scores, *_ = scan_head_scores(
+            p[None], torch.from_numpy(neighbors), self._expected_shares()
+        )
+        return -float(scores[0])
 
     def _check_prior(self):
         """Return the share of each cluster, shape (n_clusters,); None: all are equal."""
@@ -412,29 +383,13 @@ class SCANClusterer(ClusteringRole, Learner):
                 f"prior={self.prior} must hold shares that are finite and not negative, "
                 "one above 0 at least."
             )
-        return torch.from_numpy(prior / prior.sum())
+        return prior / prior.sum()
 
-    def _mine_neighbors(self, X, samples, seed, mean, std):
-        """Return each row's neighbors in the embedding, the row itself first."""
-        embedder = self.embedder
-        if embedder is None and len(self.sample_shape_) == 3:
-            # as published, neighbors come from the head's output
-            embedder = SimCLRTransformer(
-                output="projection",
-                on_error=self.on_error,
-                device=self.device,
-                precision=self.precision,
-                verbose=self.verbose,
-            )
-        if embedder is None:
-            vars(self).pop("embedder_", None)  # of an earlier fit
-            Z = _standardized(samples, mean, std)
-        else:
-            # files that cannot be read were told of already, and are nobody's neighbors
-            readable = samples.readable(X)
-            self.embedder_ = self._fit_held(embedder, readable)
-            Z = np.asarray(self.embedder_.transform(readable))
-        return samples.all_neighbors(self._nearest(Z, seed))
+    def _expected_shares(self):
+        return None if self.prior_ is None else torch.from_numpy(self.prior_)
+
+    def _features(self, X, samples):
+        return self._embed(X, samples, standardize=True)
 
     def _nearest(self, Z, seed):
         """Return the neighbors of each row of an embedding, the row itself first."""
@@ -444,7 +399,7 @@ class SCANClusterer(ClusteringRole, Learner):
             return mine_neighbors(Z, n_neighbors)[1]
         return kneighbors(Z, n_neighbors + 1, random_state=seed)[1]
 
-    def _build_module(self, mean, std, prior):
+    def _build_module(self, mean, std):
         before = self._continued
         backbone = before.backbone if before else self._build_backbone(mean, std)
         heads = MultiHead(backbone.n_features_out, self.n_clusters, self.n_heads)
@@ -457,12 +412,12 @@ class SCANClusterer(ClusteringRole, Learner):
             heads,
             self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             self.entropy_weight,
-            prior,
+            self._expected_shares(),
             self.train_backbone,
         )
 
-    def _build_self_label(self, backbone, heads, mean, std):
-        return _SelfLabel(
+    def _build_self_label(self, backbone, heads, mean, std, neighbors):
+        parts = (
             backbone,
             heads,
             self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
@@ -470,14 +425,29 @@ class SCANClusterer(ClusteringRole, Learner):
             self.balance_clusters,
             self.train_backbone,
         )
+        if not self.keep_clusters:
+            return _SelfLabel(*parts, neighbors=neighbors)
+        return _KeepingSelfLabel(
+            *parts,
+            neighbors=neighbors,
+            entropy_weight=self.entropy_weight,
+            prior=self._expected_shares(),
+        )
 
     def _rebuild_module(self, mean, std):
         backbone = self._build_backbone(mean, std)
         heads = MultiHead(backbone.n_features_out, self.n_clusters_, 1)
-        return self._build_self_label(backbone, heads, mean, std)
+        module = self._build_self_label(backbone, heads, mean, std, None)
+        module.drop_training_state()
+        return module
 
-    def _check_stages(self, p):
-        """Say so where one of the stages has learned nothing, or lost a cluster."""
+    def _set_labels(self, p, samples):
+        used = super()._set_labels(p, samples)
+        if self.prior_ is not None:
+            self.prior_ = self.prior_[used]
+        return used
+
+    def _check_health(self, p):
         # Ctrl-C may leave an epoch without
         scores = [epoch["score"] for epoch in self.net_.history if "score" in epoch]
         score, best = min(scores, default=-math.inf), -math.log(self.n_clusters)
@@ -507,16 +477,8 @@ class SCANClusterer(ClusteringRole, Learner):
                 f"{self.max_epochs}, or take keep_clusters=False to go on all the same.",
                 CollapseWarning,
             )
+        super()._check_health(p, prior=self._check_prior())
 
-    def _drop_unused(self, p, samples, prior):
-        """Set the labels, and drop outputs that no row uses."""
-        remedy = f"entropy_weight={self.entropy_weight}"
-        used = self._set_labels(
-            p,
-            samples,
-            f"Raise {remedy}, or lower n_clusters",
-            f"Raise {remedy}, or give prior if that is so",
-            prior,
-        )
-        self.prior_ = None if prior is None else prior.numpy()[used]
-        self.net_.module_.heads = self.net_.module_.heads.keep_outputs(used)
+    def _remedies(self):
+        more = f"Raise entropy_weight={self.entropy_weight}"
+        return f"{more}, or lower n_clusters", f"{more}, or give prior if that is so"
