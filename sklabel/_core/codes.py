@@ -1,4 +1,4 @@
-"""What learns in the codes of an embedder: fit it, and train on a copy of its network."""
+"""What learns in the codes of an embedder: fit it, and train a copy of its network."""
 
 import copy
 from dataclasses import KW_ONLY
@@ -62,8 +62,8 @@ class CodesMixin:
         inner = unfrozen(embedder)
         if getattr(inner, "output", "backbone") != "backbone":
             raise ValueError(
-                f'embedder={type(inner).__name__}(output="{inner.output}") has its codes '
-                'behind the network that is trained on: use output="backbone".'
+                f'embedder={type(inner).__name__}(output="{inner.output}") has its '
+                'codes behind the network that is trained on: use output="backbone".'
             )
         if (
             self.reconstruction_weight
@@ -74,7 +74,7 @@ class CodesMixin:
         return self._fit_on_backbone(embedder, X)
 
     def _build_embed(self):
-        """Return a trainable copy of what gives the codes, and draws samples from them."""
+        """Return a trainable copy of the encoder, and of its decoder where it has one."""
         trained = unfrozen(self.embedder_)
         if not hasattr(trained, "encoder_"):
             raise ValueError(

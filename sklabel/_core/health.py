@@ -15,7 +15,7 @@ class CollapseWarning(UserWarning):
 
 
 def watch_features(net, samples, n_rows=256):
-    """Return spread and effective rank of the features of some rows, for the history."""
+    """Return spread and effective rank of some rows' features, for the history."""
     net.module_.eval()
     x = net.to_device(samples[samples.spread(n_rows)])
     with torch.inference_mode(), net.autocast():

@@ -103,7 +103,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
     Parameters
     ----------
     n_clusters : int
-        Number of clusters. Centers that no row of X is nearest to are dropped at the end.
+        Number of clusters. Centers that no row of X is nearest to are dropped at the
+        end.
     cluster_weight : float
         Weight of the clustering loss, > 0. Paper: gamma; 1 for DEC.
     reconstruction_weight : float
@@ -111,22 +112,22 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
     alpha : float
         Degrees of freedom of the assignment, > 0.
     update_interval : int
-        Steps between two updates of the targets; a round. At most a fifth of the training
-        counts. Published: 140 for MNIST, 30 for USPS.
+        Steps between two updates of the targets; a round. At most a fifth of the
+        training counts. Published: 140 for MNIST, 30 for USPS.
     tol : float
         The training ends when fewer than this share of the rows has changed its cluster
         in a round.
     keep_clusters : bool
-        Whether the training ends when a cluster loses its last row, and the round before
-        is kept. False: it goes on, as published.
+        Whether the training ends when a cluster loses its last row, and the round
+        before is kept. False: it goes on, as published.
     n_init : int
         Starts of k-means.
     embedder : estimator or None
         Gives the codes; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
-        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach its
-        parameters as ``embedder__temperature``.
+        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach
+        its parameters as ``embedder__temperature``.
     max_epochs : int
         Passes over X, at most. Published: 20,000 steps.
     lr
@@ -157,8 +158,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
     Warns
     -----
     CollapseWarning
-        If the training lost a cluster, fewer clusters than ``n_clusters`` are in use, or
-        one holds most rows.
+        If the training lost a cluster, fewer clusters than ``n_clusters`` are in use,
+        or one holds most rows.
 
     See Also
     --------
@@ -167,12 +168,12 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
 
     Notes
     -----
-    The loss is that of DCEC, a mean over pixels plus ``cluster_weight`` times a mean over
-    rows. Departures: rows are shuffled; ``tol`` compares the labels before and after a
-    round; what would lose a cluster is undone (``keep_clusters``).
+    The loss is that of DCEC, a mean over pixels plus ``cluster_weight`` times a mean
+    over rows. Departures: rows are shuffled; ``tol`` compares the labels before and
+    after a round; what would lose a cluster is undone (``keep_clusters``).
 
-    With ``warm_start`` codes and centers go on from the last fit; where it did not leave
-    ``n_clusters`` centers, k-means finds new ones in its codes.
+    With ``warm_start`` codes and centers go on from the last fit; where it did not
+    leave ``n_clusters`` centers, k-means finds new ones in its codes.
 
     References
     ----------
@@ -238,8 +239,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         n_lost = history[-1].get("lost_clusters") if history else 0
         if n_lost:
             warn(
-                f"The training ended with round {len(history)}, in which {n_lost} of the "
-                "clusters lost their last row; the round before is kept. "
+                f"The training ended with round {len(history)}, in which {n_lost} of "
+                "the clusters lost their last row; the round before is kept. "
                 f"{self._remedies()[1]}, or take keep_clusters=False to go on all the "
                 "same.",
                 CollapseWarning,

@@ -278,9 +278,10 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         (normalized mutual information of this assignment and the one before; 0 in the
         first epoch, it rises as the clusters settle), ``clusters_used``,
         ``largest_cluster`` (share) and ``neighbor_agreement`` (how often one of the ten
-        nearest in the whitened features is in a row's cluster, of 1000 rows at most), all
-        of k-means, ``view_agreement`` (share of views for which the network names the
-        row's cluster) and ``confident_share`` (views with a probability above 0.99).
+        nearest in the whitened features is in a row's cluster, of 1000 rows at most),
+        all of k-means, ``view_agreement`` (share of views for which the network names
+        the row's cluster) and ``confident_share`` (views with a probability above
+        0.99).
 
     Raises
     ------
@@ -309,14 +310,14 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
     The paper's setting for ImageNet is ``n_training_clusters=10_000, n_components=256,
     sobel=True, backbone="vgg16_bn", max_epochs=500, batch_size=256, lr=0.05``.
 
-    Departures: ``batch_size`` is for trainings of hundreds of steps, where each new layer
-    has few of them to learn its clusters. Every cluster is drawn equally
-    often, as the paper says; the public code draws large clusters more often, because
-    it numbers the images in two ways. A cluster that becomes empty takes the row
-    farthest from its own center, where faiss splits a large cluster. The features are
-    those after the last activation. The bias of the new layer does not decay. The last
-    clustering is the best of ten starts, and its clusters are merged by Ward's method, by
-    the directions of their mean features; in the whitened space, where every small
+    Departures: ``batch_size`` is for trainings of hundreds of steps, where each new
+    layer has few of them to learn its clusters. Every cluster is drawn equally often,
+    as the paper says; the public code draws large clusters more often, because it
+    numbers the images in two ways. A cluster that becomes empty takes the row farthest
+    from its own center, where faiss splits a large cluster. The features are those
+    after the last activation. The bias of the new layer does not decay. The last
+    clustering is the best of ten starts, and its clusters are merged by Ward's method,
+    by the directions of their mean features; in the whitened space, where every small
     difference counts as much as the large ones, the merged clusters are much worse.
 
     References
@@ -389,8 +390,8 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         -------
         scores : ndarray of shape (n_samples,), float32
             1 less the distance to the nearest center over that to the nearest center of
-            another cluster (the simplified silhouette): 0 on a border to 1 on a center, or
-            where there is one cluster. NaN for a file that cannot be read, with
+            another cluster (the simplified silhouette): 0 on a border to 1 on a center,
+            or where there is one cluster. NaN for a file that cannot be read, with
             ``on_error="skip"``.
         """
         return self._border_distances(self._predict_rows(X))
@@ -436,10 +437,6 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
 
     def _check_health(self, Z):
         super()._check_health(Z)
-        self._check_agreement()
-
-    def _check_agreement(self):
-        """Warn if the last layers have learned nothing."""
         # Ctrl-C may have come between metrics
         whole = [epoch for epoch in self.net_.history if "clusters_used" in epoch]
         if len(whole) < 3 or whole[-1]["clusters_used"] == 1:
@@ -449,8 +446,8 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         chance = 1 / whole[-1]["clusters_used"]
         if agreement < chance + min(chance, 0.05):
             warn(
-                f"The network names the clusters of views hardly better than by "
-                f"chance: view_agreement {agreement:.3f}, by chance {chance:.3f}. Raise "
+                "The network names the clusters of views hardly better than by chance: "
+                f"view_agreement {agreement:.3f}, by chance {chance:.3f}. Raise "
                 f"lr={self.lr} or reassign_epochs={self.reassign_epochs}, lower "
                 f"batch_size={self.batch_size} or "
                 f"n_training_clusters={self.net_.module_.n_training_clusters}, or "

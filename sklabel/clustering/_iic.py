@@ -61,7 +61,7 @@ class _IIC(Overclustering):
             self.restart(net, sampler.samples)
 
     def restart(self, net, samples):
-        """Try new heads on the encoder as it is; the best, new or old, takes all places.
+        """Try new heads on the encoder as it is; the best of new and old replaces all.
 
         Heads that learn together with their encoder stay with what they began with.
         """
@@ -226,12 +226,12 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
 
     Notes
     -----
-    Some seeds end far below others: set ``n_restarts``, or train several and keep the one
-    with the highest ``score``. Data of some hundred rows make few steps: raise ``lr`` to
-    1e-2 there. The joint distribution of ``n_clusters`` squared entries is estimated from
-    one batch, which should hold many more pairs than a tenth of that (a warning);
-    published batches hold 660 to 1000 for the 2500 to 19,600 of the over-clustering heads.
-    Time and memory of a step grow with ``n_repeats``.
+    Some seeds end far below others: set ``n_restarts``, or train several and keep the
+    one with the highest ``score``. Data of some hundred rows make few steps: raise
+    ``lr`` to 1e-2 there. The joint distribution of ``n_clusters`` squared entries is
+    estimated from one batch, which should hold many more pairs than a tenth of that (a
+    warning); published batches hold 660 to 1000 for the 2500 to 19,600 of the
+    over-clustering heads. Time and memory of a step grow with ``n_repeats``.
 
     Departures: the first view is the plain image, which is what is clustered in the
     end, where the public code crops it too; the rate is 1e-3, for shorter trainings;
@@ -269,8 +269,20 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
 
+    def _check_samples(self, samples):
+        super()._check_samples(samples)
+        n_pairs = min(self.batch_size, samples.n_trained) * self.n_repeats
+        if (
+            self.n_clusters**2 > 10 * n_pairs
+        ):  # too few to tell how clusters go together
+            warn(
+                f"A batch of {n_pairs} pairs says little of the {self.n_clusters**2} "
+                f"pairs of clusters: raise batch_size={self.batch_size} or n_repeats="
+                f"{self.n_repeats}, or lower n_clusters={self.n_clusters}.",
+                UserWarning,
+            )
+
     def _train(self, X, samples, seed):
-        self._check_pairs(samples.n_trained)
         super()._train(X, samples, seed).keep_best()
 
     def score(self, X, y=None):
@@ -298,17 +310,6 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
             )
             p1, p2 = (torch.cat(p, 1) for p in zip(*pairs, strict=True))
             return -float(iic_loss(p1, p2, self.marginal_weight).mean())
-
-    def _check_pairs(self, n_rows):
-        """Warn if a batch is too small to tell how clusters go together."""
-        n_pairs = min(self.batch_size, n_rows) * self.n_repeats
-        if self.n_clusters**2 > 10 * n_pairs:
-            warn(
-                f"A batch of {n_pairs} pairs says little of the {self.n_clusters**2} pairs "
-                f"of clusters: raise batch_size={self.batch_size} or n_repeats="
-                f"{self.n_repeats}, or lower n_clusters={self.n_clusters}.",
-                UserWarning,
-            )
 
     def _check_health(self, p):
         self._check_information("views")

@@ -73,7 +73,8 @@ class _IICSegmentation(Overclustering):
     def views(self, x, head):
         """Return the probabilities of images and of their recolored, moved copies.
 
-        With them come the maps that bring the copies back, and where these show the image.
+        With them come the maps that bring the copies back, and where these show the
+        image.
         """
         # in full precision: a grid in bfloat16 is off by tenths of a pixel
         with torch.autocast(x.device.type, enabled=False):
@@ -132,9 +133,9 @@ def _random_moves(x, flip, rotate, zoom):
 def _published_net(sample_shape, width):
     """Return the paper's network, narrower: maps of half the height and width.
 
-    It sees 30 pixels at once, a quarter of the published images. In small images it would
-    see everything, and draw smooth borders through them wherever; so there it is the first
-    three layers, which see 7, without halving.
+    It sees 30 pixels at once, a quarter of the published images. In small images it
+    would see everything, and draw smooth borders through them wherever; so there it is
+    the first three layers, which see 7, without halving.
     """
     n_in, *side = sample_shape
     small = min(side) < _SMALL
@@ -253,11 +254,11 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
     not depend on the content: look at ``labels_.mean(0)``. Convolutions with a border
     of zeros tell the place in images that are no larger than the field of view.
 
-    Departures: a network a quarter as wide and a rate of 1e-3, for small data, and half as
-    deep for small images; one ``marginal_weight`` for both heads; borders
-    that repeat the outermost pixels in place of zeros, for the reason above; the
-    convolution that makes the clusters has no border, so that maps keep their frame;
-    colors alone are seen, where the public code adds edges for COCO-Stuff.
+    Departures: a network a quarter as wide and a rate of 1e-3, for small data, and half
+    as deep for small images; one ``marginal_weight`` for both heads; borders that
+    repeat the outermost pixels in place of zeros, for the reason above; the convolution
+    that makes the clusters has no border, so that maps keep their frame; colors alone
+    are seen, where the public code adds edges for COCO-Stuff.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""SCAN: semantic clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
+"""SCAN: clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
 
 import math
 from typing import Literal
@@ -101,9 +101,10 @@ class _SelfLabel(Method):
     _: KW_ONLY
     neighbors: np.ndarray | None = None  # (n, k + 1), the row itself first
 
-    training_only = ("neighbors",)
+    training_only = ("neighbors", "p")
 
     def __post_init__(self):
+        self.p = None  # (n, K), of the plain rows after the last epoch
         self.set_trained("backbone", self.train_backbone)
 
     @property
@@ -121,12 +122,8 @@ class _SelfLabel(Method):
         return confidence_cross_entropy(weak, strong, self.threshold, self.balance)
 
     def after_epoch(self, net, sampler):
-        p = net.evaluate(sampler.samples, sampler.samples.good)
-        return {"stage": "self-label", **self.metrics(net, p)}
-
-    def metrics(self, net, p):
-        """Return what the history holds of the probabilities (n, K) of plain rows."""
-        return cluster_metrics(p, self.neighbors)
+        self.p = net.evaluate(sampler.samples, sampler.samples.good)
+        return {"stage": "self-label", **cluster_metrics(self.p, self.neighbors)}
 
     def keep_outputs(self, used):
         """Forget the other clusters."""
@@ -161,39 +158,35 @@ class _KeepingSelfLabel(_SelfLabel):
             loss = self.clustering_loss(p)
             self.best.start(p.argmax(1), loss, self.backbone, self.heads)
 
-    def metrics(self, net, p):
-        loss = float(self.clustering_loss(p))
-        best, n_lost = self.best.judge(
-            net, p.argmax(1), loss, self.backbone, self.heads
-        )
-        found = {"clustering_loss": loss, "best": best, "lost_clusters": n_lost}
-        return {**super().metrics(net, p), **found}
+    def after_epoch(self, net, sampler):
+        metrics = super().after_epoch(net, sampler)
+        loss, labels = float(self.clustering_loss(self.p)), self.p.argmax(1)
+        best, n_lost = self.best.judge(net, labels, loss, self.backbone, self.heads)
+        metrics |= {"clustering_loss": loss, "best": best, "lost_clusters": n_lost}
+        return metrics
 
     def clustering_loss(self, p):
         """Return the loss of stage 1 on the probabilities (n, K) of plain rows."""
-        neighbors = torch.from_numpy(self.neighbors[:, 1:])
-        return _clustering_loss(p, neighbors, self.entropy_weight, self.prior)
+        log_p = p.clamp_min(1e-30).log()
+        neighbors = torch.from_numpy(self.neighbors[:, 1:]).T
+        losses = [
+            scan_loss(log_p, log_p[column], self.entropy_weight, self.prior)
+            for column in neighbors
+        ]
+        return sum(losses) / len(losses)
 
     def keep_best(self):
         """Go back to the best epoch."""
         self.best.restore_(self.backbone, self.heads)
 
 
-def _clustering_loss(p, neighbors, entropy_weight, prior):
-    log_p = p.clamp_min(1e-30).log()
-    losses = (
-        scan_loss(log_p, log_p[column], entropy_weight, prior) for column in neighbors.T
-    )
-    return sum(losses) / neighbors.shape[1]
-
-
 class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     """Cluster images so that nearest neighbors in an embedding share a cluster.
 
     An embedding is learned, each image's nearest neighbors in it are found once, and a
-    network is trained to give an image and its neighbor the same confident cluster while
-    using all clusters. Then it is fine-tuned on its own confident answers. Read more in
-    the :ref:`User Guide <clustering>`.
+    network is trained to give an image and its neighbor the same confident cluster
+    while using all clusters. Then it is fine-tuned on its own confident answers. Read
+    more in the :ref:`User Guide <clustering>`.
 
     Parameters
     ----------
@@ -242,13 +235,14 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     embedder_ : estimator
         Fitted embedder, where there is one.
     net_ : skorch.NeuralNet
-        Trained net of the last stage; ``net_.history`` holds per epoch of both ``stage``
-        ("cluster", then "self-label"), ``train_loss``, ``largest_cluster`` (share),
-        ``clusters_used``, ``confident_share``, ``neighbor_agreement`` (rows in the cluster
-        of a neighbor); while clustering ``score`` (the lower the better, needs no labels),
-        ``consistency``, ``entropy`` and ``best``, whether it is the best epoch so far: the
-        last of these is kept; and with ``keep_clusters`` in self-labeling
-        ``clustering_loss``, ``lost_clusters`` and ``best`` (none: the start is kept).
+        Trained net of the last stage; ``net_.history`` holds per epoch of both
+        ``stage`` ("cluster", then "self-label"), ``train_loss``, ``largest_cluster``
+        (share), ``clusters_used``, ``confident_share``, ``neighbor_agreement`` (rows in
+        the cluster of a neighbor); while clustering ``score`` (the lower the better,
+        needs no labels), ``consistency``, ``entropy`` and ``best``, whether it is the
+        best epoch so far: the last of these is kept; and with ``keep_clusters`` in
+        self-labeling ``clustering_loss``, ``lost_clusters`` and ``best`` (none: the
+        start is kept).
     prior_ : ndarray of shape (n_clusters,) or None
         Expected share of each cluster in use.
     n_iter_ : int
@@ -262,8 +256,8 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     Warns
     -----
     CollapseWarning
-        If a stage has learned nothing, self-labeling lost a cluster, fewer clusters than
-        asked for are in use, or one holds most rows.
+        If a stage has learned nothing, self-labeling lost a cluster, fewer clusters
+        than asked for are in use, or one holds most rows.
 
     See Also
     --------
@@ -273,8 +267,9 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     -----
     Departures: the rate of the clustering stage is 1e-3 because default trainings are
     hundreds of steps long, not 20,000; epoch and head are chosen on the training rows;
-    self-labeling keeps its best epoch (``keep_clusters``); weights alone decay, not biases
-    and norms; batches without a confident row are skipped, where the public code stops.
+    self-labeling keeps its best epoch (``keep_clusters``); weights alone decay, not
+    biases and norms; batches without a confident row are skipped, where the public code
+    stops.
 
     With ``warm_start`` the encoder goes on learning, and the kept head where it has
     ``n_clusters`` outputs; heads beside it are new.
@@ -320,7 +315,7 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
         self.prior_ = self._check_prior()
         statistics = samples.statistics()
         self._fit_embedder(X, samples)
-        neighbors = self._nearest(self._features(X, samples), seed)
+        neighbors = self._mine_neighbors(X, samples, seed)
         self.neighbors_ = samples.all_neighbors(neighbors)
         clustered = self._stage(
             "cluster",
@@ -353,23 +348,20 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
         Returns
         -------
         score : float
-            Minus the ``score`` of ``net_.history``, on X and neighbors within X: the entropy
-            of the clusters less the disagreement of neighbors, at best the log of
-            ``n_clusters``; higher is better. Values compare only at equal ``n_clusters``
-            and ``n_neighbors``, and on as many rows.
+            Minus the ``score`` of ``net_.history``, on X and neighbors within X: the
+            entropy of the clusters less the disagreement of neighbors, at best the log
+            of ``n_clusters``; higher is better. Values compare only at equal
+            ``n_clusters`` and ``n_neighbors``, and on as many rows.
         """
         samples = self._check_X(X)
         if samples.n_trained < 2:
             raise ValueError("X has less than two rows to score: none has a neighbor.")
         p = torch.from_numpy(self._forward_rows(samples)[samples.good])
-        neighbors = self._nearest(self._features(X, samples), seed=0)
-        scores, *_ = scan_head_scores(
-            p[None], torch.from_numpy(neighbors), self._expected_shares()
-        )
-        return -float(scores[0])
+        neighbors = torch.from_numpy(self._mine_neighbors(X, samples, seed=0))
+        return -float(scan_head_scores(p[None], neighbors, self._expected_shares())[0])
 
     def _check_prior(self):
-        """Return the share of each cluster, shape (n_clusters,); None: all are equal."""
+        """Return the share of each cluster (n_clusters,); None: all are equal."""
         if self.prior is None:
             return None
         prior = np.asarray(self.prior, dtype=np.float32)
@@ -380,19 +372,18 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
             )
         if not (np.isfinite(prior) & (prior >= 0)).all() or not prior.any():
             raise ValueError(
-                f"prior={self.prior} must hold shares that are finite and not negative, "
-                "one above 0 at least."
+                f"prior={self.prior} must hold shares that are finite and not "
+                "negative, one above 0 at least."
             )
         return prior / prior.sum()
 
     def _expected_shares(self):
+        """Return ``prior_`` as a tensor."""
         return None if self.prior_ is None else torch.from_numpy(self.prior_)
 
-    def _features(self, X, samples):
-        return self._embed(X, samples, standardize=True)
-
-    def _nearest(self, Z, seed):
-        """Return the neighbors of each row of an embedding, the row itself first."""
+    def _mine_neighbors(self, X, samples, seed):
+        """Return the nearest of each readable row among these, the row itself first."""
+        Z = self._embed(X, samples, standardize=True)
         n_neighbors = min(self.n_neighbors, len(Z) - 1)
         embedded = hasattr(self, "embedder_")
         if self.metric == "cosine" or (self.metric == "auto" and embedded):
@@ -416,28 +407,27 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
             self.train_backbone,
         )
 
-    def _build_self_label(self, backbone, heads, mean, std, neighbors):
-        parts = (
+    def _build_self_label(self, backbone, heads, mean, std, neighbors=None):
+        kind, of_clustering = _SelfLabel, {}
+        if self.keep_clusters:
+            kind = _KeepingSelfLabel
+            of_clustering["entropy_weight"] = self.entropy_weight
+            of_clustering["prior"] = self._expected_shares()
+        return kind(
             backbone,
             heads,
             self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             self.self_label_threshold,
             self.balance_clusters,
             self.train_backbone,
-        )
-        if not self.keep_clusters:
-            return _SelfLabel(*parts, neighbors=neighbors)
-        return _KeepingSelfLabel(
-            *parts,
             neighbors=neighbors,
-            entropy_weight=self.entropy_weight,
-            prior=self._expected_shares(),
+            **of_clustering,
         )
 
     def _rebuild_module(self, mean, std):
         backbone = self._build_backbone(mean, std)
         heads = MultiHead(backbone.n_features_out, self.n_clusters_, 1)
-        module = self._build_self_label(backbone, heads, mean, std, None)
+        module = self._build_self_label(backbone, heads, mean, std)
         module.drop_training_state()
         return module
 
@@ -461,8 +451,8 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
         elif score > 0.05 * best:
             warn(
                 "The clusters of neighbors say next to nothing of each other: score "
-                f"{score:.3f}, at best {best:.2f}. Raise max_epochs={self.max_epochs} or "
-                f"lr={self.lr}, or give a better embedder.",
+                f"{score:.3f}, at best {best:.2f}. Raise max_epochs={self.max_epochs} "
+                f"or lr={self.lr}, or give a better embedder.",
                 CollapseWarning,
             )
         taught = [e for e in self.net_.history if e.get("stage") == "self-label"]
@@ -470,11 +460,12 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
             kept = max((i for i, e in enumerate(taught, 1) if e["best"]), default=0)
             warn(
                 f"Self-labeling ended with epoch {len(taught)}, in which "
-                f"{taught[-1]['lost_clusters']} of the clusters lost their last row; kept "
-                f"is {f'epoch {kept}' if kept else 'what came before it'}. Raise "
+                f"{taught[-1]['lost_clusters']} of the clusters lost their last row; "
+                f"kept is {f'epoch {kept}' if kept else 'what came before it'}. Raise "
                 f"self_label_threshold={self.self_label_threshold}, "
                 f"self_label_batch_size={self.self_label_batch_size} or max_epochs="
-                f"{self.max_epochs}, or take keep_clusters=False to go on all the same.",
+                f"{self.max_epochs}, or take keep_clusters=False to go on all the "
+                "same.",
                 CollapseWarning,
             )
         super()._check_health(p, prior=self._check_prior())

@@ -17,10 +17,11 @@ class PredictClustersMixin(Parameters, abstract=True):
     Parameters
     ----------
     embedder : estimator or None
-        Embeds X for the neighbors; its encoder is the backbone where ``backbone="auto"``.
-        Cloned and fitted, or used as it is inside a ``FrozenEstimator``. None: SimCLR for
-        images; vectors are taken as they are. Give ``SimCLRTransformer()`` to reach its
-        parameters as ``embedder__temperature``.
+        Embeds X for the neighbors; its encoder is the backbone where
+        ``backbone="auto"``. Cloned and fitted, or used as it is inside a
+        ``FrozenEstimator``. None: SimCLR for images; vectors are taken as they are.
+        Give ``SimCLRTransformer()`` to reach its parameters as
+        ``embedder__temperature``.
 
     Attributes
     ----------
