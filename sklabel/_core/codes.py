@@ -74,7 +74,7 @@ class CodesMixin:
         return self._fit_on_backbone(embedder, X)
 
     def _build_embed(self):
-        """Return a trainable copy of the encoder, and of its decoder where it has one."""
+        """Return a trainable copy of the encoder, with its decoder if it has one."""
         trained = unfrozen(self.embedder_)
         if not hasattr(trained, "encoder_"):
             raise ValueError(
