@@ -233,6 +233,15 @@ class Learner(Training, NetEstimator, abstract=True):
             return estimator
         return self._fit_within(clone(estimator), X)
 
+    def _new_embedder(self, **settings):
+        """Return the embedder that None stands for; it runs where this one runs.
+
+        The method names its class, ``_default_embedder``.
+        """
+        names = "device", "precision", "verbose"
+        shared = {name: getattr(self, name) for name in names}
+        return self._default_embedder(**settings, **shared)
+
     def _fit_on_backbone(self, embedder, X):
         """Return an embedder fitted; the ``backbone``, where given, is what it trains."""
         if isinstance(self.backbone, str) and self.backbone == "auto":

@@ -22,6 +22,7 @@ from .._core.parameters import (
 )
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import FixedSteps, Mixed, Shuffled
+from ..embedding import AutoencoderTransformer
 from ..losses import contrastive_clustering, student_assignment, target_divergence
 
 
@@ -47,6 +48,10 @@ class _MixedRounds(Mixed):
 
 class _CCL(CenteredCodes):
     """The centers stand in the order of the classes."""
+
+    contrastive_weight: float
+    contrast: str
+    temperature: float
 
     def loss(self, x, y):
         n_labeled = int((y >= 0).sum())
@@ -222,6 +227,8 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     batch_size: Count = 32
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
+
+    _default_embedder = AutoencoderTransformer
 
     @fitting
     def fit(self, X, y, sample_weight=None):

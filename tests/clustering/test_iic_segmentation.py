@@ -225,10 +225,12 @@ def test_a_network_that_moves_with_the_image_has_nothing_to_lose():
     encoder.body, encoder.mean, encoder.std = Two(), 0.0, 1.0
     module = _IICSegmentation(
         encoder,
-        None,
-        None,
-        torch.nn.Identity(),
+        overcluster=None,
+        head=None,
+        augment=torch.nn.Identity(),
         marginal_weight=1.0,
+        overcluster_epochs=1,
+        cluster_epochs=1,
         half_side=0,
         collapsed=False,
         flip=1.0,

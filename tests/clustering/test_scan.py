@@ -18,7 +18,7 @@ from sklabel._core.samplers import Shuffled
 from sklabel._core.samples import Samples
 from sklabel.augment import Contrastive
 from sklabel.clustering import SCANClusterer, _scan
-from sklabel.clustering._scan import _SCAN, _SelfLabel
+from sklabel.clustering._scan import _SCAN, _KeepingSelfLabel, _SelfLabel
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import MoCoTransformer, SimCLRTransformer
 from sklabel.losses import scan_head_scores, scan_loss
@@ -167,7 +167,7 @@ def test_self_labeling_stops_before_it_loses_a_cluster(monkeypatch):
     assert lost.n_clusters_ < 3
     # not even where the clustering loss likes it
     falling = iter(range(0, -1000, -1))
-    monkeypatch.setattr(_scan, "_clustering_loss", lambda *_: next(falling))
+    monkeypatch.setattr(_KeepingSelfLabel, "clustering_loss", lambda *_: next(falling))
     assert quiet(short(**settings), X).n_clusters_ == 3
 
 
@@ -185,14 +185,17 @@ def test_a_lost_cluster_is_seen_where_another_comes_into_use(after, monkeypatch)
     p = torch.eye(3)[[0, 1, 1]]
     sampler = Shuffled(Samples(np.zeros((3, 1)), (1,)))
     parts = torch.nn.Identity(), _heads(1), torch.nn.Identity()
-    module, net = _SelfLabel(*parts, 0.9, True, True), Net()
-    module.watch_over(lambda p: 1.0)
+    more = {"neighbors": None, "entropy_weight": 5.0, "prior": None}
+    module, net = _KeepingSelfLabel(*parts, 0.9, True, True, **more), Net()
+    module.clustering_loss = lambda p: 1.0
     module.before_epoch(net, sampler)
     p = torch.eye(3)[after]
     module.after_epoch(net, sampler)
     assert net.stopped == (not {0, 1} <= set(after))
     module.keep_best()
-    assert "used" not in module.state_dict()
+    assert "best.used" in module.state_dict()
+    module.drop_training_state()
+    assert not any("best" in name for name in module.state_dict())
 
 
 def test_neighbors_are_searched_with_the_seed(monkeypatch):
@@ -297,9 +300,11 @@ def test_a_large_cluster_that_was_asked_for_is_no_news(prior):
     p = np.eye(5, dtype=np.float32)[np.repeat(np.arange(5), sizes)]
     x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     clusterer = quiet(short(n_clusters=5, n_neighbors=3, prior=prior), x)
+    clusterer.prior_ = clusterer._check_prior()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        clusterer._drop_unused(p, clusterer._check_X(x), clusterer._check_prior())
+        clusterer._set_labels(p, clusterer._check_X(x))
+        clusterer._check_health(p)
     said = any("One cluster holds 70%" in str(warning.message) for warning in seen)
     assert said == (prior is None or prior[0] == 1)
 
