@@ -10,10 +10,10 @@ from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from sklabel.neighbors import kmeans, kneighbors
 from sklabel._core import choice
 from sklabel._core.choice import Repulsion
-from sklabel.selection import RandomSelector, USLSelector
+from sklabel.neighbors import kmeans, kneighbors
+from sklabel.selection import RandomSelector, USLSelector, _usl
 from sklabel.selection._usl import mean_distances, select_densest, select_regularized
 from tests._golden import cases
 
