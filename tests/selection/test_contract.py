@@ -1,5 +1,6 @@
 """What every selector promises, whatever its method; see also tests/test_common.py."""
 
+import functools
 import tracemalloc
 
 import numpy as np
@@ -157,6 +158,7 @@ def _check_promises(selector, X, y, n_samples):
     assert selector.n_features_in_ == X.shape[1]
 
 
+@functools.cache
 def _without(cls, labels):
     """The checks label every row: return a selector that takes labels away first."""
     name = f"_{cls.__name__}{labels.__name__}"
