@@ -1,8 +1,9 @@
-"""Choosing rows from clusters: which cluster comes next, and who keeps others away."""
+"""Choosing rows from clusters: one row of each, and more of the largest."""
 
 import heapq
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -145,3 +146,117 @@ def clusters_in_need(sizes, n_labels, n_left):
         if n_left[cluster]:
             each = -sizes[cluster] / (1 + n_labels[cluster])
             heapq.heappush(need, (each, cluster))
+
+
+def choose_rows(key, clusters, n_samples, labeled=None, copies=None):
+    """Choose the best row of each cluster, largest clusters first; then further rows.
+
+    Further rows come from `clusters_in_need`, which may hold a labeled row. Copies of
+    chosen or labeled rows are the last that a cluster gives.
+
+    Parameters
+    ----------
+    key : ndarray of shape (n,)
+        The larger the better; the lowest row number among equals.
+    clusters : ndarray of int of shape (n,)
+        Cluster of each row, >= 0.
+    n_samples : int
+        Rows wanted, at most those without a label.
+    labeled : ndarray of bool of shape (n,), default=None
+        Rows that may not be chosen. None: none.
+    copies : ndarray of int of shape (n,), default=None
+        The same number for rows that are copies of each other. None: there are none.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_samples,)
+        In the order of asking.
+    n_open : int
+        Clusters with rows, but without a labeled one.
+    """
+    n = len(key)
+    labeled = np.zeros(n, bool) if labeled is None else labeled
+    sizes = np.bincount(clusters)
+    given = np.bincount(clusters[labeled], minlength=len(sizes))
+    order = np.lexsort((np.arange(n), -key, ~labeled))
+    nth = np.zeros(n, int) if copies is None else _nth_copy(copies, order)
+    order = np.lexsort((np.arange(n), -key, nth, clusters))
+    order = order[~labeled[order]]
+    members = np.split(order, np.searchsorted(clusters[order], np.arange(len(sizes))))
+    members = [list(rows[::-1]) for rows in members[1:]]
+    is_open = (sizes > 0) & (given == 0)
+    n_open = int(is_open.sum())
+    visited = [c for c in np.argsort(-sizes, kind="stable") if is_open[c]][:n_samples]
+    chosen = [members[c].pop() for c in visited]
+    given[visited] += 1
+    n_left = np.array([len(rows) for rows in members])
+    for c in islice(clusters_in_need(sizes, given, n_left), n_samples - len(chosen)):
+        chosen.append(members[c].pop())
+    return np.array(chosen, dtype=np.int64), n_open
+
+
+def _nth_copy(copies, order):
+    """Return how many copies of each row come before it in ``order``."""
+    by_copy = order[np.argsort(copies[order], kind="stable")]
+    starts = np.r_[True, np.diff(copies[by_copy]) != 0]
+    position = np.arange(len(order))
+    nth = np.empty(len(order), int)
+    nth[by_copy] = position - np.maximum.accumulate(np.where(starts, position, 0))
+    return nth
+
+
+def choose_more(scores, repulsion, selected, labeled, n_more, reg_weight):
+    """Choose further rows where clusters stand for more rows than they have labels.
+
+    They come from `clusters_in_need`; each is the row of highest score minus the penalty
+    for the labels of its own cluster. Copies of a labeled or chosen row come last.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+    repulsion : Repulsion
+        Of the rows and their clusters.
+    selected : ndarray of int
+        Rows chosen already.
+    labeled : ndarray of shape (n,), dtype bool
+        Rows that may not be chosen.
+    n_more : int
+        Rows wanted, at most those that are left.
+    reg_weight : float
+        Weight of the penalty.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_more,)
+        In the order of asking.
+    """
+    clusters = repulsion.clusters
+    sizes = np.bincount(clusters)
+    free = ~labeled
+    free[selected] = False
+    n_left = np.bincount(clusters[free], minlength=len(sizes))
+    penalty, copied = np.zeros(len(scores)), np.zeros(len(scores), dtype=bool)
+    by_cluster = np.argsort(clusters, kind="stable")
+    members = np.split(by_cluster, np.cumsum(sizes)[:-1])
+
+    def repel(row, rows):
+        terms, copies = repulsion.within(rows, row)
+        penalty[rows] += terms
+        copied[rows] |= copies
+
+    opened = np.zeros(len(sizes), dtype=bool)
+    chosen = []
+    need = clusters_in_need(sizes, sizes - n_left, n_left)
+    for cluster in islice(need, n_more):
+        rows = members[cluster]
+        if not opened[cluster]:
+            opened[cluster] = True
+            for row in rows[~free[rows]]:
+                repel(row, rows)
+        rows = rows[free[rows]]
+        value = scores[rows] - reg_weight * penalty[rows]
+        row = rows[np.lexsort((-value, copied[rows]))[0]]
+        chosen.append(row)
+        free[row] = False
+        repel(row, rows)
+    return np.array(chosen, dtype=np.int64)

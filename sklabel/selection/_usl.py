@@ -2,7 +2,6 @@
 
 import time
 from contextlib import contextmanager
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -10,7 +9,7 @@ from sklearn.utils.validation import check_consistent_length
 from tqdm.auto import tqdm
 
 from .._core.callbacks import fitting
-from .._core.choice import Repulsion, best_of_clusters, clusters_in_need
+from .._core.choice import Repulsion, best_of_clusters, choose_more
 from .._core.parameters import (
     KW_ONLY,
     ArrayLike,
@@ -155,45 +154,6 @@ def select_regularized(
             ):
                 history.setdefault(key, []).append(value)
     return selected, score
-
-
-def select_more(score, repulsion, selected, labeled, n_more, reg_weight):
-    """Choose further rows where clusters stand for more rows than they have labels.
-
-    One row at a time: in the cluster of most rows per label (chosen or known) plus
-    one, the row of best score minus the penalty for the labels of its own cluster.
-    Copies of a labeled or chosen row come last.
-    """
-    clusters = repulsion.clusters
-    sizes = np.bincount(clusters)
-    free = ~labeled
-    free[selected] = False
-    n_left = np.bincount(clusters[free], minlength=len(sizes))
-    penalty, copied = np.zeros(len(score)), np.zeros(len(score), dtype=bool)
-    by_cluster = np.argsort(clusters, kind="stable")
-    members = np.split(by_cluster, np.cumsum(sizes)[:-1])
-
-    def repel(row, rows):
-        terms, copies = repulsion.within(rows, row)
-        penalty[rows] += terms
-        copied[rows] |= copies
-
-    opened = np.zeros(len(sizes), dtype=bool)
-    chosen = []
-    need = clusters_in_need(sizes, sizes - n_left, n_left)
-    for cluster in islice(need, n_more):
-        rows = members[cluster]
-        if not opened[cluster]:
-            opened[cluster] = True
-            for row in rows[~free[rows]]:
-                repel(row, rows)
-        rows = rows[free[rows]]
-        value = score[rows] - reg_weight * penalty[rows]
-        row = rows[np.lexsort((-value, copied[rows]))[0]]
-        chosen.append(row)
-        free[row] = False
-        repel(row, rows)
-    return np.array(chosen, dtype=np.int64)
 
 
 class USLSelector(SelectionRole):
@@ -463,7 +423,7 @@ class USLSelector(SelectionRole):
         selected = selected[order][: pool.n_samples]
         n_more = pool.n_samples - len(selected)
         if n_more:
-            more = select_more(
+            more = choose_more(
                 scores, repulsion, selected, pool.labeled, n_more, self.reg_weight
             )
             selected = np.concatenate([selected, more])

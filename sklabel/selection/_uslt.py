@@ -1,6 +1,5 @@
 """USL-T: unsupervised selective labeling, with training (Wang, Lian, Yu, 2022)."""
 
-from itertools import islice
 from typing import Annotated, Literal
 
 import numpy as np
@@ -9,7 +8,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import nn
 
-from .._core.choice import clusters_in_need
+from .._core.choice import choose_rows
 from .._core.health import CollapseWarning
 from .._core.labels import is_labeled
 from .._core.learner import Learner
@@ -217,64 +216,6 @@ def predict_clusters(net, samples):
 
     found = net.evaluate(samples, forward=most_probable).movedim(-1, 0).contiguous()
     return found[1].long().numpy(), found[0].numpy()
-
-
-def choose_rows(key, clusters, n_samples, labeled=None, copies=None):
-    """Choose the best row of each cluster, largest clusters first; then further rows.
-
-    Clusters that hold a labeled row come last, and after them the clusters with most
-    rows per label (chosen or known) plus one give their next best row. Copies of chosen
-    or labeled rows are the last that a cluster gives.
-
-    Parameters
-    ----------
-    key : ndarray of shape (n,)
-        The larger the better; the lowest row number among equals.
-    clusters : ndarray of int of shape (n,)
-        Cluster of each row, >= 0.
-    n_samples : int
-        Rows wanted, at most those without a label.
-    labeled : ndarray of bool of shape (n,), default=None
-        Rows that may not be chosen. None: none.
-    copies : ndarray of int of shape (n,), default=None
-        The same number for rows that are copies of each other. None: there are none.
-
-    Returns
-    -------
-    rows : ndarray of shape (n_samples,)
-        In the order of asking.
-    n_open : int
-        Clusters with rows, but without a labeled one.
-    """
-    n = len(key)
-    labeled = np.zeros(n, bool) if labeled is None else labeled
-    sizes = np.bincount(clusters)
-    given = np.bincount(clusters[labeled], minlength=len(sizes))
-    order = np.lexsort((np.arange(n), -key, ~labeled))
-    nth = np.zeros(n, int) if copies is None else _nth_copy(copies, order)
-    order = np.lexsort((np.arange(n), -key, nth, clusters))
-    order = order[~labeled[order]]
-    members = np.split(order, np.searchsorted(clusters[order], np.arange(len(sizes))))
-    members = [list(rows[::-1]) for rows in members[1:]]
-    is_open = (sizes > 0) & (given == 0)
-    n_open = int(is_open.sum())
-    visited = [c for c in np.argsort(-sizes, kind="stable") if is_open[c]][:n_samples]
-    chosen = [members[c].pop() for c in visited]
-    given[visited] += 1
-    n_left = np.array([len(rows) for rows in members])
-    for c in islice(clusters_in_need(sizes, given, n_left), n_samples - len(chosen)):
-        chosen.append(members[c].pop())
-    return np.array(chosen, dtype=np.int64), n_open
-
-
-def _nth_copy(copies, order):
-    """Return how many copies of each row come before it in ``order``."""
-    by_copy = order[np.argsort(copies[order], kind="stable")]
-    starts = np.r_[True, np.diff(copies[by_copy]) != 0]
-    position = np.arange(len(order))
-    nth = np.empty(len(order), int)
-    nth[by_copy] = position - np.maximum.accumulate(np.where(starts, position, 0))
-    return nth
 
 
 def spread_labels(distances, clusters, rows, labels, n_rows=20):
