@@ -14,7 +14,7 @@ from ._core.callbacks import CallbackSupportMixin, fitting
 from ._core.inputs import _as_images, _as_paths
 from ._core.labels import check_labels, encode_labels, is_labeled
 from ._core.learner import Learner
-from ._core.nested import fit_partly, last_step
+from ._core.nested import fit_partly_labeled, last_step
 from ._core.parameters import KW_ONLY, Count, CountOrZero, Parameters, RandomState
 from ._core.roles.classification import LabeledScoreMixin
 from .classification import SupervisedClassifier
@@ -443,7 +443,7 @@ class ActiveLearningClassifier(
                 )
             same = np.array_equal(classes, vars(self).get("classes_"))
             last.set_params(warm_start=same)
-        self.classifier_ = fit_partly(classifier, self._X, y)
+        self.classifier_ = fit_partly_labeled(classifier, self._X, y)
         self.classes_ = np.asarray(self.classifier_.classes_)
 
     def _select(self, selector, n_samples):

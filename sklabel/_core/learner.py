@@ -28,6 +28,18 @@ from .warn import warn
 _GENERATOR_LOCK = threading.RLock()
 
 
+@contextmanager
+def seeded(seed, device):
+    """Seed torch, and give its generators back afterwards."""
+    cuda = resolve_device(device).type == "cuda"
+    with (
+        _GENERATOR_LOCK,
+        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []),
+    ):
+        torch.manual_seed(seed)
+        yield
+
+
 def unfrozen(estimator):
     """Return what a FrozenEstimator holds; anything else as it is."""
     return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
@@ -55,14 +67,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
             seed = int(np.random.default_rng().integers(2**31 - 1))
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        cuda = resolve_device(self.device).type == "cuda"
-        with (
-            _GENERATOR_LOCK,
-            torch.random.fork_rng(
-                devices=range(torch.cuda.device_count()) if cuda else []
-            ),
-        ):
-            torch.manual_seed(seed)
+        with seeded(seed, self.device):
             yield seed
 
     def _restore_net(self, weights, history):

@@ -15,7 +15,6 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
 import sklabel
@@ -489,18 +488,3 @@ def test_a_pipeline_may_end_in_it(digits):
     rows = pipeline.fit(X, y)[-1].sample_indices_
     scaled = StandardScaler().fit_transform(X)
     np.testing.assert_array_equal(rows, TODSelector(8, **SHORT).fit_select(scaled, y))
-
-
-class _Half(TODSelector):
-    """The checks pass a label for every row; here most of one class have none."""
-
-    def fit(self, X, y=None):
-        if y is not None and np.ndim(y) == 1 and len(y) > 12:
-            y = np.array(y, dtype=object)
-            y[np.flatnonzero(y == y[0])[3:]] = None
-        return super().fit(X, y)
-
-
-@pytest.mark.parametrize("cls", [TODSelector, _Half])
-def test_scikit_learns_checks(cls):
-    check_estimator(cls(max_steps=2, batch_size=8, random_state=0))
