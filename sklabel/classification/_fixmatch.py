@@ -89,7 +89,9 @@ class _CTAugmented(_FixMatch):
     def _probe(self, x, labels):
         views, draw = self.strong.probe(x)
         p = self.average(views).float().softmax(1)
-        self.strong.update(draw, 1 - 0.5 * (p - one_hot(labels, p.shape[1])).abs().sum(1))
+        self.strong.update(
+            draw, 1 - 0.5 * (p - one_hot(labels, p.shape[1])).abs().sum(1)
+        )
 
 
 class FixMatchClassifier(ClassificationRole, Learner):
