@@ -211,6 +211,16 @@ class Net(NeuralNet):
         self.module_.train(was_training)
         return torch.cat(batches, -2)
 
+    def evaluate_tensor(self, x, forward):
+        """Return ``forward(x)`` for rows that are not samples: tokens, codes."""
+        self.module_.eval()
+        with torch.inference_mode(), self.autocast():
+            parts = [
+                forward(block.to(self.device)).float().cpu()
+                for block in self._blocks(x)
+            ]
+        return torch.cat(parts)
+
     def evaluate_epoch(self, sampler, step):
         """Return ``step(x, y)`` of each batch of one epoch, in evaluation mode."""
         self.module_.eval()

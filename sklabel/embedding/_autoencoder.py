@@ -1,12 +1,13 @@
 """Convolutional autoencoder, as DCEC has it (Guo, Liu, Zhu and Yin, 2017)."""
 
+from dataclasses import InitVar
+
 import numpy as np
 import torch
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import nn
 from torch.nn import functional as F
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -19,17 +20,23 @@ from .._core.parameters import (
 )
 from .._core.roles.embedding import EmbeddingRole
 from ..backbones import Encoder, build_autoencoder
+from ..modules import Method
 
 
-class _Autoencoder(nn.Module):
-    def __init__(self, backbone, decoder, augment, mean, std):
-        super().__init__()
-        self.backbone = backbone
-        self.decoder = decoder
-        self.augment = augment
+class _Autoencoder(Method):
+    backbone: nn.Module
+    decoder: nn.Module
+    augment: nn.Module
+    mean: InitVar[torch.Tensor]
+    std: InitVar[torch.Tensor]
+
+    def __post_init__(self, mean, std):
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
-        self.n_features_out = backbone.n_features_out
+
+    @property
+    def n_features_out(self):
+        return self.backbone.n_features_out
 
     def forward(self, x):
         return self.backbone(x)  # (B, D), the codes
@@ -38,7 +45,7 @@ class _Autoencoder(nn.Module):
         return self.error(self(self.augment(x)), x)
 
     def error(self, z, x):
-        """Return how far samples drawn from codes z are from x, mean squared."""
+        """Return the mean squared error of the samples reconstructed from codes z."""
         # pixels in [0, 1], but standardized vectors
         x = (x - self.mean) / self.std if x.ndim == 2 else x
         return F.mse_loss(self.decoder(z).float(), x)
@@ -52,12 +59,12 @@ class _Autoencoder(nn.Module):
 
 
 class AutoencoderTransformer(EmbeddingRole, Learner):
-    """Embed images by a short code from which they can be drawn again.
+    """Embed images by a short code from which they can be reconstructed.
 
     An encoder turns an image into a code, a decoder turns the code into an image, and
     both are trained to give back what came in. Nothing is augmented, so it also works
-    where no change of an image is harmless; it keeps what takes up many pixels, not what
-    matters to you. Read more in the :ref:`User Guide <autoencoder>`.
+    where augmentation would change the class; it keeps what takes up many pixels, not
+    what matters to you. Read more in the :ref:`User Guide <autoencoder>`.
 
     Parameters
     ----------
@@ -98,10 +105,11 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
     -----
     With ``backbone="auto"``, images go through convolutions of 5, 5 and 3 pixels with
     stride 2, ReLU, and a linear layer, mirrored by transposed convolutions; vectors go
-    through the dense network of DEC; Glorot initialization. Another backbone is followed
-    by a linear layer that makes the code, and the decoder is as above. The loss is the
-    mean squared error over pixels in [0, 1], or over standardized features. One departure:
-    the encoder sees standardized pixels, the published one those in [0, 1].
+    through the dense network of DEC; Glorot initialization. Another backbone is
+    followed by a linear layer that makes the code, and the decoder is as above. The
+    loss is the mean squared error over pixels in [0, 1], or over standardized features.
+    One departure: the encoder sees standardized pixels, the published one those in
+    [0, 1].
 
     References
     ----------
@@ -130,29 +138,15 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Train the network on X.
+    remedy = "lower lr={lr}, or check that the samples are not all alike"
+    # codes are no directions: they may well share a large mean
+    least_spread, least_rank = 0.01, 0
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : AutoencoderTransformer
-        """
-        samples = self._check_X(X, reset=True)
+    def _train(self, samples):
         if len(samples.sample_shape) == 3:
             self._row_shape = samples.row_shape
             self._channels_last = samples.channels_last
-        remedy = f"lower lr={self.lr}, or check that the samples are not all alike"
-        # codes are no directions: they may well share a large mean
-        return self._fit_embedding(samples, remedy, least_spread=0.01, least_rank=0)
+        super()._train(samples)
 
     def inverse_transform(self, Z):
         """Return the samples that codes stand for.
@@ -176,12 +170,7 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
                 f"{self.n_components}."
             )
         net = self.net_
-        module = net.module_.eval()
-        parts = []
-        with torch.inference_mode(), net.autocast():
-            for z in torch.from_numpy(Z).split(max(256, self.batch_size)):
-                parts.append(module.reconstruct(z.to(net.device)).float().cpu())
-        x = torch.cat(parts)
+        x = net.evaluate_tensor(torch.from_numpy(Z), net.module_.reconstruct)
         if x.ndim == 2:
             return x.numpy()
         low, high = self._pixel_range

@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -22,15 +21,17 @@ from ..modules import ProjectionNet, cosine_decay, ema_update_, frozen_copy, mlp
 
 
 class _BYOL(ProjectionNet):
-    def __init__(self, *parts, predict, augments, decay, ramp, output):
-        super().__init__(*parts, output)
-        self.average = frozen_copy(self.parts())
-        self.predict = predict
-        self.augment1, self.augment2 = augments
-        self.decay = decay
-        self.ramp = ramp
+    _: KW_ONLY
+    predict: nn.Module
+    augment1: nn.Module
+    augment2: nn.Module
+    decay: float
+    ramp: bool
 
-    def before_epoch(self, net, samples):
+    def __post_init__(self):
+        self.average = frozen_copy(self.parts())
+
+    def before_epoch(self, net, sampler):
         self.step, self.total_steps = net.step_, net.total_steps_
 
     def loss(self, x, y):
@@ -52,21 +53,20 @@ class _BYOL(ProjectionNet):
 
 def _views(sample_shape):
     """Return the two views of the paper; those of small images are not blurred."""
-    jitter = (0.4, 0.4, 0.2, 0.1)
-    first, second = (0.0, 0.0) if is_small(sample_shape) else (1.0, 0.1)
-    return (
-        Contrastive(jitter=jitter, blur=first),
-        Contrastive(jitter=jitter, blur=second, solarize=0.2),
-    )
+    blurs = (0.0, 0.0) if is_small(sample_shape) else (1.0, 0.1)
+    return [
+        Contrastive(jitter=(0.4, 0.4, 0.2, 0.1), blur=blur, solarize=solarize)
+        for blur, solarize in zip(blurs, (0.0, 0.2), strict=True)
+    ]
 
 
 class BYOLTransformer(EmbeddingRole, Learner):
-    """Embed images with a network that predicts what its own average says of another view.
+    """Embed images with a network that predicts its average's output for another view.
 
     Two views of an image go through the network and through a slowly moving average of
-    it. A small predictor must tell, from one view in the network, the average's output
-    for the other view. No image is pushed away from another. The features before the head
-    are the embedding. Read more in the :ref:`User Guide <byol>`.
+    it. From the network's output for one view, a small predictor must predict the
+    average's output for the other. No image is pushed away from another. The features
+    before the head are the embedding. Read more in the :ref:`User Guide <byol>`.
 
     Parameters
     ----------
@@ -86,8 +86,6 @@ class BYOLTransformer(EmbeddingRole, Learner):
         ``Contrastive(flip=0)``.
     max_epochs
         Published: 1000.
-    optimizer
-        Published: "lars_outer".
     lr
         Published: 0.2 with "lars_outer" and "linear" scaling.
     warmup_epochs
@@ -101,12 +99,13 @@ class BYOLTransformer(EmbeddingRole, Learner):
     Notes
     -----
     Without BatchNorm or another normalization in head or backbone, BYOL collapses. The
-    loss is that of the paper, 0 to 8; a loss below 0.01 after a few epochs is a collapse.
-    Departures, for small data and batches: AdamW at 1e-3, narrower heads, no blur below 64
-    pixels, and the average starts with the network's own weights. The paper's setting:
-    ``backbone="resnet50", optimizer="lars_outer", lr=0.2, lr_scaling="linear",
-    weight_decay=1.5e-6, batch_size=4096, warmup_epochs=10, max_epochs=1000,
-    ema_decay=0.996, projection_hidden=4096``. Its rates are for LARS only.
+    loss is that of the paper, 0 to 8; a loss below 0.01 after a few epochs is a
+    collapse. Departures, for small data and batches: AdamW at 1e-3, narrower heads, no
+    blur below 64 pixels, and the average starts with the network's own weights. The
+    paper's setting: ``backbone="resnet50", optimizer="lars_outer", lr=0.2,
+    lr_scaling="linear", weight_decay=1.5e-6, batch_size=4096, warmup_epochs=10,
+    max_epochs=1000, ema_decay=0.996, projection_hidden=4096``. Its rates are for LARS
+    only.
 
     References
     ----------
@@ -134,45 +133,27 @@ class BYOLTransformer(EmbeddingRole, Learner):
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 
-    @fitting
-    def fit(self, X, y=None):
-        """Train the network on X.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : BYOLTransformer
-        """
-        samples = self._check_X(X, reset=True)
-        return self._fit_embedding(samples, f"lower lr={self.lr}, or train longer")
+    remedy = "lower lr={lr}, or train longer"
 
     def _build_module(self, mean, std):
         backbone = self._build_backbone(mean, std)
         size, hidden = self.projection_size, self.projection_hidden
-        augments = self.augment
-        if not isinstance(augments, (tuple, list)):
-            augments = (augments, augments)
-        if len(augments) != 2:
-            raise ValueError(f"augment={self.augment!r} must be one policy or a pair.")
+        given = self.augment
+        pair = given if isinstance(given, (tuple, list)) else (given, given)
+        if len(pair) != 2:
+            raise ValueError(f"augment={given!r} must be one policy or a pair.")
+        augment1, augment2 = (
+            self._build_augment(augment, default, mean, std)
+            for augment, default in zip(pair, _views(self.sample_shape_), strict=True)
+        )
         return _BYOL(
             backbone,
             # the paper's bias before BatchNorm would have no effect
             mlp(backbone.n_features_out, hidden, size, last_norm=None, bias=False),
             size,
             predict=mlp(size, hidden, size, last_norm=None, bias=False),
-            augments=[
-                self._build_augment(augment, views, mean, std)
-                for augment, views in zip(
-                    augments, _views(self.sample_shape_), strict=True
-                )
-            ],
+            augment1=augment1,
+            augment2=augment2,
             decay=self.ema_decay,
             ramp=self.ema_ramp,
             output=self.output,

@@ -5,7 +5,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -31,18 +30,23 @@ from ..modules import (
 
 
 class _CLD(ProjectionNet):
-    def __init__(self, *parts, augment, group, queue, output, **settings):
-        super().__init__(*parts, output)
+    _: KW_ONLY
+    group: nn.Module
+    augment: nn.Module
+    queue: Queue
+    temperature: float
+    group_temperature: float
+    group_weight: float
+    n_groups: int
+    n_lloyd: int
+    decay: float
+
+    def __post_init__(self):
         self.average = frozen_copy(self.parts())
-        self.group = group
-        self.augment = augment
-        self.queue = queue
-        for name, value in settings.items():
-            setattr(self, name, value)
+        self.keys = None  # of the batch, until the step is done
         # the official start of this queue, not of length 1
-        bound = (queue.rows.shape[1] / 3) ** -0.5
-        nn.init.uniform_(queue.rows, -bound, bound)
-        self.keys = None
+        bound = (self.queue.rows.shape[1] / 3) ** -0.5
+        nn.init.uniform_(self.queue.rows, -bound, bound)
 
     def loss(self, x, y):
         branches = []
@@ -62,18 +66,12 @@ class _CLD(ProjectionNet):
 
     def discriminate(self, q1, q2, k, z1, z2):
         """Return the instance and the group loss of unit rows, (B, D) each."""
-        queue = self.queue.rows
-        instance_loss = (
-            sum(info_nce(q, k, queue, self.temperature) for q in (q1, q2)) / 2
-        )
+        losses = [info_nce(q, k, self.queue.rows, self.temperature) for q in (q1, q2)]
+        n_groups = min(self.n_groups, len(z1))  # the last batch may be short
         group_loss = group_discrimination(
-            z1,
-            z2,
-            min(self.n_groups, len(z1)),  # the last batch may be short
-            self.group_temperature,
-            self.n_lloyd,
+            z1, z2, n_groups, self.group_temperature, self.n_lloyd
         )
-        return instance_loss, group_loss
+        return sum(losses) / 2, group_loss
 
     def after_step(self):
         self.queue.push_(self.keys)
@@ -87,29 +85,29 @@ class CLDTransformer(EmbeddingRole, Learner):
 
     Contrasting single images (as MoCo does) pushes similar images apart. Here a second
     head groups each batch by k-means, and every image must also find its group among
-    those of the other view. So similar images may stay together. The features before the
-    heads are the embedding. Read more in the :ref:`User Guide <cld>`.
+    those of the other view. So similar images may stay together. The features before
+    the heads are the embedding. Read more in the :ref:`User Guide <cld>`.
 
     Parameters
     ----------
     n_groups : int
-        Groups of a batch, at most ``batch_size``. Published: 200 of 256 on CIFAR-10, 100 of
-        128 on CIFAR-100; fewer where images are much alike, as those of a video.
+        Groups of a batch, at most ``batch_size``. Published: 200 of 256 on CIFAR-10,
+        100 of 128 on CIFAR-100; fewer where images are much alike, as those of a video.
     temperature : float
         Temperature of the instance loss, > 0.
     group_temperature : float
         Temperature of the group loss, > 0.
     group_weight : float
-        Weight of the group loss, >= 0. Paper: lambda; 0.8 on CIFAR-10, 0.25 on CIFAR-100
-        and ImageNet.
+        Weight of the group loss, >= 0. Paper: lambda; 0.8 on CIFAR-10, 0.25 on
+        CIFAR-100 and ImageNet.
     n_lloyd : int
         Steps of k-means.
     queue_size : int or "auto"
         Keys in the queue of the instance loss. Published: 12288 on CIFAR-10. "auto": a
         tenth of the rows of X, at least a batch, at most 4096.
     ema_decay : float
-        Decay of the averaged weights, in [0, 1). Published: 0.999, for trainings of tens
-        of thousands of steps.
+        Decay of the averaged weights, in [0, 1). Published: 0.999, for trainings of
+        tens of thousands of steps.
     norm_head : bool
         Whether the heads compare unit features with unit weights ("NormLinear").
     projection_size : int
@@ -118,13 +116,11 @@ class CLDTransformer(EmbeddingRole, Learner):
         Which features ``transform`` returns: those before the heads, or the
         instance head's.
     augment : "auto", nn.Module or None
-        Random views; "auto": :class:`sklabel.augment.Contrastive` with 20 to 100 % of the
-        area for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips
-        for digits: ``Contrastive(flip=0)``.
+        Random views; "auto": :class:`sklabel.augment.Contrastive` with 20 to 100 % of
+        the area for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off
+        flips for digits: ``Contrastive(flip=0)``.
     max_epochs
         Published: 200.
-    optimizer
-        Published: "sgd".
     lr
         Published: 0.06 with "sgd".
     warmup_epochs
@@ -132,8 +128,6 @@ class CLDTransformer(EmbeddingRole, Learner):
 
     Attributes
     ----------
-    encoder_ : nn.Module
-        Trained encoder, the heads left out.
     queue_size_ : int
         Keys in the queue.
 
@@ -144,11 +138,12 @@ class CLDTransformer(EmbeddingRole, Learner):
 
     Notes
     -----
-    The instance loss is MoCo's, with two queries and one key from three views. Departures
-    from the authors' setting for CIFAR-10, for small data and short trainings: AdamW at
-    1e-3, a short queue, an average that forgets faster, and no erasing of image parts.
-    That setting: ``backbone="resnet18", optimizer="sgd", lr=0.06, weight_decay=8e-4,
-    warmup_epochs=5, max_epochs=200, queue_size=12288, ema_decay=0.999``.
+    The instance loss is MoCo's, with two queries and one key from three views.
+    Departures from the authors' setting for CIFAR-10, for small data and short
+    trainings: AdamW at 1e-3, a short queue, an average that forgets faster, and no
+    erasing of image parts. That setting: ``backbone="resnet18", optimizer="sgd",
+    lr=0.06, weight_decay=8e-4, warmup_epochs=5, max_epochs=200, queue_size=12288,
+    ema_decay=0.999``.
 
     References
     ----------
@@ -181,29 +176,14 @@ class CLDTransformer(EmbeddingRole, Learner):
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 
-    @fitting
-    def fit(self, X, y=None):
-        """Train the network on X.
+    remedy = "lower lr={lr} or group_weight={group_weight}"
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : CLDTransformer
-        """
-        samples = self._check_X(X, reset=True)
+    def _train(self, samples):
         if self._continued is None:
             self.queue_size_ = fitting_queue_size(
                 self.queue_size, samples.n_trained, self.batch_size
             )
-        remedy = f"lower lr={self.lr} or group_weight={self.group_weight}"
-        return self._fit_embedding(samples, remedy)
+        super()._train(samples)
 
     def _build_module(self, mean, std):
         backbone = self._build_backbone(mean, std)

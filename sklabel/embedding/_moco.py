@@ -3,8 +3,8 @@
 from typing import Literal
 
 import torch
+from torch import nn
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -30,15 +30,16 @@ from ..modules import (
 
 
 class _MoCo(ProjectionNet):
-    def __init__(self, *parts, augment, queue, temperature, symmetric, decay, output):
-        super().__init__(*parts, output)
+    _: KW_ONLY
+    augment: nn.Module
+    queue: Queue
+    temperature: float
+    symmetric: bool
+    decay: float
+
+    def __post_init__(self):
         self.average = frozen_copy(self.parts())
-        self.augment = augment
-        self.queue = queue
-        self.temperature = temperature
-        self.symmetric = symmetric
-        self.decay = decay
-        self.keys = None
+        self.keys = None  # of the batch, until the step is done
 
     def loss(self, x, y):
         x1, x2 = self.augment(x), self.augment(x)
@@ -79,43 +80,41 @@ def _views(version, sample_shape):
 class MoCoTransformer(EmbeddingRole, Learner):
     """Embed images with a network that finds an image's key in a long queue of keys.
 
-    Two views of an image are encoded, one by the network (the query) and one by a slowly
-    moving average of it (the key). The query must pick its key among those of the batches
-    before, which wait in a queue: so there are many negatives at a small batch size. The
-    features before the head are the embedding. Read more in the
+    Two views of an image are encoded, one by the network (the query) and one by a
+    slowly moving average of it (the key). The query must pick its key among those of
+    the batches before, which wait in a queue: so there are many negatives at a small
+    batch size. The features before the head are the embedding. Read more in the
     :ref:`User Guide <moco>`.
 
     Parameters
     ----------
     temperature : float
-        Temperature of the contrastive loss, > 0. Paper: tau; 0.07 in version 1 and 0.2 in
-        version 2 on ImageNet, 0.1 on CIFAR.
+        Temperature of the contrastive loss, > 0. Paper: tau; 0.07 in version 1 and 0.2
+        in version 2 on ImageNet, 0.1 on CIFAR.
     version : {"v1", "v2"}
-        "v1": a linear head, and colors always changed; "v2": a head of two layers and the
-        views of the second paper.
+        "v1": a linear head, and colors always changed; "v2": a head of two layers and
+        the views of the second paper.
     queue_size : int or "auto"
-        Keys in the queue. Paper: K; 65536 on ImageNet, 4096 on CIFAR. "auto": a tenth of
-        the rows of X, at least a batch, at most 4096: older keys come from another
+        Keys in the queue. Paper: K; 65536 on ImageNet, 4096 on CIFAR. "auto": a tenth
+        of the rows of X, at least a batch, at most 4096: older keys come from another
         network than today's.
     ema_decay : float
         Decay of the averaged weights, in [0, 1). Paper: m; 0.999 on ImageNet.
     symmetric : bool
-        Whether each view is the query once, at twice the cost, as the authors' setting for
-        CIFAR has it; the papers have False.
+        Whether each view is the query once, at twice the cost, as the authors' setting
+        for CIFAR has it; the papers have False.
     bn_splits : int
-        Parts of a batch in each of which BatchNorm takes its own statistics, as on so many
-        devices: otherwise the network can tell from them which images came together. 1:
-        none.
+        Parts of a batch in each of which BatchNorm takes its own statistics, as on so
+        many devices: otherwise the network can tell from them which images came
+        together. 1: none.
     projection_hidden : int or None
         Hidden width of the head of version 2; None: that of the backbone.
     augment : "auto", nn.Module or None
-        Random views; "auto": :class:`sklabel.augment.Contrastive` in the version's setting
-        for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for
-        digits: ``Contrastive(flip=0)``.
+        Random views; "auto": :class:`sklabel.augment.Contrastive` in the version's
+        setting for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off
+        flips for digits: ``Contrastive(flip=0)``.
     max_epochs
         Published: 200 on ImageNet, 800 on CIFAR-10.
-    optimizer
-        Published: "sgd".
     lr
         Published: 0.03 with "sgd", 0.06 on CIFAR-10.
     warmup_epochs
@@ -134,20 +133,20 @@ class MoCoTransformer(EmbeddingRole, Learner):
 
     Notes
     -----
-    The symmetric loss is the sum of both directions. Departures from the papers, for small
-    data and short trainings: AdamW at 1e-3 with a cosine, a short queue, and an average
-    that forgets faster. The papers' setting for ImageNet: ``backbone="resnet50",
-    optimizer="sgd", lr=0.03, warmup_epochs=0, max_epochs=200, queue_size=65536,
-    ema_decay=0.999, symmetric=False``, with ``version="v1", schedule="step",
-    temperature=0.07`` or ``version="v2", temperature=0.2``. The authors' setting for
-    CIFAR-10: ``backbone="resnet18", optimizer="sgd", lr=0.06, weight_decay=5e-4,
-    batch_size=512, warmup_epochs=0, max_epochs=800, queue_size=4096, version="v1"`` with
-    the views of version 2.
+    The symmetric loss is the sum of both directions. Departures from the papers, for
+    small data and short trainings: AdamW at 1e-3 with a cosine, a short queue, and an
+    average that forgets faster. The papers' setting for ImageNet:
+    ``backbone="resnet50", optimizer="sgd", lr=0.03, warmup_epochs=0, max_epochs=200,
+    queue_size=65536, ema_decay=0.999, symmetric=False``, with ``version="v1",
+    schedule="step", temperature=0.07`` or ``version="v2", temperature=0.2``. The
+    authors' setting for CIFAR-10: ``backbone="resnet18", optimizer="sgd", lr=0.06,
+    weight_decay=5e-4, batch_size=512, warmup_epochs=0, max_epochs=800, queue_size=4096,
+    version="v1"`` with the views of version 2.
 
     References
     ----------
-    .. [1] K. He, H. Fan, Y. Wu, S. Xie, R. Girshick, "Momentum contrast for unsupervised
-       visual representation learning", CVPR 2020; algorithm 1.
+    .. [1] K. He, H. Fan, Y. Wu, S. Xie, R. Girshick, "Momentum contrast for
+       unsupervised visual representation learning", CVPR 2020; algorithm 1.
     .. [2] X. Chen, H. Fan, R. Girshick, K. He, "Improved baselines with momentum
        contrastive learning", 2020.
 
@@ -176,29 +175,14 @@ class MoCoTransformer(EmbeddingRole, Learner):
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 
-    @fitting
-    def fit(self, X, y=None):
-        """Train the network on X.
+    remedy = "lower lr={lr} or temperature={temperature}"
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : MoCoTransformer
-        """
-        samples = self._check_X(X, reset=True)
+    def _train(self, samples):
         if self._continued is None:
             self.queue_size_ = fitting_queue_size(
                 self.queue_size, samples.n_trained, self.batch_size
             )
-        remedy = f"lower lr={self.lr} or temperature={self.temperature}"
-        return self._fit_embedding(samples, remedy)
+        super()._train(samples)
 
     def _build_module(self, mean, std):
         backbone = self._build_backbone(mean, std)

@@ -222,8 +222,8 @@ class PretrainedTransformer(
 ):
     """Embed images with a published encoder that others have trained, as it is.
 
-    Nothing is learned from X but what stands for black and white in float images that do
-    not lie within [0, 1]. The images are resized, cropped and standardized in the
+    Nothing is learned from X but what stands for black and white in float images that
+    do not lie within [0, 1]. The images are resized, cropped and standardized in the
     way that belongs to the weights, then encoded in batches. Read more in the
     :ref:`User Guide <pretrained>`.
 
@@ -297,8 +297,8 @@ class PretrainedTransformer(
     decoding. A renamed, moved or repeated image is known again, and so are rows of X in
     another order or selection. Other weights, preprocessing, precision, device type or
     versions of the libraries make another folder. What was embedded before an error or
-    Ctrl-C is kept, and all but the last minute where the process is killed. Several users
-    may share the folder. Nothing removes old files: delete it at any time. With
+    Ctrl-C is kept, and all but the last minute where the process is killed. Several
+    users may share the folder. Nothing removes old files: delete it at any time. With
     ``weights=None`` it takes a ``random_state`` to find anything again.
 
     References

@@ -68,9 +68,10 @@ class SimCLRTransformer(EmbeddingRole, Learner):
     Notes
     -----
     The loss is the official one, the sum over both views, twice equation 1. Departures
-    from the paper, for small data and batches: AdamW at 1e-3 and a warm-up of one epoch.
-    The paper's setting for CIFAR-10 is ``optimizer="lars", lr=1.0, lr_scaling="linear",
-    batch_size=512, warmup_epochs=10, max_epochs=1000, backbone="resnet18"``.
+    from the paper, for small data and batches: AdamW at 1e-3 and a warm-up of one
+    epoch. The paper's setting for CIFAR-10 is ``optimizer="lars", lr=1.0,
+    lr_scaling="linear", batch_size=512, warmup_epochs=10, max_epochs=1000,
+    backbone="resnet18"``.
 
     References
     ----------

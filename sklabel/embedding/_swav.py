@@ -3,8 +3,8 @@
 from typing import Literal
 
 import torch
+from torch import nn
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -23,21 +23,28 @@ from ..modules import ProjectionNet, Prototypes, mlp
 
 
 class _SwAV(ProjectionNet):
-    def __init__(self, *parts, augments, prototypes, queue_size, output, **settings):
-        super().__init__(*parts, output)
-        self.augment, self.small_augment = augments
-        self.prototypes = prototypes
-        # one for each of the two crops that get codes
-        rows = torch.zeros(2, queue_size, prototypes.weight.shape[1])
-        self.register_buffer("queue", rows)
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.frozen, self.queued = False, False
+    _: KW_ONLY
+    augment: nn.Module
+    small_augment: nn.Module
+    prototypes: Prototypes
+    temperature: float
+    epsilon: float
+    n_iterations: int
+    n_small_crops: int
+    queue_size: int
+    queue_start: int
+    frozen_epochs: int
 
-    def before_epoch(self, net, samples):
+    def __post_init__(self):
+        # one for each of the two crops that get codes
+        rows = torch.zeros(2, self.queue_size, self.projection_size)
+        self.register_buffer("queue", rows)
+        self.prototypes_frozen, self.queued = False, False
+
+    def before_epoch(self, net, sampler):
         epoch = len(net.history) - 1
-        self.frozen = epoch < self.frozen_epochs
-        self.queued = self.queue.shape[1] > 0 and epoch >= self.queue_start
+        self.prototypes_frozen = epoch < self.frozen_epochs
+        self.queued = self.queue_size > 0 and epoch >= self.queue_start
 
     def loss(self, x, y):
         # crops of one size in one forward, then all of them through the head
@@ -50,7 +57,7 @@ class _SwAV(ProjectionNet):
     def swap(self, z):
         """Return the loss of embedded crops z of shape (V, B, D)."""
         # detached prototypes get no gradient at all, so that nothing moves them
-        scores = self.prototypes(z, frozen=self.frozen)  # (V, B, K)
+        scores = self.prototypes(z, frozen=self.prototypes_frozen)  # (V, B, K)
         codes = [self.assign(i, z[i], scores[i]) for i in range(2)]
         return swapped_prediction(scores, torch.stack(codes), self.temperature)
 
@@ -85,19 +92,19 @@ class SwAVTransformer(EmbeddingRole, Learner):
 
     Each view is assigned softly to prototypes, in such a way that every batch uses all
     prototypes equally. Each view must then predict the assignment of the other views.
-    Small crops, which are cheap, can be added to the two large ones. The features before
-    the head are the embedding. Read more in the :ref:`User Guide <swav>`.
+    Small crops, which are cheap, can be added to the two large ones. The features
+    before the head are the embedding. Read more in the :ref:`User Guide <swav>`.
 
     Parameters
     ----------
     n_prototypes : int
-        Number of prototypes. Published: 3000 on ImageNet, 512 to 3000 on CIFAR; about ten
-        times the number of kinds.
+        Number of prototypes. Published: 3000 on ImageNet, 512 to 3000 on CIFAR; about
+        ten times the number of kinds.
     temperature : float
         Temperature of the prediction, > 0. Paper: tau.
     epsilon : float
-        Softness of the assignment, > 0; lower it to 0.03 where the loss stays at the log
-        of the number of prototypes.
+        Softness of the assignment, > 0; lower it to 0.03 where the loss stays at the
+        log of the number of prototypes.
     n_iterations : int
         Steps of the Sinkhorn algorithm, which makes the shares equal.
     n_small_crops : int
@@ -108,8 +115,8 @@ class SwAVTransformer(EmbeddingRole, Learner):
         area and three sevenths of the side.
     queue_size : int
         Embeddings of earlier batches that help to assign, per large crop, for batches
-        that are small beside the number of prototypes. Published: 3840 at a batch size of
-        256.
+        that are small beside the number of prototypes. Published: 3840 at a batch size
+        of 256.
     queue_start : int
         Epochs before the queue is used.
     frozen_epochs : float
@@ -117,15 +124,13 @@ class SwAVTransformer(EmbeddingRole, Learner):
     projection_hidden : int
         Hidden width of the projection head.
     augment : "auto", nn.Module or None
-        Random large views; "auto": :class:`sklabel.augment.Contrastive` with 14 to 100 %
-        of the area for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off
-        flips for digits: ``Contrastive(flip=0)``.
+        Random large views; "auto": :class:`sklabel.augment.Contrastive` with 14 to
+        100 % of the area for images, :class:`sklabel.augment.VectorNoise` for vectors.
+        Turn off flips for digits: ``Contrastive(flip=0)``.
     max_epochs
         Published: 400 to 800.
-    optimizer
-        Published: "larc", LARS with all parameters alike.
     lr
-        Published: 0.6 with "larc" at a batch size of 256.
+        Published: 0.6 with "larc", LARS with all parameters alike, at batches of 256.
     warmup_epochs
         Published: none at 256.
 
@@ -136,11 +141,11 @@ class SwAVTransformer(EmbeddingRole, Learner):
 
     Notes
     -----
-    Departures from the paper, for small data and batches: AdamW at 1e-3, 512 prototypes,
-    two crops. The paper's setting for ImageNet at a batch size of 256:
+    Departures from the paper, for small data and batches: AdamW at 1e-3, 512
+    prototypes, two crops. The paper's setting for ImageNet at a batch size of 256:
     ``backbone="resnet50", optimizer="larc", lr=0.6, weight_decay=1e-6, warmup_epochs=0,
-    max_epochs=400, n_prototypes=3000, n_small_crops=6, queue_size=3840``. Backbones that
-    take one size of images only cannot have small crops.
+    max_epochs=400, n_prototypes=3000, n_small_crops=6, queue_size=3840``. Backbones
+    that take one size of images only cannot have small crops.
 
     References
     ----------
@@ -176,25 +181,7 @@ class SwAVTransformer(EmbeddingRole, Learner):
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 
-    @fitting
-    def fit(self, X, y=None):
-        """Train the network on X.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : SwAVTransformer
-        """
-        samples = self._check_X(X, reset=True)
-        remedy = f"lower lr={self.lr} or epsilon={self.epsilon}, raise frozen_epochs"
-        return self._fit_embedding(samples, remedy)
+    remedy = "lower lr={lr} or epsilon={epsilon}, raise frozen_epochs"
 
     def _build_module(self, mean, std):
         backbone = self._build_backbone(mean, std)
@@ -209,16 +196,16 @@ class SwAVTransformer(EmbeddingRole, Learner):
             backbone,
             project,
             self.projection_size,
-            augments=(
-                self._build_augment(self.augment, large, mean, std),
-                self._build_augment(self.small_augment, small, mean, std, noise=0.2),
+            augment=self._build_augment(self.augment, large, mean, std),
+            small_augment=self._build_augment(
+                self.small_augment, small, mean, std, noise=0.2
             ),
             prototypes=Prototypes(self.projection_size, self.n_prototypes),
-            queue_size=self.queue_size,
             temperature=self.temperature,
             epsilon=self.epsilon,
             n_iterations=self.n_iterations,
             n_small_crops=self.n_small_crops,
+            queue_size=self.queue_size,
             queue_start=self.queue_start,
             frozen_epochs=self.frozen_epochs,
             output=self.output,

@@ -35,7 +35,8 @@ def test_training_golden():
             backbone,
             nn.Identity(),
             backbone.n_features_out,
-            augments=(nn.Identity(), nn.Identity()),
+            augment=nn.Identity(),
+            small_augment=nn.Identity(),
             prototypes=prototypes,
             queue_size=int(case["queue_size"]),
             temperature=float(case["temperature"]),
@@ -50,7 +51,7 @@ def test_training_golden():
         weight = prototypes.weight
         optimizer = torch.optim.SGD([weight], lr=float(case["lr"]))
         for i, embeddings in enumerate(case["embeddings"]):
-            module.frozen = i < int(case["freeze_steps"])
+            module.prototypes_frozen = i < int(case["freeze_steps"])
             z = torch.tensor(embeddings, requires_grad=True)
             close(weight, case["prototypes_used"][i])
             loss = module.swap(z.unflatten(0, (-1, int(case["n_samples"]))))
@@ -58,7 +59,7 @@ def test_training_golden():
             close(loss, case["loss"][i])
             close(z.grad, case["grad_embeddings"][i])
             expected = case["grad_prototypes"][i]
-            if module.frozen:
+            if module.prototypes_frozen:
                 assert weight.grad is None and not expected.any()
             else:
                 close(weight.grad, expected)
