@@ -13,8 +13,8 @@ from ._core.optional import import_optional
 class ClusterDisplay:
     """The most and the least confident images of each cluster, one cluster in a row.
 
-    The most confident images tell what a cluster is about, the least confident ones where
-    its border runs. Use `from_estimator` or `from_predictions`.
+    The most confident images tell what a cluster is about, the least confident ones
+    where its border runs. Use `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ class ClusterDisplay:
             confidence = clusterer.score_samples(X)
         else:
             raise ValueError(
-                f"{type(clusterer).__name__} has neither predict_proba nor score_samples "
-                "to say how sure it is: use ClusterDisplay.from_predictions(X, labels, "
-                "confidence)."
+                f"{type(clusterer).__name__} has neither predict_proba nor "
+                "score_samples to say how sure it is: use "
+                "ClusterDisplay.from_predictions(X, labels, confidence)."
             )
         return cls.from_predictions(
             X,
@@ -221,10 +221,10 @@ def _ends(rows, n):
 
 
 class SelectionDisplay:
-    """The images a selector chose, in the order of asking, and where they lie among all.
+    """The images a selector chose, in the order of asking, and their place among all.
 
-    The images tell what a person will be asked; the map tells what part of the data they
-    stand for. Use `from_estimator` or `from_selection`.
+    The images tell what a person will be asked; the map tells what part of the data
+    they stand for. Use `from_estimator` or `from_selection`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The loop: what is asked, what is learned, a person who refuses, a process that ends."""
+"""The loop: what is asked and learned, a person who refuses, a lost process."""
 
 import pickle
 import warnings

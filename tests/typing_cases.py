@@ -10,8 +10,6 @@ from sklabel.selection import USLSelector
 SimCLRTransformer(0.1, projection_layers=3, lr_scaling="linear", random_state=0)
 SimCLRTransformer(temperature="warm")  # type: ignore[arg-type]
 SimCLRTransformer(output="head")  # type: ignore[arg-type]
-SimCLRTransformer(temprature=0.1)  # type: ignore[call-arg]
-SimCLRTransformer(0.1, 128)  # type: ignore[misc]
 FixMatchClassifier(0.9, calibration_size=0.2, class_weight="balanced")
 FixMatchClassifier(class_weight="even")  # type: ignore[arg-type]
 SCANClusterer(n_clusters=10, embedder=SimCLRTransformer())

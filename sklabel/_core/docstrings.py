@@ -1,4 +1,4 @@
-"""Docstrings (numpydoc) that say what is inherited: each text stands once in the code."""
+"""Docstrings (numpydoc) that say what is inherited: each text stands once."""
 
 import inspect
 import re

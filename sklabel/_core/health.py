@@ -14,7 +14,7 @@ class CollapseWarning(UserWarning):
 
 
 def watch_features(net, samples, n_rows=256):
-    """Return spread and effective rank of the features of some rows, for the history."""
+    """Return spread and effective rank of the features of some rows."""
     net.module_.eval()
     x = net.to_device(samples[samples.spread(n_rows)])
     with torch.inference_mode(), net.autocast():
@@ -96,8 +96,8 @@ def set_n_clusters(
         wanted, expected = int((prior > 0).sum()), float(prior.max())
     if len(sizes) < wanted:
         warn(
-            f"Only {len(sizes)} of n_clusters={clusterer.n_clusters} clusters are in use; "
-            f"sizes {sizes.tolist()}. {remedy}.",
+            f"Only {len(sizes)} of n_clusters={clusterer.n_clusters} clusters are in "
+            f"use; sizes {sizes.tolist()}. {remedy}.",
             CollapseWarning,
         )
     elif wanted > 1 and share > max(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 from .. import optim
@@ -427,6 +428,22 @@ class Net(NeuralNet):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.module = self.module_
+
+
+class Progress(Callback):
+    """Tell how far the training is, after each epoch; one of a net's ``callbacks``.
+
+    Parameters
+    ----------
+    tell : callable
+        ``tell(share)``, the share of the steps that are done.
+    """
+
+    def __init__(self, tell):
+        self.tell = tell
+
+    def on_epoch_end(self, net, **kwargs):
+        self.tell(net.step_ / net.total_steps_)
 
 
 class _NoStage:

@@ -53,7 +53,8 @@ class FixedSteps(Shuffled):
     ----------
     samples : Samples
     n_steps : int
-        Batches of an epoch; passes over the rows follow each other, each in a new order.
+        Batches of an epoch; passes over the rows follow each other, each in a new
+        order.
     """
 
     def __init__(self, samples, n_steps):
@@ -162,7 +163,7 @@ class Mixed(Shuffled):
         return x, y
 
     def class_shares(self, n_classes, drawn=False):
-        """Return the share of each class in the labeled rows, as they are or as drawn."""
+        """Return the share of each class in the labeled rows, as they are or drawn."""
         codes, weights = self.targets[self.labeled], self.weights if drawn else None
         counts = np.bincount(codes, weights=weights, minlength=n_classes)
         return counts / counts.sum()

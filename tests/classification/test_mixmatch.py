@@ -1,4 +1,4 @@
-"""MixMatch: the published values, unlabeled rows help, every parameter counts."""
+"""MixMatch: the published values, unlabeled rows help."""
 
 import numpy as np
 import pytest

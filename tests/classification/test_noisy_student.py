@@ -1,4 +1,4 @@
-"""Noisy Student: rounds, balance, noise; every parameter counts, hard cases work."""
+"""Noisy Student: rounds, balance, noise; hard cases work."""
 
 import functools
 import pickle

@@ -1,4 +1,4 @@
-"""SimCLR: learns without labels, every parameter counts, collapse is said."""
+"""SimCLR: learns without labels, collapse is said."""
 
 import warnings
 
