@@ -196,27 +196,6 @@ class Mixed(Shuffled):
         return shuffled(np.repeat(self.labeled, counts))
 
 
-def split_labeled(x, y):
-    """Part a batch of `Mixed`, or what a network says of it.
-
-    Parameters
-    ----------
-    x : Tensor of shape (B, ...)
-    y : Tensor of int of shape (B,)
-        Of the batch: classes, then ``-1 - row`` of the unlabeled rows.
-
-    Returns
-    -------
-    x_labeled, x_unlabeled : Tensor
-    labels : Tensor of int
-        Of the labeled rows.
-    rows : Tensor of int
-        Numbers of the unlabeled rows.
-    """
-    n_labeled = int((y >= 0).sum())
-    return x[:n_labeled], x[n_labeled:], y[:n_labeled], -1 - y[n_labeled:]
-
-
 def split(rows, batch_size):
     """Cut rows into batches; a last batch of one row joins the one before.
 
@@ -244,3 +223,24 @@ def _my_share(rows):
 def shuffled(rows):
     """Return rows in random order."""
     return rows[torch.randperm(len(rows)).numpy()]
+
+
+def split_labeled(x, y):
+    """Part a batch of `Mixed`, or what a network says of it.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...)
+    y : Tensor of int of shape (B,)
+        Of the batch: classes, then ``-1 - row`` of the unlabeled rows.
+
+    Returns
+    -------
+    x_labeled, x_unlabeled : Tensor
+    labels : Tensor of int
+        Of the labeled rows.
+    rows : Tensor of int
+        Numbers of the unlabeled rows.
+    """
+    n_labeled = int((y >= 0).sum())
+    return x[:n_labeled], x[n_labeled:], y[:n_labeled], -1 - y[n_labeled:]
