@@ -17,9 +17,15 @@ FLOORS = [
     ["losses", "augment", "modules", "optim", "neighbors"]
     + ["_core.docstrings", "_core.optional", "_core.samples", "_core.warn"],
     ["backbones", "datasets", "text", "_core.calibration", "_core.callbacks"]
-    + ["_core.display", "_core.inputs", "_core.kcenter", "_core.labels"]
+    + [
+        "_core.display",
+        "_core.few_shot",
+        "_core.inputs",
+        "_core.kcenter",
+        "_core.labels",
+    ]
     + ["_core.persistence", "_core.samplers"],
-    ["inspection", "metrics", "pretrained", "_core.net"],
+    ["inspection", "metrics", "pretrained", "_core.class_names", "_core.net"],
     ["_core.health", "_core.parameters"],
     ["_core.learner"],
     ["_core.nested", "_core.roles.embedding", "_core.roles.clustering"]

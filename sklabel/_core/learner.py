@@ -284,6 +284,24 @@ class Learner(Training, NetEstimator, abstract=True):
         self.interrupted_ |= getattr(estimator, "interrupted_", False)
         return estimator
 
+    def _take_over(self, module, *names):
+        """Let a module go on, in a warm start, with parts of the one before it.
+
+        Parameters
+        ----------
+        module : Method
+        *names : str
+            Parts, buffers and other attributes.
+
+        Returns
+        -------
+        module : Method
+        """
+        if self._continued is not None:
+            for name in names:
+                setattr(module, name, getattr(self._continued, name))
+        return module
+
     def _make_net(self, module, pixel_range, **settings):
         """Return an initialized net; ``settings`` win over the shared parameters."""
         names = ("max_epochs", "max_steps", "batch_size", "optimizer", "lr")

@@ -301,3 +301,24 @@ def _my_share(rows):
 def shuffled(rows):
     """Return rows in random order."""
     return rows[torch.randperm(len(rows)).numpy()]
+
+
+def split_labeled(x, y):
+    """Part a batch of `Mixed`, or what a network says of it.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...)
+    y : Tensor of int of shape (B,)
+        Of the batch: classes, then ``-1 - row`` of the unlabeled rows.
+
+    Returns
+    -------
+    x_labeled, x_unlabeled : Tensor
+    labels : Tensor of int
+        Of the labeled rows.
+    rows : Tensor of int
+        Numbers of the unlabeled rows.
+    """
+    n_labeled = int((y >= 0).sum())
+    return x[:n_labeled], x[n_labeled:], y[:n_labeled], -1 - y[n_labeled:]

@@ -9,7 +9,6 @@ from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
 from sklearn.utils.validation import check_is_fitted
 
-from .._core.callbacks import fitting
 from .._core.codes import CenteredCodes, CodesMixin
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -21,7 +20,7 @@ from .._core.parameters import (
     Schedule,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import FixedSteps, Mixed, Shuffled
+from .._core.samplers import FixedSteps, Mixed, Shuffled, split_labeled
 from ..embedding import AutoencoderTransformer
 from ..losses import contrastive_clustering, student_assignment, target_divergence
 
@@ -54,30 +53,28 @@ class _CCL(CenteredCodes):
     temperature: float
 
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum())
-        z = self.embed(x)
+        z_labeled, z, labels, rows = split_labeled(self.embed(x), y)
         contrastive_loss = contrastive_clustering(
-            z[:n_labeled],
-            y[:n_labeled],
+            z_labeled,
+            labels,
             self.centers,
             self.temperature,
             self.contrast,
             normalize=self.contrast == "rows",
         )
-        z, x, rows = z[n_labeled:], x[n_labeled:], -1 - y[n_labeled:]
         q = student_assignment(z, self.centers, self.alpha)
         cluster_loss = target_divergence(q, self.targets[rows])
         loss = self.contrastive_weight * contrastive_loss
         loss = loss + self.cluster_weight * cluster_loss
-        figures = {
+        metrics = {
             "contrastive_loss": contrastive_loss.detach(),
             "cluster_loss": cluster_loss.detach(),
         }
         if self.reconstruction_weight:
-            error = self.embed.error(z, x)
-            figures["reconstruction_loss"] = error.detach()
+            error = self.embed.error(z, x[len(labels) :])
+            metrics["reconstruction_loss"] = error.detach()
             loss = loss + self.reconstruction_weight * error
-        return loss, figures
+        return loss, metrics
 
     def after_epoch(self, net, mixed):
         self.q = net.evaluate(mixed.samples, mixed.samples.good)
@@ -86,23 +83,23 @@ class _CCL(CenteredCodes):
         truth = torch.from_numpy(mixed.targets)[mixed.labeled]
         right = predicted[labeled] == truth
         counts = torch.bincount(predicted, minlength=len(self.centers))
-        sure = self.q.max(1).values > 0.5
+        confident = self.q.max(1).values > 0.5
         return {
             "labeled_accuracy": float(right.float().mean()),
             "changed_share": float((predicted != self.labels).float().mean()),
-            "confident_share": float(sure.float().mean()),
+            "confident_share": float(confident.float().mean()),
             "class_shares": (counts / counts.sum()).tolist(),
         }
 
 
 class CCLClassifier(CodesMixin, ClassificationRole, Learner):
-    """Classify images by short codes that are drawn toward one center for each class.
+    """Classify images by short codes that are pulled toward one center for each class.
 
     An autoencoder is trained on all images first; the mean code of the labeled images of
     a class is the class's center. Then codes and centers move together: every image is
     assigned softly to all centers and the assignment must become like a sharper version
     of itself, labeled images are pulled to their own center and pushed from the others,
-    and the decoder goes on drawing the images. Read more in the
+    and the decoder goes on reconstructing the images. Read more in the
     :ref:`User Guide <ccl>`.
 
     Parameters
@@ -166,7 +163,7 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     ValueError
         If no row is labeled, all labels are of one class, y does not fit X, too few rows
         are labeled for ``calibration_size``, or the embedder has no decoder where a
-        reconstruction is asked for.
+        reconstruction is wanted.
 
     Warns
     -----
@@ -230,55 +227,32 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
 
     _default_embedder = AutoencoderTransformer
 
-    @fitting
-    def fit(self, X, y, sample_weight=None):
-        """Train on labeled and unlabeled rows.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. One of weight 0 is in no batch, as an unlabeled row neither.
-            Unlabeled rows have no weight.
-
-        Returns
-        -------
-        self : CCLClassifier
-        """
-        samples = self._check_X(X, reset=True)
-        codes = self._encode_y(y, samples)
-        with self._seeded() as seed:
-            rows, trained, weights, held = self._split_calibration(
-                codes, samples, sample_weight, seed
-            )
-            mixed = _MixedRounds(
-                rows, trained, self.unlabeled_ratio, weights, self.update_interval
-            )
-            if self._continued is None:
-                used = rows.readable(X)
-                self.embedder_ = self._fit_embedder(used)
-                centers = self._find_centers(used, mixed, seed)
-            else:
-                centers = self._continued.centers.detach()
-            module = self._build_module(centers)
-            n_steps = Shuffled(rows).n_batches(mixed.n_unlabeled(self.batch_size))
-            self._fit_net(
-                module,
-                mixed,
-                max_steps=self.max_steps or self.max_epochs * n_steps,
-                # the net counts in rounds
-                warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
-                watch=self._watch(held),
-            )
-            module.drop_training_state()
-        self._finish(samples, codes, held, y)
-        self._check_predictions(mixed)
-        return self
+    def _train(self, X, labeled, seed):
+        rows = labeled.rows
+        mixed = _MixedRounds(
+            rows,
+            labeled.codes,
+            self.unlabeled_ratio,
+            labeled.weights,
+            self.update_interval,
+        )
+        if self._continued is None:
+            used = rows.readable(X)
+            self.embedder_ = self._fit_embedder(used)
+            centers = self._find_centers(used, mixed, seed)
+        else:
+            centers = self._continued.centers.detach()
+        n_steps = Shuffled(rows).n_batches(mixed.n_unlabeled(self.batch_size))
+        self._stage(
+            "fit",
+            self._new_module(centers),
+            mixed,
+            watch=labeled.watch,
+            max_steps=self.max_steps or self.max_epochs * n_steps,
+            # the net counts in rounds
+            warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
+        )
+        return mixed
 
     def _find_centers(self, X, mixed, seed):
         """Return the mean code of each class, of its labeled rows as they are drawn.
@@ -310,7 +284,7 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
             centers[~known] = np.delete(found, taken, axis=0)
         return torch.from_numpy(centers.astype(np.float32))
 
-    def _build_module(self, centers):
+    def _new_module(self, centers):
         return _CCL(
             self._build_embed(),
             centers,
@@ -322,9 +296,8 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
             alpha=self.alpha,
         )
 
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        return self._build_module(torch.zeros(len(self.classes_), self._code_length()))
+    def _build_module(self, mean, std):
+        return self._new_module(torch.zeros(len(self.classes_), self._code_length()))
 
     @property
     def class_centers_(self):
@@ -332,8 +305,8 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         check_is_fitted(self)
         return self.net_.module_.centers.detach().cpu().numpy()
 
-    def _check_predictions(self, mixed):
-        """Say so where the centers have lost a class, or all but one."""
+    def _check_health(self, mixed):
+        """Warn if the centers have lost a class, or all but one."""
         if not self.net_.history:
             return  # interrupted in the first epoch
         shares = np.array(self.net_.history[-1, "class_shares"])

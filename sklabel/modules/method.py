@@ -34,6 +34,9 @@ class Method(nn.Module):
     training_only : tuple of str
         Names of parts, buffers and other attributes that only training needs. They are
         None after it.
+    renamed : dict
+        Name of a weight in former versions: its name now, as ``state_dict`` has them.
+        Where the module has no such part, the old weight is left out.
 
     Examples
     --------
@@ -54,6 +57,7 @@ class Method(nn.Module):
 
     frozen: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[tuple[str, ...]] = ()
+    renamed: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -86,3 +90,11 @@ class Method(nn.Module):
         """Forget what only training needs."""
         for name in self.training_only:
             setattr(self, name, None)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        own = self.state_dict() if self.renamed else ()
+        for old, new in self.renamed.items():
+            weight = state_dict.pop(prefix + old, None)
+            if weight is not None and new in own:
+                state_dict[prefix + new] = weight
+        super()._load_from_state_dict(state_dict, prefix, *args)

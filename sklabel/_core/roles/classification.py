@@ -155,7 +155,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             labeled = self._split_calibration(codes, samples, sample_weight, seed)
             trained = self._train(X, labeled, seed)
             self.net_.module_.drop_training_state()
-        self._finish(samples, codes, labeled.withheld, y)
+        self._finish(self._forward_rows(samples), codes, labeled.withheld, y)
         self._check_health(trained)
         return self
 
@@ -261,13 +261,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             UserWarning,
         )
 
-    def _finish(self, samples, codes, held, y):
+    def _finish(self, p, codes, held, y):
         """Calibrate on the rows withheld, and give every row of X a class.
 
-        A row has the given class, else the predicted one. One that could not be read
-        keeps the mark that unlabeled rows have in y.
+        A row has the given class, else the most probable one of p (n, K). One that could
+        not be read keeps the mark that unlabeled rows have in y.
         """
-        p = self._forward_rows(samples)
         if len(held.rows):
             temperature = fit_temperature(p[held.rows], held.codes, held.weights)
             self.calibration_temperature_ = temperature
@@ -347,7 +346,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         probabilities : ndarray of shape (n_samples, n_classes), float32
             Columns in the order of ``classes_``.
         """
-        return rescale(self._predict_rows(X), self.calibration_temperature_)
+        ready = self._ready(X)
+        return rescale(ready._predict_rows(X), ready.calibration_temperature_)
 
     def predict(self, X):
         """Return the class of each sample.
@@ -362,8 +362,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         y : ndarray of shape (n_samples,)
             -1 for a file that cannot be read, with ``on_error="skip"``.
         """
-        codes = most_probable(self.predict_proba(X))
-        return decode_labels(codes, self.classes_)
+        ready = self._ready(X)
+        return decode_labels(most_probable(ready.predict_proba(X)), ready.classes_)
+
+    def _ready(self, X):
+        """Return what predicts: this classifier, or one that needs no fit before."""
+        return self
 
 
 def _check_sample_weight(sample_weight, labeled):
