@@ -105,7 +105,7 @@ def test_images_are_learned_without_labels(cls, digits):
 def test_vectors_are_learned(cls):
     rng = np.random.default_rng(0)
     group = rng.integers(3, size=300)
-    signal = rng.normal(size=(3, 4))[group] * 3
+    signal = rng.normal(size=(3, 4))[group] * 5
     Z = np.hstack([signal, rng.normal(size=(300, 12))]) + rng.normal(size=(300, 16))
     embedder = short(cls, max_steps=None, max_epochs=5, batch_size=64)
     found = embedder.fit_transform(Z.astype(np.float32))
