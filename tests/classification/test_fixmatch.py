@@ -14,6 +14,7 @@ from sklabel import CollapseWarning
 from sklabel.augment import Weak
 from sklabel.classification import FixMatchClassifier
 from sklabel.datasets import load_digit_images
+from tests._pictures import stripes
 
 X = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
 X[::2] += 2
@@ -26,28 +27,16 @@ def short(**parameters):
     return FixMatchClassifier(**given)
 
 
-def test_digits_from_forty_labels():
-    images, target = load_digit_images(return_X_y=True)
-    images, target = images[:1000], target[:1000]
-    y = np.full(1000, -1)
-    for k in range(10):
-        y[np.flatnonzero(target == k)[:4]] = k
-    settings = {
-        "weak_augment": Weak(flip=0),
-        "batch_size": 8,
-        "max_steps": 300,
-        "random_state": 0,
-    }
-    rest = y == -1
-    fitted = FixMatchClassifier(**settings).fit(images, y)
-    alone = FixMatchClassifier(unlabeled_weight=0, **settings).fit(images, y)
-    accuracy = (fitted.transduction_ == target)[rest].mean()
-    assert accuracy > 0.8
-    assert accuracy > (alone.transduction_ == target)[rest].mean() + 0.02
+def test_images_from_few_labels():
+    images, target = stripes(150)
+    y = np.where(np.arange(150) < 15, target, -1)
+    settings = {"weak_augment": Weak(flip=0, shift=0), "precision": "float32"}
+    fitted = short(batch_size=12, max_steps=40, **settings).fit(images, y)
+    assert (fitted.transduction_ == target)[15:].mean() > 0.9
     shares = fitted.net_.history[:, "pseudo_label_share"]
-    assert shares[-1] > 0.2
+    assert shares[-1] > 0.5
     classes = fitted.net_.history[-1, "pseudo_label_classes"]
-    assert len(classes) == 10 and abs(sum(classes) - shares[-1]) < 1e-5
+    assert len(classes) == 3 and abs(sum(classes) - shares[-1]) < 1e-5
 
 
 class _Shift(nn.Module):

@@ -14,6 +14,7 @@ from sklabel.classification._mixmatch import MixMatchClassifier, _MixMatch
 from sklabel.datasets import load_digit_images
 from sklabel.losses import guessed_labels, mixmatch_losses, mixup, sharpen
 from tests._golden import cases
+from tests._pictures import stripes
 
 # trainings of three steps guess at random
 pytestmark = pytest.mark.filterwarnings("ignore::sklabel.CollapseWarning")
@@ -229,29 +230,17 @@ def test_the_unlabeled_weight_grows():
 # -- the estimator
 
 
-def test_digits_from_forty_labels():
-    images, target = load_digit_images(return_X_y=True)
-    images, target = images[:400], target[:400]
-    y = np.full(400, -1)
-    for k in range(10):
-        y[np.flatnonzero(target == k)[:4]] = k
-    settings = {
-        "weak_augment": Weak(flip=0),
-        "batch_size": 16,
-        "max_steps": 120,
-        "random_state": 0,
-    }
-    rest = y == -1
-    fitted = MixMatchClassifier(**settings).fit(images, y)
-    alone = MixMatchClassifier(unlabeled_weight=0, **settings).fit(images, y)
-    accuracy = (fitted.transduction_ == target)[rest].mean()
-    assert accuracy > 0.85
-    assert accuracy > (alone.transduction_ == target)[rest].mean() + 0.02
+def test_images_from_few_labels():
+    images, target = stripes(150)
+    y = np.where(np.arange(150) < 15, target, -1)
+    settings = {"weak_augment": Weak(flip=0, shift=0), "precision": "float32"}
+    fitted = short(batch_size=16, max_steps=60, **settings).fit(images, y)
+    assert (fitted.transduction_ == target)[15:].mean() > 0.9
     history = fitted.net_.history
-    assert history[-1, "pseudo_label_agreement"] > 0.6
-    assert history[-1, "pseudo_label_confidence"] > 0.7
+    assert history[-1, "pseudo_label_agreement"] > 0.8
+    assert history[-1, "pseudo_label_confidence"] > 0.8
     classes = history[-1, "pseudo_label_classes"]
-    assert len(classes) == 10 and abs(sum(classes) - 1) < 1e-5
+    assert len(classes) == 3 and abs(sum(classes) - 1) < 1e-5
 
 
 @pytest.mark.parametrize("ramp, expected", [(False, 0.9), (True, 2 / 11)])

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
@@ -25,6 +24,7 @@ from sklabel.losses import scan_head_scores, scan_loss
 from sklabel.metrics import clustering_accuracy
 from sklabel.modules import SplitBatchNorm
 from sklabel.neighbors import kneighbors
+from tests._pictures import stripes
 
 
 def blobs(n=90, k=3):
@@ -55,32 +55,27 @@ def test_groups_of_vectors():
     assert clustering_accuracy(Y, labels) > 0.95
 
 
-def test_digits_without_one_label():
-    images, target = load_digit_images(return_X_y=True)
-    images, target = images[:800], target[:800]
-    view = Contrastive(flip=0, crop=(0.4, 1.0), rotate=15, jitter=0.2)
-    clusterer = SCANClusterer(
-        10,
-        n_neighbors=10,
-        embedder=SimCLRTransformer(augment=view, max_epochs=12, batch_size=128),
-        augment=view,
-        max_epochs=15,
-        self_label_epochs=3,
-        random_state=0,
+def test_groups_of_images():
+    images, kinds = stripes(120)
+    view = Contrastive(flip=0, crop=(0.6, 1.0), jitter=0.2)
+    settings = {"batch_size": 40, "augment": view, "precision": "float32"}
+    clusterer = short(
+        n_neighbors=5,
+        embedder=SimCLRTransformer(max_epochs=8, **settings),
+        max_epochs=10,
+        self_label_epochs=2,
+        lr=1e-3,
+        **settings,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
         labels = clusterer.fit_predict(images)
-    pixels = images.reshape(800, -1) / 255
-    base = KMeans(10, n_init=3, random_state=0).fit_predict(pixels)
-    accuracy = clustering_accuracy(target, labels)
-    assert accuracy > clustering_accuracy(target, base) + 0.02
+    assert clustering_accuracy(kinds, labels) > 0.9
     history = clusterer.net_.history
-    assert [epoch["stage"] for epoch in history] == ["cluster"] * 15 + [
-        "self-label"
-    ] * 3
-    assert clusterer.n_iter_ == 18 and history[14]["clusters_used"] == 10
-    assert all(epoch["neighbor_agreement"] > 0.7 for epoch in history[14:])
+    stages = ["cluster"] * 10 + ["self-label"] * 2
+    assert [epoch["stage"] for epoch in history] == stages
+    assert clusterer.n_iter_ == 12 and history[9]["clusters_used"] == 3
+    assert all(epoch["neighbor_agreement"] > 0.8 for epoch in history[9:])
 
 
 def test_what_fit_sets():
