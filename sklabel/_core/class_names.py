@@ -1,4 +1,4 @@
-"""Classes by their names: labels that are names or positions, and texts of each class."""
+"""Classes by their names: labels that are names or positions; texts of each class."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a few labels make of given embeddings: a linear probe, or a memory of the rows."""
+"""What a few labels make of given embeddings: a linear probe, a memory of rows."""
 
 import numpy as np
 import torch
@@ -177,7 +177,7 @@ def choose_c(probe, Z, codes, weights, start, seed, n_folds=5):
 
 
 def choose_memory(Z, codes, weights, values, logits, alpha, beta):
-    """Return alpha and beta of a memory, where "auto" the best on rows left out in turn.
+    """Return alpha and beta of a memory; "auto": the best on rows left out in turn.
 
     Parameters
     ----------

@@ -95,11 +95,11 @@ class _CCL(CenteredCodes):
 class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     """Classify images by short codes that are pulled toward one center for each class.
 
-    An autoencoder is trained on all images first; the mean code of the labeled images of
-    a class is the class's center. Then codes and centers move together: every image is
-    assigned softly to all centers and the assignment must become like a sharper version
-    of itself, labeled images are pulled to their own center and pushed from the others,
-    and the decoder goes on reconstructing the images. Read more in the
+    An autoencoder is trained on all images first; the mean code of the labeled images
+    of a class is the class's center. Then codes and centers move together: every image
+    is assigned softly to all centers and the assignment must become like a sharper
+    version of itself, labeled images are pulled to their own center and pushed from the
+    others, and the decoder goes on reconstructing the images. Read more in the
     :ref:`User Guide <ccl>`.
 
     Parameters
@@ -116,9 +116,9 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     contrast : {"rows", "literal", "centers"}
         What a labeled row is contrasted with. "rows": for its center, the rows of other
         classes in the batch, by cosine. "literal": the same as the paper prints it,
-        without the row itself in the denominator, by dot product and summed over classes;
-        it has no lower bound, so give it a ``contrastive_weight`` of some 1e-4.
-        "centers": the other centers, by dot product. See
+        without the row itself in the denominator, by dot product and summed over
+        classes; it has no lower bound, so give it a ``contrastive_weight`` of some
+        1e-4. "centers": the other centers, by dot product. See
         :func:`sklabel.losses.contrastive_clustering`.
     temperature : float
         Divides the similarities in the contrastive loss, > 0. Paper: tau, not given.
@@ -131,12 +131,12 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         Gives the codes; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
-        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach its
-        parameters as ``embedder__temperature``.
+        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach
+        its parameters as ``embedder__temperature``.
     calibration_size : int, float or None
         Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
-        probabilities as trained, here usually not sure enough.
+        temperature of :meth:`predict_proba`; their images count as unlabeled ones.
+        None: probabilities as trained, here usually not sure enough.
     max_epochs
         Published: 10 after each of 20 queries for labels.
     batch_size : int
@@ -152,18 +152,18 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         Trained net; ``net_.history`` holds per ``update_interval`` ``train_loss``,
         ``contrastive_loss``, ``cluster_loss``, ``reconstruction_loss``,
         ``labeled_accuracy`` (on the rows trained with), ``changed_share`` (rows that
-        changed their class), ``confident_share`` (rows with a probability above 0.5) and
-        ``class_shares`` (of the rows, by predicted class); with ``calibration_size`` also
-        ``held_accuracy`` (on the rows withheld).
+        changed their class), ``confident_share`` (rows with a probability above 0.5)
+        and ``class_shares`` (of the rows, by predicted class); with
+        ``calibration_size`` also ``held_accuracy`` (on the rows withheld).
     n_iter_ : int
         Rounds of ``update_interval`` steps trained.
 
     Raises
     ------
     ValueError
-        If no row is labeled, all labels are of one class, y does not fit X, too few rows
-        are labeled for ``calibration_size``, or the embedder has no decoder where a
-        reconstruction is wanted.
+        If no row is labeled, all labels are of one class, y does not fit X, too few
+        rows are labeled for ``calibration_size``, or the embedder has no decoder where
+        a reconstruction is wanted.
 
     Warns
     -----
@@ -179,16 +179,16 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. The authors have published no code: loss weights, temperature, batch and
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. The authors have published no code: loss weights, temperature, batch and
     networks are not in the paper, and its contrastive formula has several readings, see
     ``contrast``. Departure: labeled rows stand in every batch, drawn beside the rows of
     X, so that a few labels count in each step.
 
-    A class has one center however often its rows are drawn, and with ``contrast="rows"``
-    all classes of a batch count equally: ``class_weight`` changes little, most with
-    ``contrast="centers"``. The entropy of :meth:`predict_proba` is the paper's score for
-    the rows to label next.
+    A class has one center however often its rows are drawn, and with
+    ``contrast="rows"`` all classes of a batch count equally: ``class_weight`` changes
+    little, most with ``contrast="centers"``. The entropy of :meth:`predict_proba` is
+    the paper's score for the rows to label next.
 
     References
     ----------

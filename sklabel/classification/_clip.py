@@ -352,8 +352,9 @@ class CLIPClassifier(ClassificationRole, Learner):
         elif embedder is None:
             if str(self.backbone).startswith("open_clip/"):
                 raise ValueError(
-                    f"backbone={self.backbone!r} would be towers of random weights: give "
-                    f"embedder=CLIPTransformer(backbone={self.backbone!r}, weights=...)."
+                    f"backbone={self.backbone!r} would be towers of random weights: "
+                    f"give embedder=CLIPTransformer(backbone={self.backbone!r}, "
+                    "weights=...)."
                 )
             names = ("backbone", "device", "precision", "verbose")
             own = {name: getattr(self, name) for name in names}
@@ -383,9 +384,10 @@ class CLIPClassifier(ClassificationRole, Learner):
 
     def _complain_of_no_weights(self, embedder):
         problem = (
-            f"embedder={type(embedder).__name__} is not fitted and brings no weights. A "
-            "clone of this classifier, as GridSearchCV makes, forgets what a fitted one "
-            "has learned: fit it on images and texts, and give FrozenEstimator(embedder)."
+            f"embedder={type(embedder).__name__} is not fitted and brings no weights. "
+            "A clone of this classifier, as GridSearchCV makes, forgets what a fitted "
+            "one has learned: fit it on images and texts, and give "
+            "FrozenEstimator(embedder)."
         )
         if self.few_shot != "fine_tune":
             raise ValueError(
@@ -486,7 +488,7 @@ class CLIPClassifier(ClassificationRole, Learner):
 
 
 def _labeled_rows(Z, labeled):
-    """Return embeddings, codes and weights of the labeled rows; on average they are 1."""
+    """Return embeddings, codes and weights (on average 1) of the labeled rows."""
     weights = np.ones(len(Z)) if labeled.weights is None else labeled.weights
     rows = np.flatnonzero((labeled.codes >= 0) & (weights > 0) & ~np.isnan(Z[:, 0]))
     weights = weights[rows]

@@ -89,18 +89,17 @@ class _CTAugmented(_FixMatch):
     def _probe(self, x, labels):
         views, draw = self.strong.probe(x)
         p = self.average(views).float().softmax(1)
-        self.strong.update(
-            draw, 1 - 0.5 * (p - one_hot(labels, p.shape[1])).abs().sum(1)
-        )
+        distance = (p - one_hot(labels, p.shape[1])).abs().sum(1)
+        self.strong.update(draw, 1 - 0.5 * distance)
 
 
 class FixMatchClassifier(ClassificationRole, Learner):
     """Classify images from a few labels and many unlabeled images.
 
     A weakly augmented unlabeled image gets a prediction; if its probability reaches a
-    threshold, the predicted class becomes the target for a strongly augmented view of the
-    same image. Labeled rows give ordinary cross-entropy. Predictions come from a moving
-    average of the weights. Read more in the :ref:`User Guide <classification>`.
+    threshold, the predicted class becomes the target for a strongly augmented view of
+    the same image. Labeled rows give ordinary cross-entropy. Predictions come from a
+    moving average of the weights. Read more in the :ref:`User Guide <classification>`.
 
     Parameters
     ----------
@@ -126,8 +125,8 @@ class FixMatchClassifier(ClassificationRole, Learner):
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
         Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
-        none; without it a training of a few hundred steps predicts with weights close to
-        the random ones it began with.
+        none; without it a training of a few hundred steps predicts with weights close
+        to the random ones it began with.
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -150,10 +149,10 @@ class FixMatchClassifier(ClassificationRole, Learner):
     ----------
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``,
-        ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all unlabeled rows,
-        per class), and ``pseudo_label_agreement`` (share of the unlabeled rows with the
-        most probable class that they had before); with ``calibration_size`` also
-        ``held_accuracy`` (on the rows withheld).
+        ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all unlabeled
+        rows, per class), and ``pseudo_label_agreement`` (share of the unlabeled rows
+        with the most probable class that they had before); with ``calibration_size``
+        also ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
 
@@ -177,9 +176,10 @@ class FixMatchClassifier(ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. Class names go into an object array, ``y = np.array(names, dtype=object)``. The
-    published setting is ``backbone="wrn_28_2", max_steps=2**20, ema_ramp=False``.
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. Class names go into an object array,
+    ``y = np.array(names, dtype=object)``. The published setting is
+    ``backbone="wrn_28_2", max_steps=2**20, ema_ramp=False``.
 
     References
     ----------
@@ -187,8 +187,8 @@ class FixMatchClassifier(ClassificationRole, Learner):
        consistency and confidence", NeurIPS 2020; algorithm 1.
     .. [2] D. Berthelot et al., "ReMixMatch: semi-supervised learning with distribution
        alignment and augmentation anchoring", ICLR 2020; section 3.1.
-    .. [3] B. Zhang et al., "FlexMatch: boosting semi-supervised learning with curriculum
-       pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
+    .. [3] B. Zhang et al., "FlexMatch: boosting semi-supervised learning with
+       curriculum pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
 
     Examples
     --------
@@ -280,7 +280,7 @@ class FixMatchClassifier(ClassificationRole, Learner):
         )
 
     def _check_health(self, mixed):
-        """Warn if the pseudo-labels of the last epoch are few, or mostly of one class."""
+        """Warn if the last epoch had few pseudo-labels, or hardly any of a class."""
         last = self.net_.history[-1] if self.net_.history else {}
         if "pseudo_label_share" not in last:
             return  # no unlabeled row was used, or not one epoch was ended

@@ -1,4 +1,4 @@
-"""MixMatch: guessed labels, sharpened and mixed with given ones (Berthelot et al., 2019)."""
+"""MixMatch: guessed labels, mixed with given ones (Berthelot et al., 2019)."""
 
 from numbers import Integral
 
@@ -53,7 +53,7 @@ class _MixMatch(AveragedClassifier):
         views, targets = torch.cat(views), torch.cat(targets)
         order = torch.randperm(len(views), device=x.device)
         weights = self._mixing_weights(len(views)).to(x.device)
-        # one forward: BatchNorm sees what comes from labeled and unlabeled rows together
+        # one forward: BatchNorm sees mixtures of labeled and unlabeled rows together
         logits = self.online(mixup(views, order, weights))
         targets = mixup(targets, order, weights)
         labeled_loss, unlabeled_loss = mixmatch_losses(logits, targets, len(labels))
@@ -71,7 +71,7 @@ class _MixMatch(AveragedClassifier):
 
     @torch.no_grad()
     def _guess(self, views):
-        """Return soft labels from all views but the first, which are of labeled rows."""
+        """Return soft labels from all views but the first, that of labeled rows."""
         # the labeled rows go along: normalized by themselves, unlabeled rows would lose
         # what they have in common, where their classes are not those of the labels
         buffers = list(self.online.buffers())
@@ -108,8 +108,8 @@ class MixMatchClassifier(ClassificationRole, Learner):
     The label of an unlabeled image is guessed: the mean prediction on several weakly
     augmented views of it, sharpened. Every image, labeled or not, is then mixed with
     another one, and so are their labels. Mixed labeled images give cross-entropy, mixed
-    unlabeled ones a squared error, which no wrong guess can make large. Predictions come
-    from a moving average of the weights. Read more in the
+    unlabeled ones a squared error, which no wrong guess can make large. Predictions
+    come from a moving average of the weights. Read more in the
     :ref:`User Guide <classification>`.
 
     Parameters
@@ -120,13 +120,13 @@ class MixMatchClassifier(ClassificationRole, Learner):
     unlabeled_ratio : float
         Unlabeled rows per labeled row in a batch, >= 0.
     n_augmentations : int
-        Views of an unlabeled row whose predictions are averaged; all of them are trained
-        on. Paper: K.
+        Views of an unlabeled row whose predictions are averaged; all of them are
+        trained on. Paper: K.
     temperature : float
         Sharpens the guessed labels, > 0; 1 leaves them as they are. Paper: T.
     alpha : float
-        Of the Beta(alpha, alpha) from which each row's share in a mixture is drawn, >= 0;
-        0: nothing is mixed.
+        Of the Beta(alpha, alpha) from which each row's share in a mixture is drawn,
+        >= 0; 0: nothing is mixed.
     ramp_up : int or float
         How long ``unlabeled_weight`` takes to grow from 0 to its value: a share of the
         training (float in [0, 1]), or labeled rows drawn until then (int). Published:
@@ -137,8 +137,8 @@ class MixMatchClassifier(ClassificationRole, Learner):
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
         Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
-        none; without it a training of a few hundred steps predicts with weights close to
-        the random ones it began with.
+        none; without it a training of a few hundred steps predicts with weights close
+        to the random ones it began with.
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -159,13 +159,13 @@ class MixMatchClassifier(ClassificationRole, Learner):
     Attributes
     ----------
     net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss`` and
-        ``unlabeled_loss`` without its weight, and of the guessed labels
+        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``
+        and ``unlabeled_loss`` without its weight, and of the guessed labels
         ``pseudo_label_confidence`` (mean of their largest probability, sharpened),
-        ``pseudo_label_classes`` (share of the unlabeled rows by most probable class) and
-        ``pseudo_label_agreement`` (share of the unlabeled rows with the most probable
-        class that they had before); with ``calibration_size`` also ``held_accuracy``
-        (on the rows withheld).
+        ``pseudo_label_classes`` (share of the unlabeled rows by most probable class)
+        and ``pseudo_label_agreement`` (share of the unlabeled rows with the most
+        probable class that they had before); with ``calibration_size`` also
+        ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
 
@@ -190,19 +190,21 @@ class MixMatchClassifier(ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. Class names go into an object array, ``y = np.array(names, dtype=object)``. The
-    published setting is ``backbone="wrn_28_2", max_steps=2**20, ramp_up=2**20,
-    ema_ramp=False``.
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. Class names go into an object array,
+    ``y = np.array(names, dtype=object)``. The published setting is
+    ``backbone="wrn_28_2", max_steps=2**20, ramp_up=2**20, ema_ramp=False``.
 
     Where the public code sends labeled rows and each set of views through the network
-    apart, here all go at once, so that BatchNorm normalizes them by the same statistics:
-    mixed rows, which it interleaves to that end, and views whose labels are guessed, which
-    it does not; those guesses go wrong where the labels are of other classes than most
-    unlabeled rows. The running statistics are those of all mixed rows.
+    apart, here all go at once, so that BatchNorm normalizes them by the same
+    statistics: mixed rows, which it interleaves to that end, and views whose labels are
+    guessed, which it does not; those guesses go wrong where the labels are of other
+    classes than most unlabeled rows. The running statistics are those of all mixed
+    rows.
 
     A step costs one forward more than plain training on ``1 + n_augmentations *
-    unlabeled_ratio`` times the rows. With nothing unlabeled the training is plain mixup.
+    unlabeled_ratio`` times the rows. With nothing unlabeled the training is plain
+    mixup.
 
     References
     ----------
@@ -263,7 +265,7 @@ class MixMatchClassifier(ClassificationRole, Learner):
         return self._take_over(module, "online", "average", "n_steps")
 
     def _check_health(self, trained):
-        """Warn if the last guesses hardly hold a class, or nearly one alone."""
+        """Warn if one class has nearly all of the last guesses, or another none."""
         guessed, prior = trained
         counts = np.bincount(guessed[guessed >= 0], minlength=len(prior))
         self._check_shares(

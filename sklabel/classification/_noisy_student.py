@@ -166,10 +166,10 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
     """Classify images by a chain of students, each taught by the one before.
 
     A teacher learns from the labels and, without noise, gives every unlabeled image its
-    probabilities. From the confident ones, classes balanced, a student of the same size or a
-    larger one learns under harder conditions: its images are distorted, features and
-    whole blocks of it are left out. Then the student is the teacher. Read more in the
-    :ref:`User Guide <noisy_student>`.
+    probabilities. From the confident ones, classes balanced, a student of the same size
+    or a larger one learns under harder conditions: its images are distorted, features
+    and whole blocks of it are left out. Then the student is the teacher. Read more in
+    the :ref:`User Guide <noisy_student>`.
 
     Parameters
     ----------
@@ -192,9 +192,9 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         are chosen without it.
     rows_per_class : int, "auto" or None
         Rows of each class that a student is taught with: of common classes some
-        confident rows are drawn, those of rare ones are copied. "auto": the mean over the classes
-        of the rows above the threshold; None: each of those rows once. Published:
-        130,000 for ImageNet.
+        confident rows are drawn, those of rare ones are copied. "auto": the mean over
+        the classes of the rows above the threshold; None: each of those rows once.
+        Published: 130,000 for ImageNet.
     duplicate : bool
         Whether rows of rare classes are copied.
     dropout : float
@@ -280,16 +280,17 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. Class names go into an object array, ``y = np.array(names, dtype=object)``.
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. Class names go into an object array,
+    ``y = np.array(names, dtype=object)``.
 
     No noise disturbs a network that gives pseudo-labels, and they come from averaged
     weights. Departures: the first teacher is trained on weak views (``noisy_teacher``);
     rows are chosen anew in each round, where the public code keeps the first choice;
     strengths of RandAugment's operations are drawn, not fixed; there is no last
-    training at a larger resolution. With ``warm_start`` there is no new teacher: the last fit's
-    network teaches, and the students continue from its weights. Time: ``n_rounds + 1``
-    trainings; memory: the targets, 4 bytes per row and class.
+    training at a larger resolution. With ``warm_start`` there is no new teacher: the
+    last fit's network teaches, and the students continue from its weights. Time:
+    ``n_rounds + 1`` trainings; memory: the targets, 4 bytes per row and class.
 
     References
     ----------
@@ -336,55 +337,43 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         taught = _Taught(
             labeled.rows, labeled.codes, self.unlabeled_ratio, False, labeled.weights
         )
+        statistics = labeled.rows.statistics()
         n_rounds = self.n_rounds if len(taught.unlabeled) else 0
         self.n_rounds_ = self.n_iter_ = 0
         # in a warm start it is the last fit's network that teaches and goes on learning
         last = continued = self._continued
         if continued is None or not n_rounds:
-            self._train_round(0, taught, labeled.watch, None, last)
+            first = self._build_module(*statistics, 0, None, last)
+            self._train_round(first, taught, labeled.watch)
         p = self._forward_rows(labeled.rows)
         while self.n_rounds_ < n_rounds and not self.interrupted_:
             taught.copies = self._copies(p, taught.unlabeled)
             if not taught.copies.any():
                 break
-            number, teacher = self.n_rounds_ + 1, (self.net_, self.n_iter_)
-            student = self._train_round(number, taught, labeled.watch, p, last)
+            teacher, n_iter = self.net_, self.n_iter_
+            student = self._build_module(*statistics, self.n_rounds_ + 1, p, last)
+            self._train_round(student, taught, labeled.watch)
             if self.interrupted_:
-                self.net_, self.n_iter_ = teacher
+                self.net_, self.n_iter_ = teacher, n_iter
                 break
+            self.n_rounds_ += 1
             p, before = self._forward_rows(labeled.rows), p
-            self._record(number, taught, p, before)
-            self.n_rounds_ = number
+            self._record(taught, p, before)
             last = None if continued is None else student
         if continued is None:
             self._network = self.n_rounds_  # the weights fit the network of this round
         return taught
 
-    def _train_round(self, number, taught, watch, p, last):
-        """Train one network; return it. Round 0 trains the first teacher.
-
-        Parameters
-        ----------
-        number : int
-        taught : _Taught
-        watch : callable or None
-        p : ndarray of shape (n_samples, n_classes) or None
-            What the teacher says of each row.
-        last : _NoisyStudent or None
-            Network that this one goes on from.
-        """
-        statistics = taught.samples.statistics()
-        module = self._build_module(*statistics, number, p, last)
-        self._stage(f"round-{number}", module, taught, watch=watch)
+    def _train_round(self, module, taught, watch):
+        self._stage(f"round-{module.number}", module, taught, watch=watch)
         module.drop_training_state()
-        return module
 
-    def _record(self, number, taught, p, before):
-        """Write what holds for a whole round into its epochs."""
+    def _record(self, taught, p, before):
+        """Write what holds for the whole of the last round into its epochs."""
         rows = taught.unlabeled
         metrics = _metrics(taught.copies[rows], p[rows], before[rows])
         for epoch in self.net_.history:
-            if epoch["round"] == number:
+            if epoch["round"] == self.n_rounds_:
                 epoch.update(metrics)
 
     def _copies(self, p, rows):
@@ -465,7 +454,7 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         return module
 
     def _check_health(self, taught):
-        """Warn if the pseudo-labels of the last round are few, or mostly of one class."""
+        """Warn if the last round had few pseudo-labels, or hardly any of a class."""
         if taught.copies is None:
             return  # no student, or no unlabeled row
         if not taught.copies.any():
@@ -477,11 +466,10 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
                 CollapseWarning,
             )
             return
-        if "pseudo_label_share" not in self.net_.history[-1]:
+        last = self.net_.history[-1]
+        if "pseudo_label_share" not in last:
             return  # interrupted
-        share = self.net_.history[-1]["pseudo_label_share"]
-        classes = np.array(self.net_.history[-1]["pseudo_label_classes"])
-        prior = taught.class_shares(len(self.classes_))
+        share = last["pseudo_label_share"]
         if share < 0.01 and not isinstance(self.rows_per_class, Integral):
             warn(
                 f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "
@@ -491,8 +479,8 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
             )
             return
         self._check_shares(
-            classes / max(share, 1e-12),
-            prior,
+            np.array(last["pseudo_label_classes"]) / max(share, 1e-12),
+            taught.class_shares(len(self.classes_)),
             "pseudo-labels",
             round(share * len(taught.unlabeled)),
             f"a threshold above {self.threshold}",

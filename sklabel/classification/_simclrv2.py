@@ -114,8 +114,8 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     Three stages: a network learns from all images without labels (contrastive
     pretraining); it is fine-tuned on the labeled ones, together with the first layer of
     the projection head, which other methods throw away; then a student learns to answer
-    on every image as this teacher does, and it is the student that predicts. It may be a
-    smaller network. Read more in the :ref:`User Guide <simclrv2>`.
+    on every image as this teacher does, and it is the student that predicts. It may be
+    a smaller network. Read more in the :ref:`User Guide <simclrv2>`.
 
     Parameters
     ----------
@@ -126,9 +126,9 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
         published. Give one to set its views and its length; searches reach its
         parameters as ``embedder__temperature``.
     head_layer : int
-        Layer of the projection head from whose output the network is fine-tuned; 0: from
-        the encoder, as embedders without such a head are. Published: 1 with few labels, 0
-        where all rows are labeled.
+        Layer of the projection head from whose output the network is fine-tuned; 0:
+        from the encoder, as embedders without such a head are. Published: 1 with few
+        labels, 0 where all rows are labeled.
     student_backbone : str, nn.Module, fitted embedder or None
         Network of the student, see :func:`sklabel.backbones.build_backbone`; a name
         starts from nothing. None: the embedder's, with the weights of the pretraining.
@@ -190,8 +190,8 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     Raises
     ------
     ValueError
-        If no row is labeled, all labels are of one class, y does not fit X, too few rows
-        are labeled for ``calibration_size``, the head has fewer layers than
+        If no row is labeled, all labels are of one class, y does not fit X, too few
+        rows are labeled for ``calibration_size``, the head has fewer layers than
         ``head_layer``, or the embedder trains no network.
 
     Warns
@@ -208,19 +208,20 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. Departures, for small data and batches: AdamW, shifts in place of crops, and a
-    student that starts from the pretrained encoder; the authors' notebook starts a small
-    one from nothing, which needs more epochs. In the distillation every row counts as
-    unlabeled too, as on ImageNet. The student, which has learned to match sharpened
-    answers, predicts with its logits divided by ``temperature``: undivided they are
-    much too unsure. With "lars" the new layer is adapted like the others, where the
-    public code leaves it out.
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. Departures, for small data and batches: AdamW, shifts in place of crops,
+    and a student that starts from the pretrained encoder; the authors' notebook starts
+    a small one from nothing, which needs more epochs. In the distillation every row
+    counts as unlabeled too, as on ImageNet. The student, which has learned to match
+    sharpened answers, predicts with its logits divided by ``temperature``: undivided
+    they are much too unsure. With "lars" the new layer is adapted like the others,
+    where the public code leaves it out.
 
     References
     ----------
-    .. [1] T. Chen, S. Kornblith, K. Swersky, M. Norouzi, G. Hinton, "Big self-supervised
-       models are strong semi-supervised learners", NeurIPS 2020; equations 2 and 3.
+    .. [1] T. Chen, S. Kornblith, K. Swersky, M. Norouzi, G. Hinton, "Big
+       self-supervised models are strong semi-supervised learners", NeurIPS 2020;
+       equations 2 and 3.
 
     Examples
     --------

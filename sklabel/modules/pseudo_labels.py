@@ -112,8 +112,8 @@ class ClassThresholds(nn.Module):
 
     References
     ----------
-    .. [1] B. Zhang et al., "FlexMatch: boosting semi-supervised learning with curriculum
-       pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
+    .. [1] B. Zhang et al., "FlexMatch: boosting semi-supervised learning with
+       curriculum pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
     """
 
     def __init__(self, threshold, n_classes, n_rows, n_unused=0, temperature=1.0):
