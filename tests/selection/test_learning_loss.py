@@ -44,7 +44,7 @@ def logits_of(selector, X):
     module = selector.net_.module_.eval()
     samples = selector._check_X(X)
     with torch.inference_mode(), selector.net_.autocast():
-        x, _ = samples[np.arange(len(samples))]
+        x = samples[np.arange(len(samples))]
         h = module.backbone(selector.net_.to_device(x))
         return module.head(h).float().cpu()
 
