@@ -456,7 +456,7 @@ def test_the_last_linear_layer_is_found_by_its_call(images):
         selector = BALDSelector(3, classifier=clf, random_state=0).fit(X, y)
         module = selector.estimators_[0].net_.module_
         samples = selector.estimators_[0]._check_X(X)
-        x, _ = samples[np.arange(2)]
+        x = samples[np.arange(2)]
         run = selector.estimators_[0].net_
         found = _bald._last_linear(module, lambda x=x, run=run: run.infer(x / 255))
         assert found.out_features == 10

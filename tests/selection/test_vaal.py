@@ -547,7 +547,7 @@ def test_batches_hold_both_kinds():
     samples = Samples(vectors(20), (5,))
     mixed = Mixed(samples, (np.arange(20) < 3) - 1, 1.0, include_labeled=False)
     for rows in mixed.epoch(4):
-        _, y = mixed[rows]
+        _, y = mixed.fetch(rows)
         assert (y[:4] == 0).all() and (y[4:] < 0).all()
         assert set(-1 - y[4:].numpy()) <= set(range(3, 20))
 
