@@ -559,8 +559,8 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
         What is scored, the higher the better:
 
         - "neighbor_agreement": how often a row and its nearest neighbors in the
-          embedding share a cluster, 0 as by chance to 1 always; so that few clusters are no
-          advantage. Of maps: how often pixels side by side do;
+          embedding share a cluster, 0 as by chance to 1 always; so that few clusters
+          are no advantage. Of maps: how often pixels side by side do;
         - "silhouette": of the clusters in the embedding, -1 to 1, from at most 5000
           rows;
         - "stability": how well a second training with another seed, on the rows to be

@@ -208,8 +208,9 @@ def _nth_copy(copies, order):
 def choose_more(scores, repulsion, selected, labeled, n_more, reg_weight):
     """Choose further rows where clusters stand for more rows than they have labels.
 
-    They come from `clusters_in_need`; each is the row of highest score minus the penalty
-    for the labels of its own cluster. Copies of a labeled or chosen row come last.
+    They come from `clusters_in_need`; each is the row of highest score minus the
+    penalty for the labels of its own cluster. Copies of a labeled or chosen row come
+    last.
 
     Parameters
     ----------

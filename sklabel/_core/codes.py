@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import KW_ONLY
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ class CenteredCodes(Method):
     cluster_weight: float
     reconstruction_weight: float
 
-    training_only = ("q", "labels", "targets")
+    training_only: ClassVar[tuple[str, ...]] = ("q", "labels", "targets")
 
     def __post_init__(self):
         self.centers = nn.Parameter(self.centers)

@@ -89,7 +89,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return module
 
     def _predict_rows(self, X):
-        """Return the module's forward for every row, float32; NaN for unreadable ones."""
+        """Return the module's output for every row, float32; NaN for unreadable ones."""
         return self._forward_rows(self._check_X(X))
 
     def _forward_rows(self, samples):
@@ -207,7 +207,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return own
 
     def _build_backbone(self, mean=None, std=None):
-        """Return the encoder to train; "auto": that of the embedder, if one was fitted."""
+        """Return the encoder to train; "auto": that of the embedder, if there is one."""
         embedder = unfrozen(getattr(self, "embedder_", None))
         own = isinstance(self.backbone, str) and self.backbone == "auto"
         # an embedder may have seen images of another size
@@ -248,7 +248,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return self._default_embedder(**settings, **shared)
 
     def _fit_on_backbone(self, embedder, X):
-        """Return an embedder fitted; the ``backbone``, where given, is what it trains."""
+        """Return an embedder fitted; it trains the ``backbone``, where that is given."""
         if isinstance(self.backbone, str) and self.backbone == "auto":
             return self._fit_held(embedder, X)
         if isinstance(embedder, FrozenEstimator):
@@ -373,8 +373,8 @@ class Learner(Training, NetEstimator, abstract=True):
                 self.interrupted_ = True
                 warn(
                     f"{type(self).__name__} was interrupted in stage {name!r} after "
-                    f"{net.step_} of {net.total_steps_} steps. It is fitted with what it "
-                    "had learned; call fit again for the rest.",
+                    f"{net.step_} of {net.total_steps_} steps. It is fitted with what "
+                    "it had learned; call fit again for the rest.",
                     UserWarning,
                 )
         net.history[:0] = self._earlier_epochs

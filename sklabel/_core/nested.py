@@ -109,7 +109,7 @@ def hidden_features(classifier, X):
 
 
 def encoded(estimator, X):
-    """Return the features (n, D) that the ``encoder_`` of a trained estimator gives X."""
+    """Return the features (n, D) of X by the ``encoder_`` of a trained estimator."""
     encoder = estimator.encoder_.eval()
     return estimator.net_.evaluate(
         estimator._check_X(X), forward=lambda x: encoder(x).flatten(1)

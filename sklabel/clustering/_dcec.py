@@ -1,5 +1,7 @@
 """DEC, IDEC and DCEC: clustering in the code of an autoencoder (Xie et al., 2016)."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
@@ -36,7 +38,10 @@ class _DCEC(CenteredCodes):
     tol: float
     neighbors: np.ndarray | None = None  # (n_readable, k + 1), the row itself first
 
-    training_only = (*CenteredCodes.training_only, "neighbors")
+    training_only: ClassVar[tuple[str, ...]] = (
+        *CenteredCodes.training_only,
+        "neighbors",
+    )
 
     def loss(self, x, y):
         z = self.embed(x)

@@ -1,7 +1,7 @@
 """SCAN: clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -101,7 +101,7 @@ class _SelfLabel(Method):
     _: KW_ONLY
     neighbors: np.ndarray | None = None  # (n, k + 1), the row itself first
 
-    training_only = ("neighbors", "p")
+    training_only: ClassVar[tuple[str, ...]] = ("neighbors", "p")
 
     def __post_init__(self):
         self.p = None  # (n, K), of the plain rows after the last epoch

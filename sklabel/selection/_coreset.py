@@ -312,7 +312,8 @@ class CoreSetSelector(SelectionRole):
             warnings.warn(
                 f"time_limit={self.time_limit} seconds are over: the covering radius "
                 f"is {self.radius_:.4g}, the smallest one at least "
-                f"{self.lower_bound_:.4g}. Raise time_limit, or choose from fewer rows.",
+                f"{self.lower_bound_:.4g}. Raise time_limit, or choose from fewer "
+                "rows.",
                 ConvergenceWarning,
                 stacklevel=2,
             )

@@ -167,8 +167,8 @@ class MMASelector(ClassifierSelectionRole):
         of the probabilities.
     diversity : {"kmeans", "density"} or None
         How the chosen rows are spread. None: not at all (paper: direct). "kmeans":
-        each of ``n_clusters`` clusters gives rows in proportion to its size (kmeanprop).
-        "density": uncertainty times information density (id).
+        each of ``n_clusters`` clusters gives rows in proportion to its size
+        (kmeanprop). "density": uncertainty times information density (id).
     n_clusters : int
         Clusters of "kmeans", cut to the number of rows without a label.
     density : {"similarity", "distance"}

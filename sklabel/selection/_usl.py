@@ -170,10 +170,10 @@ class USLSelector(SelectionRole):
     ----------
     n_neighbors : int or "auto"
         Neighbors that make up the density, cut to the number of rows. "auto": 0.8 % of
-        the rows, but at least 20 and at most 400, and 20 for more than 200,000 rows: what
-        was released for the 50,000 images of CIFAR (400, which is 0.8 %) and for ImageNet
-        (20). As many neighbors as a small set has rows would measure the distance to its
-        middle, not density.
+        the rows, but at least 20 and at most 400, and 20 for more than 200,000 rows:
+        what was released for the 50,000 images of CIFAR (400, which is 0.8 %) and for
+        ImageNet (20). As many neighbors as a small set has rows would measure the
+        distance to its middle, not density.
     include_self : bool
         Count the row itself, at distance 0, among its neighbors, as the released code
         does.
@@ -272,8 +272,8 @@ class USLSelector(SelectionRole):
 
     Time: the neighbors take n_rows ** 2 * n_features (nearly n_rows with the
     approximate search), k-means and each round n_rows * n_clusters * n_features.
-    Memory: X, its normalized copy, 12 bytes for each neighbor and blocks of some hundred
-    megabytes; never n_rows ** 2.
+    Memory: X, its normalized copy, 12 bytes for each neighbor and blocks of some
+    hundred megabytes; never n_rows ** 2.
 
     References
     ----------

@@ -305,7 +305,8 @@ class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
         rows, which is 0.16, for ImageNet-100; 100 rows, 0.23, for ImageNet.
     max_size : float
         A cluster is large enough to be split above this multiple of the mean size.
-        Published: 500 rows, which is 1.6, for ImageNet-100; 1000 rows, 2.3, for ImageNet.
+        Published: 500 rows, which is 1.6, for ImageNet-100; 1000 rows, 2.3, for
+        ImageNet.
     count_decay : float
         Share of the old sizes when the running sizes move by a batch, in [0, 1).
     selection : {"confidence", "density"}
@@ -384,10 +385,11 @@ class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
     Departures from the released code:
 
     - Default trainings are hundreds of steps long, not 9800. In so few, linear heads
-      leave clusters empty and no row reaches a threshold of 0.95, so heads and threshold
-      are those for ImageNet, beside the losses for CIFAR.
+      leave clusters empty and no row reaches a threshold of 0.95, so heads and
+      threshold are those for ImageNet, beside the losses for CIFAR.
     - Rows of larger clusters are asked first with either ``selection``. Labeled rows
-      are trained on like all others, but never chosen; clusters that hold one come last.
+      are trained on like all others, but never chosen; clusters that hold one come
+      last.
     - Empty clusters, an error there: the clusters with most rows per label give further
       rows, the surest or densest left, copies of chosen rows last, with a warning.
     - The running mean counts as 1e-8 at least; running sizes start at equal ones, and
@@ -617,9 +619,9 @@ class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
         )
         if n_open < n_samples and n_used < self.n_clusters_:
             warn(
-                f"Only {n_used} of {self.n_clusters_} clusters are in use, and {n_open} "
-                f"of them hold no labeled row: {n_samples - n_open} of the {n_samples} "
-                f"rows are further rows of large clusters. {remedy}.",
+                f"Only {n_used} of {self.n_clusters_} clusters are in use, and "
+                f"{n_open} of them hold no labeled row: {n_samples - n_open} of the "
+                f"{n_samples} rows are further rows of large clusters. {remedy}.",
                 CollapseWarning,
             )
         elif share > max(0.5, 3 / self.n_clusters_):

@@ -173,7 +173,8 @@ def test_weights_that_make_no_sense_are_refused():
         (-np.ones(80), "not negative"),
         (
             np.zeros(80),
-            "None of the 10 labeled rows is of use: .* sample_weight or class_weight is",
+            "None of the 10 labeled rows is of use: .* sample_weight or class_weight "
+            "is",
         ),
         (np.full(80, np.nan), "finite"),
     ):

@@ -33,7 +33,7 @@ from sklabel.selection import (
 
 
 class AnyWidth(ClassifierMixin, BaseEstimator):
-    """A fitted classifier for vectors of any length: here y has no label, or one class."""
+    """A fitted classifier for vectors of any length; y has no label or one class."""
 
     def __init__(self, slope=1.0):
         self.slope = slope
