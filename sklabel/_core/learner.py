@@ -89,7 +89,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return module
 
     def _predict_rows(self, X):
-        """Return the module's output for every row, float32; NaN for unreadable ones."""
+        """Return the output for every row, float32; NaN where it cannot be read."""
         return self._forward_rows(self._check_X(X))
 
     def _forward_rows(self, samples):
@@ -207,7 +207,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return own
 
     def _build_backbone(self, mean=None, std=None):
-        """Return the encoder to train; "auto": that of the embedder, if there is one."""
+        """Return the encoder to train; "auto": the embedder's, if there is one."""
         embedder = unfrozen(getattr(self, "embedder_", None))
         own = isinstance(self.backbone, str) and self.backbone == "auto"
         # an embedder may have seen images of another size
@@ -248,7 +248,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return self._default_embedder(**settings, **shared)
 
     def _fit_on_backbone(self, embedder, X):
-        """Return an embedder fitted; it trains the ``backbone``, where that is given."""
+        """Return an embedder fitted; it trains the ``backbone``, if one is given."""
         if isinstance(self.backbone, str) and self.backbone == "auto":
             return self._fit_held(embedder, X)
         if isinstance(embedder, FrozenEstimator):
