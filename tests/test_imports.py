@@ -14,32 +14,29 @@ FILES = sorted(ROOT.rglob("*.py"))
 # `_core`, and its `roles` every file is one. A file imports from lower floors only, or
 # from its own room.
 FLOORS = [
-    ["losses", "augment", "modules", "optim", "neighbors"]
-    + ["_core.docstrings", "_core.optional", "_core.samples", "_core.warn"],
-    ["backbones", "datasets", "text", "_core.calibration", "_core.callbacks"]
-    + [
-        "_core.display",
-        "_core.few_shot",
-        "_core.inputs",
-        "_core.kcenter",
-        "_core.labels",
-    ]
-    + ["_core.persistence", "_core.samplers"],
-    ["inspection", "metrics", "pretrained", "_core.class_names", "_core.net"],
-    ["_core.health", "_core.parameters"],
-    ["_core.learner"],
-    ["_core.nested", "_core.roles.embedding", "_core.roles.clustering"]
-    + ["_core.roles.classification"],
-    ["_core.codes", "_core.roles.selection"],
-    ["embedding"],
-    ["clustering", "classification"],
-    ["selection"],
-    ["active_learning", "model_selection"],
-    ["__init__"],
-    ["cli"],
-    ["__main__"],
+    "losses augment modules optim neighbors _core.docstrings _core.image_files "
+    "_core.layers _core.optional _core.samples _core.warn",
+    "backbones datasets text _core.calibration _core.callbacks _core.choice "
+    "_core.display _core.few_shot _core.inputs _core.kcenter _core.labels "
+    "_core.persistence _core.samplers _core.vector_cache",
+    "inspection metrics pretrained _core.class_names _core.net _core.texts",
+    "_core.health _core.parameters",
+    "_core.learner",
+    "_core.codes _core.overclustering _core.roles.embedding _core.roles.clustering "
+    "_core.roles.classification _core.roles.search",
+    "_core.nested",
+    "_core.roles.selection",
+    "embedding",
+    "clustering classification",
+    "selection",
+    "active_learning model_selection",
+    "__init__",
+    "cli",
+    "__main__",
 ]
-FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
+FLOOR = {
+    room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms.split()
+}
 # lists of folders whose files are rooms
 EMPTY = {("_core", "__init__"), ("_core", "roles", "__init__")}
 METHOD_FOLDERS = {"embedding", "clustering", "classification", "selection"}
