@@ -93,8 +93,8 @@ class VectorCache:
                 continue  # another process has removed it
             except OSError as error:  # it may be whole, and another's
                 warn(
-                    f"The file {str(path)!r} of cache_dir cannot be read ({error}): its "
-                    "rows are embedded again. Files of others must be readable for "
+                    f"The file {str(path)!r} of cache_dir cannot be read ({error}): "
+                    "its rows are embedded again. Files of others must be readable for "
                     "you.",
                     UserWarning,
                 )
