@@ -1,7 +1,7 @@
 """SimCLR, MoCo, BYOL and SwAV as users of lightly train them: the peers in benchmarks.
 
-lightly's heads, losses, schedules and transforms on the network of ours, with the widths,
-temperatures and views that ours have by default.
+lightly's heads, losses, schedules and transforms on the network of ours, with the
+widths, temperatures and views that ours have by default.
 """
 
 import copy

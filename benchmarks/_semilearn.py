@@ -39,8 +39,8 @@ class _Classifier(nn.Module):
 def fixmatch(x, y, body, n_features, steps, batch_size, seed, workers=0):
     """Train, and return a function of images to classes, and the seconds of a step.
 
-    ``y`` holds -1 for unlabeled rows. Their trainer asks for CUDA, so their steps, hooks,
-    loaders and augmentations are run by a loop of four lines.
+    ``y`` holds -1 for unlabeled rows. Their trainer asks for CUDA, so their steps,
+    hooks, loaders and augmentations are run by a loop of four lines.
     """
     torch.manual_seed(seed)
     np.random.seed(seed)

@@ -2,10 +2,10 @@
 
 The embedding is SimCLR's with a small network, from the training images without labels.
 Every classifier but CCL starts from its encoder; scikit-learn's self-training (around a
-logistic regression) and label spreading see its vectors. The labeled rows are drawn with one
-of each class at least, then at random. Accuracy and calibration error on the test images,
-after the last step. Rows that are in the results file are not run again, so a broken run
-continues.
+logistic regression) and label spreading see its vectors. The labeled rows are drawn
+with one of each class at least, then at random. Accuracy and calibration error on the
+test images, after the last step. Rows that are in the results file are not run again,
+so a broken run continues.
 
 Hard cases: ``--imbalance 100`` thins the training images, so that the sizes of the
 classes fall geometrically and the first class has a hundred times as many as the last

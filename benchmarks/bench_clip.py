@@ -3,8 +3,8 @@
 Emoji: pictures with captions in three styles of drawing. Trained on twemoji and
 emojione, tested on noto without skin tones; with ``--split codepoints`` no character of
 the test, whatever its skin tone, is in training. CIFAR-10: several wordings around the
-names of the classes, of which two are not in training. Every row is one seed; scores are
-those of the last epoch. Rows that are in the results file are not run again.
+names of the classes, of which two are not in training. Every row is one seed; scores
+are those of the last epoch. Rows that are in the results file are not run again.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Clustering without labels: every clusterer beside k-means, on one data set.
 
-Accuracy is that of the best one-to-one match of clusters and classes (Hungarian), on the
-test images; training saw the training images alone, and no label. All but the autoencoders
-have the same small network. DEC and IDEC take pixels as vectors, like ClustPy's, which have
-the same layers, epochs and batches. Rows that are in the results file are not run again, so
-a broken run continues.
+Accuracy is that of the best one-to-one match of clusters and classes (Hungarian), on
+the test images; training saw the training images alone, and no label. All but the
+autoencoders have the same small network. DEC and IDEC take pixels as vectors, like
+ClustPy's, which have the same layers, epochs and batches. Rows that are in the results
+file are not run again, so a broken run continues.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Embedding without labels: every method with one network and one budget, and lightly's.
+"""Embedding without labels: all methods, one network and budget, and lightly's.
 
-Scores are those of the last epoch on the test images: weighted k-NN (k 200, T 0.1) and a
-linear probe, a logistic regression on standardized features whose C is chosen by
+Scores are those of the last epoch on the test images: weighted k-NN (k 200, T 0.1) and
+a linear probe, a logistic regression on standardized features whose C is chosen by
 cross-validation on the training images. Optimizer, rate, batch size, epochs and network
 are the same for all: AdamW at 1e-3, one epoch of warm-up, cosine, 256. Rows that are in
 the results file are not run again, so a broken run continues.

@@ -1,10 +1,10 @@
 """FixMatch beside that of semilearn (USB): accuracy, and seconds of a step.
 
-The same network and initial weights, labels, batches of the same sizes, steps, optimizer and
-schedule, all in float32 with the same number of threads; semilearn's loader may have workers,
-which count as cores. Each predicts in its own way: ours by its moving average of the weights,
-semilearn by its own (decay 0.999, from the first weights on) or by the last weights,
-whichever is better on the test images, which favors it.
+The same network and initial weights, labels, batches of the same sizes, steps,
+optimizer and schedule, all in float32 with the same number of threads; semilearn's
+loader may have workers, which count as cores. Each predicts in its own way: ours by its
+moving average of the weights, semilearn by its own (decay 0.999, from the first weights
+on) or by the last weights, whichever is better on the test images, which favors it.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 """The hybrid: an embedding that came with words, USL's choice, then few labels.
 
-CLIP is trained from random weights on captions of CIFAR-10 without deer and trucks, as in
-bench_clip.py. The images to label are the last training images, which it has not seen, of all
-ten classes. A selector chooses some in CLIP's space; a linear head, a linear head that starts
-from the names of the classes, or FixMatch from CLIP's image tower learns from their labels.
-Accuracy on the test images. Rows that are in the results file are not run again.
+CLIP is trained from random weights on captions of CIFAR-10 without deer and trucks, as
+in bench_clip.py. The images to label are the last training images, which it has not
+seen, of all ten classes. A selector chooses some in CLIP's space; a linear head, a
+linear head that starts from the names of the classes, or FixMatch from CLIP's image
+tower learns from their labels. Accuracy on the test images. Rows that are in the
+results file are not run again.
 """
 
 import argparse

@@ -1,10 +1,11 @@
 """Segmentation without labels: digits on photographs, against k-means on pixel patches.
 
 Each image is a handwritten digit drawn large and thick over a photograph, so that its
-strokes cover about a half. They are white, or of a color of their own in each image, when only
-their evenness tells them from the photograph. The mask is known, and seen by nobody but the score: the share
-of pixels of the test images in the right one of two parts, clusters matched to parts as
-suits them best, and the intersection over union of strokes and found strokes.
+strokes cover about a half. They are white, or of a color of their own in each image,
+when only their evenness tells them from the photograph. The mask is known, and seen by
+nobody but the score: the share of pixels of the test images in the right one of two
+parts, clusters matched to parts as suits them best, and the intersection over union of
+strokes and found strokes.
 """
 
 import argparse

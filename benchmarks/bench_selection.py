@@ -1,18 +1,21 @@
 """What the choice is worth: every selector on the same embeddings, with the same seeds.
 
-``--task probe``: classes among the chosen rows, their balance, and the accuracy of a logistic
-regression on the embedding, fitted on the chosen rows alone, on the test images. Selectors that
-need no label choose each budget anew. Those that do start from the ten rows of "random" and
-add rows up to each budget in turn, with a logistic regression as their classifier.
-``--task fixmatch``: FixMatch trained from the encoder of the embedding on 40 chosen labels.
-``--task transfer``: the same on blood cells, chosen by an embedding (CLD) that has only seen
-CIFAR-10; FixMatch starts from random weights there.
+``--task probe``: classes among the chosen rows, their balance, and the accuracy of a
+logistic regression on the embedding, fitted on the chosen rows alone, on the test
+images. Selectors that need no label choose each budget anew. Those that do start from
+the ten rows of "random" and add rows up to each budget in turn, with a logistic
+regression as their classifier. ``--task fixmatch``: FixMatch trained from the encoder
+of the embedding on 40 chosen labels. ``--task transfer``: the same on blood cells,
+chosen by an embedding (CLD) that has only seen CIFAR-10; FixMatch starts from random
+weights there.
 
-``--task loop``: contrastive clustering (CCL) in the active-learning loop, one per cent of the
-rows chosen at random, then more by a selector; accuracy on the test images at each budget.
+``--task loop``: contrastive clustering (CCL) in the active-learning loop, one per cent
+of the rows chosen at random, then more by a selector; accuracy on the test images at
+each budget.
 
-The embedding is SimCLR's with a small network, from the training images without labels, one
-for each seed. Rows that are in the results file are not run again, so a broken run continues.
+The embedding is SimCLR's with a small network, from the training images without labels,
+one for each seed. Rows that are in the results file are not run again, so a broken run
+continues.
 """
 
 import argparse

@@ -2,8 +2,9 @@
 
 Bare loop: the module, its augmentation, optimizer and precision are those of `fit`; the
 loop around them is written out here. lightly: the same network, head sizes, batch size
-and images, each with its own data pipeline, on the same number of cores. One whole epoch
-of each is timed; that of `fit` is its second, with everything done between two epochs.
+and images, each with its own data pipeline, on the same number of cores. One whole
+epoch of each is timed; that of `fit` is its second, with everything done between two
+epochs.
 """
 
 import argparse
@@ -151,9 +152,10 @@ def against_bare(args):
             fit, loop = take_turns(arms, args.rounds).values()
             print(
                 f"{name:11s} {data:11s} fit {np.median(fit):.4f} s, bare loop "
-                f"{np.median(loop):.4f} s an epoch: {np.median(fit) / np.median(loop):.3f}"
-                f" times (of pairs: median {np.median(fit / loop):.3f}, worst "
-                f"{(fit / loop).max():.3f}); aim 1.05"
+                f"{np.median(loop):.4f} s an epoch: "
+                f"{np.median(fit) / np.median(loop):.3f} times (of pairs: median "
+                f"{np.median(fit / loop):.3f}, worst {(fit / loop).max():.3f}); aim "
+                "1.05"
             )
     print(machine())
 

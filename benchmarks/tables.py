@@ -1,8 +1,8 @@
 """Write the tables and the curves of README.md anew from the rows in results/.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; the text around it is
-written by hand. A cell is mean and standard deviation over the seeds, a single value where
-there is one; with less seeds than the others their number stands beside it.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; the text around it
+is written by hand. A cell is mean and standard deviation over the seeds, a single value
+where there is one; with less seeds than the others their number stands beside it.
 """
 
 import re

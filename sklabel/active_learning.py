@@ -1,4 +1,4 @@
-"""The loop of active learning: choose rows, ask for their labels, learn, choose again."""
+"""The loop of active learning: choose rows, ask for labels, learn, choose again."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ._core.callbacks import CallbackSupportMixin, fitting
 from ._core.inputs import _as_images, _as_paths
 from ._core.labels import check_labels, encode_labels, is_labeled
 from ._core.learner import Learner
-from ._core.nested import fit_partly, last_step
+from ._core.nested import fit_partly_labeled, last_step
 from ._core.parameters import KW_ONLY, Count, CountOrZero, Parameters, RandomState
 from ._core.roles.classification import LabeledScoreMixin
 from .classification import SupervisedClassifier
@@ -67,13 +67,13 @@ class ActiveLearningClassifier(
     Parameters
     ----------
     classifier : estimator or None
-        What is trained; cloned. None: :class:`sklabel.classification.SupervisedClassifier`.
-        One that does not know unlabeled rows, as most of scikit-learn, gets the labeled
-        ones.
+        What is trained; cloned. None:
+        :class:`sklabel.classification.SupervisedClassifier`. One that does not know
+        unlabeled rows, as most of scikit-learn, gets the labeled ones.
     selector : selector or None
-        Chooses the rows of a round; cloned. Its ``classifier``, where it has one, is that
-        of the loop; in a pipeline, which shows it something else, it is its own. None:
-        :class:`sklabel.selection.UncertaintySelector`.
+        Chooses the rows of a round; cloned. Its ``classifier``, where it has one, is
+        that of the loop; in a pipeline, which shows it something else, it is its own.
+        None: :class:`sklabel.selection.UncertaintySelector`.
     initial_selector : selector or None
         Chooses the first rows; cloned. None: :class:`sklabel.selection.USLSelector`.
     n_rounds : int
@@ -83,18 +83,19 @@ class ActiveLearningClassifier(
     n_initial : int or None
         Rows asked at first; None: ``n_samples``.
     oracle : callable or None
-        ``oracle(indices)`` returns the labels of rows; -1, None or NaN where it has none,
-        and such a row is not asked again. None: labels are uncovered from the y that is
-        given to ``fit``, for the rows asked alone. A search or a cross-validation needs
-        None: there the rows are those of a fold, of which an oracle does not know.
+        ``oracle(indices)`` returns the labels of rows; -1, None or NaN where it has
+        none, and such a row is not asked again. None: labels are uncovered from the y
+        that is given to ``fit``, for the rows asked alone. A search or a
+        cross-validation needs None: there the rows are those of a fold, of which an
+        oracle does not know.
     embedder : estimator or None
         Gives the vectors of images to selectors that need vectors; cloned and fitted
         once, or used as it is in a :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.SimCLRTransformer`. Not used for 2-D X.
     warm_start : bool
-        Whether the classifier (the last step of a pipeline) continues from the weights of
-        the round before, for which it must have a parameter of that name; else each round
-        starts anew, and so does one that meets a new class.
+        Whether the classifier (the last step of a pipeline) continues from the weights
+        of the round before, for which it must have a parameter of that name; else each
+        round starts anew, and so does one that meets a new class.
     random_state : int, RandomState instance or None
         Seed of classifier, selectors and embedder that have none of their own.
 
@@ -114,8 +115,8 @@ class ActiveLearningClassifier(
     sample_indices_ : ndarray of int
         Rows asked, in the order of asking, each once.
     refused_ : ndarray of int
-        Rows that got no label, and files that the embedder cannot read; they are not asked
-        again.
+        Rows that got no label, and files that the embedder cannot read; they are not
+        asked again.
     pending_ : ndarray of int
         Rows asked and not answered yet.
     history_ : list of dict
@@ -139,9 +140,9 @@ class ActiveLearningClassifier(
 
     Notes
     -----
-    While the answers are of one class, nothing can be trained, and the first selector is
-    asked again. Pickles hold the state of the loop, but not X: after loading, give it
-    back by ``attach(X)``.
+    While the answers are of one class, nothing can be trained, and the first selector
+    is asked again. Pickles hold the state of the loop, but not X: after loading, give
+    it back by ``attach(X)``.
 
     The loop of Roda and Geva (2024) is ``ActiveLearningClassifier(CCLClassifier(),
     UncertaintySelector("entropy"), RandomSelector(), n_rounds=20, n_samples=250)``.
@@ -186,7 +187,8 @@ class ActiveLearningClassifier(
         Parameters
         ----------
         X : array-like
-            What the classifier takes: vectors ``(n, D)``, images, or paths of image files.
+            What the classifier takes: vectors ``(n, D)``, images, or paths of image
+            files.
         y : array-like of shape (n_samples,) or None
             With ``oracle`` the labels known so far, -1 where there is none, or None.
             Without, the labels to uncover: -1 where a row would get no answer.
@@ -209,8 +211,8 @@ class ActiveLearningClassifier(
             self.teach(rows, answers)
         if not hasattr(self, "classifier_"):
             raise ValueError(
-                f"All {len(np.flatnonzero(is_labeled(self.labels_)))} answers are of one "
-                f"class: ask for more rows, n_rounds={self.n_rounds} and n_samples="
+                f"All {len(np.flatnonzero(is_labeled(self.labels_)))} answers are of "
+                f"one class: ask for more rows, n_rounds={self.n_rounds} and n_samples="
                 f"{self.n_samples}."
             )
         return self
@@ -255,8 +257,8 @@ class ActiveLearningClassifier(
             known = np.asarray(y, dtype=object).reshape(-1)
             if len(known) != n_rows:
                 raise ValueError(
-                    f"Found input variables with inconsistent numbers of samples: X has "
-                    f"{n_rows} rows, y has {len(known)}."
+                    "Found input variables with inconsistent numbers of samples: X "
+                    f"has {n_rows} rows, y has {len(known)}."
                 )
             labeled = is_labeled(y)
             self.labels_[labeled] = known[labeled]
@@ -325,8 +327,8 @@ class ActiveLearningClassifier(
             Rows, of those asked or others, in any order. Rows of the question that are
             left out may be asked again.
         y : array-like
-            Their labels; -1, None or NaN for a row that gets none and shall not be asked
-            again. An earlier answer is replaced.
+            Their labels; -1, None or NaN for a row that gets none and shall not be
+            asked again. An earlier answer is replaced.
 
         Returns
         -------
@@ -338,8 +340,8 @@ class ActiveLearningClassifier(
         given = y.tolist() if hasattr(y, "tolist") else list(y)
         if len(given) != len(rows):
             raise ValueError(
-                f"{len(given)} answers for {len(rows)} rows: give one for each, -1 where "
-                "there is none."
+                f"{len(given)} answers for {len(rows)} rows: give one for each, -1 "
+                "where there is none."
             )
         if len(rows) and not (0 <= rows.min() and rows.max() < len(self.labels_)):
             raise ValueError(
@@ -402,7 +404,7 @@ class ActiveLearningClassifier(
         return self.classifier_.predict(self._check_X(X))
 
     def _check_X(self, X, reset=False):
-        """Return vectors as an array; images and paths are checked by who takes them."""
+        """Return vectors as an array; whoever takes images and paths checks them."""
         X = _as_images(X)
         if len(getattr(X, "shape", ())) > 2 or _as_paths(X) is not None:
             return X
@@ -412,8 +414,8 @@ class ActiveLearningClassifier(
         check_is_fitted(self, "labels_")
         if not hasattr(self, "_X"):
             raise ValueError(
-                "The loop was loaded without its rows: call attach(X) with those that it "
-                "was begun with."
+                "The loop was loaded without its rows: call attach(X) with those that "
+                "it was begun with."
             )
 
     def _train(self):
@@ -436,12 +438,12 @@ class ActiveLearningClassifier(
             last = last_step(classifier)
             if "warm_start" not in last.get_params(deep=False):
                 raise ValueError(
-                    f"warm_start=True, but {type(last).__name__} has no parameter of that "
-                    "name and starts anew in every round: set warm_start=False."
+                    f"warm_start=True, but {type(last).__name__} has no parameter of "
+                    "that name and starts anew in every round: set warm_start=False."
                 )
             same = np.array_equal(classes, vars(self).get("classes_"))
             last.set_params(warm_start=same)
-        self.classifier_ = fit_partly(classifier, self._X, y)
+        self.classifier_ = fit_partly_labeled(classifier, self._X, y)
         self.classes_ = np.asarray(self.classifier_.classes_)
 
     def _select(self, selector, n_samples):

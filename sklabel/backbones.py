@@ -23,8 +23,8 @@ class Encoder(nn.Module):
     Parameters
     ----------
     body : nn.Module
-        Maps ``(B, *sample_shape)`` to ``(B, D)``, or to ``(B, D, H, W)`` maps, which are
-        then averaged over H and W.
+        Maps ``(B, *sample_shape)`` to ``(B, D)``, or to ``(B, D, H, W)`` maps, which
+        are then averaged over H and W.
     sample_shape : tuple of int
         ``(D,)`` for vectors, ``(C, H, W)`` for images.
     mean, std : Tensor or None
@@ -56,10 +56,10 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
     ----------
     spec : str, nn.Module or fitted embedder
         - ``"auto"``: a two-layer perceptron for vectors, ``"resnet8"`` for images;
-        - ``"resnet8"``, ``"resnet9"``, ``"wrn_28_2"``, ``"wrn_28_8"``: networks for small
-          images (larger ones are reduced by their first layers);
-        - ``"resnet18"`` and every other classifier of torchvision, untrained; its ResNets
-          get the CIFAR stem (3x3, stride 1, no pooling) for sides up to 64;
+        - ``"resnet8"``, ``"resnet9"``, ``"wrn_28_2"``, ``"wrn_28_8"``: networks for
+          small images (larger ones are reduced by their first layers);
+        - ``"resnet18"`` and every other classifier of torchvision, untrained; its
+          ResNets get the CIFAR stem (3x3, stride 1, no pooling) for sides up to 64;
         - ``"timm/NAME"``: an untrained model of timm (extra ``backbones``);
         - a module: copied, never trained in place;
         - a fitted embedding estimator: its trained encoder is copied.
@@ -75,8 +75,9 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
     Raises
     ------
     ValueError
-        For an unknown name, an embedder fitted on samples of another shape, or a network
-        that cannot take samples of this shape (a vision transformer has one size).
+        For an unknown name, an embedder fitted on samples of another shape, or a
+        network that cannot take samples of this shape (a vision transformer has one
+        size).
     """
     trained = getattr(spec, "encoder_", None)
     if trained is not None:
@@ -215,8 +216,8 @@ def drop_blocks_(net, rate):
         Blocks are found in our own networks and in those of torchvision and timm: what
         has a ``shortcut`` or a ``downsample``, or a place for this of its own.
     rate : float
-        Probability that the last block is left out for a row, in [0, 1); block i of N has
-        ``rate * i / N``. What is kept is scaled up, so that the mean stays.
+        Probability that the last block is left out for a row, in [0, 1); block i of N
+        has ``rate * i / N``. What is kept is scaled up, so that the mean stays.
 
     Returns
     -------
@@ -277,7 +278,8 @@ def _named(name, shape):
         return _mlp(shape)
     if len(shape) == 1:
         raise ValueError(
-            f"backbone={name!r} needs images, but X holds vectors of length {shape[0]}: "
+            f"backbone={name!r} needs images, but X holds vectors of length "
+            f"{shape[0]}: "
             'use backbone="auto" or give image_shape=(height, width, channels).'
         )
     if name in _OWN:

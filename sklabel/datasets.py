@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.datasets import get_data_home, load_digits
 from sklearn.utils import Bunch
 
+from ._core.docstrings import join_sections, split_sections
 from ._core.warn import warn
 
 _DIGITS = [str(i) for i in range(10)]
@@ -198,32 +199,44 @@ def _natural_key(path):
     return [_natural_text(part) for part in path.parts]
 
 
+_OF_ALL_FETCHERS = """
+Parameters
+----------
+data_home : str or pathlib.Path, default=None
+    The data folder; ``None``: the environment variable ``SKLABEL_DATA`` or, where
+    that is not set, scikit-learn's data home.
+download_if_missing : bool, default=True
+    Whether to download what is not there; otherwise that is an error.
+
+Returns
+-------
+bunch : Bunch
+    ``images`` uint8 of shape (n, ...), ``data`` the same flattened, ``target``
+    int64 of shape (n,), ``target_names``; the official parts ``x_train``,
+    ``y_train``, ``x_test``, ``y_test`` (views, in this order in ``images``);
+    ``path`` the file that was read.
+
+Raises
+------
+OSError
+    If the file is missing and may not or cannot be downloaded, or is damaged.
+"""
+
+
+def _documented(fetcher):
+    """Add the sections that all fetchers have to a docstring, where it has none."""
+    if fetcher.__doc__:  # there is none where Python runs without docstrings
+        own = split_sections(fetcher.__doc__)
+        fetcher.__doc__ = join_sections({**split_sections(_OF_ALL_FETCHERS), **own})
+    return fetcher
+
+
+@_documented
 def fetch_mnist(data_home=None, *, download_if_missing=True):
     """Load MNIST: 70,000 handwritten digits, grey, 28x28 pixels.
 
     Read from ``mnist.npz`` in the data folder; where that is missing, downloaded
     through torchvision (11 MB) and written there.
-
-    Parameters
-    ----------
-    data_home : str or pathlib.Path, default=None
-        The data folder; ``None``: the environment variable ``SKLABEL_DATA`` or, where
-        that is not set, scikit-learn's data home.
-    download_if_missing : bool, default=True
-        Whether to download what is not there; otherwise that is an error.
-
-    Returns
-    -------
-    bunch : Bunch
-        ``images`` uint8 of shape (n, ...), ``data`` the same flattened, ``target``
-        int64 of shape (n,), ``target_names``; the official parts ``x_train``,
-        ``y_train``, ``x_test``, ``y_test`` (views, in this order in ``images``);
-        ``path`` the file that was read.
-
-    Raises
-    ------
-    OSError
-        If the file is missing and may not or cannot be downloaded, or is damaged.
 
     References
     ----------
@@ -232,39 +245,19 @@ def fetch_mnist(data_home=None, *, download_if_missing=True):
     """
     return _fetch(
         ["mnist.npz"],
-        lambda folder: _from_torchvision("MNIST", folder),
+        _from_torchvision("MNIST"),
         _DIGITS,
         data_home,
         download_if_missing,
     )
 
 
+@_documented
 def fetch_fashion_mnist(data_home=None, *, download_if_missing=True):
     """Load Fashion-MNIST: 70,000 articles of clothing, grey, 28x28 pixels.
 
     Read from ``fashion-mnist.npz`` in the data folder; where that is missing,
     downloaded through torchvision (30 MB) and written there.
-
-    Parameters
-    ----------
-    data_home : str or pathlib.Path, default=None
-        The data folder; ``None``: the environment variable ``SKLABEL_DATA`` or, where
-        that is not set, scikit-learn's data home.
-    download_if_missing : bool, default=True
-        Whether to download what is not there; otherwise that is an error.
-
-    Returns
-    -------
-    bunch : Bunch
-        ``images`` uint8 of shape (n, ...), ``data`` the same flattened, ``target``
-        int64 of shape (n,), ``target_names``; the official parts ``x_train``,
-        ``y_train``, ``x_test``, ``y_test`` (views, in this order in ``images``);
-        ``path`` the file that was read.
-
-    Raises
-    ------
-    OSError
-        If the file is missing and may not or cannot be downloaded, or is damaged.
 
     References
     ----------
@@ -273,39 +266,19 @@ def fetch_fashion_mnist(data_home=None, *, download_if_missing=True):
     """
     return _fetch(
         ["fashion-mnist.npz"],
-        lambda folder: _from_torchvision("FashionMNIST", folder),
+        _from_torchvision("FashionMNIST"),
         _FASHION,
         data_home,
         download_if_missing,
     )
 
 
+@_documented
 def fetch_usps(data_home=None, *, download_if_missing=True):
     """Load USPS: 9,298 handwritten digits of zip codes, grey, 16x16 pixels.
 
     Read from ``usps.npz`` in the data folder; where that is missing, downloaded
     through torchvision (8 MB) and written there.
-
-    Parameters
-    ----------
-    data_home : str or pathlib.Path, default=None
-        The data folder; ``None``: the environment variable ``SKLABEL_DATA`` or, where
-        that is not set, scikit-learn's data home.
-    download_if_missing : bool, default=True
-        Whether to download what is not there; otherwise that is an error.
-
-    Returns
-    -------
-    bunch : Bunch
-        ``images`` uint8 of shape (n, ...), ``data`` the same flattened, ``target``
-        int64 of shape (n,), ``target_names``; the official parts ``x_train``,
-        ``y_train``, ``x_test``, ``y_test`` (views, in this order in ``images``);
-        ``path`` the file that was read.
-
-    Raises
-    ------
-    OSError
-        If the file is missing and may not or cannot be downloaded, or is damaged.
 
     References
     ----------
@@ -314,13 +287,14 @@ def fetch_usps(data_home=None, *, download_if_missing=True):
     """
     return _fetch(
         ["usps.npz"],
-        lambda folder: _from_torchvision("USPS", folder),
+        _from_torchvision("USPS"),
         _DIGITS,
         data_home,
         download_if_missing,
     )
 
 
+@_documented
 def fetch_cifar10(data_home=None, *, download_if_missing=True):
     """Load CIFAR-10: 60,000 small photographs, color, 32x32 pixels.
 
@@ -328,27 +302,6 @@ def fetch_cifar10(data_home=None, *, download_if_missing=True):
     whose images are JPEG files (``jpeg_train`` all bytes in a row, ``offsets_train``
     where each begins and the last ends, ``y_train``; likewise ``_test``). Where both
     are missing, downloaded through torchvision (170 MB) and written there.
-
-    Parameters
-    ----------
-    data_home : str or pathlib.Path, default=None
-        The data folder; ``None``: the environment variable ``SKLABEL_DATA`` or, where
-        that is not set, scikit-learn's data home.
-    download_if_missing : bool, default=True
-        Whether to download what is not there; otherwise that is an error.
-
-    Returns
-    -------
-    bunch : Bunch
-        ``images`` uint8 of shape (n, ...), ``data`` the same flattened, ``target``
-        int64 of shape (n,), ``target_names``; the official parts ``x_train``,
-        ``y_train``, ``x_test``, ``y_test`` (views, in this order in ``images``);
-        ``path`` the file that was read.
-
-    Raises
-    ------
-    OSError
-        If the file is missing and may not or cannot be downloaded, or is damaged.
 
     Notes
     -----
@@ -363,27 +316,20 @@ def fetch_cifar10(data_home=None, *, download_if_missing=True):
     """
     return _fetch(
         ["cifar10.npz", "cifar10-jpeg.npz"],
-        lambda folder: _from_torchvision("CIFAR10", folder),
+        _from_torchvision("CIFAR10"),
         _CIFAR10,
         data_home,
         download_if_missing,
     )
 
 
+@_documented
 def fetch_bloodmnist(data_home=None, *, download_if_missing=True):
     """Load BloodMNIST: 17,092 blood cells under the microscope, color, 28x28 pixels.
 
     Read from ``bloodmnist.npz`` in the data folder, or from ``blood-cells.npz``, a
     rebuilt copy with other random parts; where both are missing, downloaded from
     Zenodo (35 MB), checked against its checksum, and written there.
-
-    Parameters
-    ----------
-    data_home : str or pathlib.Path, default=None
-        The data folder; ``None``: the environment variable ``SKLABEL_DATA`` or, where
-        that is not set, scikit-learn's data home.
-    download_if_missing : bool, default=True
-        Whether to download what is not there; otherwise that is an error.
 
     Returns
     -------
@@ -392,11 +338,6 @@ def fetch_bloodmnist(data_home=None, *, download_if_missing=True):
         int64 of shape (n,), ``target_names``; the official parts ``x_train``,
         ``y_train``, ``x_val``, ``y_val``, ``x_test``, ``y_test`` (views, in this order
         in ``images``); ``path`` the file that was read.
-
-    Raises
-    ------
-    OSError
-        If the file is missing and may not or cannot be downloaded, or is damaged.
 
     References
     ----------
@@ -529,16 +470,22 @@ def _save_npz(path, arrays):
         scratch.unlink(missing_ok=True)
 
 
-def _from_torchvision(name, folder):
-    """Download one of torchvision's sets, which checks its files, as arrays."""
-    from torchvision import datasets
+def _from_torchvision(name):
+    """Return what downloads one of torchvision's sets, which checks its files."""
 
-    arrays = {}
-    for part in ("train", "test"):
-        images = getattr(datasets, name)(str(folder), part == "train", download=True)
-        arrays[f"x_{part}"] = np.asarray(images.data, dtype=np.uint8)
-        arrays[f"y_{part}"] = np.asarray(images.targets, dtype=np.int64)
-    return arrays
+    def download(folder):
+        from torchvision import datasets
+
+        arrays = {}
+        for part in ("train", "test"):
+            images = getattr(datasets, name)(
+                str(folder), part == "train", download=True
+            )
+            arrays[f"x_{part}"] = np.asarray(images.data, dtype=np.uint8)
+            arrays[f"y_{part}"] = np.asarray(images.targets, dtype=np.int64)
+        return arrays
+
+    return download
 
 
 def _from_zenodo(folder):

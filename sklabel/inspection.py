@@ -13,8 +13,8 @@ from ._core.optional import import_optional
 class ClusterDisplay:
     """The most and the least confident images of each cluster, one cluster in a row.
 
-    The most confident images tell what a cluster is about, the least confident ones where
-    its border runs. Use `from_estimator` or `from_predictions`.
+    The most confident images tell what a cluster is about, the least confident ones
+    where its border runs. Use `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ class ClusterDisplay:
             confidence = clusterer.score_samples(X)
         else:
             raise ValueError(
-                f"{type(clusterer).__name__} has neither predict_proba nor score_samples "
-                "to say how sure it is: use ClusterDisplay.from_predictions(X, labels, "
-                "confidence)."
+                f"{type(clusterer).__name__} has neither predict_proba nor "
+                "score_samples to say how sure it is: use "
+                "ClusterDisplay.from_predictions(X, labels, confidence)."
             )
         return cls.from_predictions(
             X,
@@ -180,9 +180,7 @@ class ClusterDisplay:
         if figure is None:
             size = (0.62 * n_columns + 1.2, 0.66 * len(self.sizes) + 0.5)
             figure = plt.figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(self.sizes), n_columns, squeeze=False)
-        for ax in axes.flat:
-            ax.set_axis_off()
+        axes = _image_axes(figure, len(self.sizes), n_columns)
         for line, (cluster, size) in zip(axes, self.sizes.items(), strict=True):
             rows = np.flatnonzero(self.labels == cluster)
             if len(rows) < min(size, 2 * n_images):
@@ -210,6 +208,13 @@ class ClusterDisplay:
         return self
 
 
+def _image_axes(figure, n_lines, n_columns):
+    axes = figure.subplots(n_lines, n_columns, squeeze=False)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return axes
+
+
 def _show(ax, image, cmap):
     # black and white are those of all images, not the darkest and brightest of this one
     ax.imshow(image, cmap=cmap, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
@@ -221,10 +226,10 @@ def _ends(rows, n):
 
 
 class SelectionDisplay:
-    """The images a selector chose, in the order of asking, and where they lie among all.
+    """The images a selector chose, in the order of asking, and their place among all.
 
-    The images tell what a person will be asked; the map tells what part of the data they
-    stand for. Use `from_estimator` or `from_selection`.
+    The images tell what a person will be asked; the map tells what part of the data
+    they stand for. Use `from_estimator` or `from_selection`.
 
     Parameters
     ----------
@@ -403,9 +408,7 @@ class SelectionDisplay:
         left, right = figure.subfigures(
             1, 2, width_ratios=[0.6 * n_columns, max(4.0, 0.75 * n_lines)]
         )
-        axes = left.subplots(n_lines, n_columns, squeeze=False)
-        for ax in axes.flat:
-            ax.set_axis_off()
+        axes = _image_axes(left, n_lines, n_columns)
         for i, (ax, image) in enumerate(zip(axes.flat, self.images, strict=False)):
             _show(ax, image, cmap)
             ax.set_title(i + 1, fontsize=8, pad=2)

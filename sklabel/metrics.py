@@ -408,8 +408,9 @@ def class_balance(y_selected, classes):
 def expected_calibration_error(y_true, probabilities, n_bins=15):
     """Return how far confidence and accuracy lie apart.
 
-    Rows are put into bins by their largest probability; the error is the mean difference
-    of accuracy and mean confidence of the bins, weighted by their numbers of rows.
+    Rows are put into bins by their largest probability; the error is the mean
+    difference of accuracy and mean confidence of the bins, weighted by their numbers of
+    rows.
 
     Parameters
     ----------
@@ -445,8 +446,8 @@ def expected_calibration_error(y_true, probabilities, n_bins=15):
     unknown = np.isnan(p).any(1)
     if unknown.any():
         raise ValueError(
-            f"Row {unknown.argmax()} of probabilities is NaN, as of a file that could not "
-            "be read: leave such rows out."
+            f"Row {unknown.argmax()} of probabilities is NaN, as of a file that could "
+            "not be read: leave such rows out."
         )
     if y_true.dtype.kind not in "iub":
         raise ValueError(

@@ -481,7 +481,8 @@ class _ClusteringScorer:
             name, parameters = type(last).__name__, last.get_params(deep=False)
             if last is last_step(estimator):  # clone does not copy what is frozen
                 raise ValueError(
-                    f'"stability" trains a second {name}, but this one is frozen: score '
+                    f'"stability" trains a second {name}, but this one is frozen: '
+                    "score "
                     "it without the FrozenEstimator around it."
                 )
             if "random_state" not in parameters:
@@ -544,8 +545,8 @@ def _confidence(estimator, X):
     if isinstance(clusterer, Learner):
         return clusterer.score_samples(rows)
     raise ValueError(
-        f'{type(clusterer).__name__} has no predict_proba, and so no "confidence": score '
-        'its "neighbor_agreement" or "silhouette".'
+        f'{type(clusterer).__name__} has no predict_proba, and so no "confidence": '
+        'score its "neighbor_agreement" or "silhouette".'
     )
 
 
@@ -557,13 +558,15 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
     figure : str, default="neighbor_agreement"
         What is scored, the higher the better:
 
-        - "neighbor_agreement": how often a row and its nearest neighbors in the embedding
-          share a cluster, 0 as by chance to 1 always; so that few clusters are no
-          advantage. Of maps: how often pixels side by side do;
-        - "silhouette": of the clusters in the embedding, -1 to 1, from at most 5000 rows;
+        - "neighbor_agreement": how often a row and its nearest neighbors in the
+          embedding share a cluster, 0 as by chance to 1 always; so that few clusters
+          are no advantage. Of maps: how often pixels side by side do;
+        - "silhouette": of the clusters in the embedding, -1 to 1, from at most 5000
+          rows;
         - "stability": how well a second training with another seed, on the rows to be
-          scored, finds the same clusters: adjusted Rand index, 0 as by chance to 1. Costs
-          a training, so the clusterer must not be frozen, and needs a ``random_state``;
+          scored, finds the same clusters: adjusted Rand index, 0 as by chance to 1.
+          Costs a training, so the clusterer must not be frozen, and needs a
+          ``random_state``;
         - "confidence": mean probability of the rows' clusters, or the mean of
           ``score_samples``. Of little worth alone: it grows as clusters become fewer.
 
@@ -578,8 +581,8 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y=None)``; to be given as ``scoring=`` to ``GridSearchCV``
-        and the like.
+        ``scorer(estimator, X, y=None)``; to be given as ``scoring=`` to
+        ``GridSearchCV`` and the like.
 
     Raises
     ------
@@ -589,9 +592,9 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
 
     Notes
     -----
-    None of these figures knows what you want to tell apart. Of settings that score alike,
-    take the one with most clusters: whole kinds that share a cluster cost them little. Look
-    at the images of each cluster before you believe it.
+    None of these figures knows what you want to tell apart. Of settings that score
+    alike, take the one with most clusters: whole kinds that share a cluster cost them
+    little. Look at the images of each cluster before you believe it.
 
     Examples
     --------

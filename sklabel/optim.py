@@ -7,9 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 VARIANTS = ("simclr", "byol", "larc", "clip")
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-# torch has it from 2.4 on
-_NORMS += (nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 class LARS(Optimizer):
@@ -21,7 +19,8 @@ class LARS(Optimizer):
         Parameters, or dicts of groups. A group with ``adapt=False`` gets neither ratio
         nor decay, only momentum: biases and norms, see `param_groups`.
     lr : float
-        Learning rate, >= 0. Published: 0.3 to 4.8 with a ``trust_coefficient`` of 0.001.
+        Learning rate, >= 0. Published: 0.3 to 4.8 with a ``trust_coefficient`` of
+        0.001.
     momentum : float, default=0.9
         In [0, 1).
     weight_decay : float, default=0
@@ -175,9 +174,9 @@ def param_groups(module, weight_decay):
     Returns
     -------
     groups : list of two dicts
-        For a torch optimizer or `LARS`. The first: trainable parameters with two axes or
-        more outside of norm layers. The second, without decay and with ``adapt=False``:
-        all other trainable ones (biases, norms). A group may be empty.
+        For a torch optimizer or `LARS`. The first: trainable parameters with two axes
+        or more outside of norm layers. The second, without decay and with
+        ``adapt=False``: all other trainable ones (biases, norms). A group may be empty.
     """
     decayed, plain, seen = [], [], set()
     for part in module.modules():
@@ -332,8 +331,8 @@ def exponential_decay(
     warmup_steps : int, default=0
         Steps of the linear part. Noisy Student: 5 of 350 epochs.
     interval : float, default=2.4 / 350
-        Share of ``total_steps`` after which the factor falls, > 0. Noisy Student: 2.4 of
-        350 epochs, so that the rate ends at about a hundredth.
+        Share of ``total_steps`` after which the factor falls, > 0. Noisy Student: 2.4
+        of 350 epochs, so that the rate ends at about a hundredth.
     factor : float, default=0.97
         Times the rate at each.
 

@@ -1,4 +1,4 @@
-"""Published encoders: architecture, weights, and the preprocessing that belongs to them."""
+"""Published encoders: architecture, weights, and their preprocessing."""
 
 import functools
 import logging
@@ -464,7 +464,7 @@ def open_clip_model(
 
 
 def _about(name, tags, file):
-    """Return what all published weights of these tags want; warn if a file may differ."""
+    """Return what all weights of these tags want; warn if a file may differ."""
     open_clip = import_optional("open_clip", extra="clip")
     configs = [open_clip.get_pretrained_cfg(name, tag) for tag in tags if tag]
     keys = {key for config in configs for key in config} - {"url", "hf_hub"}
@@ -475,10 +475,11 @@ def _about(name, tags, file):
         usual |= {"quick_gelu": False, **open_clip.get_model_config(name)}
         taken = [f"{key}={usual.get(key)}" for key in values if key not in about]
         warn(
-            f"weights={str(file)!r} does not say what it wants, and published weights of "
-            f"'open_clip/{name}' differ: {', '.join(taken)} is taken. If it wants "
-            'another, give a folder with its configuration, "open_clip/local-dir:FOLDER"'
-            ', or for quick_gelu=True the name that ends in "-quickgelu".'
+            f"weights={str(file)!r} does not say what it wants, and published weights "
+            f"of 'open_clip/{name}' differ: {', '.join(taken)} is taken. If it wants "
+            "another, give a folder with its configuration, "
+            '"open_clip/local-dir:FOLDER", or for quick_gelu=True the name that ends '
+            'in "-quickgelu".'
         )
     return about
 

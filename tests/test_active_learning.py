@@ -1,4 +1,4 @@
-"""The loop: what is asked, what is learned, a person who refuses, a process that ends."""
+"""The loop: what is asked and learned, a person who refuses, a lost process."""
 
 import pickle
 import warnings
@@ -259,9 +259,7 @@ def test_images_are_embedded_once_for_selectors_of_vectors():
 def test_the_published_loop_in_one_line():
     images, target = load_digit_images(return_X_y=True)
     images, target = images[:300], target[:300]
-    ccl = CCLClassifier(
-        embedder=AutoencoderTransformer(10, max_epochs=10), max_steps=40
-    )
+    ccl = CCLClassifier(embedder=AutoencoderTransformer(10, max_steps=5), max_steps=5)
     loop = short(ccl, selector=UncertaintySelector("entropy"), n_samples=20)
     loop.set_params(initial_selector=RandomSelector()).fit(images, target)
     assert [step["n_labeled"] for step in loop.history_] == [20, 40, 60]

@@ -10,57 +10,39 @@ import pytest
 ROOT = Path(__file__).parents[1] / "sklabel"
 FILES = sorted(ROOT.rglob("*.py"))
 
-# A file may import from lower floors only. A folder stands on the floor of its files.
-FLOORS = {
-    "_warn": -1,
-    "_labels": 0,
-    "_optional": 0,
-    "losses": 1,
-    "augment": 1,
-    "modules": 1,
-    "optim": 1,
-    "text": 1,
-    "metrics": 1,
-    "datasets": 1,
-    "_data": 2,
-    "_display": 1,
-    "_calibration": 1,
-    "_persistence": 2,
-    "backbones": 2,
-    "neighbors": 2,
-    "pretrained": 2.5,
-    "inspection": 3,
-    "_callbacks": 3,
-    "_net": 3,
-    "_base": 4,
-    "embedding": 5,
-    "_codes": 5.5,
-    "_held": 5.5,
-    "_kcenter": 2.5,
-    "clustering": 6,
-    "classification": 6,
-    "selection": 7,
-    "active_learning": 8,
-    "model_selection": 8,
-    "_cli": 8.5,
-    "__init__": 9,
-    "__main__": 9,
-}
+# Rooms by floor, the ground floor first. A room is a file or a folder; in the engine,
+# `_core`, and its `roles` every file is one. A file imports from lower floors only, or
+# from its own room.
+FLOORS = [
+    ["losses", "augment", "modules", "optim", "neighbors"]
+    + ["_core.docstrings", "_core.optional", "_core.samples", "_core.warn"],
+    ["backbones", "datasets", "text", "_core.calibration", "_core.callbacks"]
+    + [
+        "_core.display",
+        "_core.few_shot",
+        "_core.inputs",
+        "_core.kcenter",
+        "_core.labels",
+    ]
+    + ["_core.persistence", "_core.samplers"],
+    ["inspection", "metrics", "pretrained", "_core.class_names", "_core.net"],
+    ["_core.health", "_core.parameters"],
+    ["_core.learner"],
+    ["_core.nested", "_core.roles.embedding", "_core.roles.clustering"]
+    + ["_core.roles.classification"],
+    ["_core.codes", "_core.roles.selection"],
+    ["embedding"],
+    ["clustering", "classification"],
+    ["selection"],
+    ["active_learning", "model_selection"],
+    ["__init__"],
+    ["cli"],
+    ["__main__"],
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms}
+# lists of folders whose files are rooms
+EMPTY = {("_core", "__init__"), ("_core", "roles", "__init__")}
 METHOD_FOLDERS = {"embedding", "clustering", "classification", "selection"}
-# Files that the others of their folder import from, from the bottom up.
-STEPS = {
-    "losses": ["_precision"],
-    "augment": [
-        "policy",
-        "vectors",
-        "weak",
-        "contrastive",
-        "operations",
-        "ctaugment",
-        "randaugment",
-    ],
-    **{folder: ["_base"] for folder in METHOD_FOLDERS},
-}
 PURE_TORCH = ["losses", "augment", "modules", "optim"]
 # What `import sklabel` must not load: extras, and what takes long to load. (pandas and
 # IPython are loaded by scikit-learn and tqdm themselves where they are installed.)
@@ -110,11 +92,11 @@ def own_imports(path):
             yield line, tuple(module.split(".")[1:]) or ("__init__",)
 
 
-def floor(parts):
-    """Return the floor of a module of sklabel, and its step within a folder."""
-    steps = STEPS.get(parts[0], [])
-    step = steps.index(parts[-1]) - len(steps) if parts[-1] in steps else 0
-    return FLOORS[parts[0]], step
+def room(parts):
+    """Return the room of a module: ("_core", "roles", "embedding") is one."""
+    engine = {("_core",): 2, ("_core", "roles"): 3}
+    depth = engine.get(parts[:2], engine.get(parts[:1], 1))
+    return ".".join(parts[:depth])
 
 
 def identity(path):
@@ -129,23 +111,44 @@ def test_there_is_something_to_look_at():
 
 @pytest.mark.parametrize("path", FILES, ids=identity)
 def test_every_file_has_a_floor(path):
-    assert dotted(path)[0] in FLOORS, (
-        f"{identity(path)} stands on no floor: add it to FLOORS in {__file__}"
-    )
+    if dotted(path) not in EMPTY:
+        assert room(dotted(path)) in FLOOR, (
+            f"{identity(path)} stands on no floor: add it to FLOORS in {__file__}"
+        )
+
+
+def test_every_room_is_there():
+    assert set(FLOOR) == {room(dotted(p)) for p in FILES if dotted(p) not in EMPTY}
 
 
 @pytest.mark.parametrize("path", FILES, ids=identity)
 def test_imports_go_down(path):
-    here = dotted(path)
+    here = room(dotted(path))
     for line, parts in own_imports(path):
         where = f"{identity(path)}.py:{line} imports {'.'.join(parts)}"
-        assert parts[0] in FLOORS or here == ("__init__",), f"{where}: no such module"
-        if here[-1] == "__init__":
-            # a public list imports the files it lists
-            inside = parts[: len(here) - 1] == here[:-1]
-            assert inside or floor(parts) < floor(here), where
-        else:
-            assert floor(parts) < floor(here), f"{where}: not a lower floor"
+        there = room(parts)
+        assert there in FLOOR, f"{where}: no such module"
+        assert there == here or FLOOR[there] < FLOOR[here], f"{where}: not below"
+
+
+def test_no_circle_within_a_room():
+    below = {dotted(path): {parts for _, parts in own_imports(path)} for path in FILES}
+    below = {here: {p for p in parts if p in below} for here, parts in below.items()}
+
+    def walk(here, way):
+        assert here not in way, f"circle: {[*way, here]}"
+        for there in below[here] - {here}:
+            walk(there, (*way, here))
+
+    for here in below:
+        walk(here, ())
+
+
+def test_the_engine_knows_no_method():
+    for path in FILES:
+        if dotted(path)[0] == "_core":
+            known = {parts[0] for _, parts in own_imports(path)}
+            assert not known & METHOD_FOLDERS, identity(path)
 
 
 @pytest.mark.parametrize("path", FILES, ids=identity)
@@ -166,7 +169,7 @@ def test_only_the_net_knows_skorch():
         for _, module, _ in imports(path)
         if module.split(".")[0] == "skorch"
     }
-    assert users == {"_net"}
+    assert users == {"_core/net"}
 
 
 @pytest.mark.parametrize("name", PURE_TORCH)
@@ -182,7 +185,7 @@ def test_building_blocks_stand_on_torch_alone(name):
 
 def test_low_floors_do_not_know_estimators():
     for path in FILES:
-        if FLOORS[dotted(path)[0]] <= 1:
+        if FLOOR.get(room(dotted(path))) == 1:
             found = [
                 line for line, module, _ in imports(path) if module == "sklearn.base"
             ]
@@ -207,6 +210,23 @@ def test_import_is_light():
     assert done.stderr == ""
 
 
+def test_options_are_read_before_anything_is_loaded():
+    code = (
+        "import sys, sklabel.cli\n"
+        "sklabel.cli.main(['fit', '--help'])\n"
+        "sklabel.cli.main(['fit', '--steps', '0'])\n"
+        "print([m for m in ('numpy', 'torch', 'sklearn') if m in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT.parent,
+        check=True,
+    )
+    assert done.stdout.endswith("\n[]\n")
+
+
 def test_a_missing_optional_package_is_named(monkeypatch, tmp_path):
     from sklabel._core.optional import import_optional
 
@@ -224,15 +244,21 @@ def test_the_reader_of_imports_reads(tmp_path, monkeypatch):
     (tmp_path / "embedding").mkdir()
     path = tmp_path / "embedding" / "_x.py"
     path.write_text(
-        "import os\nfrom .._base import A\nfrom . import _y\nfrom ..losses import b\n"
-        "from .. import modules\n\ndef f():\n    from sklabel.selection import c\n"
+        "import os\nfrom .._core.net import A\nfrom . import _y\nfrom ..losses import "
+        "b\nfrom .. import modules\n\ndef f():\n    from sklabel.selection import c\n"
     )
-    assert [parts for _, parts in own_imports(path)] == [
-        ("_base",),
+    found = [parts for _, parts in own_imports(path)]
+    assert found == [
+        ("_core", "net"),
         ("embedding", "_y"),
         ("losses",),
         ("modules",),
         ("selection",),
     ]
-    bad = [p for _, p in own_imports(path) if not floor(p) < floor(("embedding", "_x"))]
-    assert bad == [("embedding", "_y"), ("selection",)]
+    assert [room(parts) for parts in found] == [
+        "_core.net",
+        "embedding",
+        "losses",
+        "modules",
+        "selection",
+    ]

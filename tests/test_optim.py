@@ -1,4 +1,4 @@
-"""LARS, schedules and parameter groups against golden values and torch's conventions."""
+"""LARS, schedules, parameter groups: golden values and torch's conventions."""
 
 import copy
 import io

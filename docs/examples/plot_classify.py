@@ -36,9 +36,9 @@ classifier = FixMatchClassifier(
 # Sort by confidence
 # ------------------
 #
-# Left: the 1,757 images from the least to the most confident, and how many of all errors
-# have been met on the way. Right: the least confident images, with the class they were
-# given, and the true one where it differs.
+# Left: the 1,757 images from the least to the most confident, and how many of all
+# errors have been met on the way. Right: the least confident images, with the class
+# they were given, and the true one where it differs.
 
 rest = np.flatnonzero(y == -1)
 p = classifier.predict_proba(X[rest])

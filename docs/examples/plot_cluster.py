@@ -4,7 +4,8 @@ What groups are there, before anybody has labeled an image?
 
 1,797 images of handwritten digits, not one label.
 :class:`~sklabel.clustering.SCANClusterer` learns an embedding, finds the nearest
-neighbors of each image in it, and trains a network that puts neighbors into one cluster.
+neighbors of each image in it, and trains a network that puts neighbors into one
+cluster.
 """
 
 # %%
@@ -12,8 +13,8 @@ neighbors of each image in it, and trains a network that puts neighbors into one
 # -------
 #
 # The views fit digits: no mirror images, most of the digit in view. With fewer than 200
-# images of a kind and a short training, few rows reach the published confidence of 0.99,
-# and self-labeling would learn from these alone; 0.9 lets more of them take part.
+# images of a kind and a short training, few rows reach the published confidence of
+# 0.99, and self-labeling would learn from these alone; 0.9 lets more of them take part.
 
 import matplotlib.pyplot as plt
 import numpy as np

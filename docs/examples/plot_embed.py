@@ -12,8 +12,8 @@ one label, and looked at before and after.
 # -----
 #
 # :class:`~sklabel.embedding.MoCoTransformer` here; every other embedder is used in the
-# same way. One step at a rate of nearly zero gives the untrained encoder. The views keep
-# what a digit means: not mirrored, most of it visible, turned a little.
+# same way. One step at a rate of nearly zero gives the untrained encoder. The views
+# keep what a digit means: not mirrored, most of it visible, turned a little.
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -2,12 +2,12 @@
 An encoder from elsewhere, twenty labels
 ========================================
 
-Somebody has trained a network on other images, and gives its weights away. It embeds yours
-without any training; USL chooses twenty of them; a linear head labels the rest.
+Somebody has trained a network on other images, and gives its weights away. It embeds
+yours without any training; USL chooses twenty of them; a linear head labels the rest.
 
-Published weights would be downloaded here, ``PretrainedTransformer("resnet18")``. To need no
-network connection, the file of weights is made first: from the digits 0 to 4, without labels.
-The images to label are the digits 5 to 9, which it has never seen.
+Published weights would be downloaded here, ``PretrainedTransformer("resnet18")``. To
+need no network connection, the file of weights is made first: from the digits 0 to 4,
+without labels. The images to label are the digits 5 to 9, which it has never seen.
 """
 
 # %%
@@ -51,8 +51,9 @@ torch.save(trained.encoder_.body.state_dict(), weights)
 # Choose and label: one pipeline
 # ------------------------------
 #
-# The last step asks for twenty labels, and sees no other; here they are uncovered from y.
-# ``cache_dir`` keeps the vectors: each image is embedded once, whatever is fitted on them.
+# The last step asks for twenty labels, and sees no other; here they are uncovered from
+# y. ``cache_dir`` keeps the vectors: each image is embedded once, whatever is fitted on
+# them.
 
 X, y = images[truth >= 5], truth[truth >= 5]
 embedder = PretrainedTransformer(
@@ -95,5 +96,5 @@ axes.set_xlabel("accuracy on the other images, 20 labels, five seeds")
 plt.show()
 
 # %%
-# ``FixMatchClassifier(backbone=embedder)`` takes the network as its start and trains it further,
-# on the unlabeled images too; it wants some hundred steps.
+# ``FixMatchClassifier(backbone=embedder)`` takes the network as its start and trains it
+# further, on the unlabeled images too; it wants some hundred steps.

@@ -55,8 +55,8 @@ for part, (name, rows) in zip(figure.subfigures(2, 1), chosen.items(), strict=Tr
 plt.show()
 
 # %%
-# One draw proves little. Over ten seeds, the mean share of the ten digits that are among
-# the 20 chosen images:
+# One draw proves little. Over ten seeds, the mean share of the ten digits that are
+# among the 20 chosen images:
 
 for name, selector in (("USL", USLSelector(20)), ("random", RandomSelector(20))):
     shares = [

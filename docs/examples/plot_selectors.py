@@ -2,9 +2,10 @@
 Four ways to choose 20 images
 =============================
 
-Four selectors choose 20 of 1,797 images of handwritten digits, all in the same embedding,
-none with a label: at random, the most typical ones of each group (USL), rows that cover all
-others (core-set), and typical ones of groups that a network learns (USL-T).
+Four selectors choose 20 of 1,797 images of handwritten digits, all in the same
+embedding, none with a label: at random, the most typical ones of each group (USL), rows
+that cover all others (core-set), and typical ones of groups that a network learns
+(USL-T).
 """
 
 # %%
@@ -33,9 +34,9 @@ Z = embedder.transform(X)
 # The chosen images
 # -----------------
 #
-# :class:`~sklabel.inspection.SelectionDisplay` shows them in the order of asking, and where
-# they lie on a map of all. USL keeps to the dense places; core-set goes to the borders, where
-# the odd digits are.
+# :class:`~sklabel.inspection.SelectionDisplay` shows them in the order of asking, and
+# where they lie on a map of all. USL keeps to the dense places; core-set goes to the
+# borders, where the odd digits are.
 
 selectors = {
     "random": RandomSelector(20),
@@ -53,9 +54,9 @@ plt.show()
 # What are they worth?
 # --------------------
 #
-# Over five seeds: the share of the ten digits that is among the chosen ones, and the accuracy
-# of a logistic regression that has seen these 20 alone, on all other images. The true classes
-# come in here, and nowhere before.
+# Over five seeds: the share of the ten digits that is among the chosen ones, and the
+# accuracy of a logistic regression that has seen these 20 alone, on all other images.
+# The true classes come in here, and nowhere before.
 
 classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")

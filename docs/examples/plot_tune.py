@@ -2,9 +2,9 @@
 Which threshold, when only 100 rows have a label?
 =================================================
 
-FixMatch learns from its own predictions where their probability reaches `threshold`. How
-high should it be, and how long should training last? The 100 labels are all there is to
-decide by. scikit-learn's own folds would count -1 as a class;
+FixMatch learns from its own predictions where their probability reaches `threshold`.
+How high should it be, and how long should training last? The 100 labels are all there
+is to decide by. scikit-learn's own folds would count -1 as a class;
 :class:`~sklabel.model_selection.LabeledKFold` folds the labeled rows and leaves all
 unlabeled ones in every training part.
 """
@@ -41,9 +41,9 @@ search = GridSearchCV(
 # Compare with the truth
 # ----------------------
 #
-# In this example the classes of the unlabeled rows are known, so each candidate can also
-# be fitted on all 100 labels and scored on the other rows: what the search tries to guess.
-# Bars are one standard error over the three folds.
+# In this example the classes of the unlabeled rows are known, so each candidate can
+# also be fitted on all 100 labels and scored on the other rows: what the search tries
+# to guess. Bars are one standard error over the three folds.
 
 rest = y == -1
 results = search.cv_results_
@@ -78,5 +78,5 @@ print(search.best_params_)
 
 # %%
 # Among trainings of one length the search does not put the thresholds in the measured
-# order: 100 labels, 33 of them in each test part, are too few to decide. That the longer
-# training is better, they can tell.
+# order: 100 labels, 33 of them in each test part, are too few to decide. That the
+# longer training is better, they can tell.

@@ -1,29 +1,36 @@
-"""What learns in the codes of an embedder: fit it, and train on a copy of its network."""
+"""What learns in the codes of an embedder: fit it, and train a copy of its network."""
 
 import copy
+from dataclasses import KW_ONLY
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from ..embedding import AutoencoderTransformer
 from ..losses import sharpened_targets, student_assignment
+from ..modules import Method
 from .learner import Learner, unfrozen
 
 
-class CenteredCodes(nn.Module):
+class CenteredCodes(Method):
     """Codes assigned softly to centers, which must become like a sharper assignment.
 
     Subclasses set ``q`` after each round and give the loss.
     """
 
-    def __init__(self, embed, centers, **settings):
-        super().__init__()
-        self.embed = embed
-        self.centers = nn.Parameter(centers)  # (K, D)
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.q = None  # of all readable rows, after the last round
-        self.labels = self.targets = None
+    embed: nn.Module
+    centers: torch.Tensor  # (K, D)
+    _: KW_ONLY
+    alpha: float
+    cluster_weight: float
+    reconstruction_weight: float
+
+    training_only: ClassVar[tuple[str, ...]] = ("q", "labels", "targets")
+
+    def __post_init__(self):
+        self.centers = nn.Parameter(self.centers)
+        # of all readable rows, after the last round
+        self.q = self.labels = self.targets = None
 
     @property
     def backbone(self):
@@ -40,40 +47,35 @@ class CenteredCodes(nn.Module):
         self.targets = torch.zeros(len(samples), q.shape[1], device=net.device)
         self.targets[samples.good] = sharpened_targets(q).to(net.device)
 
-    def drop_training_state(self):
-        """Drop what is of use in training only."""
-        self.q = self.labels = self.targets = None
-
 
 class CodesMixin:
-    """For estimators with ``embedder``, ``backbone`` and ``reconstruction_weight``."""
+    """For estimators with ``embedder``, ``backbone`` and ``reconstruction_weight``.
+
+    Where ``embedder`` is None, it is a ``_default_embedder``, a class that the method
+    names.
+    """
 
     def _fit_embedder(self, X):
-        """Return the embedder, fitted; by default an autoencoder with codes of 10."""
+        """Return the embedder, fitted; by default it has codes of 10."""
         embedder = self.embedder
         if embedder is None:
-            embedder = AutoencoderTransformer(
-                n_components=10,
-                device=self.device,
-                precision=self.precision,
-                verbose=self.verbose,
-            )
+            embedder = self._new_embedder(n_components=10)
         inner = unfrozen(embedder)
         if getattr(inner, "output", "backbone") != "backbone":
             raise ValueError(
-                f'embedder={type(inner).__name__}(output="{inner.output}") has its codes '
-                'behind the network that is trained on: use output="backbone".'
+                f'embedder={type(inner).__name__}(output="{inner.output}") has its '
+                'codes behind the network that is trained on: use output="backbone".'
             )
         if (
             self.reconstruction_weight
             and isinstance(inner, Learner)
-            and not isinstance(inner, AutoencoderTransformer)
+            and not hasattr(inner, "inverse_transform")
         ):
             raise _no_decoder(inner)
         return self._fit_on_backbone(embedder, X)
 
     def _build_embed(self):
-        """Return a trainable copy of what gives the codes, and draws samples from them."""
+        """Return a trainable copy of the encoder, with its decoder if it has one."""
         trained = unfrozen(self.embedder_)
         if not hasattr(trained, "encoder_"):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Docstrings (numpydoc) that say what is inherited: each text stands once in the code."""
+"""Docstrings (numpydoc) that say what is inherited: each text stands once."""
 
 import inspect
 import re
@@ -20,11 +20,11 @@ def join_docstring(cls, defaults):
     """
     if not vars(cls).get("__doc__"):  # none, or Python runs without docstrings
         return
-    sections = _sections(cls.__doc__)
+    sections = split_sections(cls.__doc__)
     parameters, attributes = {}, {}
     for parent in reversed(cls.__mro__):
         if "_parameter_constraints" in vars(parent):
-            described = _sections(parent.__doc__ or "")
+            described = split_sections(parent.__doc__ or "")
             _update(parameters, described.get("Parameters", ""))
             _update(attributes, described.get("Attributes", ""))
     texts = [
@@ -40,11 +40,7 @@ def join_docstring(cls, defaults):
         "Parameters": "\n".join(texts),
         "Attributes": "\n".join({**first, **attributes, **first}.values()),
     }
-    cls.__doc__ = "\n\n".join(
-        f"{title}\n{'-' * len(title)}\n{text}" if title else text
-        for title, text in {**whole, **sections}.items()
-        if text
-    )
+    cls.__doc__ = join_sections({**whole, **sections})
 
 
 def _update(known, section):
@@ -55,11 +51,20 @@ def _update(known, section):
         known[name] = text
 
 
-def _sections(docstring):
+def split_sections(docstring):
     """Return the text of each section by title; what comes before them is titled ""."""
     parts = re.split(r"^(\S.*)\n-{3,}\n", inspect.cleandoc(docstring), flags=re.M)
     titles, texts = ["", *parts[1::2]], [parts[0], *parts[2::2]]
     return {title: text.rstrip() for title, text in zip(titles, texts, strict=True)}
+
+
+def join_sections(sections):
+    """Return the docstring of these sections; those without a text are left out."""
+    return "\n\n".join(
+        f"{title}\n{'-' * len(title)}\n{text}" if title else text
+        for title, text in sections.items()
+        if text
+    )
 
 
 def _entries(section):

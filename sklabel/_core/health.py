@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ..metrics import effective_rank, feature_std
+from ..modules import Snapshot
 from ..neighbors import kneighbors
 from .samples import evenly_spaced
 from .warn import warn
@@ -14,7 +15,7 @@ class CollapseWarning(UserWarning):
 
 
 def watch_features(net, samples, n_rows=256):
-    """Return spread and effective rank of the features of some rows, for the history."""
+    """Return spread and effective rank of some rows' features, for the history."""
     net.module_.eval()
     x = net.to_device(samples[samples.spread(n_rows)])
     with torch.inference_mode(), net.autocast():
@@ -26,43 +27,74 @@ def watch_features(net, samples, n_rows=256):
     }
 
 
-def check_information(clusterer, what):
-    """Say so where views say next to nothing of each other (IIC)."""
-    history = clusterer.net_.history  # empty where Ctrl-C broke off the first epoch
-    found = history[-1].get("information", np.inf) if history else np.inf
-    best = np.log(clusterer.n_clusters)
-    if found < 0.05 * best:
-        warn(
-            f"The clusters of {what} say next to nothing of each other: information "
-            f"{found:.3f}, at best {best:.2f}. Raise lr={clusterer.lr} or "
-            f"max_epochs={clusterer.max_epochs}, or change augment.",
-            CollapseWarning,
-        )
-
-
 def cluster_metrics(p, neighbors=None):
     """Return what shows trouble without labels: how the rows (n, K) lie in clusters."""
     labels = p.argmax(1)
     counts = torch.bincount(labels, minlength=p.shape[1])
-    figures = {
+    metrics = {
         "largest_cluster": float(counts.max() / len(p)),
         "clusters_used": int((counts > 0).sum()),
         "confident_share": float((p.max(1).values > 0.99).float().mean()),
     }
     if neighbors is not None:
         same = labels[torch.from_numpy(neighbors[:, 1:])] == labels[:, None]
-        figures["neighbor_agreement"] = float(same.float().mean())
-    return figures
+        metrics["neighbor_agreement"] = float(same.float().mean())
+    return metrics
 
 
-def lost_clusters(used, labels):
-    """Return which of the clusters that were in use (K,) have no row any more.
+class BestClusters(Snapshot):
+    """A copy of modules from the best epoch in which no cluster was lost.
 
-    Not by their number: one may come into use as another is lost.
+    A cluster is lost when its last row leaves it.
+
+    Parameters
+    ----------
+    n_clusters : int
+    *parts : nn.Module
+        What is copied.
     """
-    lost = used.clone()
-    lost[labels.unique()] = False
-    return lost
+
+    def __init__(self, n_clusters, *parts):
+        super().__init__(*parts)
+        # a buffer: a fit that continues from a checkpoint has not seen the start
+        self.register_buffer("used", torch.zeros(n_clusters, dtype=torch.bool))
+
+    @property
+    def started(self):
+        """Whether the state before the first step is known."""
+        return bool(self.used.any())
+
+    def start(self, labels, loss, *parts):
+        """Keep the state before the first step, and which clusters are in use in it."""
+        self.used[labels.unique()] = True
+        self.keep_if_better(loss, *parts)
+
+    def judge(self, net, labels, loss, *parts):
+        """Keep an epoch if its loss is lower; end the training if a cluster was lost.
+
+        Parameters
+        ----------
+        net : Net
+        labels : Tensor of int of shape (n,)
+            Cluster of each row after the epoch.
+        loss : float
+        *parts : nn.Module
+            As given at the start.
+
+        Returns
+        -------
+        best : bool
+            Whether the epoch is kept.
+        n_lost : int
+            Clusters lost.
+        """
+        # not by their number: one may come into use as another is lost
+        lost = self.used.clone()
+        lost[labels.unique()] = False
+        if lost.any():
+            net.stop()
+        best = not lost.any() and self.keep_if_better(loss, *parts)
+        return best, int(lost.sum())
 
 
 def neighbor_agreement(Z, labels, n_rows=1000, n_neighbors=10):
@@ -80,31 +112,40 @@ def watch_accuracy(net, samples, rows, codes):
     return {"held_accuracy": float((p.argmax(1).numpy() == codes).mean())}
 
 
-def set_n_clusters(
-    clusterer, remedy, remedy_largest, prior=None, of="rows", largest=0.5
+def check_cluster_sizes(
+    sizes, n_clusters, remedies, prior=None, of="rows", largest=0.5
 ):
-    """Set ``n_clusters_`` by ``labels_``, and warn of missing or too large clusters.
+    """Warn if clusters are missing, or if one of them is too large.
 
-    ``prior``: the shares that they were asked to have; None: equal ones. ``of``: what
-    has labels. ``largest``: the share of one cluster that is too large, where there are
-    more than a few.
+    Parameters
+    ----------
+    sizes : ndarray of int of shape (n_used,)
+        Of the clusters in use.
+    n_clusters : int
+        How many were requested.
+    remedies : tuple of two str
+        What to do about missing clusters, and about one that is too large.
+    prior : ndarray of shape (n_clusters,) or None
+        Shares that the clusters were asked to have; None: equal ones.
+    of : str
+        What has clusters.
+    largest : float
+        Share of one cluster that is too large, where there are more than a few.
     """
-    sizes = np.bincount(clusterer.labels_[clusterer.labels_ >= 0])
-    clusterer.n_clusters_, wanted = len(sizes), clusterer.n_clusters
-    share, expected = sizes.max() / sizes.sum(), 0.0
+    wanted, expected = n_clusters, 0.0
     if prior is not None:
         wanted, expected = int((prior > 0).sum()), float(prior.max())
+    share = sizes.max() / sizes.sum()
+    too_large = max(min(max(largest, 3 / wanted), 0.95), (1 + expected) / 2)
     if len(sizes) < wanted:
         warn(
-            f"Only {len(sizes)} of n_clusters={clusterer.n_clusters} clusters are in use; "
-            f"sizes {sizes.tolist()}. {remedy}.",
+            f"Only {len(sizes)} of n_clusters={n_clusters} clusters are in use; "
+            f"sizes {sizes.tolist()}. {remedies[0]}.",
             CollapseWarning,
         )
-    elif wanted > 1 and share > max(
-        min(max(largest, 3 / wanted), 0.95), (1 + expected) / 2
-    ):
+    elif wanted > 1 and share > too_large:
         warn(
-            f"One cluster holds {share:.0%} of the {of}. {remedy_largest}.",
+            f"One cluster holds {share:.0%} of the {of}. {remedies[1]}.",
             CollapseWarning,
         )
 

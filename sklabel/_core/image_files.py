@@ -22,6 +22,9 @@ class ImageFiles:
     size : (int, int)
         Height and width; other sizes are resized, anti-aliased, without regard to the
         aspect ratio, so that nothing of an image is cut off.
+    skip : bool, default=False
+        Whether a file that cannot be read is black, marked in ``bad`` and explained in
+        ``errors``; otherwise it is an error.
 
     Notes
     -----
@@ -30,10 +33,12 @@ class ImageFiles:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, paths, size):
+    def __init__(self, paths, size, skip=False):
         self.paths = np.asarray(paths, dtype=object)
         self.size = size
+        self.skip = skip
         self.bad = np.zeros(len(paths), bool)
+        self.errors = {}  # row: what is wrong with its file
         self._cache = self._cached = None
 
     def __len__(self):
@@ -78,20 +83,24 @@ class ImageFiles:
             yield from pool.map(self._decode, rows)
 
     def _decode(self, row):
-        if self.bad[row]:
-            return np.zeros((*self.size, 3), np.uint8)
-        path = self.paths[row]
-        try:
-            with Image.open(path) as image:
-                image.draft("RGB", self.size[::-1])  # JPEG: decode at reduced scale
-                image = ImageOps.exif_transpose(image).convert("RGB")
-                if image.size != self.size[::-1]:
-                    image = image.resize(
-                        self.size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0
-                    )
-                return np.asarray(image)
-        except UNREADABLE as error:
-            raise unreadable(path, error) from error
+        if not self.bad[row]:
+            try:
+                return self._open(self.paths[row])
+            except UNREADABLE as error:
+                if not self.skip:
+                    raise unreadable(self.paths[row], error) from error
+                self.bad[row], self.errors[row] = True, str(error)
+        return np.zeros((*self.size, 3), np.uint8)
+
+    def _open(self, path):
+        with Image.open(path) as image:
+            image.draft("RGB", self.size[::-1])  # JPEG: decode at reduced scale
+            image = ImageOps.exif_transpose(image).convert("RGB")
+            if image.size != self.size[::-1]:
+                image = image.resize(
+                    self.size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0
+                )
+            return np.asarray(image)
 
 
 def unreadable(path, error):
@@ -111,23 +120,13 @@ class StreamedFiles(ImageFiles):
     fits_in_memory = False
 
     def __init__(self, paths, size, skip, frame=None):
-        super().__init__(paths, size)
-        self.skip, self.frame = skip, frame
+        super().__init__(paths, size, skip)
+        self.frame = frame
 
-    def _decode(self, row):
-        try:
-            return super()._decode(row) if self.frame is None else self._in_frame(row)
-        except ValueError:
-            if not self.skip:
-                raise
-            self.bad[row] = True
-            return np.zeros((*self.size, 3), np.uint8)
-
-    def _in_frame(self, row):
-        try:
-            image = torch.from_numpy(decoded(self.paths[row]).copy())  # (h, w, 3)
-        except UNREADABLE as error:
-            raise unreadable(self.paths[row], error) from error
+    def _open(self, path):
+        if self.frame is None:
+            return super()._open(path)
+        image = torch.from_numpy(decoded(path).copy())  # (h, w, 3)
         x = self.frame(image.permute(2, 0, 1)[None].float() / 255)[0]
         return (x.permute(1, 2, 0) * 255).numpy()
 

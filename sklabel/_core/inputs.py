@@ -21,8 +21,8 @@ def check_samples(estimator, X, reset, sample_shape=None):
     Parameters
     ----------
     estimator : Learner
-        Its ``image_shape``, ``image_size`` and ``on_error`` are used; with ``reset`` its
-        ``n_features_in_`` is set.
+        Its ``image_shape``, ``image_size`` and ``on_error`` are used; with ``reset``
+        its ``n_features_in_`` is set.
     X : array-like
         Vectors ``(n, D)``; images ``(n, h, w)``, ``(n, h, w, c)``, ``(n, c, h, w)``;
         or paths of image files, 1-D or one DataFrame column.
@@ -55,8 +55,8 @@ def check_samples(estimator, X, reset, sample_shape=None):
     elif samples.sample_shape != sample_shape:
         raise ValueError(
             f"X has samples of shape {samples.sample_shape}, but "
-            f"{type(estimator).__name__} was fitted on samples of shape {sample_shape}: "
-            "resize the images to that size."
+            f"{type(estimator).__name__} was fitted on samples of shape "
+            f"{sample_shape}: resize the images to that size."
         )
     return samples
 
@@ -85,8 +85,8 @@ def check_pixel_range(samples, fitted, name):
     elif fitted == (0.0, 255.0) and low >= 0 and high <= 1:
         remedy = "multiply them by 255"
     raise ValueError(
-        f"X holds images with values from {low:g} to {high:g}, but {name} was fitted on "
-        f"values from {fitted[0]:g} to {fitted[1]:g}: {remedy}."
+        f"X holds images with values from {low:g} to {high:g}, but {name} was fitted "
+        f"on values from {fitted[0]:g} to {fitted[1]:g}: {remedy}."
     )
 
 
@@ -149,8 +149,8 @@ def _from_table(estimator, X, reset):
     X = validate_data(estimator, X, reset=reset, dtype="numeric")
     if np.prod(shape) != X.shape[1]:
         raise ValueError(
-            f"image_shape={tuple(shape)} has {np.prod(shape)} values, but the rows of X "
-            f"have {X.shape[1]}."
+            f"image_shape={tuple(shape)} has {np.prod(shape)} values, but the rows of "
+            f"X have {X.shape[1]}."
         )
     height, width = shape[:2]
     n_channels = shape[2] if len(shape) == 3 else 1
@@ -206,8 +206,8 @@ def _from_paths(estimator, paths, reset, expected):
         bad = files.find_unreadable()
         if bad.any():
             warn(
-                f"{bad.sum()} of {len(bad)} image files cannot be read and are left out; "
-                f"the first is {files.paths[bad][0]!r}.",
+                f"{bad.sum()} of {len(bad)} image files cannot be read and are left "
+                f"out; the first is {files.paths[bad][0]!r}.",
                 UserWarning,
             )
         if bad.all():
@@ -240,8 +240,8 @@ def _common_size(paths, on_error):
         if len(sizes) > 1:
             (size1, path1), (size2, path2) = list(sizes.items())[:2]
             raise ValueError(
-                f"The images differ in size: {path1!r} is {size1}, {path2!r} is {size2} "
-                "(height, width). Give image_size, for example image_size=64."
+                f"The images differ in size: {path1!r} is {size1}, {path2!r} is "
+                f"{size2} (height, width). Give image_size, for example image_size=64."
             )
     if not sizes:
         raise ValueError(f"None of the {len(paths)} image files can be read.")
@@ -277,7 +277,7 @@ def _as_paths(X):
 
 
 def _as_images(X):
-    """Turn tensors and nested lists of images into arrays, leave anything else alone."""
+    """Turn tensors and lists of images into arrays, leave anything else alone."""
     if isinstance(X, torch.Tensor):
         return X.detach().cpu().numpy()
     if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) in (2, 3):

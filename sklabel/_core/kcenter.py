@@ -1,4 +1,4 @@
-"""Greedy k-center: the row farthest from all centers, again and again (Gonzalez, 1985)."""
+"""Greedy k-center: add the row farthest from all centers (Gonzalez, 1985)."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,8 @@ from ..neighbors import kneighbors
 _BLOCK_NUMBERS = 2**22
 # More centers than this at once are searched by matrix products.
 _MANY_CENTERS = 256
-# Rows among which the next choices are looked for: a share of all, and how many at least.
+# Rows among which the next choices are looked for: a share of all, and how many at
+# least.
 _SHARE = 32
 _FEWEST = 512
 
@@ -77,8 +78,8 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
         if first is not None and n_samples:
             choose(first, z, nearest, first)
         while len(chosen) < n_samples:
-            # Distances never grow, so the next choice is among the farthest rows as long
-            # as one of these is farther than all others were.
+            # Distances never grow, so the next choice is among the farthest rows as
+            # long as one of these is farther than all others were.
             top, limit = _farthest(nearest)
             if not len(top):
                 row = int(nearest.argmax())

@@ -28,6 +28,18 @@ from .warn import warn
 _GENERATOR_LOCK = threading.RLock()
 
 
+@contextmanager
+def seeded(seed, device):
+    """Seed torch, and give its generators back afterwards."""
+    cuda = resolve_device(device).type == "cuda"
+    with (
+        _GENERATOR_LOCK,
+        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []),
+    ):
+        torch.manual_seed(seed)
+        yield
+
+
 def unfrozen(estimator):
     """Return what a FrozenEstimator holds; anything else as it is."""
     return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
@@ -55,14 +67,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
             seed = int(np.random.default_rng().integers(2**31 - 1))
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        cuda = resolve_device(self.device).type == "cuda"
-        with (
-            _GENERATOR_LOCK,
-            torch.random.fork_rng(
-                devices=range(torch.cuda.device_count()) if cuda else []
-            ),
-        ):
-            torch.manual_seed(seed)
+        with seeded(seed, self.device):
             yield seed
 
     def _restore_net(self, weights, history):
@@ -84,7 +89,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return module
 
     def _predict_rows(self, X):
-        """Return the module's forward for every row, float32; NaN for unreadable ones."""
+        """Return the output for every row, float32; NaN where it cannot be read."""
         return self._forward_rows(self._check_X(X))
 
     def _forward_rows(self, samples):
@@ -202,7 +207,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return own
 
     def _build_backbone(self, mean=None, std=None):
-        """Return the encoder to train; "auto": that of the embedder, if one was fitted."""
+        """Return the encoder to train; "auto": the embedder's, if there is one."""
         embedder = unfrozen(getattr(self, "embedder_", None))
         own = isinstance(self.backbone, str) and self.backbone == "auto"
         # an embedder may have seen images of another size
@@ -233,8 +238,17 @@ class Learner(Training, NetEstimator, abstract=True):
             return estimator
         return self._fit_within(clone(estimator), X)
 
+    def _new_embedder(self, **settings):
+        """Return the embedder that None stands for; it runs where this one runs.
+
+        The method names its class, ``_default_embedder``.
+        """
+        names = "device", "precision", "verbose"
+        shared = {name: getattr(self, name) for name in names}
+        return self._default_embedder(**settings, **shared)
+
     def _fit_on_backbone(self, embedder, X):
-        """Return an embedder fitted; the ``backbone``, where given, is what it trains."""
+        """Return an embedder fitted; it trains the ``backbone``, if one is given."""
         if isinstance(self.backbone, str) and self.backbone == "auto":
             return self._fit_held(embedder, X)
         if isinstance(embedder, FrozenEstimator):
@@ -269,6 +283,24 @@ class Learner(Training, NetEstimator, abstract=True):
         # then nothing is built on it: the stages to come are left out
         self.interrupted_ |= getattr(estimator, "interrupted_", False)
         return estimator
+
+    def _take_over(self, module, *names):
+        """Let a module go on, in a warm start, with parts of the one before it.
+
+        Parameters
+        ----------
+        module : Method
+        *names : str
+            Parts, buffers and other attributes.
+
+        Returns
+        -------
+        module : Method
+        """
+        if self._continued is not None:
+            for name in names:
+                setattr(module, name, getattr(self._continued, name))
+        return module
 
     def _make_net(self, module, pixel_range, **settings):
         """Return an initialized net; ``settings`` win over the shared parameters."""
@@ -341,8 +373,8 @@ class Learner(Training, NetEstimator, abstract=True):
                 self.interrupted_ = True
                 warn(
                     f"{type(self).__name__} was interrupted in stage {name!r} after "
-                    f"{net.step_} of {net.total_steps_} steps. It is fitted with what it "
-                    "had learned; call fit again for the rest.",
+                    f"{net.step_} of {net.total_steps_} steps. It is fitted with what "
+                    "it had learned; call fit again for the rest.",
                     UserWarning,
                 )
         net.history[:0] = self._earlier_epochs

@@ -1,6 +1,7 @@
 """Estimators that others hold: fit them, and look inside."""
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_array
@@ -9,10 +10,10 @@ from .labels import is_labeled
 from .roles.classification import ClassificationRole
 
 
-def fit_partly(classifier, X, y):
+def fit_partly_labeled(classifier, X, y):
     """Fit a classifier to partly labeled y, and return it.
 
-    Of one that does not know unlabeled rows the labeled rows are fitted.
+    One that cannot learn from unlabeled rows gets the labeled rows alone.
     """
     last = last_step(classifier)
     semi_supervised = type(last).__module__.startswith("sklearn.semi_supervised")
@@ -23,6 +24,16 @@ def fit_partly(classifier, X, y):
     return classifier.fit(
         _safe_indexing(X, rows), np.asarray(list(_safe_indexing(y, rows)))
     )
+
+
+def seeded_clone(estimator, random):
+    """Clone an estimator; each ``random_state`` within that is None gets a seed."""
+    seeds = {
+        name: int(random.randint(2**31 - 1))
+        for name, value in sorted(estimator.get_params().items(), key=lambda p: p[0])
+        if value is None and name.split("__")[-1] == "random_state"
+    }
+    return clone(estimator).set_params(**seeds)
 
 
 def last_step(estimator):
@@ -67,7 +78,7 @@ def inner_estimator(estimator, X):
 
 
 def hidden_features(classifier, X):
-    """Return what the last layer of a fitted classifier gets to see of each row.
+    """Return what the last layer of a fitted classifier gets of each row.
 
     Parameters
     ----------
@@ -98,7 +109,7 @@ def hidden_features(classifier, X):
 
 
 def encoded(estimator, X):
-    """Return the features (n, D) that the ``encoder_`` of a trained estimator gives X."""
+    """Return the features (n, D) of X by the ``encoder_`` of a trained estimator."""
     encoder = estimator.encoder_.eval()
     return estimator.net_.evaluate(
         estimator._check_X(X), forward=lambda x: encoder(x).flatten(1)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from skorch import NeuralNet
+from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 from .. import optim
@@ -325,7 +326,7 @@ class Net(NeuralNet):
         return to_unit(x.to(self.device, non_blocking=True), self.pixel_range)
 
     def autocast(self):
-        """Return the context of mixed precision that this net trains and predicts in."""
+        """Return the context of mixed precision for training and prediction."""
         device = torch.device(self.device).type
         wanted = self.precision == "bfloat16" or (
             # a small perceptron gains nothing from it and loses digits
@@ -402,8 +403,8 @@ class Net(NeuralNet):
             state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds
             raise ValueError(
-                f"The checkpoint {str(self.checkpoint)!r} is damaged: remove the file to "
-                "train this stage from its beginning."
+                f"The checkpoint {str(self.checkpoint)!r} is damaged: remove the file "
+                "to train this stage from its beginning."
             ) from error
         self.module_.load_state_dict(state["module"])
         self.optimizer_.load_state_dict(state["optimizer"])
@@ -427,6 +428,22 @@ class Net(NeuralNet):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.module = self.module_
+
+
+class Progress(Callback):
+    """Tell how far the training is, after each epoch; one of a net's ``callbacks``.
+
+    Parameters
+    ----------
+    tell : callable
+        ``tell(share)``, the share of the steps that are done.
+    """
+
+    def __init__(self, tell):
+        self.tell = tell
+
+    def on_epoch_end(self, net, **kwargs):
+        self.tell(net.step_ / net.total_steps_)
 
 
 class _NoStage:
@@ -472,7 +489,7 @@ def _keep_freed_memory():
 
 
 def resolve_device(device):
-    """Return the torch device that ``device="auto"`` means: CUDA, then MPS, then CPU."""
+    """Return the torch device; ``"auto"``: CUDA, then MPS, then CPU."""
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():

@@ -13,13 +13,14 @@ checks, and the texts of inherited parameters in the docstring.
 """
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, Union
 
 import numpy as np
 import torch
@@ -28,6 +29,13 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 
 from .docstrings import join_docstring
 from .net import OPTIMIZERS, SCHEDULES
+
+if sys.version_info >= (3, 11):  # it tells editors and type checkers of the fields
+    from typing import dataclass_transform
+else:
+
+    def dataclass_transform(**kwargs):
+        return lambda cls: cls
 
 
 def one_of(names):
@@ -55,15 +63,17 @@ NonNegative = Annotated[float, between(0, None)]
 UnitInterval = Annotated[float, between(0, 1)]
 BelowOne = Annotated[float, Interval(Real, 0, 1, closed="left")]
 OpenUnitInterval = Annotated[float, Interval(Real, 0, 1, closed="neither")]
-SampleCount = Count | OpenUnitInterval | None  # a number of rows, or their share
+SampleCount: TypeAlias = (
+    Count | OpenUnitInterval | None
+)  # a number of rows, or their share
 ArrayLike = Annotated[Any, "array-like"]
 RandomState = Annotated[int | np.random.RandomState | None, "random_state"]
 Verbosity = Annotated[int, "verbose"]
-Augment = Literal["auto"] | torch.nn.Module | Callable | None
-Backbone = str | torch.nn.Module | BaseEstimator
+Augment: TypeAlias = Literal["auto"] | torch.nn.Module | Callable | None
+Backbone: TypeAlias = str | torch.nn.Module | BaseEstimator
 Optimizer = Annotated[str | type, one_of(OPTIMIZERS), callable]
 Schedule = Annotated[str | Callable, one_of(SCHEDULES), callable]
-LearningRateScaling = Literal["linear", "sqrt"] | None
+LearningRateScaling: TypeAlias = Literal["linear", "sqrt"] | None
 ProbabilisticClassifier = Annotated[BaseEstimator, HasMethods(["fit", "predict_proba"])]
 
 
@@ -85,15 +95,7 @@ def constraints(kind):
     return [None if kind is type(None) else kind]
 
 
-if hasattr(typing, "dataclass_transform"):  # Python 3.11: tells editors of the fields
-    _fields_are_parameters = typing.dataclass_transform(eq_default=False)
-else:
-
-    def _fields_are_parameters(cls):
-        return cls
-
-
-@_fields_are_parameters
+@dataclass_transform(eq_default=False)
 class Parameters:
     """Base of estimators whose parameters are fields.
 
@@ -116,16 +118,15 @@ class Parameters:
         }
         if abstract:
             return
-        empty = inspect.Parameter.empty
-        names = [*positional, *named]
-        join_docstring(cls, {name: getattr(cls, name, empty) for name in names})
         for name in named:
             setattr(cls, name, getattr(cls, name))
-        own = vars(cls).get("__annotations__", {})
+        own, doc = vars(cls).get("__annotations__", {}), vars(cls).get("__doc__")
         cls.__annotations__ = {**positional, "_": KW_ONLY, **named}
         dataclass(eq=False, repr=False)(cls)
-        cls.__annotations__ = own
+        cls.__annotations__, cls.__doc__ = own, doc
         cls.__init__.__annotations__ = {}  # help() shows names and defaults
+        _, *given = inspect.signature(cls.__init__).parameters.values()
+        join_docstring(cls, {parameter.name: parameter.default for parameter in given})
 
 
 def _fields(cls):
@@ -200,7 +201,8 @@ class Training(Inference, abstract=True):
         Samples per step.
     optimizer : str or class
         "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc", "lars_clip".
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc",
+        "lars_clip".
     lr : float
         Peak learning rate.
     weight_decay : float

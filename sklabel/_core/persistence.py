@@ -73,7 +73,8 @@ def load(folder):
     found = description.get("format") if isinstance(description, dict) else None
     if found != _FORMAT:
         raise ValueError(
-            f"{str(folder)!r} has format {found!r}; this version reads format {_FORMAT}."
+            f"{str(folder)!r} has format {found!r}; this version reads format "
+            f"{_FORMAT}."
         )
     if description.get("weights") != hashlib.sha256(weights).hexdigest():
         raise ValueError(

@@ -53,7 +53,8 @@ class FixedSteps(Shuffled):
     ----------
     samples : Samples
     n_steps : int
-        Batches of an epoch; passes over the rows follow each other, each in a new order.
+        Batches of an epoch; passes over the rows follow each other, each in a new
+        order.
     """
 
     def __init__(self, samples, n_steps):
@@ -162,7 +163,7 @@ class Mixed(Shuffled):
         return x, y
 
     def class_shares(self, n_classes, drawn=False):
-        """Return the share of each class in the labeled rows, as they are or as drawn."""
+        """Return the share of each class in the labeled rows, as they are or drawn."""
         codes, weights = self.targets[self.labeled], self.weights if drawn else None
         counts = np.bincount(codes, weights=weights, minlength=n_classes)
         return counts / counts.sum()
@@ -300,3 +301,24 @@ def _my_share(rows):
 def shuffled(rows):
     """Return rows in random order."""
     return rows[torch.randperm(len(rows)).numpy()]
+
+
+def split_labeled(x, y):
+    """Part a batch of `Mixed`, or what a network says of it.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...)
+    y : Tensor of int of shape (B,)
+        Of the batch: classes, then ``-1 - row`` of the unlabeled rows.
+
+    Returns
+    -------
+    x_labeled, x_unlabeled : Tensor
+    labels : Tensor of int
+        Of the labeled rows.
+    rows : Tensor of int
+        Numbers of the unlabeled rows.
+    """
+    n_labeled = int((y >= 0).sum())
+    return x[:n_labeled], x[n_labeled:], y[:n_labeled], -1 - y[n_labeled:]

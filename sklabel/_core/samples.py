@@ -60,7 +60,7 @@ class Samples:
         return good[evenly_spaced(len(good), n_rows)]
 
     def readable(self, X):
-        """Return X, of which these are the samples, without rows that cannot be read."""
+        """Return X without the rows that cannot be read; these are its samples."""
         return _safe_indexing(X, self.good) if self.bad.any() else X
 
     def all_neighbors(self, found):
@@ -115,8 +115,8 @@ class Samples:
     def pixel_range(self):
         """Return (low, high), the values that stand for black and white; None: vectors.
 
-        uint8 is 0 to 255 and float images within [0, 1] are as they are; any other float
-        images are mapped from their own smallest and largest value.
+        uint8 is 0 to 255 and float images within [0, 1] are as they are; any other
+        float images are mapped from their own smallest and largest value.
         """
         if len(self.sample_shape) == 1:
             return None

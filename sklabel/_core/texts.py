@@ -53,8 +53,8 @@ def _as_texts(value, row):
         if value == "-1":
             raise ValueError(
                 f"y[{row}] is the text '-1': arrays of fixed-width text cannot hold "
-                "the number -1 that marks an image without a text. Use an object array: "
-                "y = np.array(texts, dtype=object); y[rows_without_text] = -1."
+                "the number -1 that marks an image without a text. Use an object "
+                "array: y = np.array(texts, dtype=object); y[rows_without_text] = -1."
             )
         return [value]
     if isinstance(value, (list, tuple, np.ndarray)):

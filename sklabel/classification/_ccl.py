@@ -9,7 +9,6 @@ from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
 from sklearn.utils.validation import check_is_fitted
 
-from .._core.callbacks import fitting
 from .._core.codes import CenteredCodes, CodesMixin
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -21,7 +20,8 @@ from .._core.parameters import (
     Schedule,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import FixedSteps, Mixed, Shuffled
+from .._core.samplers import FixedSteps, Mixed, Shuffled, split_labeled
+from ..embedding import AutoencoderTransformer
 from ..losses import contrastive_clustering, student_assignment, target_divergence
 
 
@@ -48,31 +48,33 @@ class _MixedRounds(Mixed):
 class _CCL(CenteredCodes):
     """The centers stand in the order of the classes."""
 
+    contrastive_weight: float
+    contrast: str
+    temperature: float
+
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum())
-        z = self.embed(x)
+        z_labeled, z, labels, rows = split_labeled(self.embed(x), y)
         contrastive_loss = contrastive_clustering(
-            z[:n_labeled],
-            y[:n_labeled],
+            z_labeled,
+            labels,
             self.centers,
             self.temperature,
             self.contrast,
             normalize=self.contrast == "rows",
         )
-        z, x, rows = z[n_labeled:], x[n_labeled:], -1 - y[n_labeled:]
         q = student_assignment(z, self.centers, self.alpha)
         cluster_loss = target_divergence(q, self.targets[rows])
         loss = self.contrastive_weight * contrastive_loss
         loss = loss + self.cluster_weight * cluster_loss
-        figures = {
+        metrics = {
             "contrastive_loss": contrastive_loss.detach(),
             "cluster_loss": cluster_loss.detach(),
         }
         if self.reconstruction_weight:
-            error = self.embed.error(z, x)
-            figures["reconstruction_loss"] = error.detach()
+            error = self.embed.error(z, x[len(labels) :])
+            metrics["reconstruction_loss"] = error.detach()
             loss = loss + self.reconstruction_weight * error
-        return loss, figures
+        return loss, metrics
 
     def after_epoch(self, net, mixed):
         self.q = net.evaluate(mixed.samples, mixed.samples.good)
@@ -81,23 +83,23 @@ class _CCL(CenteredCodes):
         truth = torch.from_numpy(mixed.targets)[mixed.labeled]
         right = predicted[labeled] == truth
         counts = torch.bincount(predicted, minlength=len(self.centers))
-        sure = self.q.max(1).values > 0.5
+        confident = self.q.max(1).values > 0.5
         return {
             "labeled_accuracy": float(right.float().mean()),
             "changed_share": float((predicted != self.labels).float().mean()),
-            "confident_share": float(sure.float().mean()),
+            "confident_share": float(confident.float().mean()),
             "class_shares": (counts / counts.sum()).tolist(),
         }
 
 
 class CCLClassifier(CodesMixin, ClassificationRole, Learner):
-    """Classify images by short codes that are drawn toward one center for each class.
+    """Classify images by short codes that are pulled toward one center for each class.
 
-    An autoencoder is trained on all images first; the mean code of the labeled images of
-    a class is the class's center. Then codes and centers move together: every image is
-    assigned softly to all centers and the assignment must become like a sharper version
-    of itself, labeled images are pulled to their own center and pushed from the others,
-    and the decoder goes on drawing the images. Read more in the
+    An autoencoder is trained on all images first; the mean code of the labeled images
+    of a class is the class's center. Then codes and centers move together: every image
+    is assigned softly to all centers and the assignment must become like a sharper
+    version of itself, labeled images are pulled to their own center and pushed from the
+    others, and the decoder goes on reconstructing the images. Read more in the
     :ref:`User Guide <ccl>`.
 
     Parameters
@@ -114,9 +116,9 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     contrast : {"rows", "literal", "centers"}
         What a labeled row is contrasted with. "rows": for its center, the rows of other
         classes in the batch, by cosine. "literal": the same as the paper prints it,
-        without the row itself in the denominator, by dot product and summed over classes;
-        it has no lower bound, so give it a ``contrastive_weight`` of some 1e-4.
-        "centers": the other centers, by dot product. See
+        without the row itself in the denominator, by dot product and summed over
+        classes; it has no lower bound, so give it a ``contrastive_weight`` of some
+        1e-4. "centers": the other centers, by dot product. See
         :func:`sklabel.losses.contrastive_clustering`.
     temperature : float
         Divides the similarities in the contrastive loss, > 0. Paper: tau, not given.
@@ -129,12 +131,12 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         Gives the codes; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
-        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach its
-        parameters as ``embedder__temperature``.
+        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach
+        its parameters as ``embedder__temperature``.
     calibration_size : int, float or None
         Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
-        probabilities as trained, here usually not sure enough.
+        temperature of :meth:`predict_proba`; their images count as unlabeled ones.
+        None: probabilities as trained, here usually not sure enough.
     max_epochs
         Published: 10 after each of 20 queries for labels.
     batch_size : int
@@ -150,18 +152,18 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         Trained net; ``net_.history`` holds per ``update_interval`` ``train_loss``,
         ``contrastive_loss``, ``cluster_loss``, ``reconstruction_loss``,
         ``labeled_accuracy`` (on the rows trained with), ``changed_share`` (rows that
-        changed their class), ``confident_share`` (rows with a probability above 0.5) and
-        ``class_shares`` (of the rows, by predicted class); with ``calibration_size`` also
-        ``held_accuracy`` (on the rows withheld).
+        changed their class), ``confident_share`` (rows with a probability above 0.5)
+        and ``class_shares`` (of the rows, by predicted class); with
+        ``calibration_size`` also ``held_accuracy`` (on the rows withheld).
     n_iter_ : int
         Rounds of ``update_interval`` steps trained.
 
     Raises
     ------
     ValueError
-        If no row is labeled, all labels are of one class, y does not fit X, too few rows
-        are labeled for ``calibration_size``, or the embedder has no decoder where a
-        reconstruction is asked for.
+        If no row is labeled, all labels are of one class, y does not fit X, too few
+        rows are labeled for ``calibration_size``, or the embedder has no decoder where
+        a reconstruction is wanted.
 
     Warns
     -----
@@ -177,16 +179,16 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. The authors have published no code: loss weights, temperature, batch and
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. The authors have published no code: loss weights, temperature, batch and
     networks are not in the paper, and its contrastive formula has several readings, see
     ``contrast``. Departure: labeled rows stand in every batch, drawn beside the rows of
     X, so that a few labels count in each step.
 
-    A class has one center however often its rows are drawn, and with ``contrast="rows"``
-    all classes of a batch count equally: ``class_weight`` changes little, most with
-    ``contrast="centers"``. The entropy of :meth:`predict_proba` is the paper's score for
-    the rows to label next.
+    A class has one center however often its rows are drawn, and with
+    ``contrast="rows"`` all classes of a batch count equally: ``class_weight`` changes
+    little, most with ``contrast="centers"``. The entropy of :meth:`predict_proba` is
+    the paper's score for the rows to label next.
 
     References
     ----------
@@ -223,55 +225,34 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y, sample_weight=None):
-        """Train on labeled and unlabeled rows.
+    _default_embedder = AutoencoderTransformer
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. One of weight 0 is in no batch, as an unlabeled row neither.
-            Unlabeled rows have no weight.
-
-        Returns
-        -------
-        self : CCLClassifier
-        """
-        samples = self._check_X(X, reset=True)
-        codes = self._encode_y(y, samples)
-        with self._seeded() as seed:
-            rows, trained, weights, held = self._split_calibration(
-                codes, samples, sample_weight, seed
-            )
-            mixed = _MixedRounds(
-                rows, trained, self.unlabeled_ratio, weights, self.update_interval
-            )
-            if self._continued is None:
-                used = rows.readable(X)
-                self.embedder_ = self._fit_embedder(used)
-                centers = self._find_centers(used, mixed, seed)
-            else:
-                centers = self._continued.centers.detach()
-            module = self._build_module(centers)
-            n_steps = Shuffled(rows).n_batches(mixed.n_unlabeled(self.batch_size))
-            self._fit_net(
-                module,
-                mixed,
-                max_steps=self.max_steps or self.max_epochs * n_steps,
-                # the net counts in rounds
-                warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
-                watch=self._watch(held),
-            )
-            module.drop_training_state()
-        self._finish(samples, codes, held, y)
-        self._check_predictions(mixed)
-        return self
+    def _train(self, X, labeled, seed):
+        rows = labeled.rows
+        mixed = _MixedRounds(
+            rows,
+            labeled.codes,
+            self.unlabeled_ratio,
+            labeled.weights,
+            self.update_interval,
+        )
+        if self._continued is None:
+            used = rows.readable(X)
+            self.embedder_ = self._fit_embedder(used)
+            centers = self._find_centers(used, mixed, seed)
+        else:
+            centers = self._continued.centers.detach()
+        n_steps = Shuffled(rows).n_batches(mixed.n_unlabeled(self.batch_size))
+        self._stage(
+            "fit",
+            self._new_module(centers),
+            mixed,
+            watch=labeled.watch,
+            max_steps=self.max_steps or self.max_epochs * n_steps,
+            # the net counts in rounds
+            warmup_epochs=self.warmup_epochs * n_steps / self.update_interval,
+        )
+        return mixed
 
     def _find_centers(self, X, mixed, seed):
         """Return the mean code of each class, of its labeled rows as they are drawn.
@@ -303,7 +284,7 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
             centers[~known] = np.delete(found, taken, axis=0)
         return torch.from_numpy(centers.astype(np.float32))
 
-    def _build_module(self, centers):
+    def _new_module(self, centers):
         return _CCL(
             self._build_embed(),
             centers,
@@ -315,9 +296,8 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
             alpha=self.alpha,
         )
 
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        return self._build_module(torch.zeros(len(self.classes_), self._code_length()))
+    def _build_module(self, mean, std):
+        return self._new_module(torch.zeros(len(self.classes_), self._code_length()))
 
     @property
     def class_centers_(self):
@@ -325,8 +305,8 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         check_is_fitted(self)
         return self.net_.module_.centers.detach().cpu().numpy()
 
-    def _check_predictions(self, mixed):
-        """Say so where the centers have lost a class, or all but one."""
+    def _check_health(self, mixed):
+        """Warn if the centers have lost a class, or all but one."""
         if not self.net_.history:
             return  # interrupted in the first epoch
         shares = np.array(self.net_.history[-1, "class_shares"])

@@ -5,8 +5,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -14,8 +12,18 @@ from sklearn.utils import _safe_indexing, get_tags
 from torch import nn
 
 from .._core.callbacks import fitting
-from .._core.inputs import ImageFiles, check_samples
-from .._core.labels import check_labels, decode_labels, encode_labels, is_labeled
+from .._core.class_names import encode_named, sorted_classes, write_prompts
+from .._core.few_shot import (
+    FewShotHead,
+    choose_c,
+    choose_memory,
+    class_embedding,
+    corrected_probe,
+    linear_probe,
+)
+from .._core.image_files import ImageFiles
+from .._core.inputs import check_samples
+from .._core.labels import check_labels, decode_labels
 from .._core.learner import Learner, unfrozen
 from .._core.parameters import (
     KW_ONLY,
@@ -31,6 +39,7 @@ from .._core.samplers import Shuffled
 from .._core.warn import warn
 from ..embedding import CLIPTransformer
 from ..losses import unit_rows
+from ..modules import Method
 
 # seven of the eighty templates for ImageNet, chosen greedily by the authors
 _TEMPLATES = (
@@ -54,177 +63,21 @@ _TRAINING = (
     "augment",
     "net_params",
 )
-_C_GRID = 10.0 ** np.arange(-2, 5)
-_ALPHA_GRID = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
-_BETA_GRID = np.array([1.0, 2.0, 5.5, 10.0, 20.0])
 
 
-class _PromptClassifier(nn.Module):
+class _PromptClassifier(Method):
     """An image tower and what makes classes of its embedding; not trained itself."""
 
-    def __init__(self, backbone, project, head=None):
-        super().__init__()
-        self.backbone = backbone
-        self.project = project
-        self.head = head
+    backbone: nn.Module
+    project: nn.Module
+    head: nn.Module | None = None
+
+    def __post_init__(self):
         self.requires_grad_(False)
 
     def forward(self, x):
         z = unit_rows(self.project(self.backbone(x)))  # (B, D)
         return z if self.head is None else self.head(z)
-
-
-class _Head(nn.Module):
-    """Probabilities from embeddings: a linear layer, and labeled rows as a memory."""
-
-    def __init__(self, weight, bias, keys, values, alpha, beta):
-        super().__init__()
-        n_classes, n_features = weight.shape
-        self.linear = nn.Linear(n_features, n_classes)
-        with torch.no_grad():
-            self.linear.weight.copy_(torch.as_tensor(weight))
-            self.linear.bias.copy_(torch.as_tensor(bias))
-        self.register_buffer("keys", torch.as_tensor(keys, dtype=torch.float32))
-        self.register_buffer("values", torch.as_tensor(values, dtype=torch.float32))
-        self.register_buffer("alpha", torch.tensor(float(alpha)))
-        self.register_buffer("beta", torch.tensor(float(beta)))
-
-    def forward(self, z):
-        # logits reach 100: bfloat16 would round them to halves
-        with torch.autocast(z.device.type, enabled=False):
-            z = z.float()
-            logits = self.linear(z)  # (B, K)
-            if len(self.keys):
-                logits = logits + remembered(
-                    z, self.keys, self.values, self.alpha, self.beta
-                )
-            return logits.softmax(1)
-
-
-def class_embedding(texts):
-    """Return one direction for each class from the embeddings of its prompts.
-
-    Parameters
-    ----------
-    texts : sequence of K Tensor of shape (n_prompts, D)
-        Of any length; each row is normalized first, and their mean again.
-
-    Returns
-    -------
-    embedding : Tensor of shape (K, D)
-    """
-    return torch.stack([unit_rows(unit_rows(own).mean(0)) for own in texts])
-
-
-def remembered(images, keys, values, alpha, beta):
-    r"""Return what labeled rows say of others: the memory of Tip-Adapter.
-
-    .. math:: \alpha \exp(-\beta (1 - u F^T)) L
-
-    Parameters
-    ----------
-    images : Tensor of shape (n, D)
-        u, rows of length 1.
-    keys : Tensor of shape (m, D)
-        F, embeddings of the labeled rows, of length 1.
-    values : Tensor of shape (m, K)
-        L, their classes, one-hot.
-    alpha, beta : float
-        Weight, and sharpness: how fast it falls with the distance.
-
-    Returns
-    -------
-    logits : Tensor of shape (n, K)
-    """
-    return alpha * torch.exp(-beta * (1 - images @ keys.T)) @ values
-
-
-def linear_probe(Z, codes, weights, start, C):
-    """Return a logistic regression whose penalty pulls it to given weights.
-
-    Parameters
-    ----------
-    Z : ndarray of shape (n, D)
-    codes : ndarray of int of shape (n,)
-    weights : ndarray of shape (n,)
-    start : ndarray of shape (K, D)
-        Where it is pulled to.
-    C : float
-        Inverse strength of the penalty, on the intercept too.
-
-    Returns
-    -------
-    coef : ndarray of shape (K, D)
-    intercept : ndarray of shape (K,)
-    """
-    A = np.column_stack([Z, np.ones(len(Z))]).astype(np.float64)
-    base = Z @ start.T  # (n, K)
-    rows = np.arange(len(Z))
-
-    def loss(flat):
-        change = flat.reshape(len(start), -1)
-        log_p = log_softmax(base + A @ change.T, axis=1)
-        error = np.exp(log_p)
-        error[rows, codes] -= 1
-        value = -C * (weights * log_p[rows, codes]).sum() + (flat @ flat) / 2
-        gradient = C * (error * weights[:, None]).T @ A + change
-        return value, gradient.ravel()
-
-    first = np.zeros(len(start) * A.shape[1])
-    # the default tolerances end far from the optimum where C is large
-    options = {"maxiter": 1000, "ftol": 1e-12, "gtol": 1e-6}
-    found = minimize(loss, first, jac=True, method="L-BFGS-B", options=options)
-    change = found.x.reshape(len(start), -1)
-    return start + change[:, :-1], change[:, -1]
-
-
-def corrected_probe(Z, codes, weights, start, C):
-    """Return `linear_probe` of the classes that have rows; the others keep ``start``.
-
-    That nobody has labeled a row of a class yet does not say that there is none.
-    """
-    found, own_codes = np.unique(codes, return_inverse=True)
-    coef, intercept = start.copy(), np.zeros(len(start))
-    coef[found], intercept[found] = linear_probe(Z, own_codes, weights, start[found], C)
-    return coef, intercept
-
-
-def _choose_c(probe, Z, codes, weights, start, seed, n_folds=5):
-    """Return the C whose probes are best on rows left out."""
-    n_folds = min(n_folds, len(Z))
-    fold = np.random.default_rng(seed).permutation(len(Z)) % n_folds
-    losses = []
-    for C in _C_GRID:
-        total = 0.0
-        for k in range(n_folds):
-            held, rest = fold == k, fold != k
-            if not rest.any():
-                continue
-            coef, bias = probe(Z[rest], codes[rest], weights[rest], start, C)
-            logits = Z[held] @ coef.T + bias
-            total += _cross_entropy(logits, codes[held], weights[held])
-        losses.append(total)
-    return float(_C_GRID[int(np.argmin(losses))])
-
-
-def _choose_adapter(Z, codes, weights, values, logits, alpha, beta):
-    """Return alpha and beta, where "auto" the best on each row left out in turn."""
-    distance = 1 - Z @ Z.T
-    best = np.inf, None, None
-    for b in _BETA_GRID if beta == "auto" else [beta]:
-        near = np.exp(-b * distance)
-        np.fill_diagonal(near, 0)  # a row is not to remember itself
-        memory = near @ values
-        for a in _ALPHA_GRID if alpha == "auto" else [alpha]:
-            loss = _cross_entropy(logits + a * memory, codes, weights)
-            if loss < best[0]:
-                best = loss, float(a), float(b)
-    return best[1:]
-
-
-def _cross_entropy(logits, codes, weights):
-    log_p = log_softmax(logits, axis=1)
-    return -float((weights * log_p[np.arange(len(codes)), codes]).sum())
 
 
 class CLIPClassifier(ClassificationRole, Learner):
@@ -377,6 +230,8 @@ class CLIPClassifier(ClassificationRole, Learner):
     batch_size: AtLeastTwo = 64
     weight_decay: NonNegative = 0.2
 
+    _transduces = True  # whether fit classifies the rows of X, too
+
     @fitting
     def fit(self, X, y=None, sample_weight=None):
         """Describe the classes, and learn from the labeled rows, if there are any.
@@ -400,45 +255,14 @@ class CLIPClassifier(ClassificationRole, Learner):
         samples = self._check_X(X, reset=True)
         codes = self._encode_y(y, samples)
         with self._seeded() as seed:
-            rows, trained, weights, held = self._split_calibration(
-                codes, samples, sample_weight, seed
-            )
-            self.embedder_ = self._fit_towers(X, rows, trained)
-            Z = self._embed(samples)
-            self._set_head(Z, trained, weights, seed)
-        if Z is not None:
-            self._finish(Z, codes, held, y)
+            labeled = self._split_calibration(codes, samples, sample_weight, seed)
+            self.embedder_ = self._fit_towers(X, labeled.rows, labeled.codes)
+            self._set_tower(samples)
+            Z = self._forward_rows(samples) if self._transduces else None
+            self._set_head(Z, labeled, seed)
+        if self._transduces:
+            self._finish(self._classify(Z), codes, labeled.withheld, y)
         return self
-
-    def predict_proba(self, X):
-        """Return the probability of each class.
-
-        Parameters
-        ----------
-        X : array-like
-            Samples of the fitted shape.
-
-        Returns
-        -------
-        probabilities : ndarray of shape (n_samples, n_classes), float32
-            Columns in the order of ``classes_``.
-        """
-        return super(CLIPClassifier, self._ready(X)).predict_proba(X)
-
-    def predict(self, X):
-        """Return the class of each sample.
-
-        Parameters
-        ----------
-        X : array-like
-            Samples of the fitted shape.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,)
-            -1 for a file that cannot be read, with ``on_error="skip"``.
-        """
-        return super(CLIPClassifier, self._ready(X)).predict(X)
 
     def score(self, X, y, sample_weight=None):
         """Return the accuracy on the labeled rows.
@@ -459,7 +283,7 @@ class CLIPClassifier(ClassificationRole, Learner):
         """
         ready = self._ready(X)
         if self.class_names is not None:
-            codes = _codes(y, self.class_names, ready.classes_)
+            codes = encode_named(y, self.class_names, ready.classes_)
             y = decode_labels(codes, ready.classes_)
         return super(CLIPClassifier, ready).score(X, y, sample_weight)
 
@@ -481,7 +305,7 @@ class CLIPClassifier(ClassificationRole, Learner):
                 "that is fitted or brings its weights it may be left out."
             )
         ready = copy.copy(self)
-        ready._on_the_spot = True
+        ready._transduces = False
         samples = check_samples(ready, X, True)
         if len(samples) == 1 or isinstance(samples.source, ImageFiles):
             # fit wants two rows; of files that can be read any two do, which is sooner
@@ -491,60 +315,23 @@ class CLIPClassifier(ClassificationRole, Learner):
     # -- classes and their texts
 
     def _encode_y(self, y, samples):
-        names = self.class_names
-        if names is None:
+        if self.class_names is None:
             codes = super()._encode_y(y, samples)
             self._names = [str(label) for label in self.classes_.tolist()]
         else:
-            labels = np.array(list(names))
-            if labels.ndim != 1 or len(labels) < 2:
-                raise ValueError(
-                    f"class_names={names!r} must name two classes at least."
-                )
-            # sorted, as the scorers of scikit-learn take it for granted
-            self.classes_, order = np.unique(labels, return_index=True)
-            if len(order) < len(labels):
-                raise ValueError(f"class_names={names!r} names a class twice.")
-            own = list(names.values() if isinstance(names, dict) else names)
-            self._names = [str(own[position]) for position in order]
+            self.classes_, self._names = sorted_classes(self.class_names)
             self.calibration_temperature_ = 1.0
             codes = np.full(len(samples), -1)
             if y is not None:
                 check_labels(y, n_samples=len(samples), min_classes=0)
-                codes = _codes(y, names, self.classes_)
-        self.prompts_ = self._write_prompts()
+                codes = encode_named(y, self.class_names, self.classes_)
+        self.prompts_ = write_prompts(self.prompts, self.classes_, self._names)
         if self.few_shot != "zero_shot" and not (codes[samples.good] >= 0).any():
             raise ValueError(
                 f"few_shot={self.few_shot!r} learns from labels, but y has no labeled "
                 'row that can be read: label some, or use few_shot="zero_shot".'
             )
         return codes
-
-    def _write_prompts(self):
-        """Return the texts of each class."""
-        prompts = self.prompts
-        if not isinstance(prompts, dict):
-            templates = [prompts] if isinstance(prompts, str) else list(prompts)
-            for template in templates:
-                if not isinstance(template, str) or "{}" not in template:
-                    raise ValueError(
-                        f"The template {template!r} in prompts has no place for the "
-                        'name of a class: write {} there, as in "a photo of a {}.".'
-                    )
-            if not templates:
-                raise ValueError("prompts is empty: give one template at least.")
-            return [[t.replace("{}", name) for t in templates] for name in self._names]
-        texts = []
-        for label, name in zip(self.classes_.tolist(), self._names, strict=True):
-            own = prompts.get(label, prompts.get(name, ()))
-            own = [own] if isinstance(own, str) else list(own)
-            if not own or not all(isinstance(t, str) and t.strip() for t in own):
-                raise ValueError(
-                    f"prompts has no texts for the class {name!r}: give a text or a "
-                    f"list of texts for each of {self._names}."
-                )
-            texts.append(own)
-        return texts
 
     # -- the towers
 
@@ -565,8 +352,9 @@ class CLIPClassifier(ClassificationRole, Learner):
         elif embedder is None:
             if str(self.backbone).startswith("open_clip/"):
                 raise ValueError(
-                    f"backbone={self.backbone!r} would be towers of random weights: give "
-                    f"embedder=CLIPTransformer(backbone={self.backbone!r}, weights=...)."
+                    f"backbone={self.backbone!r} would be towers of random weights: "
+                    f"give embedder=CLIPTransformer(backbone={self.backbone!r}, "
+                    "weights=...)."
                 )
             names = ("backbone", "device", "precision", "verbose")
             own = {name: getattr(self, name) for name in names}
@@ -596,9 +384,10 @@ class CLIPClassifier(ClassificationRole, Learner):
 
     def _complain_of_no_weights(self, embedder):
         problem = (
-            f"embedder={type(embedder).__name__} is not fitted and brings no weights. A "
-            "clone of this classifier, as GridSearchCV makes, forgets what a fitted one "
-            "has learned: fit it on images and texts, and give FrozenEstimator(embedder)."
+            f"embedder={type(embedder).__name__} is not fitted and brings no weights. "
+            "A clone of this classifier, as GridSearchCV makes, forgets what a fitted "
+            "one has learned: fit it on images and texts, and give "
+            "FrozenEstimator(embedder)."
         )
         if self.few_shot != "fine_tune":
             raise ValueError(
@@ -634,21 +423,29 @@ class CLIPClassifier(ClassificationRole, Learner):
 
     # -- the classifier on top
 
-    def _embed(self, samples):
-        """Set ``net_`` to the image tower; return the embedding of all rows."""
-        towers = unfrozen(self.embedder_)
-        own = _PromptClassifier(*map(copy.deepcopy, self._image_tower()))
-        self._fit_net(own, Shuffled(samples), stage="classify", train=False)
-        self.n_iter_, self._fresh = towers.n_iter_, False
-        if vars(self).pop("_on_the_spot", False):
-            return None  # nobody asks for the classes of X
-        return self._forward_rows(samples)
+    def _set_tower(self, samples):
+        """Set ``net_`` to the image tower, which embeds until it has a head."""
+        own = _PromptClassifier(*self._image_tower())
+        self._stage("classify", own, Shuffled(samples), train=False)
+        self.n_iter_, self._fresh = unfrozen(self.embedder_).n_iter_, False
 
     def _image_tower(self):
         module = unfrozen(self.embedder_).net_.module_
-        return module.backbone, module.project
+        return copy.deepcopy(module.backbone), copy.deepcopy(module.project)
 
-    def _set_head(self, Z, codes, weights, seed):
+    def _set_head(self, Z, labeled, seed):
+        weight = self._weigh_prompts()
+        if self.few_shot == "linear":
+            head = self._fit_probe(weight, *_labeled_rows(Z, labeled), seed)
+        elif self.few_shot == "adapter":
+            head = self._fit_memory(weight, *_labeled_rows(Z, labeled))
+        else:
+            head = FewShotHead(weight)
+        self._n_cached = len(head.keys)
+        self.net_.module_.head = head.requires_grad_(False).to(self.net_.device)
+
+    def _weigh_prompts(self):
+        """Return the weights of the classifier that the prompts are, (K, D)."""
         embedder = unfrozen(self.embedder_)
         texts = embedder.encode_text([t for own in self.prompts_ for t in own])
         sizes = [len(own) for own in self.prompts_]
@@ -656,70 +453,44 @@ class CLIPClassifier(ClassificationRole, Learner):
         embedding = class_embedding(texts).numpy()
         self.class_embedding_ = embedding.astype(np.float32)
         self.logit_scale_ = float(self.logit_scale or embedder.logit_scale_)
-        weight, bias = self.logit_scale_ * embedding, np.zeros(len(embedding))
-        keys, values = np.zeros((0, embedding.shape[1])), np.zeros((0, len(embedding)))
-        self._n_cached, alpha, beta = 0, 0.0, 1.0
-        if self.few_shot in ("linear", "adapter"):
-            own = np.ones(len(Z)) if weights is None else weights
-            rows = np.flatnonzero((codes >= 0) & (own > 0) & ~np.isnan(Z[:, 0]))
-            own = own[rows]
-            own = own * (len(own) / own.sum())
-            U, codes = Z[rows].astype(np.float64), codes[rows]
-        if self.few_shot == "linear":
-            start, probe = weight, corrected_probe
-            if self.shrink_to == "zero":
-                start, probe = np.zeros_like(weight), linear_probe
-            self.C_ = self.C
-            if self.C == "auto":
-                self.C_ = _choose_c(probe, U, codes, own, start, seed)
-            weight, bias = probe(U, codes, own, start, self.C_)
-        elif self.few_shot == "adapter":
-            keys, values = U, np.eye(len(embedding))[codes] * own[:, None]
-            alpha, beta = self.alpha, self.beta
-            if "auto" in (alpha, beta):
-                logits = U @ weight.T
-                alpha, beta = _choose_adapter(
-                    U, codes, own, values, logits, alpha, beta
-                )
-            self.alpha_, self.beta_, self._n_cached = alpha, beta, len(keys)
-        head = _Head(weight, bias, keys, values, alpha, beta).requires_grad_(False)
-        self.net_.module_.head = head.to(self.net_.device)
+        return self.logit_scale_ * embedding
 
-    def _forward_rows(self, samples):
-        if not isinstance(samples, np.ndarray):
-            return super()._forward_rows(samples)
-        # rows that are embedded already
+    def _fit_probe(self, start, Z, codes, weights, seed):
+        probe = corrected_probe
+        if self.shrink_to == "zero":
+            start, probe = np.zeros_like(start), linear_probe
+        self.C_ = self.C
+        if self.C == "auto":
+            self.C_ = choose_c(probe, Z, codes, weights, start, seed)
+        return FewShotHead(*probe(Z, codes, weights, start, self.C_))
+
+    def _fit_memory(self, weight, Z, codes, weights):
+        values = np.eye(len(weight))[codes] * weights[:, None]
+        self.alpha_, self.beta_ = self.alpha, self.beta
+        if "auto" in (self.alpha, self.beta):
+            self.alpha_, self.beta_ = choose_memory(
+                Z, codes, weights, values, Z @ weight.T, self.alpha, self.beta
+            )
+        return FewShotHead(weight, None, Z, values, self.alpha_, self.beta_)
+
+    def _classify(self, Z):
+        """Return the probabilities of rows that are embedded already."""
         with torch.inference_mode():
-            z = torch.from_numpy(samples).to(self.net_.device)
+            z = torch.from_numpy(Z).to(self.net_.device)
             return self.net_.module_.head(z).cpu().numpy()
 
-    def _rebuild_module(self, mean, std):
+    def _build_module(self, mean, std):
         n_classes, n_features = self.class_embedding_.shape
-        head = _Head(
-            np.zeros((n_classes, n_features)),
-            np.zeros(n_classes),
-            np.zeros((self._n_cached, n_features)),
-            np.zeros((self._n_cached, n_classes)),
-            0.0,
-            1.0,
-        )
-        tower = map(copy.deepcopy, self._image_tower())
-        return _PromptClassifier(*tower, head)
+        keys = np.zeros((self._n_cached, n_features))
+        values = np.zeros((self._n_cached, n_classes))
+        head = FewShotHead(self.class_embedding_, None, keys, values)
+        return _PromptClassifier(*self._image_tower(), head)
 
 
-def _codes(y, class_names, classes):
-    """Return codes of labels that are classes, or positions in class_names."""
-    labeled = is_labeled(y)
-    if classes.dtype.kind == "U" and labeled.any():
-        column = np.array(y, dtype=object).reshape(-1)
-        if not any(isinstance(value, str) for value in column[labeled]):
-            positions = column[labeled].astype(np.int64)
-            lowest, highest = positions.min(), positions.max()
-            if lowest < 0 or highest >= len(classes):
-                raise ValueError(
-                    f"y contains the positions {lowest} to {highest}, but class_names "
-                    f"has {len(classes)} names."
-                )
-            column[labeled] = np.array(list(class_names))[positions]
-            y = column
-    return encode_labels(y, classes=classes)[1]
+def _labeled_rows(Z, labeled):
+    """Return embeddings, codes and weights (on average 1) of the labeled rows."""
+    weights = np.ones(len(Z)) if labeled.weights is None else labeled.weights
+    rows = np.flatnonzero((labeled.codes >= 0) & (weights > 0) & ~np.isnan(Z[:, 0]))
+    weights = weights[rows]
+    weights = weights * (len(weights) / weights.sum())
+    return Z[rows].astype(np.float64), labeled.codes[rows], weights

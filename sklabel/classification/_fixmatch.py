@@ -6,9 +6,8 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
-from .._core.callbacks import fitting
 from .._core.health import CollapseWarning
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -23,108 +22,84 @@ from .._core.parameters import (
     UnitInterval,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import Mixed
+from .._core.samplers import split_labeled
 from .._core.warn import warn
-from ..losses import pseudo_label, pseudo_targets
-from ..modules import AveragedClassifier, linear_classifier, ramped_decay
+from ..losses import pseudo_label
+from ..modules import (
+    AveragedClassifier,
+    ClassThresholds,
+    DistributionAlignment,
+    FixedThreshold,
+    NoAlignment,
+    PredictedClasses,
+    linear_classifier,
+)
 
 
 class _FixMatch(AveragedClassifier):
-    n_unused = 0  # rows that never stand among the unlabeled ones
+    _: KW_ONLY
+    weak: nn.Module
+    strong: nn.Module
+    align: nn.Module
+    thresholds: nn.Module
+    predicted: nn.Module
+    temperature: float
+    hard_labels: bool
+    unlabeled_weight: float
 
-    def __init__(self, online, decay, ramp, weak, strong, prior, n_rows, **settings):
-        super().__init__(online, decay, ramp)
-        self.weak = weak
-        self.strong = strong
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.register_buffer("prior", prior)  # of the labeled rows
-        even = torch.full_like(prior, 1 / len(prior))
-        self.register_buffer("mean_prediction", even)
-        # of every row: its last prediction, and the last one that was sure; -1: none yet
-        self.register_buffer("predicted", torch.full((n_rows,), -1))
-        self.register_buffer("sure", torch.full((n_rows,), -1))
+    training_only = ("thresholds", "predicted")
+    renamed = {"prior": "align.prior", "mean_prediction": "align.mean_prediction"}
 
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum())
-        x_labeled, x_unlabeled = x[:n_labeled], x[n_labeled:]
+        x_labeled, x_unlabeled, labels, rows = split_labeled(x, y)
         views = [self.weak(x_labeled)]
-        if len(x_unlabeled):
-            weak = self.weak(x_unlabeled)
-            views += [weak, self.strong(self.weak(x_unlabeled))]
+        if len(rows):
+            views += [self.weak(x_unlabeled), self.strong(self.weak(x_unlabeled))]
         # one forward: BatchNorm sees labeled, weak and strong views together
         logits = self.online(torch.cat(views)).float()
-        loss = cross_entropy(logits[:n_labeled], y[:n_labeled])
-        if hasattr(self.strong, "probe"):
-            self._probe(x_labeled, y[:n_labeled])
-        if not len(x_unlabeled):
-            return loss
-        logits_weak, logits_strong = logits[n_labeled:].chunk(2)
-        logits_weak = self._align(logits_weak.detach())
+        labeled_loss = cross_entropy(logits[: len(labels)], labels)
+        if not len(rows):
+            return labeled_loss
+        weak, strong = logits[len(labels) :].chunk(2)
+        weak = self.align(weak.detach(), self.n_steps + 1)
         unlabeled_loss, mask = pseudo_label(
-            logits_weak,
-            logits_strong,
-            threshold=self._thresholds(),
-            temperature=self.temperature,
-            hard=self.hard_labels,
+            weak, strong, self.thresholds(), self.temperature, self.hard_labels
         )
-        rows, classes = -1 - y[n_labeled:], logits_weak.argmax(1)
-        agreement = (self.predicted[rows] == classes).float().mean()
-        self.predicted[rows] = classes
-        if self.class_thresholds:
-            # how well a class is learned is judged by the threshold that all share
-            _, sure = pseudo_targets(
-                logits_weak, self.threshold, self.temperature, self.hard_labels
-            )
-            self.sure[rows] = torch.where(sure, classes, self.sure[rows])
-        share = mask.float()
-        classes = nn.functional.one_hot(classes, logits.shape[1])
-        return loss + self.unlabeled_weight * unlabeled_loss, {
-            "labeled_loss": loss.detach(),
-            "pseudo_label_share": share.mean(),
-            "pseudo_label_classes": (classes * share[:, None]).mean(0),
-            "pseudo_label_agreement": agreement,
+        self.thresholds.see(rows, weak)
+        classes, used = weak.argmax(1), mask.float()
+        shares = one_hot(classes, weak.shape[1]) * used[:, None]
+        return labeled_loss + self.unlabeled_weight * unlabeled_loss, {
+            "labeled_loss": labeled_loss.detach(),
+            "pseudo_label_share": used.mean(),
+            "pseudo_label_classes": shares.mean(0),
+            "pseudo_label_agreement": self.predicted.update(rows, classes),
         }
 
-    def _align(self, logits):
-        """Return logits whose mean prediction is that of the labels (ReMixMatch)."""
-        if not self.distribution_alignment:
-            return logits
-        mean = logits.softmax(1).mean(0)
-        decay = ramped_decay(self.n_steps + 1, 0.999)
-        self.mean_prediction.lerp_(mean, 1 - decay)
-        return logits + (self.prior / self.mean_prediction.clamp_min(1e-6)).log()
 
-    def _thresholds(self):
-        """Return one threshold, or one per class that grows with it (FlexMatch)."""
-        if not self.class_thresholds:
-            return self.threshold
-        counts = torch.bincount(self.sure + 1, minlength=len(self.prior) + 1)
-        counts[0] -= self.n_unused
-        # rows without a sure prediction count as a class of their own
-        learned = counts[1:] / counts.max()
-        return self.threshold * learned / (2 - learned)
+class _CTAugmented(_FixMatch):
+    """The strong views learn from the labeled rows how strong they may be."""
+
+    def loss(self, x, y):
+        loss = super().loss(x, y)
+        x_labeled, _, labels, _ = split_labeled(x, y)
+        self._probe(x_labeled, labels)
+        return loss
 
     @torch.no_grad()
-    def _probe(self, x, y):
-        """CTAugment learns how strong each operation may be from the labeled rows."""
+    def _probe(self, x, labels):
         views, draw = self.strong.probe(x)
         p = self.average(views).float().softmax(1)
-        truth = nn.functional.one_hot(y, p.shape[1])
-        self.strong.update(draw, 1 - 0.5 * (p - truth).abs().sum(1))
-
-    def drop_training_state(self):
-        """Drop what is of use in training only."""
-        self.predicted = self.sure = None
+        distance = (p - one_hot(labels, p.shape[1])).abs().sum(1)
+        self.strong.update(draw, 1 - 0.5 * distance)
 
 
 class FixMatchClassifier(ClassificationRole, Learner):
     """Classify images from a few labels and many unlabeled images.
 
     A weakly augmented unlabeled image gets a prediction; if its probability reaches a
-    threshold, the predicted class becomes the target for a strongly augmented view of the
-    same image. Labeled rows give ordinary cross-entropy. Predictions come from a moving
-    average of the weights. Read more in the :ref:`User Guide <classification>`.
+    threshold, the predicted class becomes the target for a strongly augmented view of
+    the same image. Labeled rows give ordinary cross-entropy. Predictions come from a
+    moving average of the weights. Read more in the :ref:`User Guide <classification>`.
 
     Parameters
     ----------
@@ -150,8 +125,8 @@ class FixMatchClassifier(ClassificationRole, Learner):
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
         Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
-        none; without it a training of a few hundred steps predicts with weights close to
-        the random ones it began with.
+        none; without it a training of a few hundred steps predicts with weights close
+        to the random ones it began with.
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -174,10 +149,10 @@ class FixMatchClassifier(ClassificationRole, Learner):
     ----------
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``,
-        ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all unlabeled rows,
-        per class), and ``pseudo_label_agreement`` (share of the unlabeled rows with the
-        most probable class that they had before); with ``calibration_size`` also
-        ``held_accuracy`` (on the rows withheld).
+        ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all unlabeled
+        rows, per class), and ``pseudo_label_agreement`` (share of the unlabeled rows
+        with the most probable class that they had before); with ``calibration_size``
+        also ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
 
@@ -201,9 +176,10 @@ class FixMatchClassifier(ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. Class names go into an object array, ``y = np.array(names, dtype=object)``. The
-    published setting is ``backbone="wrn_28_2", max_steps=2**20, ema_ramp=False``.
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. Class names go into an object array,
+    ``y = np.array(names, dtype=object)``. The published setting is
+    ``backbone="wrn_28_2", max_steps=2**20, ema_ramp=False``.
 
     References
     ----------
@@ -211,8 +187,8 @@ class FixMatchClassifier(ClassificationRole, Learner):
        consistency and confidence", NeurIPS 2020; algorithm 1.
     .. [2] D. Berthelot et al., "ReMixMatch: semi-supervised learning with distribution
        alignment and augmentation anchoring", ICLR 2020; section 3.1.
-    .. [3] B. Zhang et al., "FlexMatch: boosting semi-supervised learning with curriculum
-       pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
+    .. [3] B. Zhang et al., "FlexMatch: boosting semi-supervised learning with
+       curriculum pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
 
     Examples
     --------
@@ -248,83 +224,63 @@ class FixMatchClassifier(ClassificationRole, Learner):
     weight_decay: NonNegative = 5e-4
     schedule: Schedule = "fixmatch"
 
-    @fitting
-    def fit(self, X, y, sample_weight=None):
-        """Train on labeled and unlabeled rows.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. One of weight 0 is in no batch, as an unlabeled row neither.
-            Unlabeled rows have no weight.
-
-        Returns
-        -------
-        self : FixMatchClassifier
-        """
-        samples = self._check_X(X, reset=True)
-        codes = self._encode_y(y, samples)
-        with self._seeded() as seed:
-            rows, trained, weights, held = self._split_calibration(
-                codes, samples, sample_weight, seed
-            )
-            mixed = Mixed(
-                rows, trained, self.unlabeled_ratio, self.include_labeled, weights
-            )
-            module = self._build_module(*rows.statistics(), mixed)
-            module.n_unused = len(mixed) - len(mixed.unlabeled)
-            self._fit_net(module, mixed, watch=self._watch(held))
-            module.drop_training_state()
-        self._finish(samples, codes, held, y)
-        self._check_pseudo_labels(module, mixed)
-        return self
+    def _train(self, X, labeled, seed):
+        mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
+        module = self._build_module(*labeled.rows.statistics(), mixed)
+        self._stage("fit", module, mixed, watch=labeled.watch)
+        return mixed
 
     def _build_module(self, mean, std, mixed=None):
         weak = self._build_augment(self.weak_augment, "weak", mean, std)
-        kind = self.strong_augment
-        if kind in ("randaugment", "ctaugment"):
-            kind = {"randaugment": "strong", "ctaugment": "ctaugment"}[kind]
-            strong = self._build_augment("auto", kind, mean, std)
-        else:
-            strong = self._build_augment(kind, None, mean, std)
+        strong = self._build_strong(mean, std)
         n_classes = len(self.classes_)
-        prior = torch.full((n_classes,), 1 / n_classes)
-        if mixed is not None:
-            prior = torch.from_numpy(mixed.class_shares(n_classes, drawn=True)).float()
-        module = _FixMatch(
+        module = (_CTAugmented if hasattr(strong, "probe") else _FixMatch)(
             linear_classifier(self._build_backbone(mean, std), n_classes),
             self.ema_decay,
             self.ema_ramp,
-            weak,
-            strong,
-            prior,
-            len(mixed or ()),
-            threshold=self.threshold,
+            weak=weak,
+            strong=strong,
+            align=self._build_alignment(n_classes, mixed),
+            thresholds=self._build_thresholds(n_classes, mixed),
+            predicted=PredictedClasses(len(mixed or ())),
             temperature=self.temperature,
             hard_labels=self.hard_labels,
             unlabeled_weight=self.unlabeled_weight,
-            distribution_alignment=self.distribution_alignment,
-            class_thresholds=self.class_thresholds,
         )
-        if self._continued is not None:
-            for name in ("online", "average", "n_steps", "mean_prediction"):
-                setattr(module, name, getattr(self._continued, name))
-        return module
+        return self._take_over(module, "online", "average", "n_steps")
 
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        module = self._build_module(mean, std)
-        module.drop_training_state()
-        return module
+    def _build_strong(self, mean, std):
+        kinds = {"randaugment": "strong", "ctaugment": "ctaugment"}
+        if isinstance(self.strong_augment, str):
+            return self._build_augment("auto", kinds[self.strong_augment], mean, std)
+        return self._build_augment(self.strong_augment, None, mean, std)
 
-    def _check_pseudo_labels(self, module, mixed):
-        """Say what is wrong with the pseudo-labels of the last epoch."""
+    def _build_alignment(self, n_classes, mixed):
+        if not self.distribution_alignment:
+            return NoAlignment()
+        prior = torch.full((n_classes,), 1 / n_classes)
+        if mixed is not None:
+            prior = torch.from_numpy(mixed.class_shares(n_classes, drawn=True)).float()
+        align = DistributionAlignment(prior)
+        before = getattr(self._continued, "align", None)
+        if isinstance(before, DistributionAlignment):
+            align.mean_prediction = before.mean_prediction
+        return align
+
+    def _build_thresholds(self, n_classes, mixed):
+        if not self.class_thresholds or mixed is None:
+            return FixedThreshold(self.threshold)
+        return ClassThresholds(
+            self.threshold,
+            n_classes,
+            len(mixed),
+            n_unused=len(mixed) - len(mixed.unlabeled),
+            # soft targets are sharpened after the rows have been chosen
+            temperature=self.temperature if self.hard_labels else 1.0,
+        )
+
+    def _check_health(self, mixed):
+        """Warn if the last epoch had few pseudo-labels, or hardly any of a class."""
         last = self.net_.history[-1] if self.net_.history else {}
         if "pseudo_label_share" not in last:
             return  # no unlabeled row was used, or not one epoch was ended

@@ -1,12 +1,12 @@
-"""MixMatch: guessed labels, sharpened and mixed with given ones (Berthelot et al., 2019)."""
+"""MixMatch: guessed labels, mixed with given ones (Berthelot et al., 2019)."""
 
 from numbers import Integral
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -20,59 +20,58 @@ from .._core.parameters import (
     UnitInterval,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import Mixed
+from .._core.samplers import split_labeled
 from ..losses import guessed_labels, mixmatch_losses, mixup
-from ..modules import AveragedClassifier, linear_classifier
+from ..modules import AveragedClassifier, PredictedClasses, linear_classifier
 
 
 class _MixMatch(AveragedClassifier):
-    def __init__(self, online, decay, ramp, n_classes, weak, n_rows, **settings):
-        super().__init__(online, decay, ramp)
-        self.n_classes = n_classes
-        self.weak = weak
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.total_steps = 1
-        # the last class guessed for every row; -1: none yet
-        self.register_buffer("predicted", torch.full((n_rows,), -1))
+    _: KW_ONLY
+    weak: nn.Module
+    predicted: nn.Module
+    n_classes: int
+    n_augmentations: int
+    temperature: float
+    alpha: float
+    unlabeled_weight: float
+    ramp_up: int | float
 
-    def before_epoch(self, net, samples):
+    training_only = ("predicted",)
+    total_steps = 1
+
+    def before_epoch(self, net, sampler):
         self.total_steps = net.total_steps_
 
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum())
-        x_labeled, x_unlabeled = x[:n_labeled], x[n_labeled:]
+        x_labeled, x_unlabeled, labels, rows = split_labeled(x, y)
         views = [self.weak(x_labeled)]
-        targets = [nn.functional.one_hot(y[:n_labeled], self.n_classes).float()]
-        if len(x_unlabeled):
+        targets = [one_hot(labels, self.n_classes).float()]
+        if len(rows):
             views += [self.weak(x_unlabeled) for _ in range(self.n_augmentations)]
             guesses = self._guess(views)
             targets += [guesses] * self.n_augmentations
         views, targets = torch.cat(views), torch.cat(targets)
         order = torch.randperm(len(views), device=x.device)
         weights = self._mixing_weights(len(views)).to(x.device)
-        # one forward: BatchNorm sees what comes from labeled and unlabeled rows together
+        # one forward: BatchNorm sees mixtures of labeled and unlabeled rows together
         logits = self.online(mixup(views, order, weights))
         targets = mixup(targets, order, weights)
-        labeled_loss, unlabeled_loss = mixmatch_losses(logits, targets, n_labeled)
-        if not len(x_unlabeled):
+        labeled_loss, unlabeled_loss = mixmatch_losses(logits, targets, len(labels))
+        if not len(rows):
             return labeled_loss
-        rows, (confidence, classes) = -1 - y[n_labeled:], guesses.max(1)
-        agreement = (self.predicted[rows] == classes).float().mean()
-        self.predicted[rows] = classes
-        classes = nn.functional.one_hot(classes, self.n_classes).float()
-        weight = self._ramped_weight(n_labeled)
+        confidence, classes = guesses.max(1)
+        weight = self._ramped_weight(len(labels))
         return labeled_loss + weight * unlabeled_loss, {
             "labeled_loss": labeled_loss.detach(),
             "unlabeled_loss": unlabeled_loss.detach(),
             "pseudo_label_confidence": confidence.mean(),
-            "pseudo_label_classes": classes.mean(0),
-            "pseudo_label_agreement": agreement,
+            "pseudo_label_classes": one_hot(classes, self.n_classes).float().mean(0),
+            "pseudo_label_agreement": self.predicted.update(rows, classes),
         }
 
     @torch.no_grad()
     def _guess(self, views):
-        """Return soft labels from all views but the first, which are of labeled rows."""
+        """Return soft labels from all views but the first, that of labeled rows."""
         # the labeled rows go along: normalized by themselves, unlabeled rows would lose
         # what they have in common, where their classes are not those of the labels
         buffers = list(self.online.buffers())
@@ -102,10 +101,6 @@ class _MixMatch(AveragedClassifier):
             done, length = self.n_steps, self.ramp_up * self.total_steps
         return self.unlabeled_weight * (min(1, done / length) if length else 1)
 
-    def drop_training_state(self):
-        """Drop what is of use in training only."""
-        self.predicted = None
-
 
 class MixMatchClassifier(ClassificationRole, Learner):
     """Classify images from a few labels and many unlabeled images, mixed in pairs.
@@ -113,8 +108,8 @@ class MixMatchClassifier(ClassificationRole, Learner):
     The label of an unlabeled image is guessed: the mean prediction on several weakly
     augmented views of it, sharpened. Every image, labeled or not, is then mixed with
     another one, and so are their labels. Mixed labeled images give cross-entropy, mixed
-    unlabeled ones a squared error, which no wrong guess can make large. Predictions come
-    from a moving average of the weights. Read more in the
+    unlabeled ones a squared error, which no wrong guess can make large. Predictions
+    come from a moving average of the weights. Read more in the
     :ref:`User Guide <classification>`.
 
     Parameters
@@ -125,13 +120,13 @@ class MixMatchClassifier(ClassificationRole, Learner):
     unlabeled_ratio : float
         Unlabeled rows per labeled row in a batch, >= 0.
     n_augmentations : int
-        Views of an unlabeled row whose predictions are averaged; all of them are trained
-        on. Paper: K.
+        Views of an unlabeled row whose predictions are averaged; all of them are
+        trained on. Paper: K.
     temperature : float
         Sharpens the guessed labels, > 0; 1 leaves them as they are. Paper: T.
     alpha : float
-        Of the Beta(alpha, alpha) from which each row's share in a mixture is drawn, >= 0;
-        0: nothing is mixed.
+        Of the Beta(alpha, alpha) from which each row's share in a mixture is drawn,
+        >= 0; 0: nothing is mixed.
     ramp_up : int or float
         How long ``unlabeled_weight`` takes to grow from 0 to its value: a share of the
         training (float in [0, 1]), or labeled rows drawn until then (int). Published:
@@ -142,8 +137,8 @@ class MixMatchClassifier(ClassificationRole, Learner):
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
         Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
-        none; without it a training of a few hundred steps predicts with weights close to
-        the random ones it began with.
+        none; without it a training of a few hundred steps predicts with weights close
+        to the random ones it began with.
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -164,13 +159,13 @@ class MixMatchClassifier(ClassificationRole, Learner):
     Attributes
     ----------
     net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss`` and
-        ``unlabeled_loss`` without its weight, and of the guessed labels
+        Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``
+        and ``unlabeled_loss`` without its weight, and of the guessed labels
         ``pseudo_label_confidence`` (mean of their largest probability, sharpened),
-        ``pseudo_label_classes`` (share of the unlabeled rows by most probable class) and
-        ``pseudo_label_agreement`` (share of the unlabeled rows with the most probable
-        class that they had before); with ``calibration_size`` also ``held_accuracy``
-        (on the rows withheld).
+        ``pseudo_label_classes`` (share of the unlabeled rows by most probable class)
+        and ``pseudo_label_agreement`` (share of the unlabeled rows with the most
+        probable class that they had before); with ``calibration_size`` also
+        ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
         Trained encoder, averaged weights.
 
@@ -195,19 +190,21 @@ class MixMatchClassifier(ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. Class names go into an object array, ``y = np.array(names, dtype=object)``. The
-    published setting is ``backbone="wrn_28_2", max_steps=2**20, ramp_up=2**20,
-    ema_ramp=False``.
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. Class names go into an object array,
+    ``y = np.array(names, dtype=object)``. The published setting is
+    ``backbone="wrn_28_2", max_steps=2**20, ramp_up=2**20, ema_ramp=False``.
 
     Where the public code sends labeled rows and each set of views through the network
-    apart, here all go at once, so that BatchNorm normalizes them by the same statistics:
-    mixed rows, which it interleaves to that end, and views whose labels are guessed, which
-    it does not; those guesses go wrong where the labels are of other classes than most
-    unlabeled rows. The running statistics are those of all mixed rows.
+    apart, here all go at once, so that BatchNorm normalizes them by the same
+    statistics: mixed rows, which it interleaves to that end, and views whose labels are
+    guessed, which it does not; those guesses go wrong where the labels are of other
+    classes than most unlabeled rows. The running statistics are those of all mixed
+    rows.
 
     A step costs one forward more than plain training on ``1 + n_augmentations *
-    unlabeled_ratio`` times the rows. With nothing unlabeled the training is plain mixup.
+    unlabeled_ratio`` times the rows. With nothing unlabeled the training is plain
+    mixup.
 
     References
     ----------
@@ -243,71 +240,33 @@ class MixMatchClassifier(ClassificationRole, Learner):
     weight_decay: NonNegative = 0.02
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y, sample_weight=None):
-        """Train on labeled and unlabeled rows.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. One of weight 0 is in no batch, as an unlabeled row neither.
-            Unlabeled rows have no weight.
-
-        Returns
-        -------
-        self : MixMatchClassifier
-        """
-        samples = self._check_X(X, reset=True)
-        codes = self._encode_y(y, samples)
-        with self._seeded() as seed:
-            rows, trained, weights, held = self._split_calibration(
-                codes, samples, sample_weight, seed
-            )
-            mixed = Mixed(
-                rows, trained, self.unlabeled_ratio, self.include_labeled, weights
-            )
-            module = self._build_module(*rows.statistics(), len(mixed))
-            self._fit_net(module, mixed, watch=self._watch(held))
-            guessed = module.predicted.cpu().numpy()
-            module.drop_training_state()
-        self._finish(samples, codes, held, y)
+    def _train(self, X, labeled, seed):
+        mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
+        module = self._build_module(*labeled.rows.statistics(), len(mixed))
+        self._stage("fit", module, mixed, watch=labeled.watch)
         prior = mixed.class_shares(len(self.classes_))
-        self._check_guesses(guessed, prior)
-        return self
+        return module.predicted.classes.cpu().numpy(), prior
 
     def _build_module(self, mean, std, n_rows=0):
+        n_classes = len(self.classes_)
         module = _MixMatch(
-            linear_classifier(self._build_backbone(mean, std), len(self.classes_)),
+            linear_classifier(self._build_backbone(mean, std), n_classes),
             self.ema_decay,
             self.ema_ramp,
-            len(self.classes_),
-            self._build_augment(self.weak_augment, "weak", mean, std),
-            n_rows,
+            weak=self._build_augment(self.weak_augment, "weak", mean, std),
+            predicted=PredictedClasses(n_rows),
+            n_classes=n_classes,
             n_augmentations=self.n_augmentations,
             temperature=self.temperature,
             alpha=self.alpha,
             unlabeled_weight=self.unlabeled_weight,
             ramp_up=self.ramp_up,
         )
-        if self._continued is not None:
-            for name in ("online", "average", "n_steps"):
-                setattr(module, name, getattr(self._continued, name))
-        return module
+        return self._take_over(module, "online", "average", "n_steps")
 
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        module = self._build_module(mean, std)
-        module.drop_training_state()
-        return module
-
-    def _check_guesses(self, guessed, prior):
-        """Say what is wrong with the last guesses."""
+    def _check_health(self, trained):
+        """Warn if one class has nearly all of the last guesses, or another none."""
+        guessed, prior = trained
         counts = np.bincount(guessed[guessed >= 0], minlength=len(prior))
         self._check_shares(
             counts / max(1, counts.sum()),

@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable
+from dataclasses import InitVar
 from numbers import Integral
 from typing import Literal
 
@@ -13,7 +14,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from .._core.calibration import rescale
-from .._core.callbacks import fitting
 from .._core.health import CollapseWarning
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -30,7 +30,7 @@ from .._core.parameters import (
     UnitInterval,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import Mixed
+from .._core.samplers import Mixed, shuffled, split_labeled
 from .._core.warn import warn
 from ..augment import RandAugment
 from ..backbones import build_backbone, drop_blocks_
@@ -41,42 +41,37 @@ from ..modules import AveragedClassifier, frozen_copy
 class _NoisyStudent(AveragedClassifier):
     """A teacher or a student; ``targets``: what the teacher before says of each row."""
 
-    def __init__(
-        self,
-        online,
-        average,
-        decay,
-        augment,
-        stochastic_depth,
-        targets=None,
-        **settings,
-    ):
-        super().__init__(online, decay, average=average)
-        self.augment = augment
-        self.hooks = drop_blocks_(online, stochastic_depth)
-        for name, value in settings.items():
-            setattr(self, name, value)
+    _: KW_ONLY
+    augment: nn.Module
+    stochastic_depth: float
+    label_smoothing: float
+    number: int  # of the round; 0: the first teacher
+    targets: InitVar[torch.Tensor | None]
+
+    training_only = ("targets",)
+
+    def __post_init__(self, targets):
+        super().__post_init__()
+        self.hooks = drop_blocks_(self.online, self.stochastic_depth)
         # made anew from the teacher, never saved
         self.register_buffer("targets", targets, persistent=False)
 
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum())
         # one forward: BatchNorm sees labeled and unlabeled rows together
         logits = self.online(self.augment(x)).float()
-        labels, rows = y[:n_labeled], -1 - y[n_labeled:]
-        labeled, unlabeled = logits[:n_labeled], logits[n_labeled:]
+        labeled, unlabeled, labels, rows = split_labeled(logits, y)
         targets = None if self.targets is None else self.targets[rows]
         loss = noisy_student_loss(
             labeled, labels, unlabeled, targets, self.label_smoothing
         )
         return loss, {"labeled_loss": cross_entropy(labeled.detach(), labels)}
 
-    def after_epoch(self, net, samples):
+    def after_epoch(self, net, sampler):
         return {"round": self.number}
 
     def drop_training_state(self):
-        """Drop what is of use in training only."""
-        self.targets = None
+        """Forget the teacher's answers, and leave no block out."""
+        super().drop_training_state()
         for hook in self.hooks:
             hook.remove()
         self.hooks = []
@@ -95,7 +90,7 @@ class _Taught(Mixed):
         kept = np.empty(0, int)
         if self.copies is not None:
             kept = np.repeat(np.arange(len(self)), self.copies)
-        passes = (kept[torch.randperm(len(kept)).numpy()] for _ in itertools.count())
+        passes = (shuffled(kept) for _ in itertools.count())
         stream = itertools.chain.from_iterable(passes) if len(kept) else iter(())
         for labeled, unlabeled in super().epoch(batch_size):
             part = itertools.islice(stream, len(unlabeled))
@@ -149,8 +144,8 @@ def _balanced_copies(p, draws, n_rows, threshold=0.3, duplicate=True):
     return copies
 
 
-def _figures(copies, p, before):
-    """Return what a round was taught with, and how far it agrees with its teacher.
+def _metrics(copies, p, before):
+    """Return what a student was taught with, and how far it agrees with its teacher.
 
     Parameters
     ----------
@@ -170,11 +165,11 @@ def _figures(copies, p, before):
 class NoisyStudentClassifier(ClassificationRole, Learner):
     """Classify images by a chain of students, each taught by the one before.
 
-    A teacher learns from the labels and, undisturbed, gives every unlabeled image its
-    probabilities. From the sure ones, classes balanced, a student of the same size or a
-    larger one learns under harder conditions: its images are distorted, features and
-    whole blocks of it are left out. Then the student is the teacher. Read more in the
-    :ref:`User Guide <noisy_student>`.
+    A teacher learns from the labels and, without noise, gives every unlabeled image its
+    probabilities. From the confident ones, classes balanced, a student of the same size
+    or a larger one learns under harder conditions: its images are distorted, features
+    and whole blocks of it are left out. Then the student is the teacher. Read more in
+    the :ref:`User Guide <noisy_student>`.
 
     Parameters
     ----------
@@ -196,10 +191,10 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         Divides the teacher's logits where its probabilities become targets, > 0; rows
         are chosen without it.
     rows_per_class : int, "auto" or None
-        Rows of each class that a student is taught with: of common classes some sure
-        rows are drawn, those of rare ones are copied. "auto": the mean over the classes
-        of the rows above the threshold; None: each of those rows once. Published:
-        130,000 for ImageNet.
+        Rows of each class that a student is taught with: of common classes some
+        confident rows are drawn, those of rare ones are copied. "auto": the mean over
+        the classes of the rows above the threshold; None: each of those rows once.
+        Published: 130,000 for ImageNet.
     duplicate : bool
         Whether rows of rare classes are copied.
     dropout : float
@@ -285,16 +280,17 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. Class names go into an object array, ``y = np.array(names, dtype=object)``.
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. Class names go into an object array,
+    ``y = np.array(names, dtype=object)``.
 
     No noise disturbs a network that gives pseudo-labels, and they come from averaged
     weights. Departures: the first teacher is trained on weak views (``noisy_teacher``);
     rows are chosen anew in each round, where the public code keeps the first choice;
     strengths of RandAugment's operations are drawn, not fixed; there is no last
-    training at a larger resolution. With ``warm_start`` there is no new teacher: the last fit's
-    network teaches, and the students continue from its weights. Time: ``n_rounds + 1``
-    trainings; memory: the targets, 4 bytes per row and class.
+    training at a larger resolution. With ``warm_start`` there is no new teacher: the
+    last fit's network teaches, and the students continue from its weights. Time:
+    ``n_rounds + 1`` trainings; memory: the targets, 4 bytes per row and class.
 
     References
     ----------
@@ -336,85 +332,57 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
     lr: Positive = 0.03
     weight_decay: NonNegative = 5e-4
 
-    @fitting
-    def fit(self, X, y, sample_weight=None):
-        """Train on labeled and unlabeled rows.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. One of weight 0 is in no batch, as an unlabeled row neither.
-            Unlabeled rows have no weight.
-
-        Returns
-        -------
-        self : NoisyStudentClassifier
-        """
-        samples = self._check_X(X, reset=True)
-        codes = self._encode_y(y, samples)
+    def _train(self, X, labeled, seed):
         self._backbone_of(self.n_rounds)  # a wrong list is told of before the training
-        with self._seeded() as seed:
-            rows, trained, weights, held = self._split_calibration(
-                codes, samples, sample_weight, seed
-            )
-            taught = _Taught(rows, trained, self.unlabeled_ratio, False, weights)
-            self._train_rounds(taught, self._watch(held))
-        self._finish(samples, codes, held, y)
-        self._check_pseudo_labels(taught)
-        return self
-
-    def _train_rounds(self, taught, watch):
-        """Train the teacher, then one student after the other; set what they leave."""
-        statistics = taught.samples.statistics()
-        rows = taught.unlabeled
-        n_rounds = self.n_rounds if len(rows) else 0
-        last, self._continued = self._continued, None
-        first = 0 if last is None or n_rounds == 0 else 1
-        p = self._forward_rows(taught.samples) if first else None
-        self.n_rounds_, history = 0, []
-        for number in range(first, n_rounds + 1):
-            if number:
-                taught.copies = self._copies(p, rows)
-                if not taught.copies.any():
-                    break
-            teacher = getattr(self, "net_", None)
-            module = self._build_module(*statistics, number, p, last)
-            self._fit_net(module, taught, stage=f"round-{number}", watch=watch)
-            module.drop_training_state()
-            if self.interrupted_ and number:
-                self.net_ = teacher
+        taught = _Taught(
+            labeled.rows, labeled.codes, self.unlabeled_ratio, False, labeled.weights
+        )
+        statistics = labeled.rows.statistics()
+        n_rounds = self.n_rounds if len(taught.unlabeled) else 0
+        self.n_rounds_ = self.n_iter_ = 0
+        # in a warm start it is the last fit's network that teaches and goes on learning
+        last = continued = self._continued
+        if continued is None or not n_rounds:
+            first = self._build_module(*statistics, 0, None, last)
+            self._train_round(first, taught, labeled.watch)
+        p = self._forward_rows(labeled.rows)
+        while self.n_rounds_ < n_rounds and not self.interrupted_:
+            taught.copies = self._copies(p, taught.unlabeled)
+            if not taught.copies.any():
                 break
-            figures = {}
-            p, before = self._forward_rows(taught.samples), p
-            if number:
-                self.n_rounds_ = number
-                figures = _figures(taught.copies[rows], p[rows], before[rows])
-            for epoch in self.net_.history:
-                epoch.update(figures)
-            history += self.net_.history
-            if last is None:
-                self._network = number  # its weights are loaded into such a one
-            else:
-                last = module
+            teacher, n_iter = self.net_, self.n_iter_
+            student = self._build_module(*statistics, self.n_rounds_ + 1, p, last)
+            self._train_round(student, taught, labeled.watch)
             if self.interrupted_:
+                self.net_, self.n_iter_ = teacher, n_iter
                 break
-        if history:
-            self.net_.history[:] = history
-        self.n_iter_ = len(history)
+            self.n_rounds_ += 1
+            p, before = self._forward_rows(labeled.rows), p
+            self._record(taught, p, before)
+            last = None if continued is None else student
+        if continued is None:
+            self._network = self.n_rounds_  # the weights fit the network of this round
+        return taught
+
+    def _train_round(self, module, taught, watch):
+        self._stage(f"round-{module.number}", module, taught, watch=watch)
+        module.drop_training_state()
+
+    def _record(self, taught, p, before):
+        """Write what holds for the whole of the last round into its epochs."""
+        rows = taught.unlabeled
+        metrics = _metrics(taught.copies[rows], p[rows], before[rows])
+        for epoch in self.net_.history:
+            if epoch["round"] == self.n_rounds_:
+                epoch.update(metrics)
 
     def _copies(self, p, rows):
         """Return how often the next student sees each row of X."""
         n_rows = self.rows_per_class
         if n_rows == "auto":
-            sure = rows[p[rows].max(1).astype(np.float64) >= self.threshold]
-            n_classes = len(np.unique(p[sure].argmax(1)))
-            n_rows = max(1, round(len(sure) / max(1, n_classes)))
+            confident = rows[p[rows].max(1).astype(np.float64) >= self.threshold]
+            n_classes = len(np.unique(p[confident].argmax(1)))
+            n_rows = max(1, round(len(confident) / max(1, n_classes)))
         draws = torch.rand(len(rows), dtype=torch.float64).numpy()
         copies = np.zeros(len(p), int)
         copies[rows] = _balanced_copies(
@@ -438,10 +406,6 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
 
     def _build_module(self, mean, std, number, p=None, last=None):
         """Return the network of a round; p (n, K) are the probabilities it learns."""
-        targets = None
-        if number and p is not None:
-            targets = p.argmax(1) if self.hard_labels else rescale(p, self.temperature)
-            targets = torch.from_numpy(targets)
         if last is None:
             spec = self._backbone_of(number)
             backbone = build_backbone(spec, self.sample_shape_, mean, std)
@@ -455,17 +419,24 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         online[1].p = self.dropout if noisy else 0.0
         module = _NoisyStudent(
             online,
-            average,
             self.ema_decay,
-            self._build_views(noisy, mean, std),
-            self.stochastic_depth if noisy else 0.0,
-            targets,
-            number=number,
+            average=average,
+            augment=self._build_views(noisy, mean, std),
+            stochastic_depth=self.stochastic_depth if noisy else 0.0,
             label_smoothing=self.label_smoothing,
+            number=number,
+            targets=self._targets(p),
         )
         if last is not None:
             module.n_steps = last.n_steps
         return module
+
+    def _targets(self, p):
+        """Return what a student learns from the probabilities of its teacher (n, K)."""
+        if p is None:
+            return None
+        p = p.argmax(1) if self.hard_labels else rescale(p, self.temperature)
+        return torch.from_numpy(p)
 
     def _build_views(self, noisy, mean, std):
         weak = self._build_augment(self.weak_augment, "weak", mean, std)
@@ -482,8 +453,8 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         module.drop_training_state()
         return module
 
-    def _check_pseudo_labels(self, taught):
-        """Say what is wrong with the pseudo-labels of the last round."""
+    def _check_health(self, taught):
+        """Warn if the last round had few pseudo-labels, or hardly any of a class."""
         if taught.copies is None:
             return  # no student, or no unlabeled row
         if not taught.copies.any():
@@ -495,11 +466,10 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
                 CollapseWarning,
             )
             return
-        if "pseudo_label_share" not in self.net_.history[-1]:
+        last = self.net_.history[-1]
+        if "pseudo_label_share" not in last:
             return  # interrupted
-        share = self.net_.history[-1]["pseudo_label_share"]
-        classes = np.array(self.net_.history[-1]["pseudo_label_classes"])
-        prior = taught.class_shares(len(self.classes_))
+        share = last["pseudo_label_share"]
         if share < 0.01 and not isinstance(self.rows_per_class, Integral):
             warn(
                 f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "
@@ -509,8 +479,8 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
             )
             return
         self._check_shares(
-            classes / max(share, 1e-12),
-            prior,
+            np.array(last["pseudo_label_classes"]) / max(share, 1e-12),
+            taught.class_shares(len(self.classes_)),
             "pseudo-labels",
             round(share * len(taught.unlabeled)),
             f"a threshold above {self.threshold}",

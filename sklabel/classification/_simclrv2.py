@@ -8,7 +8,6 @@ from sklearn.base import BaseEstimator
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner, unfrozen
 from .._core.parameters import (
     KW_ONLY,
@@ -21,28 +20,30 @@ from .._core.parameters import (
     UnitInterval,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import Mixed, Shuffled
+from .._core.samplers import Shuffled
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import distillation
-from ..modules import frozen_copy, split_batchnorm_
+from ..modules import Method, frozen_copy, split_batchnorm_
 
 
-class _FineTuned(nn.Module):
+class _FineTuned(Method):
     """Encoder, the first layers of its projection head, and a new linear layer."""
 
-    def __init__(self, backbone, project, n_classes, augment=None):
-        super().__init__()
-        self.backbone = backbone
-        self.project = project
+    backbone: nn.Module
+    project: nn.Sequential
+    n_classes: int
+    augment: nn.Module | None = None
+
+    def __post_init__(self):
         widths = [
-            m.out_features for m in project.modules() if hasattr(m, "out_features")
+            m.out_features for m in self.project.modules() if hasattr(m, "out_features")
         ]
-        self.head = nn.Linear([backbone.n_features_out, *widths][-1], n_classes)
+        n_features = [self.backbone.n_features_out, *widths][-1]
+        self.head = nn.Linear(n_features, self.n_classes)
         # as published: every class is equally likely at first
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.augment = augment
 
     def logits(self, x):
         return self.head(self.project(self.backbone(x))).float()  # (B, K)
@@ -53,32 +54,30 @@ class _FineTuned(nn.Module):
     def loss(self, x, y):
         return cross_entropy(self.logits(self.augment(x)), y)
 
-    def after_epoch(self, net, samples):
+    def after_epoch(self, net, sampler):
         return {"stage": "fine-tune"}
 
 
-class _Distilled(nn.Module):
+class _Distilled(Method):
     """A student learns to answer on every row as its teacher does."""
 
-    def __init__(self, teacher, student, augment, temperature, alpha):
-        super().__init__()
-        self.teacher = frozen_copy(teacher)
-        self.student = student
-        self.augment = augment
-        self.temperature = temperature
-        self.alpha = alpha
+    teacher: _FineTuned
+    student: _FineTuned
+    augment: nn.Module
+    temperature: float
+    alpha: float
+
+    frozen = ("teacher",)
+
+    def __post_init__(self):
+        self.teacher = frozen_copy(self.teacher)
 
     @property
     def backbone(self):
         return self.student.backbone
 
-    def train(self, mode=True):
-        super().train(mode)
-        self.teacher.eval()
-        return self
-
     def forward(self, x):
-        # sure answers of the teacher, sharpened, are matched by small logits
+        # confident answers of the teacher, sharpened, are matched by small logits
         temperature = self.temperature if self.alpha > 0 else 1
         return (self.student.logits(x) / temperature).softmax(1)  # (B, K)
 
@@ -88,25 +87,24 @@ class _Distilled(nn.Module):
         # where every row is labeled, those are what there is to distill
         first = n_labeled if n_labeled < len(x) else 0
         with torch.no_grad():
-            told = self.teacher.logits(x[first:])
+            teacher_logits = self.teacher.logits(x[first:])
         # one forward: BatchNorm sees labeled and unlabeled rows together
         logits = self.student.logits(x)
-        said = logits[first:]
-        loss = distillation(told, said, self.temperature)
-        same = told.argmax(1) == said.argmax(1)
-        classes = one_hot(said.argmax(1), said.shape[1])
-        figures = {
+        student_logits = logits[first:]
+        loss = distillation(teacher_logits, student_logits, self.temperature)
+        classes = student_logits.argmax(1)
+        metrics = {
             "distillation_loss": loss.detach(),
-            "teacher_agreement": same.float().mean(),
-            "class_shares": classes.float().mean(0),
+            "teacher_agreement": (teacher_logits.argmax(1) == classes).float().mean(),
+            "class_shares": one_hot(classes, logits.shape[1]).float().mean(0),
         }
         if n_labeled:
-            labeled = cross_entropy(logits[:n_labeled], y[:n_labeled])
-            figures["labeled_loss"] = labeled.detach()
-            loss = (1 - self.alpha) * labeled + self.alpha * loss
-        return loss, figures
+            labeled_loss = cross_entropy(logits[:n_labeled], y[:n_labeled])
+            metrics["labeled_loss"] = labeled_loss.detach()
+            loss = (1 - self.alpha) * labeled_loss + self.alpha * loss
+        return loss, metrics
 
-    def after_epoch(self, net, samples):
+    def after_epoch(self, net, sampler):
         return {"stage": "distill"}
 
 
@@ -116,8 +114,8 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     Three stages: a network learns from all images without labels (contrastive
     pretraining); it is fine-tuned on the labeled ones, together with the first layer of
     the projection head, which other methods throw away; then a student learns to answer
-    on every image as this teacher does, and it is the student that predicts. It may be a
-    smaller network. Read more in the :ref:`User Guide <simclrv2>`.
+    on every image as this teacher does, and it is the student that predicts. It may be
+    a smaller network. Read more in the :ref:`User Guide <simclrv2>`.
 
     Parameters
     ----------
@@ -128,9 +126,9 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
         published. Give one to set its views and its length; searches reach its
         parameters as ``embedder__temperature``.
     head_layer : int
-        Layer of the projection head from whose output the network is fine-tuned; 0: from
-        the encoder, as embedders without such a head are. Published: 1 with few labels, 0
-        where all rows are labeled.
+        Layer of the projection head from whose output the network is fine-tuned; 0:
+        from the encoder, as embedders without such a head are. Published: 1 with few
+        labels, 0 where all rows are labeled.
     student_backbone : str, nn.Module, fitted embedder or None
         Network of the student, see :func:`sklabel.backbones.build_backbone`; a name
         starts from nothing. None: the embedder's, with the weights of the pretraining.
@@ -192,8 +190,8 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     Raises
     ------
     ValueError
-        If no row is labeled, all labels are of one class, y does not fit X, too few rows
-        are labeled for ``calibration_size``, the head has fewer layers than
+        If no row is labeled, all labels are of one class, y does not fit X, too few
+        rows are labeled for ``calibration_size``, the head has fewer layers than
         ``head_layer``, or the embedder trains no network.
 
     Warns
@@ -205,24 +203,25 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
 
     See Also
     --------
-    FixMatchClassifier : Learns from its own sure answers, without pretraining.
+    FixMatchClassifier : Learns from its own confident answers, without pretraining.
     sklabel.embedding.SimCLRTransformer : The pretraining alone.
 
     Notes
     -----
-    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean the
-    same. Departures, for small data and batches: AdamW, shifts in place of crops, and a
-    student that starts from the pretrained encoder; the authors' notebook starts a small
-    one from nothing, which needs more epochs. In the distillation every row counts as
-    unlabeled too, as on ImageNet. The student, which has learned to match sharpened
-    answers, predicts with its logits divided by ``temperature``: undivided they are
-    much too unsure. With "lars" the new layer is adapted like the others, where the
-    public code leaves it out.
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. Departures, for small data and batches: AdamW, shifts in place of crops,
+    and a student that starts from the pretrained encoder; the authors' notebook starts
+    a small one from nothing, which needs more epochs. In the distillation every row
+    counts as unlabeled too, as on ImageNet. The student, which has learned to match
+    sharpened answers, predicts with its logits divided by ``temperature``: undivided
+    they are much too unsure. With "lars" the new layer is adapted like the others,
+    where the public code leaves it out.
 
     References
     ----------
-    .. [1] T. Chen, S. Kornblith, K. Swersky, M. Norouzi, G. Hinton, "Big self-supervised
-       models are strong semi-supervised learners", NeurIPS 2020; equations 2 and 3.
+    .. [1] T. Chen, S. Kornblith, K. Swersky, M. Norouzi, G. Hinton, "Big
+       self-supervised models are strong semi-supervised learners", NeurIPS 2020;
+       equations 2 and 3.
 
     Examples
     --------
@@ -254,47 +253,39 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     max_epochs: Count = 100
     batch_size: AtLeastTwo = 64
 
-    @fitting
-    def fit(self, X, y, sample_weight=None):
-        """Pretrain on all rows, fine-tune on the labeled ones, distill on all.
+    def _train(self, X, labeled, seed):
+        statistics, continued = labeled.rows.statistics(), self._continued
+        if continued is None:
+            self.embedder_ = self._fit_embedder(labeled.rows.readable(X))
+        teacher = self._build_teacher(*statistics, continued)
+        fine_tuning = labeled.mixed(0)
+        self._stage("fine-tune", teacher, fine_tuning, watch=labeled.watch)
+        # a teacher that is half trained is better than an untrained student
+        self._distilled = self.distill_epochs > 0 and not self.interrupted_
+        if self._distilled:
+            distilled = self._build_distilled(teacher, *statistics, continued)
+            self._distill(distilled, labeled)
+        return fine_tuning
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. One of weight 0 is in no batch, as an unlabeled row neither.
-            Unlabeled rows have no weight.
-
-        Returns
-        -------
-        self : SimCLRv2Classifier
-        """
-        samples = self._check_X(X, reset=True)
-        codes = self._encode_y(y, samples)
-        with self._seeded() as seed:
-            rows, trained, weights, held = self._split_calibration(
-                codes, samples, sample_weight, seed
-            )
-            statistics, continued = rows.statistics(), self._continued
-            if continued is None:
-                self.embedder_ = self._fit_embedder(rows.readable(X))
-            teacher = self._build_teacher(*statistics, continued)
-            labeled = Mixed(rows, trained, 0, weights=weights)
-            watch = self._watch(held)
-            self._fit_net(teacher, labeled, stage="fine-tune", watch=watch)
-            # a teacher that is half trained is better than an untrained student
-            self._distilled = self.distill_epochs > 0 and not self.interrupted_
-            if self._distilled:
-                module = self._build_distilled(teacher, *statistics, continued)
-                self._distill(module, rows, trained, weights, watch)
-        self._finish(samples, codes, held, y)
-        self._check_classes(labeled)
-        return self
+    def _distill(self, distilled, labeled):
+        if self.alpha == 1:
+            sampler = Shuffled(labeled.rows, labeled.codes)
+            batch_size = self.distill_batch_size
+        else:
+            sampler = labeled.mixed(self.distill_batch_size / self.batch_size)
+            batch_size = self.batch_size
+        self._stage(
+            "distill",
+            distilled,
+            sampler,
+            identity=(labeled.weights,),  # they have shaped the teacher
+            watch=labeled.watch,
+            max_epochs=self.distill_epochs,
+            max_steps=None,
+            batch_size=batch_size,
+            lr=self.distill_lr or self.lr,
+            weight_decay=self.distill_weight_decay,
+        )
 
     def _fit_embedder(self, X):
         embedder = self.embedder
@@ -354,45 +345,20 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
         augment, teacher.augment = teacher.augment, None
         return _Distilled(teacher, student, augment, self.temperature, self.alpha)
 
-    def _distill(self, module, rows, trained, weights, watch):
-        """Train the student; the history goes on from that of the fine-tuning."""
-        fine_tuning = self.net_.history
-        if self.alpha == 1:
-            sampler = Shuffled(rows, trained)
-            batch_size = self.distill_batch_size
-        else:
-            ratio = self.distill_batch_size / self.batch_size
-            sampler = Mixed(rows, trained, ratio, weights=weights)
-            batch_size = self.batch_size
-        self._fit_net(
-            module,
-            sampler,
-            stage="distill",
-            identity=(weights,),  # they have shaped the teacher
-            watch=watch,
-            max_epochs=self.distill_epochs,
-            max_steps=None,
-            batch_size=batch_size,
-            lr=self.distill_lr or self.lr,
-            weight_decay=self.distill_weight_decay,
-        )
-        self.net_.history[:0] = fine_tuning
-        self.n_iter_ = len(self.net_.history)
-
-    def _check_classes(self, labeled):
-        """Say so where the student gives nearly all rows one class, or none another."""
+    def _check_health(self, fine_tuning):
+        """Warn if the student gives nearly all rows one class, or none another."""
         last = self.net_.history[-1] if self.net_.history else {}
         if "class_shares" not in last:
             return  # no student, or not one epoch was ended
         self._check_shares(
             np.array(last["class_shares"]),
-            labeled.class_shares(len(self.classes_)),
+            fine_tuning.class_shares(len(self.classes_)),
             "student's answers",
-            labeled.samples.n_trained,
+            fine_tuning.samples.n_trained,
             "a longer pretraining",
             class_weight="balanced",
         )
 
-    def _rebuild_module(self, mean, std):
+    def _build_module(self, mean, std):
         teacher = self._build_teacher(mean, std)
         return self._build_distilled(teacher, mean, std) if self._distilled else teacher

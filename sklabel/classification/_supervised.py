@@ -1,9 +1,8 @@
-"""Supervised training on the labeled rows alone: the base line."""
+"""Supervised training on the labeled rows alone: the baseline."""
 
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -16,29 +15,23 @@ from .._core.parameters import (
     Positive,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samplers import Mixed
+from ..modules import Method
 
 
-class _Supervised(nn.Module):
-    def __init__(self, backbone, head, augment, label_smoothing, train_backbone):
-        super().__init__()
-        self.backbone = backbone.requires_grad_(train_backbone)
-        self.head = head
-        self.augment = augment
-        self.label_smoothing = label_smoothing
-        self.train_backbone = train_backbone
-
-    def train(self, mode=True):
-        super().train(mode)
-        if not self.train_backbone:
-            self.backbone.eval()
-        return self
+class _Supervised(Method):
+    backbone: nn.Module
+    head: nn.Module
+    augment: nn.Module
+    label_smoothing: float
 
     def forward(self, x):
-        return self.head(self.backbone(x)).float().softmax(1)  # (B, K)
+        return self.logits(x).softmax(1)  # (B, K)
+
+    def logits(self, x):
+        return self.head(self.backbone(x)).float()
 
     def loss(self, x, y):
-        logits = self.head(self.backbone(self.augment(x))).float()
+        logits = self.logits(self.augment(x))
         loss = cross_entropy(logits, y, label_smoothing=self.label_smoothing)
         return loss, {"train_accuracy": (logits.argmax(1) == y).float().mean()}
 
@@ -47,7 +40,7 @@ class SupervisedClassifier(ClassificationRole, Learner):
     """Classify images from the labeled rows alone.
 
     Cross-entropy on augmented labeled images; unlabeled rows are not looked at in
-    training. The base line that every use of unlabeled rows must beat, and a quick model
+    training. The baseline that every use of unlabeled rows must beat, and a quick model
     to choose the next rows by. Read more in the :ref:`User Guide <supervised>`.
 
     Parameters
@@ -108,50 +101,17 @@ class SupervisedClassifier(ClassificationRole, Learner):
     lr: Positive = 0.03
     weight_decay: NonNegative = 5e-4
 
-    @fitting
-    def fit(self, X, y, sample_weight=None):
-        """Train on the labeled rows, and give every row a class.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
-        sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. One of weight 0 is in no batch, as an unlabeled row neither.
-            Unlabeled rows have no weight.
-
-        Returns
-        -------
-        self : SupervisedClassifier
-        """
-        samples = self._check_X(X, reset=True)
-        codes = self._encode_y(y, samples)
-        with self._seeded() as seed:
-            rows, trained, weights, held = self._split_calibration(
-                codes, samples, sample_weight, seed
-            )
-            module = self._build_module(*rows.statistics())
-            labeled = Mixed(rows, trained, ratio=0, weights=weights)
-            self._fit_net(module, labeled, watch=self._watch(held))
-        self._finish(samples, codes, held, y)
-        return self
+    def _train(self, X, labeled, seed):
+        module = self._build_module(*labeled.rows.statistics())
+        self._stage("fit", module, labeled.mixed(0), watch=labeled.watch)
 
     def _build_module(self, mean, std):
-        before = self._continued
-        backbone = before.backbone if before else self._build_backbone(mean, std)
-        head = before.head if before else None
-        return _Supervised(
-            backbone,
-            head or nn.Linear(backbone.n_features_out, len(self.classes_)),
-            self._build_augment(self.augment, "weak", mean, std),
-            self.label_smoothing,
-            self.train_backbone,
-        )
-
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        return self._build_module(mean, std)
+        if self._continued is not None:
+            backbone, head = self._continued.backbone, self._continued.head
+        else:
+            backbone = self._build_backbone(mean, std)
+            head = nn.Linear(backbone.n_features_out, len(self.classes_))
+        augment = self._build_augment(self.augment, "weak", mean, std)
+        module = _Supervised(backbone, head, augment, self.label_smoothing)
+        module.set_trained("backbone", self.train_backbone)
+        return module

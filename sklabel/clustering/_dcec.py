@@ -1,5 +1,7 @@
 """DEC, IDEC and DCEC: clustering in the code of an autoencoder (Xie et al., 2016)."""
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
@@ -7,9 +9,8 @@ from sklearn.cluster import KMeans
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from .._core.callbacks import fitting
 from .._core.codes import CenteredCodes, CodesMixin
-from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
+from .._core.health import BestClusters, CollapseWarning, cluster_metrics
 from .._core.learner import Learner
 from .._core.nested import encoded
 from .._core.parameters import (
@@ -21,11 +22,11 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
-from .._core.roles.clustering import ClusteringRole, check_n_clusters
+from .._core.roles.clustering import ProbabilisticClusteringRole
 from .._core.samplers import FixedSteps, Shuffled
 from .._core.warn import warn
+from ..embedding import AutoencoderTransformer
 from ..losses import sharpened_targets, student_assignment, target_divergence
-from ..modules import Snapshot
 from ..neighbors import kneighbors
 
 # in the codes before training, that the agreement is taken with
@@ -33,61 +34,70 @@ _N_NEIGHBORS = 10
 
 
 class _DCEC(CenteredCodes):
-    """With ``keep_clusters`` the first round that loses a cluster is the last, and undone."""
+    _: KW_ONLY
+    tol: float
+    neighbors: np.ndarray | None = None  # (n_readable, k + 1), the row itself first
 
-    neighbors = None  # (n_readable, k + 1), the row itself first
-
-    def __init__(self, embed, centers, **settings):
-        super().__init__(embed, centers, **settings)
-        if self.keep_clusters:
-            # a buffer: a fit that continues from a checkpoint has not seen the start
-            self.register_buffer("used", torch.zeros(len(centers), dtype=torch.bool))
-            self.whole = Snapshot(*self.parts())
-
-    def parts(self):
-        return self.embed, nn.ParameterList([self.centers])
+    training_only: ClassVar[tuple[str, ...]] = (
+        *CenteredCodes.training_only,
+        "neighbors",
+    )
 
     def loss(self, x, y):
         z = self.embed(x)
         q = student_assignment(z, self.centers, self.alpha)
         cluster_loss = target_divergence(q, self.targets[y])
-        figures = {"cluster_loss": cluster_loss.detach()}
+        metrics = {"cluster_loss": cluster_loss.detach()}
         loss = self.cluster_weight * cluster_loss
         if self.reconstruction_weight:
             error = self.embed.error(z, x)
-            figures["reconstruction_loss"] = error.detach()
+            metrics["reconstruction_loss"] = error.detach()
             loss = loss + self.reconstruction_weight * error
-        return loss, figures
-
-    def before_epoch(self, net, sampler):
-        super().before_epoch(net, sampler)
-        if self.keep_clusters and not self.used.any():
-            self.used[self.labels.unique()] = True
-            self.whole.keep_if_better(0, *self.parts())
+        return loss, metrics
 
     def after_epoch(self, net, sampler):
         self.q = net.evaluate(sampler.samples, sampler.samples.good)
-        labels = self.q.argmax(1)
-        changed = float((labels != self.labels).float().mean())
+        changed = float((self.q.argmax(1) != self.labels).float().mean())
         if changed < self.tol:
             net.stop()
-        figures = {"changed_share": changed, **cluster_metrics(self.q, self.neighbors)}
-        if self.keep_clusters:
-            lost = lost_clusters(self.used, labels)
-            figures["lost_clusters"] = int(lost.sum())
-            if lost.any():
-                net.stop()
-            else:
-                self.whole.keep_if_better(-len(net.history), *self.parts())
-        return figures
+        return {"changed_share": changed, **cluster_metrics(self.q, self.neighbors)}
 
-    def drop_training_state(self):
-        super().drop_training_state()
-        self.neighbors = self.used = self.whole = None
+    def keep_outputs(self, used):
+        """Forget the other centers."""
+        self.centers = nn.Parameter(self.centers.detach()[used])
 
 
-class DCECClusterer(CodesMixin, ClusteringRole, Learner):
-    """Cluster images by short codes that are drawn toward cluster centers.
+class _KeepingDCEC(_DCEC):
+    """The first round that loses a cluster is the last, and undone."""
+
+    training_only = (*_DCEC.training_only, "best")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.best = BestClusters(len(self.centers), *self.parts())
+
+    def parts(self):
+        return self.embed, nn.ParameterList([self.centers])
+
+    def before_epoch(self, net, sampler):
+        super().before_epoch(net, sampler)
+        if not self.best.started:
+            self.best.start(self.labels, 0, *self.parts())
+
+    def after_epoch(self, net, sampler):
+        metrics = super().after_epoch(net, sampler)
+        # each round is better than the one before, unless it loses a cluster
+        later = -len(net.history)
+        _, n_lost = self.best.judge(net, self.q.argmax(1), later, *self.parts())
+        return {**metrics, "lost_clusters": n_lost}
+
+    def keep_best(self):
+        """Undo a round that has lost a cluster, or was broken off and may have."""
+        self.best.restore_(*self.parts())
+
+
+class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
+    """Cluster images by short codes that are pulled toward cluster centers.
 
     An autoencoder is trained first, and k-means on its codes gives the centers. Then
     codes and centers move together: each row is assigned softly to all centers, and the
@@ -98,7 +108,8 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
     Parameters
     ----------
     n_clusters : int
-        Number of clusters. Centers that no row of X is nearest to are dropped at the end.
+        Number of clusters. Centers that no row of X is nearest to are dropped at the
+        end.
     cluster_weight : float
         Weight of the clustering loss, > 0. Paper: gamma; 1 for DEC.
     reconstruction_weight : float
@@ -106,22 +117,22 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
     alpha : float
         Degrees of freedom of the assignment, > 0.
     update_interval : int
-        Steps between two updates of the targets; a round. At most a fifth of the training
-        counts. Published: 140 for MNIST, 30 for USPS.
+        Steps between two updates of the targets; a round. At most a fifth of the
+        training counts. Published: 140 for MNIST, 30 for USPS.
     tol : float
         The training ends when fewer than this share of the rows has changed its cluster
         in a round.
     keep_clusters : bool
-        Whether the training ends when a cluster loses its last row, and the round before
-        is kept. False: it goes on, as published.
+        Whether the training ends when a cluster loses its last row, and the round
+        before is kept. False: it goes on, as published.
     n_init : int
         Starts of k-means.
     embedder : estimator or None
         Gives the codes; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
-        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach its
-        parameters as ``embedder__temperature``.
+        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach
+        its parameters as ``embedder__temperature``.
     max_epochs : int
         Passes over X, at most. Published: 20,000 steps.
     lr
@@ -130,8 +141,6 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
 
     Attributes
     ----------
-    confidence_ : ndarray of shape (n_samples,), float32
-        Probability of each row's cluster.
     cluster_centers_ : ndarray of shape (n_centers, n_components)
         Centers in use, in the space of the codes.
     embedder_ : estimator
@@ -154,8 +163,8 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
     Warns
     -----
     CollapseWarning
-        If the training lost a cluster, fewer clusters than ``n_clusters`` are in use, or
-        one holds most rows.
+        If the training lost a cluster, fewer clusters than ``n_clusters`` are in use,
+        or one holds most rows.
 
     See Also
     --------
@@ -164,12 +173,12 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
 
     Notes
     -----
-    The loss is that of DCEC, a mean over pixels plus ``cluster_weight`` times a mean over
-    rows. Departures: rows are shuffled; ``tol`` compares the labels before and after a
-    round; what would lose a cluster is undone (``keep_clusters``).
+    The loss is that of DCEC, a mean over pixels plus ``cluster_weight`` times a mean
+    over rows. Departures: rows are shuffled; ``tol`` compares the labels before and
+    after a round; what would lose a cluster is undone (``keep_clusters``).
 
-    With ``warm_start`` codes and centers go on from the last fit; where it did not leave
-    ``n_clusters`` centers, k-means finds new ones in its codes.
+    With ``warm_start`` codes and centers go on from the last fit; where it did not
+    leave ``n_clusters`` centers, k-means finds new ones in its codes.
 
     References
     ----------
@@ -205,72 +214,50 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Cluster X.
+    _default_embedder = AutoencoderTransformer
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
+    def _train(self, X, samples, seed):
+        X = samples.readable(X)
+        if self._continued is None:
+            self.embedder_ = self._fit_embedder(X)
+        Z = np.asarray(self.embedder_.transform(X))
+        centers = self._initial_centers(Z, X, seed)
+        n_neighbors = min(_N_NEIGHBORS, len(Z) - 1)
+        _, neighbors = kneighbors(Z, n_neighbors + 1, random_state=seed)
+        n_steps = Shuffled(samples).n_batches(self.batch_size)
+        n_all = self.max_steps or self.max_epochs * n_steps
+        # in a single round nothing would be taught by what was learned
+        n_round = min(self.update_interval, max(1, n_all // 5))
+        trained = self._stage(
+            "cluster",
+            self._build_module(centers, neighbors),
+            FixedSteps(samples, n_round),
+            max_steps=n_all,
+            # the net counts in rounds
+            warmup_epochs=self.warmup_epochs * n_steps / n_round,
+        )
+        if self.keep_clusters:
+            trained.keep_best()
 
-        Returns
-        -------
-        self : DCECClusterer
-        """
-        samples = self._check_X(X, reset=True)
-        check_n_clusters(self, samples)
-        with self._seeded() as seed:
-            readable = samples.readable(X)
-            if self._continued is None:
-                self.embedder_ = self._fit_embedder(readable)
-            Z = np.asarray(self.embedder_.transform(readable))
-            if self._continued is None:
-                centers = self._find_centers(Z, seed)
-            elif len(self._continued.centers) == self.n_clusters:
-                centers = self._continued.centers.detach()
-            else:
-                centers = self._find_centers(encoded(self, readable), seed)
-            module = self._build_module(centers)
-            _, module.neighbors = kneighbors(
-                Z, min(_N_NEIGHBORS + 1, len(Z)), random_state=seed
-            )
-            n_steps = Shuffled(samples).n_batches(self.batch_size)
-            n_all = self.max_steps or self.max_epochs * n_steps
-            # in a single round nothing would be taught by what was learned
-            n_round = min(self.update_interval, max(1, n_all // 5))
-            self._fit_net(
-                module,
-                FixedSteps(samples, n_round),
-                stage="cluster",
-                max_steps=n_all,
-                # the net counts in rounds
-                warmup_epochs=self.warmup_epochs * n_steps / n_round,
-            )
-            history = self.net_.history
-            n_lost = history[-1].get("lost_clusters") if history else 0
-            # a round that Ctrl-C broke off may have lost some, too
-            if n_lost or (self.interrupted_ and self.keep_clusters):
-                module.whole.restore_(*module.parts())
-            module.drop_training_state()
-            p = self._forward_rows(samples)
-        # the rate of DEC alone: Adam does not mind the scale of its only loss
-        remedy = f"Lower cluster_weight={self.cluster_weight}"
-        if not self.reconstruction_weight:
-            remedy = f"Lower lr={self.lr}, raise reconstruction_weight=0"
+    def _check_health(self, p):
+        history = self.net_.history
+        n_lost = history[-1].get("lost_clusters") if history else 0
         if n_lost:
             warn(
-                f"The training ended with round {len(history)}, in which {n_lost} of the "
-                f"clusters lost their last row; the round before is kept. {remedy}, or "
-                "take keep_clusters=False to go on all the same.",
+                f"The training ended with round {len(history)}, in which {n_lost} of "
+                "the clusters lost their last row; the round before is kept. "
+                f"{self._remedies()[1]}, or take keep_clusters=False to go on all the "
+                "same.",
                 CollapseWarning,
             )
-        used = self._set_labels(p, samples, f"{remedy} or lower n_clusters", remedy)
-        module.centers = nn.Parameter(module.centers.detach()[used])
-        return self
+        super()._check_health(p)
+
+    def _remedies(self):
+        remedy = f"Lower cluster_weight={self.cluster_weight}"
+        if not self.reconstruction_weight:
+            # the rate of DEC alone: Adam does not mind the scale of its only loss
+            remedy = f"Lower lr={self.lr}, raise reconstruction_weight=0"
+        return f"{remedy} or lower n_clusters", remedy
 
     def score(self, X, y=None):
         """Return minus the loss on X, so that a search needs no labels.
@@ -303,27 +290,37 @@ class DCECClusterer(CodesMixin, ClusteringRole, Learner):
             loss += self.reconstruction_weight * squares / samples.n_trained
         return -float(loss)
 
-    def _find_centers(self, Z, seed):
-        """Return the centers of k-means on codes (n, D)."""
+    def _initial_centers(self, Z, X, seed):
+        """Return the centers to start from: those of the last fit, or of k-means.
+
+        Parameters
+        ----------
+        Z : ndarray of shape (n, D)
+            Codes of X as the embedder gives them.
+        X : array-like of length n
+        seed : int
+        """
+        if self._continued is not None:
+            if len(self._continued.centers) == self.n_clusters:
+                return self._continued.centers.detach()
+            Z = encoded(self, X)
         n_clusters = min(self.n_clusters, len(np.unique(Z, axis=0)))
         found = KMeans(n_clusters, n_init=self.n_init, random_state=seed).fit(Z)
         # where there are fewer different rows than clusters, some centers are doubled
         rows = np.arange(self.n_clusters) % n_clusters
         return torch.from_numpy(found.cluster_centers_[rows].astype(np.float32))
 
-    def _build_module(self, centers):
-        return _DCEC(
+    def _build_module(self, centers, neighbors=None):
+        names = "alpha", "cluster_weight", "reconstruction_weight", "tol"
+        kind = _KeepingDCEC if self.keep_clusters else _DCEC
+        return kind(
             self._build_embed(),
             centers,
-            alpha=self.alpha,
-            cluster_weight=self.cluster_weight,
-            reconstruction_weight=self.reconstruction_weight,
-            tol=self.tol,
-            keep_clusters=self.keep_clusters,
+            neighbors=neighbors,
+            **{name: getattr(self, name) for name in names},
         )
 
     def _rebuild_module(self, mean, std):
-        self._continued = None
         module = self._build_module(torch.zeros(self.n_clusters_, self._code_length()))
         module.drop_training_state()
         return module

@@ -4,13 +4,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
-from sklearn.base import ClusterMixin
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import normalized_mutual_info_score, pairwise_distances_argmin
 from torch import nn
 
-from .._core.callbacks import fitting
-from .._core.health import CollapseWarning, neighbor_agreement, set_n_clusters
+from .._core.health import CollapseWarning, neighbor_agreement
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -22,27 +20,34 @@ from .._core.parameters import (
     Positive,
     Schedule,
 )
-from .._core.roles.clustering import check_n_clusters
+from .._core.roles.clustering import ClusteringRole
 from .._core.roles.embedding import EmbeddingRole
 from .._core.samplers import Shuffled, split
 from .._core.warn import warn
 from ..backbones import build_sobel_backbone
+from ..modules import Method
 from ..neighbors import kmeans
 from ..optim import param_groups
 
 
-class _DeepCluster(nn.Module):
-    def __init__(self, backbone, augment, n_rows, n_training_clusters, **settings):
-        super().__init__()
-        self.backbone = backbone
-        self.augment = augment
+class _DeepCluster(Method):
+    backbone: nn.Module
+    augment: nn.Module
+    n_rows: int
+    n_training_clusters: int
+    _: KW_ONLY
+    n_components: int
+    n_kmeans_iter: int
+    reassign_epochs: int
+
+    training_only = ("head", "assigned", "agreement", "head_optimizer", "net_group")
+
+    def __post_init__(self):
         # frozen until the first epoch: the net's optimizer must not take it
-        self.head = nn.Linear(backbone.n_features_out, n_training_clusters)
+        self.head = nn.Linear(self.backbone.n_features_out, self.n_training_clusters)
         self.head.requires_grad_(False)
-        self.register_buffer("assigned", torch.zeros(n_rows, dtype=torch.int64))
+        self.register_buffer("assigned", torch.zeros(self.n_rows, dtype=torch.int64))
         self.register_buffer("agreement", torch.tensor(0.0))
-        for name, value in settings.items():
-            setattr(self, name, value)
 
     @property
     def n_features_out(self):
@@ -54,11 +59,11 @@ class _DeepCluster(nn.Module):
     def loss(self, x, y):
         logits = self.head(self.backbone(self.augment(x))).float()  # (B, K)
         p = logits.detach().softmax(1)
-        figures = {
+        metrics = {
             "view_agreement": (p.argmax(1) == y).float().mean(),
             "confident_share": (p.amax(1) > 0.99).float().mean(),
         }
-        return F.cross_entropy(logits, y), figures
+        return F.cross_entropy(logits, y), metrics
 
     def before_epoch(self, net, sampler):
         self.nmi = 1.0  # of two equal assignments
@@ -101,11 +106,6 @@ class _DeepCluster(nn.Module):
             "largest_cluster": float(sizes.max() / sizes.sum()),
             "neighbor_agreement": float(self.agreement),
         }
-
-    def drop_training_state(self):
-        """Drop what is of use in training only."""
-        self.head = self.assigned = self.agreement = None
-        self.head_optimizer = self.net_group = None
 
 
 class _Balanced(Shuffled):
@@ -217,7 +217,7 @@ def _directions(Z, labels):
     return mean / np.linalg.norm(mean, axis=1, keepdims=True).clip(1e-12)
 
 
-class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
+class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
     """Cluster images by features that learn to tell their own clusters apart.
 
     Two steps alternate. K-means groups the features of all images into many small
@@ -265,10 +265,6 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
         How far each row is from the border of its cluster, see ``score_samples``.
     cluster_centers_ : ndarray of shape (n_centers, n_components)
         Centers of k-means in use, in the space of the whitened features.
-    labels_ : ndarray of int of shape (n_samples,)
-        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
-    n_clusters_ : int
-        Clusters in use.
     encoder_ : nn.Module
         Trained encoder.
     center_labels_ : ndarray of int of shape (n_centers,)
@@ -282,9 +278,10 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
         (normalized mutual information of this assignment and the one before; 0 in the
         first epoch, it rises as the clusters settle), ``clusters_used``,
         ``largest_cluster`` (share) and ``neighbor_agreement`` (how often one of the ten
-        nearest in the whitened features is in a row's cluster, of 1000 rows at most), all
-        of k-means, ``view_agreement`` (share of views for which the network names the
-        row's cluster) and ``confident_share`` (views with a probability above 0.99).
+        nearest in the whitened features is in a row's cluster, of 1000 rows at most),
+        all of k-means, ``view_agreement`` (share of views for which the network names
+        the row's cluster) and ``confident_share`` (views with a probability above
+        0.99).
 
     Raises
     ------
@@ -313,14 +310,14 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
     The paper's setting for ImageNet is ``n_training_clusters=10_000, n_components=256,
     sobel=True, backbone="vgg16_bn", max_epochs=500, batch_size=256, lr=0.05``.
 
-    Departures: ``batch_size`` is for trainings of hundreds of steps, where each new layer
-    has few of them to learn its clusters. Every cluster is drawn equally
-    often, as the paper says; the public code draws large clusters more often, because
-    it numbers the images in two ways. A cluster that becomes empty takes the row
-    farthest from its own center, where faiss splits a large cluster. The features are
-    those after the last activation. The bias of the new layer does not decay. The last
-    clustering is the best of ten starts, and its clusters are merged by Ward's method, by
-    the directions of their mean features; in the whitened space, where every small
+    Departures: ``batch_size`` is for trainings of hundreds of steps, where each new
+    layer has few of them to learn its clusters. Every cluster is drawn equally often,
+    as the paper says; the public code draws large clusters more often, because it
+    numbers the images in two ways. A cluster that becomes empty takes the row farthest
+    from its own center, where faiss splits a large cluster. The features are those
+    after the last activation. The bias of the new layer does not decay. The last
+    clustering is the best of ten starts, and its clusters are merged by Ward's method,
+    by the directions of their mean features; in the whitened space, where every small
     difference counts as much as the large ones, the merged clusters are much worse.
 
     References
@@ -351,37 +348,20 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
     weight_decay: NonNegative = 1e-5
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Cluster X.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : DeepClusterer
-        """
-        samples = self._check_X(X, reset=True)
-        check_n_clusters(self, samples)
+    def _train(self, X, samples, seed):
         counts = self._check_counts(samples.n_trained)
-        with self._seeded():
-            module = self._build_module(*samples.statistics(), len(samples), *counts)
-            self._fit_net(module, _Balanced(samples), predicts=False)
-            module.drop_training_state()
-            Z = self._forward_rows(samples)
-            self._set_centers(Z[~samples.bad], *counts)
-        self.labels_ = self._nearest(Z)[0]
+        module = self._build_module(*samples.statistics(), len(samples), *counts)
+        self._stage("fit", module, _Balanced(samples), predicts=False)
+
+    def _assign(self, samples):
+        Z = self._forward_rows(samples)
+        module = self.net_.module_
+        self._set_centers(
+            Z[samples.good], module.n_training_clusters, module.n_components
+        )
+        self.labels_, _ = self._nearest(Z)
         self.confidence_ = self._border_distances(Z)
-        remedy = f"Raise n_training_clusters={counts[0]}, or lower lr={self.lr}"
-        set_n_clusters(self, f"{remedy} or n_clusters", remedy)
-        self._check_agreement(counts[0])
-        return self
+        return Z
 
     def predict(self, X):
         """Return the cluster of each sample: that of the nearest center.
@@ -410,8 +390,8 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
         -------
         scores : ndarray of shape (n_samples,), float32
             1 less the distance to the nearest center over that to the nearest center of
-            another cluster (the simplified silhouette): 0 on a border to 1 on a center, or
-            where there is one cluster. NaN for a file that cannot be read, with
+            another cluster (the simplified silhouette): 0 on a border to 1 on a center,
+            or where there is one cluster. NaN for a file that cannot be read, with
             ``on_error="skip"``.
         """
         return self._border_distances(self._predict_rows(X))
@@ -448,9 +428,16 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
         n_components = self.n_components or max(2, min(256, n_samples // 50))
         return n_training_clusters, n_components
 
-    def _check_agreement(self, n_training_clusters):
-        """Say so where the last layers have learned nothing."""
-        # Ctrl-C may have come between figures
+    def _remedies(self):
+        n_training_clusters = self.net_.module_.n_training_clusters
+        remedy = (
+            f"Raise n_training_clusters={n_training_clusters}, or lower lr={self.lr}"
+        )
+        return f"{remedy} or n_clusters", remedy
+
+    def _check_health(self, Z):
+        super()._check_health(Z)
+        # Ctrl-C may have come between metrics
         whole = [epoch for epoch in self.net_.history if "clusters_used" in epoch]
         if len(whole) < 3 or whole[-1]["clusters_used"] == 1:
             return
@@ -459,15 +446,16 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
         chance = 1 / whole[-1]["clusters_used"]
         if agreement < chance + min(chance, 0.05):
             warn(
-                f"The network names the clusters of views hardly better than by "
-                f"chance: view_agreement {agreement:.3f}, by chance {chance:.3f}. Raise "
+                "The network names the clusters of views hardly better than by chance: "
+                f"view_agreement {agreement:.3f}, by chance {chance:.3f}. Raise "
                 f"lr={self.lr} or reassign_epochs={self.reassign_epochs}, lower "
                 f"batch_size={self.batch_size} or "
-                f"n_training_clusters={n_training_clusters}, or weaken augment.",
+                f"n_training_clusters={self.net_.module_.n_training_clusters}, or "
+                "weaken augment.",
                 CollapseWarning,
             )
 
-    def _build_module(self, mean, std, n_rows, n_training_clusters, n_components):
+    def _build_module(self, mean, std, n_rows=0, n_training_clusters=1, n_components=1):
         before = self._continued
         return _DeepCluster(
             before.backbone if before else self._build_backbone(mean, std),
@@ -483,12 +471,6 @@ class DeepClusterer(ClusterMixin, EmbeddingRole, Learner):
         if self.sobel:
             return build_sobel_backbone(self.backbone, self.sample_shape_, "mean")
         return super()._build_backbone(mean, std)
-
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        module = self._build_module(mean, std, 0, 1, 1)
-        module.drop_training_state()
-        return module
 
     def _set_centers(self, Z, n_training_clusters, n_components):
         """Cluster features (n, D) for the last time, and merge what is too many."""

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from .._core.callbacks import fitting
-from .._core.health import check_information, cluster_metrics, neighbor_agreement
+from .._core.health import cluster_metrics, neighbor_agreement
 from .._core.learner import Learner
+from .._core.overclustering import Overclustering, OverclusteringMixin
 from .._core.parameters import (
     KW_ONLY,
     Augment,
@@ -15,8 +15,8 @@ from .._core.parameters import (
     Positive,
     Schedule,
 )
-from .._core.roles.clustering import ClusteringRole, check_n_clusters
-from .._core.samplers import FixedSteps, Shuffled
+from .._core.roles.clustering import ProbabilisticClusteringRole
+from .._core.samplers import Shuffled
 from .._core.warn import warn
 from ..augment import Contrastive
 from ..backbones import build_sobel_backbone
@@ -27,19 +27,16 @@ from ..modules import MultiHead, filled_
 _TRIAL_ROWS, _TRIAL_STEPS, _TRIAL_LR = 20_000, 2000, 3e-3
 
 
-class _IIC(nn.Module):
-    """All rows pass through the over-clustering heads, then through the others."""
+class _IIC(Overclustering):
+    heads: nn.Module
+    augment: nn.Module
+    n_restarts: int
+    n_repeats: int
 
-    def __init__(self, backbone, overcluster, heads, augment, **settings):
-        super().__init__()
-        self.backbone = backbone
-        self.overcluster = overcluster
-        self.heads = heads
-        self.augment = augment
+    def __post_init__(self):
+        super().__post_init__()
         self.register_buffer("best_head", torch.tensor(0))
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.step, self.n_overcluster_steps, self.head_losses = 0, 0, 0.0
+        self.head_losses = 0.0  # sum of each head's over the epoch
 
     def forward(self, x):
         return self.probabilities(self.backbone(x))
@@ -53,34 +50,31 @@ class _IIC(nn.Module):
         return torch.cat([h.float(), self.probabilities(h)], 1)
 
     def before_epoch(self, net, sampler):
-        n_passes = self.overcluster_epochs + self.cluster_epochs
-        self.step, self.head_losses = 0, 0.0
-        # what is left may be less than an epoch
-        n_steps = min(sampler.n_steps, net.total_steps_ - net.step_)
+        super().before_epoch(net, sampler)
+        self.head_losses = 0.0
         # what is due within the epoch comes before it: new heads need their share
         due, due_before = (
             (step * (self.n_restarts + 1) - 1) // net.total_steps_
-            for step in (net.step_ + n_steps, net.step_)
+            for step in (net.step_ + self.n_steps, net.step_)
         )
         if net.step_ and due > due_before:
             self.restart(net, sampler.samples)
-        self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
 
     def restart(self, net, samples):
-        """Try new heads on the encoder as it is; the best, new or old, takes all places.
+        """Try new heads on the encoder as it is; the best of new and old replaces all.
 
         Heads that learn together with their encoder stay with what they began with.
         """
-        heads, z = self.heads, self.paired_features(net, samples)
+        heads, pairs = self.heads, self.paired_features(net, samples)
         n_tried = heads.n_heads + 1
-        tried = MultiHead(z.shape[2], heads.n_classes, n_tried, init_std=0.01).to(z)
-        self.go_on_in(tried)
+        tried = MultiHead(pairs.shape[2], heads.n_classes, n_tried, init_std=0.01)
+        self.go_on_in(tried.to(pairs))
         n_steps = min(_TRIAL_STEPS, net.total_steps_ // (self.n_restarts + 1))
-        self.fit_heads(tried, z, n_steps, net.batch_size * self.n_repeats)
+        self.fit_heads(tried, pairs, n_steps, net.batch_size * self.n_repeats)
         with torch.no_grad():
-            found = tried.keep_head(int(self.losses_of(tried, z).argmin()))
+            best = tried.keep_head(int(self.losses_of(tried, pairs).argmin()))
         places = torch.arange(heads.n_heads * heads.n_classes)
-        filled_(heads.linear, found.linear, places.view(heads.n_heads, -1))
+        filled_(heads.linear, best.linear, places.view(heads.n_heads, -1))
         for parameter in heads.parameters():  # the optimizer forgets the old ones
             net.optimizer_.state.pop(parameter, None)
 
@@ -89,36 +83,35 @@ class _IIC(nn.Module):
         best = self.heads.keep_head(int(self.best_head))
         filled_(heads.linear, best.linear, slice(heads.n_classes))
 
-    def fit_heads(self, heads, z, n_steps, n_pairs):
-        """Train heads on paired features (2, n, D)."""
+    def paired_features(self, net, samples):
+        """Return features (2, n, D) of some plain rows and of a view of each."""
+
+        def pair(x):
+            return torch.cat([self.backbone(x), self.backbone(self.augment(x))], 1)
+
+        z = net.evaluate(samples, samples.spread(_TRIAL_ROWS), pair)
+        return torch.stack(z.to(net.device).chunk(2, 1))
+
+    def fit_heads(self, heads, pairs, n_steps, n_pairs):
+        """Train heads alone, on ``n_pairs`` of the paired features in each step."""
         optimizer = torch.optim.Adam(heads.parameters(), lr=_TRIAL_LR)
         for _ in range(n_steps):
-            rows = torch.randperm(z.shape[1])[:n_pairs].to(z.device)
-            with torch.enable_grad():
-                loss = self.losses_of(heads, z[:, rows]).mean()
+            rows = torch.randperm(pairs.shape[1])[:n_pairs].to(pairs.device)
+            loss = self.losses_of(heads, pairs[:, rows]).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 
-    def paired_features(self, net, samples):
-        """Return features (2, n, D) of some plain rows and of a view of each."""
-        z = net.evaluate(samples, samples.spread(_TRIAL_ROWS), self.pair)
-        return torch.stack(z.to(net.device).chunk(2, 1))
-
-    def pair(self, x):
-        return torch.cat([self.backbone(x), self.backbone(self.augment(x))], 1)
-
-    def losses_of(self, heads, z):
+    def losses_of(self, heads, pairs):
         """Return the loss of each head on paired features (2, n, D)."""
-        p1, p2 = heads(z[0]).softmax(-1), heads(z[1]).softmax(-1)
+        p1, p2 = (heads(z).softmax(-1) for z in pairs)
         return iic_loss(p1, p2, self.marginal_weight)
 
     def loss(self, x, y):
-        over = self.step < self.n_overcluster_steps
-        p1, p2 = self.views(x, self.overcluster if over else self.heads)
+        p1, p2 = self.views(x, self.overcluster if self.overclusters else self.heads)
         losses = iic_loss(p1, p2, self.marginal_weight)  # (heads,)
         loss = losses.mean()
-        if over:
+        if self.overclusters:
             return loss, {"overcluster_loss": loss.detach()}
         self.head_losses = self.head_losses + losses.detach()
         return loss, {
@@ -136,9 +129,6 @@ class _IIC(nn.Module):
         # the pairs' joint distribution is that of a row with the mean of its views
         return p1, p2.unflatten(1, (self.n_repeats, len(x))).mean(1)
 
-    def after_step(self):
-        self.step += 1
-
     def after_epoch(self, net, sampler):
         if self.step > self.n_overcluster_steps:  # or else the heads are as they were
             self.best_head.fill_(self.head_losses.argmin())
@@ -152,8 +142,12 @@ class _IIC(nn.Module):
         self.heads = self.heads.keep_head(int(self.best_head))
         self.best_head.fill_(0)
 
+    def keep_outputs(self, used):
+        """Forget the other clusters."""
+        self.heads = self.heads.keep_outputs(used)
 
-class IICClusterer(ClusteringRole, Learner):
+
+class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
     """Cluster images so that an image and a transformed copy share a cluster.
 
     A network is trained from nothing to tell as much as it can about the cluster of a
@@ -209,8 +203,6 @@ class IICClusterer(ClusteringRole, Learner):
 
     Attributes
     ----------
-    confidence_ : ndarray of shape (n_samples,), float32
-        Probability of each row's cluster.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
         passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
@@ -220,8 +212,6 @@ class IICClusterer(ClusteringRole, Learner):
         ``neighbor_agreement`` (how often one of the ten nearest in the encoder's
         features is in a row's cluster, of 1000 rows at most), ``largest_cluster``
         (share), ``clusters_used`` and ``confident_share``.
-    encoder_ : nn.Module
-        Trained encoder, the heads left out.
 
     Raises
     ------
@@ -236,12 +226,12 @@ class IICClusterer(ClusteringRole, Learner):
 
     Notes
     -----
-    Some seeds end far below others: set ``n_restarts``, or train several and keep the one
-    with the highest ``score``. Data of some hundred rows make few steps: raise ``lr`` to
-    1e-2 there. The joint distribution of ``n_clusters`` squared entries is estimated from
-    one batch, which should hold many more pairs than a tenth of that (a warning);
-    published batches hold 660 to 1000 for the 2500 to 19,600 of the over-clustering heads.
-    Time and memory of a step grow with ``n_repeats``.
+    Some seeds end far below others: set ``n_restarts``, or train several and keep the
+    one with the highest ``score``. Data of some hundred rows make few steps: raise
+    ``lr`` to 1e-2 there. The joint distribution of ``n_clusters`` squared entries is
+    estimated from one batch, which should hold many more pairs than a tenth of that (a
+    warning); published batches hold 660 to 1000 for the 2500 to 19,600 of the
+    over-clustering heads. Time and memory of a step grow with ``n_repeats``.
 
     Departures: the first view is the plain image, which is what is clustered in the
     end, where the public code crops it too; the rate is 1e-3, for shorter trainings;
@@ -279,45 +269,21 @@ class IICClusterer(ClusteringRole, Learner):
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Cluster X.
+    def _check_samples(self, samples):
+        super()._check_samples(samples)
+        n_pairs = min(self.batch_size, samples.n_trained) * self.n_repeats
+        if (
+            self.n_clusters**2 > 10 * n_pairs
+        ):  # too few to tell how clusters go together
+            warn(
+                f"A batch of {n_pairs} pairs says little of the {self.n_clusters**2} "
+                f"pairs of clusters: raise batch_size={self.batch_size} or n_repeats="
+                f"{self.n_repeats}, or lower n_clusters={self.n_clusters}.",
+                UserWarning,
+            )
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : IICClusterer
-        """
-        samples = self._check_X(X, reset=True)
-        check_n_clusters(self, samples)
-        self._check_pairs(samples.n_trained)
-        n_passes = self.overcluster_epochs + self.cluster_epochs
-        n_steps = n_passes * Shuffled(samples).n_batches(self.batch_size)
-        with self._seeded():
-            module = self._build_module(*samples.statistics())
-            self._fit_net(module, FixedSteps(samples, n_steps))
-            module.keep_best()
-            p = self._forward_rows(samples)
-        remedy = (
-            f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
-            f"marginal_weight={self.marginal_weight}"
-        )
-        check_information(self, "views")
-        used = self._set_labels(
-            p,
-            samples,
-            f"{remedy}, or lower n_clusters",
-            f"{remedy}, or change the views",
-        )
-        module.heads = module.heads.keep_outputs(used)
-        return self
+    def _train(self, X, samples, seed):
+        super()._train(X, samples, seed).keep_best()
 
     def score(self, X, y=None):
         """Return minus the loss on X, so that a search needs no labels.
@@ -345,16 +311,13 @@ class IICClusterer(ClusteringRole, Learner):
             p1, p2 = (torch.cat(p, 1) for p in zip(*pairs, strict=True))
             return -float(iic_loss(p1, p2, self.marginal_weight).mean())
 
-    def _check_pairs(self, n_rows):
-        """Say so where a batch is too small to tell how clusters go together."""
-        n_pairs = min(self.batch_size, n_rows) * self.n_repeats
-        if self.n_clusters**2 > 10 * n_pairs:
-            warn(
-                f"A batch of {n_pairs} pairs says little of the {self.n_clusters**2} pairs "
-                f"of clusters: raise batch_size={self.batch_size} or n_repeats="
-                f"{self.n_repeats}, or lower n_clusters={self.n_clusters}.",
-                UserWarning,
-            )
+    def _check_health(self, p):
+        self._check_information("views")
+        super()._check_health(p)
+
+    def _remedies(self):
+        more = self._raise_learning()
+        return f"{more}, or lower n_clusters", f"{more}, or change the views"
 
     def _build_module(self, mean, std, n_clusters=None, n_heads=None):
         before = self._continued
@@ -377,8 +340,8 @@ class IICClusterer(ClusteringRole, Learner):
         return _IIC(
             backbone,
             overcluster,
-            heads,
-            self._build_augment(self.augment, views, mean, std),
+            heads=heads,
+            augment=self._build_augment(self.augment, views, mean, std),
             n_restarts=self.n_restarts,
             n_repeats=self.n_repeats,
             marginal_weight=self.marginal_weight,
@@ -392,5 +355,4 @@ class IICClusterer(ClusteringRole, Learner):
         return super()._build_backbone(mean, std)
 
     def _rebuild_module(self, mean, std):
-        self._continued = None
         return self._build_module(mean, std, self.n_clusters_, n_heads=1)

@@ -7,12 +7,11 @@ from typing import Annotated
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.base import ClusterMixin
 from torch import nn
 
-from .._core.callbacks import fitting
-from .._core.health import check_information, cluster_metrics, set_n_clusters
+from .._core.health import cluster_metrics
 from .._core.learner import Learner
+from .._core.overclustering import Overclustering, OverclusteringMixin
 from .._core.parameters import (
     KW_ONLY,
     AtLeastTwo,
@@ -26,7 +25,8 @@ from .._core.parameters import (
     UnitInterval,
     between,
 )
-from .._core.samplers import FixedSteps, Shuffled
+from .._core.roles.clustering import ClusteringRole
+from .._core.samplers import Shuffled
 from ..augment import Contrastive
 from ..backbones import build_backbone
 from ..losses import iic_segmentation_loss
@@ -35,18 +35,14 @@ from ..losses import iic_segmentation_loss
 _SMALL = 64
 
 
-class _IICSegmentation(nn.Module):
-    """All images pass through the over-clustering head, then through the other one."""
-
-    def __init__(self, backbone, overcluster, head, augment, **settings):
-        super().__init__()
-        self.backbone = backbone
-        self.overcluster = overcluster
-        self.head = head
-        self.augment = augment
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.step, self.n_overcluster_steps = 0, 0
+class _IICSegmentation(Overclustering):
+    head: nn.Module
+    augment: nn.Module
+    half_side: int
+    collapsed: bool
+    flip: float
+    rotate: float
+    zoom: float
 
     def forward(self, x):
         # the net takes one row per sample
@@ -59,18 +55,10 @@ class _IICSegmentation(nn.Module):
         p = head(encoder.body((x - encoder.mean) / encoder.std)).float().softmax(1)
         return F.interpolate(p, x.shape[2:], mode="bilinear", align_corners=False)
 
-    def before_epoch(self, net, sampler):
-        n_passes = self.overcluster_epochs + self.cluster_epochs
-        self.step = 0
-        # what is left may be less than an epoch
-        n_steps = min(sampler.n_steps, net.total_steps_ - net.step_)
-        self.n_overcluster_steps = n_steps * self.overcluster_epochs // n_passes
-
     def loss(self, x, y):
-        over = self.step < self.n_overcluster_steps
-        views = self.views(x, self.overcluster if over else self.head)
+        views = self.views(x, self.overcluster if self.overclusters else self.head)
         loss = self.information_loss(*views)
-        if over:
+        if self.overclusters:
             return loss, {"overcluster_loss": loss.detach()}
         with torch.no_grad():
             information = -iic_segmentation_loss(*views)
@@ -85,7 +73,8 @@ class _IICSegmentation(nn.Module):
     def views(self, x, head):
         """Return the probabilities of images and of their recolored, moved copies.
 
-        With them come the maps that bring the copies back, and where these show the image.
+        With them come the maps that bring the copies back, and where these show the
+        image.
         """
         # in full precision: a grid in bfloat16 is off by tenths of a pixel
         with torch.autocast(x.device.type, enabled=False):
@@ -98,20 +87,16 @@ class _IICSegmentation(nn.Module):
             inside = F.affine_grid(back, x.shape, align_corners=False).abs() <= 1
         return self.maps(x, head), self.maps(view, head), back, inside.all(-1)
 
-    def after_step(self):
-        self.step += 1
-
     def after_epoch(self, net, sampler):
-        # some images stand for all
-        x = sampler.samples[sampler.samples.spread(32)]
-        p = net.evaluation_step(x).unflatten(1, (self.n_outputs, *x.shape[2:]))
-        net.module_.train()
+        samples = sampler.samples
+        p = net.evaluate(samples, samples.spread(32))  # some images stand for all
+        p = p.unflatten(1, (self.n_outputs, *samples.sample_shape[1:]))
         maps = p.argmax(1)  # (n, H, W)
         same = [maps.diff(dim=dim).flatten() == 0 for dim in (1, 2)]
         same = torch.cat(same).float()  # none in images of one pixel
         agreement = float(same.mean()) if len(same) else 1.0
-        figures = cluster_metrics(p.movedim(1, 3).flatten(0, 2))
-        return {**figures, "neighbor_agreement": agreement}
+        metrics = cluster_metrics(p.movedim(1, 3).flatten(0, 2))
+        return {**metrics, "neighbor_agreement": agreement}
 
     @property
     def n_outputs(self):
@@ -148,9 +133,9 @@ def _random_moves(x, flip, rotate, zoom):
 def _published_net(sample_shape, width):
     """Return the paper's network, narrower: maps of half the height and width.
 
-    It sees 30 pixels at once, a quarter of the published images. In small images it would
-    see everything, and draw smooth borders through them wherever; so there it is the first
-    three layers, which see 7, without halving.
+    It sees 30 pixels at once, a quarter of the published images. In small images it
+    would see everything, and draw smooth borders through them wherever; so there it is
+    the first three layers, which see 7, without halving.
     """
     n_in, *side = sample_shape
     small = min(side) < _SMALL
@@ -179,7 +164,7 @@ def _head(n_features, n_outputs):
     return head
 
 
-class IICSegmenter(ClusterMixin, Learner):
+class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
     """Cluster the pixels of images by what surrounds them.
 
     A convolutional network gives each pixel a cluster. It is trained from nothing to
@@ -235,8 +220,6 @@ class IICSegmenter(ClusterMixin, Learner):
 
     Attributes
     ----------
-    n_clusters_ : int
-        Clusters in use.
     labels_ : ndarray of int of shape (n_samples, height, width)
         Cluster of each pixel, 0 to ``n_clusters_ - 1``, all of them in use.
     net_ : skorch.NeuralNet
@@ -271,11 +254,11 @@ class IICSegmenter(ClusterMixin, Learner):
     not depend on the content: look at ``labels_.mean(0)``. Convolutions with a border
     of zeros tell the place in images that are no larger than the field of view.
 
-    Departures: a network a quarter as wide and a rate of 1e-3, for small data, and half as
-    deep for small images; one ``marginal_weight`` for both heads; borders
-    that repeat the outermost pixels in place of zeros, for the reason above; the
-    convolution that makes the clusters has no border, so that maps keep their frame;
-    colors alone are seen, where the public code adds edges for COCO-Stuff.
+    Departures: a network a quarter as wide and a rate of 1e-3, for small data, and half
+    as deep for small images; one ``marginal_weight`` for both heads; borders that
+    repeat the outermost pixels in place of zeros, for the reason above; the convolution
+    that makes the clusters has no border, so that maps keep their frame; colors alone
+    are seen, where the public code adds edges for COCO-Stuff.
 
     References
     ----------
@@ -309,38 +292,6 @@ class IICSegmenter(ClusterMixin, Learner):
     batch_size: AtLeastTwo = 32
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
-
-    @fitting
-    def fit(self, X, y=None):
-        """Cluster the pixels of X.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; or paths of
-            image files.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : IICSegmenter
-        """
-        samples = self._check_X(X, reset=True)
-        self._check_images()
-        n_passes = self.overcluster_epochs + self.cluster_epochs
-        n_steps = n_passes * Shuffled(samples).n_batches(self.batch_size)
-        with self._seeded():
-            module = self._build_module(*samples.statistics())
-            self._fit_net(module, FixedSteps(samples, n_steps))
-            labels = self._label_maps(samples)
-            # without them a pixel may turn to another cluster: between two places of the
-            # encoder's maps probabilities are mixed
-            while len(used := np.unique(labels[labels >= 0])) < module.n_outputs:
-                module.keep_outputs(used)
-                labels = self._label_maps(samples)
-        self._set_label_maps(labels)
-        return self
 
     def predict_proba(self, X):
         """Return the probability of each cluster for each pixel.
@@ -403,7 +354,7 @@ class IICSegmenter(ClusterMixin, Learner):
             )
         return -float(np.mean(losses))
 
-    def _check_images(self):
+    def _check_samples(self, samples):
         shape = self.sample_shape_
         if len(shape) == 1:
             raise ValueError(
@@ -416,6 +367,25 @@ class IICSegmenter(ClusterMixin, Learner):
                 f"half_side={self.half_side} must be less than the shorter side of the "
                 f"images, {min(shape[1:])}."
             )
+
+    def _assign(self, samples):
+        labels, module = self._label_maps(samples), self.net_.module_
+        # without them a pixel may turn to another cluster: between two places of the
+        # encoder's maps probabilities are mixed
+        while len(used := np.unique(labels[labels >= 0])) < module.n_outputs:
+            module.keep_outputs(used)
+            labels = self._label_maps(samples)
+        self.labels_ = labels
+        return labels
+
+    def _check_health(self, labels):
+        self._check_information("a pixel in two views")
+        # most of many an image is background
+        super()._check_health(labels, of="pixels", largest=0.8)
+
+    def _remedies(self):
+        more = self._raise_learning()
+        return f"{more}, or lower n_clusters", more
 
     def _build_module(self, mean, std, n_clusters=None):
         before = self._continued
@@ -430,11 +400,12 @@ class IICSegmenter(ClusterMixin, Learner):
             overcluster = _head(backbone.n_features_out, wanted)
         names = ("marginal_weight", "half_side", "collapsed", "flip", "rotate", "zoom")
         names += ("overcluster_epochs", "cluster_epochs")
+        colors = Contrastive(crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
         return _IICSegmentation(
             backbone,
             overcluster,
-            head,
-            self._build_colors(mean, std),
+            head=head,
+            augment=self._build_augment(self.augment, colors, mean, std),
             **{name: getattr(self, name) for name in names},
         )
 
@@ -454,12 +425,7 @@ class IICSegmenter(ClusterMixin, Learner):
             )
         return encoder.train()
 
-    def _build_colors(self, mean, std):
-        colors = Contrastive(crop=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
-        return self._build_augment(self.augment, colors, mean, std)
-
     def _rebuild_module(self, mean, std):
-        self._continued = None
         return self._build_module(mean, std, self.n_clusters_)
 
     def _probability_maps(self, samples):
@@ -475,18 +441,6 @@ class IICSegmenter(ClusterMixin, Learner):
         labels = np.concatenate([p.argmax(1) for p in self._probability_maps(samples)])
         labels[samples.bad] = -1
         return labels
-
-    def _set_label_maps(self, labels):
-        """Set the labels, and say where little was learned."""
-        self.labels_ = labels
-        remedy = (
-            f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
-            f"marginal_weight={self.marginal_weight}"
-        )
-        check_information(self, "a pixel in two views")
-        lower = f"{remedy}, or lower n_clusters"
-        # most of many an image is background
-        set_n_clusters(self, lower, remedy, of="pixels", largest=0.8)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

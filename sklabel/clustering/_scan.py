@@ -1,15 +1,14 @@
-"""SCAN: semantic clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
+"""SCAN: clustering by adopting nearest neighbors (Van Gansbeke et al., 2020)."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from torch import nn
 
-from .._core.callbacks import fitting
-from .._core.health import CollapseWarning, cluster_metrics, lost_clusters
+from .._core.health import BestClusters, CollapseWarning, cluster_metrics
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -23,36 +22,32 @@ from .._core.parameters import (
     Optimizer,
     Schedule,
 )
-from .._core.roles.clustering import ClusteringRole, check_n_clusters
+from .._core.roles.clustering import NeighborhoodMixin, ProbabilisticClusteringRole
 from .._core.samplers import Paired, Shuffled
 from .._core.warn import warn
 from ..augment import scan_strong
 from ..embedding import SimCLRTransformer
 from ..losses import confidence_cross_entropy, scan_head_scores, scan_loss
-from ..modules import MultiHead, Snapshot
+from ..modules import Method, MultiHead, Snapshot
 from ..neighbors import kneighbors, mine_neighbors
 
 
-class _SCAN(nn.Module):
+class _SCAN(Method):
     """Stage 1: anchor and neighbor agree, and all clusters are used."""
 
-    def __init__(self, backbone, heads, augment, entropy_weight, prior, train_backbone):
-        super().__init__()
-        self.backbone = backbone.requires_grad_(train_backbone)
-        self.heads = heads
-        self.augment = augment
-        self.entropy_weight = entropy_weight
-        self.train_backbone = train_backbone
-        self.register_buffer("prior", prior)
-        self.register_buffer("best_head", torch.tensor(0))
-        self.best = Snapshot(backbone, heads)
+    backbone: nn.Module
+    heads: MultiHead
+    augment: nn.Module
+    entropy_weight: float
+    prior: torch.Tensor | None  # (K,)
+    train_backbone: bool
 
-    def train(self, mode=True):
-        super().train(mode)
-        self.best.eval()
-        if not self.train_backbone:
-            self.backbone.eval()
-        return self
+    frozen = ("best",)
+
+    def __post_init__(self):
+        self.set_trained("backbone", self.train_backbone)
+        self.register_buffer("best_head", torch.tensor(0))
+        self.best = Snapshot(self.backbone, self.heads)
 
     def forward(self, x):
         return self._logits(x).float().softmax(-1)  # (heads, B, K)
@@ -94,102 +89,104 @@ class _SCAN(nn.Module):
         return self.heads(self.backbone(x))
 
 
-class _SelfLabel(nn.Module):
-    """Stage 2: confident answers on plain views teach augmented views.
+class _SelfLabel(Method):
+    """Stage 2: confident predictions on plain views teach augmented views."""
 
-    With ``clustering_loss``, a function of all probabilities, the epoch where it is
-    lowest is kept, the start included, and the first epoch that loses a cluster is the
-    last, and never kept.
-    """
+    backbone: nn.Module
+    heads: MultiHead
+    augment: nn.Module
+    threshold: float
+    balance: bool
+    train_backbone: bool
+    _: KW_ONLY
+    neighbors: np.ndarray | None = None  # (n, k + 1), the row itself first
 
-    def __init__(self, backbone, heads, augment, threshold, balance, train_backbone):
-        super().__init__()
-        self.backbone = backbone.requires_grad_(train_backbone)
-        self.heads = heads
-        self.augment = augment
-        self.threshold = threshold
-        self.balance = balance
-        self.train_backbone = train_backbone
-        self.clustering_loss = None
-        self.neighbors = None  # (n, k + 1), the row itself first
-        # (K,), which clusters are in use before the first step
-        self.register_buffer("used", None)
+    training_only: ClassVar[tuple[str, ...]] = ("neighbors", "p")
 
-    def train(self, mode=True):
-        super().train(mode)
-        if not self.train_backbone:
-            self.backbone.eval()
-        return self
+    def __post_init__(self):
+        self.p = None  # (n, K), of the plain rows after the last epoch
+        self.set_trained("backbone", self.train_backbone)
 
     @property
     def n_features_out(self):
         return self.backbone.n_features_out
 
     def forward(self, x):
-        return self.heads(self.backbone(x))[0].float().softmax(-1)  # (B, K)
+        return self._logits(x).softmax(-1)  # (B, K)
 
     def loss(self, x, y):
         # the plain view's pass is in train mode, as in the public code
         with torch.no_grad():
-            weak = self.heads(self.backbone(x))[0].float()
-        strong = self.heads(self.backbone(self.augment(x)))[0].float()
+            weak = self._logits(x)
+        strong = self._logits(self.augment(x))
         return confidence_cross_entropy(weak, strong, self.threshold, self.balance)
 
-    def watch_over(self, clustering_loss):
-        self.clustering_loss = clustering_loss
-        self.best = Snapshot(self.backbone, self.heads)
-        # a buffer: a fit that continues from a checkpoint has not seen the start
-        self.used = torch.zeros(self.heads.n_classes, dtype=torch.bool)
+    def after_epoch(self, net, sampler):
+        self.p = net.evaluate(sampler.samples, sampler.samples.good)
+        return {"stage": "self-label", **cluster_metrics(self.p, self.neighbors)}
+
+    def keep_outputs(self, used):
+        """Forget the other clusters."""
+        self.heads = self.heads.keep_outputs(used)
+
+    def drop_training_state(self):
+        super().drop_training_state()
+        self.backbone.requires_grad_(True)
+
+    def _logits(self, x):
+        return self.heads(self.backbone(x))[0].float()
+
+
+class _KeepingSelfLabel(_SelfLabel):
+    """The first epoch that loses a cluster is the last.
+
+    Kept is the epoch, or the start, with the lowest loss of stage 1 before it.
+    """
+
+    entropy_weight: float
+    prior: torch.Tensor | None
+
+    training_only = (*_SelfLabel.training_only, "best", "prior")
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.best = BestClusters(self.heads.n_classes, self.backbone, self.heads)
 
     def before_epoch(self, net, sampler):
-        if self.clustering_loss is not None and not self.used.any():
+        if not self.best.started:
             p = net.evaluate(sampler.samples, sampler.samples.good)
-            self.used[p.argmax(1).unique()] = True
-            self.best.keep_if_better(self.clustering_loss(p), self.backbone, self.heads)
+            loss = self.clustering_loss(p)
+            self.best.start(p.argmax(1), loss, self.backbone, self.heads)
 
     def after_epoch(self, net, sampler):
-        p = net.evaluate(sampler.samples, sampler.samples.good)
-        figures = {"stage": "self-label", **cluster_metrics(p, self.neighbors)}
-        if self.clustering_loss is not None:
-            loss = float(self.clustering_loss(p))
-            lost = lost_clusters(self.used, p.argmax(1))
-            if lost.any():
-                net.stop()
-            best = not lost.any() and self.best.keep_if_better(
-                loss, self.backbone, self.heads
-            )
-            figures |= {"clustering_loss": loss, "best": best}
-            figures["lost_clusters"] = int(lost.sum())
-        return figures
+        metrics = super().after_epoch(net, sampler)
+        loss, labels = float(self.clustering_loss(self.p)), self.p.argmax(1)
+        best, n_lost = self.best.judge(net, labels, loss, self.backbone, self.heads)
+        metrics |= {"clustering_loss": loss, "best": best, "lost_clusters": n_lost}
+        return metrics
+
+    def clustering_loss(self, p):
+        """Return the loss of stage 1 on the probabilities (n, K) of plain rows."""
+        log_p = p.clamp_min(1e-30).log()
+        neighbors = torch.from_numpy(self.neighbors[:, 1:]).T
+        losses = [
+            scan_loss(log_p, log_p[column], self.entropy_weight, self.prior)
+            for column in neighbors
+        ]
+        return sum(losses) / len(losses)
 
     def keep_best(self):
-        """Go back to the best epoch, and forget the others."""
-        if self.clustering_loss is not None:
-            self.best.restore_(self.backbone, self.heads)
-        self.backbone.requires_grad_(True)
-        self.clustering_loss = self.neighbors = self.best = self.used = None
+        """Go back to the best epoch."""
+        self.best.restore_(self.backbone, self.heads)
 
 
-def _standardized(samples, mean, std):
-    return ((samples[samples.good] - mean) / std).numpy()
-
-
-def _clustering_loss(p, neighbors, entropy_weight, prior):
-    """Return the loss of stage 1 on the probabilities (n, K) of plain rows."""
-    log_p = p.clamp_min(1e-30).log()
-    losses = (
-        scan_loss(log_p, log_p[column], entropy_weight, prior) for column in neighbors.T
-    )
-    return sum(losses) / neighbors.shape[1]
-
-
-class SCANClusterer(ClusteringRole, Learner):
+class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     """Cluster images so that nearest neighbors in an embedding share a cluster.
 
     An embedding is learned, each image's nearest neighbors in it are found once, and a
-    network is trained to give an image and its neighbor the same confident cluster while
-    using all clusters. Then it is fine-tuned on its own confident answers. Read more in
-    the :ref:`User Guide <clustering>`.
+    network is trained to give an image and its neighbor the same confident cluster
+    while using all clusters. Then it is fine-tuned on its own confident answers. Read
+    more in the :ref:`User Guide <clustering>`.
 
     Parameters
     ----------
@@ -233,20 +230,19 @@ class SCANClusterer(ClusteringRole, Learner):
 
     Attributes
     ----------
-    confidence_ : ndarray of shape (n_samples,), float32
-        Probability of each row's cluster.
     neighbors_ : ndarray of int of shape (n_samples, n_neighbors + 1)
         Mined neighbors, the row itself first.
     embedder_ : estimator
         Fitted embedder, where there is one.
     net_ : skorch.NeuralNet
-        Trained net of the last stage; ``net_.history`` holds per epoch of both ``stage``
-        ("cluster", then "self-label"), ``train_loss``, ``largest_cluster`` (share),
-        ``clusters_used``, ``confident_share``, ``neighbor_agreement`` (rows in the cluster
-        of a neighbor); while clustering ``score`` (the lower the better, needs no labels),
-        ``consistency``, ``entropy`` and ``best``, whether it is the best epoch so far: the
-        last of these is kept; and with ``keep_clusters`` in self-labeling
-        ``clustering_loss``, ``lost_clusters`` and ``best`` (none: the start is kept).
+        Trained net of the last stage; ``net_.history`` holds per epoch of both
+        ``stage`` ("cluster", then "self-label"), ``train_loss``, ``largest_cluster``
+        (share), ``clusters_used``, ``confident_share``, ``neighbor_agreement`` (rows in
+        the cluster of a neighbor); while clustering ``score`` (the lower the better,
+        needs no labels), ``consistency``, ``entropy`` and ``best``, whether it is the
+        best epoch so far: the last of these is kept; and with ``keep_clusters`` in
+        self-labeling ``clustering_loss``, ``lost_clusters`` and ``best`` (none: the
+        start is kept).
     prior_ : ndarray of shape (n_clusters,) or None
         Expected share of each cluster in use.
     n_iter_ : int
@@ -260,8 +256,8 @@ class SCANClusterer(ClusteringRole, Learner):
     Warns
     -----
     CollapseWarning
-        If a stage has learned nothing, self-labeling lost a cluster, fewer clusters than
-        asked for are in use, or one holds most rows.
+        If a stage has learned nothing, self-labeling lost a cluster, fewer clusters
+        than asked for are in use, or one holds most rows.
 
     See Also
     --------
@@ -271,8 +267,9 @@ class SCANClusterer(ClusteringRole, Learner):
     -----
     Departures: the rate of the clustering stage is 1e-3 because default trainings are
     hundreds of steps long, not 20,000; epoch and head are chosen on the training rows;
-    self-labeling keeps its best epoch (``keep_clusters``); weights alone decay, not biases
-    and norms; batches without a confident row are skipped, where the public code stops.
+    self-labeling keeps its best epoch (``keep_clusters``); weights alone decay, not
+    biases and norms; batches without a confident row are skipped, where the public code
+    stops.
 
     With ``warm_start`` the encoder goes on learning, and the kept head where it has
     ``n_clusters`` outputs; heads beside it are new.
@@ -312,60 +309,31 @@ class SCANClusterer(ClusteringRole, Learner):
     weight_decay: NonNegative = 1e-4
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Cluster X.
+    _default_embedder = SimCLRTransformer
 
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        self : SCANClusterer
-        """
-        samples = self._check_X(X, reset=True)
-        check_n_clusters(self, samples)
-        prior = self._check_prior()
-        with self._seeded() as seed:
-            statistics = samples.statistics()
-            self.neighbors_ = self._mine_neighbors(X, samples, seed, *statistics)
-            module = self._build_module(*statistics, prior)
-            self._fit_net(
-                module,
-                Paired(samples, self.neighbors_),
-                stage="cluster",
-                predicts=False,
-            )
-            clustering = self.net_.history
-            module = self._build_self_label(*module.keep_best(), *statistics)
-            module.neighbors = samples.among_readable(self.neighbors_)
-            if self.keep_clusters:
-                columns = torch.from_numpy(module.neighbors[:, 1:])
-                module.watch_over(
-                    lambda p: _clustering_loss(p, columns, self.entropy_weight, prior)
-                )
-            epochs = max(1, self.self_label_epochs)
-            self._fit_net(
-                module,
-                Shuffled(samples),
-                stage="self-label",
-                max_epochs=epochs,
-                max_steps=None,
-                batch_size=self.self_label_batch_size,
-                train=self.self_label_epochs > 0,
-            )
-            module.keep_best()
-            p = self._forward_rows(samples)
-        self.net_.history[:0] = clustering
-        self.n_iter_ = len(self.net_.history)
-        self._check_stages(p)
-        self._drop_unused(p, samples, prior)
-        return self
+    def _train(self, X, samples, seed):
+        self.prior_ = self._check_prior()
+        statistics = samples.statistics()
+        self._fit_embedder(X, samples)
+        neighbors = self._mine_neighbors(X, samples, seed)
+        self.neighbors_ = samples.all_neighbors(neighbors)
+        clustered = self._stage(
+            "cluster",
+            self._build_module(*statistics),
+            Paired(samples, self.neighbors_),
+            predicts=False,
+        )
+        self_labeled = self._stage(
+            "self-label",
+            self._build_self_label(*clustered.keep_best(), *statistics, neighbors),
+            Shuffled(samples),
+            max_epochs=max(1, self.self_label_epochs),
+            max_steps=None,
+            batch_size=self.self_label_batch_size,
+            train=self.self_label_epochs > 0,
+        )
+        if self.keep_clusters:
+            self_labeled.keep_best()
 
     def score(self, X, y=None):
         """Return how well neighbors agree on X, so that a search needs no labels.
@@ -380,25 +348,20 @@ class SCANClusterer(ClusteringRole, Learner):
         Returns
         -------
         score : float
-            Minus the ``score`` of ``net_.history``, on X and neighbors within X: the entropy
-            of the clusters less the disagreement of neighbors, at best the log of
-            ``n_clusters``; higher is better. Values compare only at equal ``n_clusters``
-            and ``n_neighbors``, and on as many rows.
+            Minus the ``score`` of ``net_.history``, on X and neighbors within X: the
+            entropy of the clusters less the disagreement of neighbors, at best the log
+            of ``n_clusters``; higher is better. Values compare only at equal
+            ``n_clusters`` and ``n_neighbors``, and on as many rows.
         """
         samples = self._check_X(X)
         if samples.n_trained < 2:
             raise ValueError("X has less than two rows to score: none has a neighbor.")
         p = torch.from_numpy(self._forward_rows(samples)[samples.good])
-        if hasattr(self, "embedder_"):
-            Z = np.asarray(self.embedder_.transform(samples.readable(X)))
-        else:
-            Z = _standardized(samples, *samples.statistics())
-        neighbors = torch.from_numpy(self._nearest(Z, seed=0))
-        prior = None if self.prior_ is None else torch.from_numpy(self.prior_)
-        return -float(scan_head_scores(p[None], neighbors, prior)[0])
+        neighbors = torch.from_numpy(self._mine_neighbors(X, samples, seed=0))
+        return -float(scan_head_scores(p[None], neighbors, self._expected_shares())[0])
 
     def _check_prior(self):
-        """Return the share of each cluster, shape (n_clusters,); None: all are equal."""
+        """Return the share of each cluster (n_clusters,); None: all are equal."""
         if self.prior is None:
             return None
         prior = np.asarray(self.prior, dtype=np.float32)
@@ -409,42 +372,25 @@ class SCANClusterer(ClusteringRole, Learner):
             )
         if not (np.isfinite(prior) & (prior >= 0)).all() or not prior.any():
             raise ValueError(
-                f"prior={self.prior} must hold shares that are finite and not negative, "
-                "one above 0 at least."
+                f"prior={self.prior} must hold shares that are finite and not "
+                "negative, one above 0 at least."
             )
-        return torch.from_numpy(prior / prior.sum())
+        return prior / prior.sum()
 
-    def _mine_neighbors(self, X, samples, seed, mean, std):
-        """Return each row's neighbors in the embedding, the row itself first."""
-        embedder = self.embedder
-        if embedder is None and len(self.sample_shape_) == 3:
-            # as published, neighbors come from the head's output
-            embedder = SimCLRTransformer(
-                output="projection",
-                on_error=self.on_error,
-                device=self.device,
-                precision=self.precision,
-                verbose=self.verbose,
-            )
-        if embedder is None:
-            vars(self).pop("embedder_", None)  # of an earlier fit
-            Z = _standardized(samples, mean, std)
-        else:
-            # files that cannot be read were told of already, and are nobody's neighbors
-            readable = samples.readable(X)
-            self.embedder_ = self._fit_held(embedder, readable)
-            Z = np.asarray(self.embedder_.transform(readable))
-        return samples.all_neighbors(self._nearest(Z, seed))
+    def _expected_shares(self):
+        """Return ``prior_`` as a tensor."""
+        return None if self.prior_ is None else torch.from_numpy(self.prior_)
 
-    def _nearest(self, Z, seed):
-        """Return the neighbors of each row of an embedding, the row itself first."""
+    def _mine_neighbors(self, X, samples, seed):
+        """Return the nearest of each readable row among these, the row itself first."""
+        Z = self._embed(X, samples, standardize=True)
         n_neighbors = min(self.n_neighbors, len(Z) - 1)
         embedded = hasattr(self, "embedder_")
         if self.metric == "cosine" or (self.metric == "auto" and embedded):
             return mine_neighbors(Z, n_neighbors)[1]
         return kneighbors(Z, n_neighbors + 1, random_state=seed)[1]
 
-    def _build_module(self, mean, std, prior):
+    def _build_module(self, mean, std):
         before = self._continued
         backbone = before.backbone if before else self._build_backbone(mean, std)
         heads = MultiHead(backbone.n_features_out, self.n_clusters, self.n_heads)
@@ -457,27 +403,41 @@ class SCANClusterer(ClusteringRole, Learner):
             heads,
             self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             self.entropy_weight,
-            prior,
+            self._expected_shares(),
             self.train_backbone,
         )
 
-    def _build_self_label(self, backbone, heads, mean, std):
-        return _SelfLabel(
+    def _build_self_label(self, backbone, heads, mean, std, neighbors=None):
+        kind, of_clustering = _SelfLabel, {}
+        if self.keep_clusters:
+            kind = _KeepingSelfLabel
+            of_clustering["entropy_weight"] = self.entropy_weight
+            of_clustering["prior"] = self._expected_shares()
+        return kind(
             backbone,
             heads,
             self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             self.self_label_threshold,
             self.balance_clusters,
             self.train_backbone,
+            neighbors=neighbors,
+            **of_clustering,
         )
 
     def _rebuild_module(self, mean, std):
         backbone = self._build_backbone(mean, std)
         heads = MultiHead(backbone.n_features_out, self.n_clusters_, 1)
-        return self._build_self_label(backbone, heads, mean, std)
+        module = self._build_self_label(backbone, heads, mean, std)
+        module.drop_training_state()
+        return module
 
-    def _check_stages(self, p):
-        """Say so where one of the stages has learned nothing, or lost a cluster."""
+    def _set_labels(self, p, samples):
+        used = super()._set_labels(p, samples)
+        if self.prior_ is not None:
+            self.prior_ = self.prior_[used]
+        return used
+
+    def _check_health(self, p):
         # Ctrl-C may leave an epoch without
         scores = [epoch["score"] for epoch in self.net_.history if "score" in epoch]
         score, best = min(scores, default=-math.inf), -math.log(self.n_clusters)
@@ -491,8 +451,8 @@ class SCANClusterer(ClusteringRole, Learner):
         elif score > 0.05 * best:
             warn(
                 "The clusters of neighbors say next to nothing of each other: score "
-                f"{score:.3f}, at best {best:.2f}. Raise max_epochs={self.max_epochs} or "
-                f"lr={self.lr}, or give a better embedder.",
+                f"{score:.3f}, at best {best:.2f}. Raise max_epochs={self.max_epochs} "
+                f"or lr={self.lr}, or give a better embedder.",
                 CollapseWarning,
             )
         taught = [e for e in self.net_.history if e.get("stage") == "self-label"]
@@ -500,23 +460,16 @@ class SCANClusterer(ClusteringRole, Learner):
             kept = max((i for i, e in enumerate(taught, 1) if e["best"]), default=0)
             warn(
                 f"Self-labeling ended with epoch {len(taught)}, in which "
-                f"{taught[-1]['lost_clusters']} of the clusters lost their last row; kept "
-                f"is {f'epoch {kept}' if kept else 'what came before it'}. Raise "
+                f"{taught[-1]['lost_clusters']} of the clusters lost their last row; "
+                f"kept is {f'epoch {kept}' if kept else 'what came before it'}. Raise "
                 f"self_label_threshold={self.self_label_threshold}, "
                 f"self_label_batch_size={self.self_label_batch_size} or max_epochs="
-                f"{self.max_epochs}, or take keep_clusters=False to go on all the same.",
+                f"{self.max_epochs}, or take keep_clusters=False to go on all the "
+                "same.",
                 CollapseWarning,
             )
+        super()._check_health(p, prior=self._check_prior())
 
-    def _drop_unused(self, p, samples, prior):
-        """Set the labels, and drop outputs that no row uses."""
-        remedy = f"entropy_weight={self.entropy_weight}"
-        used = self._set_labels(
-            p,
-            samples,
-            f"Raise {remedy}, or lower n_clusters",
-            f"Raise {remedy}, or give prior if that is so",
-            prior,
-        )
-        self.prior_ = None if prior is None else prior.numpy()[used]
-        self.net_.module_.heads = self.net_.module_.heads.keep_outputs(used)
+    def _remedies(self):
+        more = f"Raise entropy_weight={self.entropy_weight}"
+        return f"{more}, or lower n_clusters", f"{more}, or give prior if that is so"

@@ -257,7 +257,7 @@ class PretrainedTransformer(
         return Samples(files, (3, *size), channels_last=True, bad=files.bad)
 
     def _net_for(self, samples):
-        """Return the net for these samples; files have gone through the frame."""
+        """Return the net for these samples; for files it takes frames."""
         module = self.net_.module_
         if not isinstance(samples.source, StreamedFiles):
             own = samples.pixel_range()

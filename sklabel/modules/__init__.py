@@ -22,6 +22,13 @@ from .heads import (
 )
 from .memory import Queue, fitting_queue_size
 from .method import Method
+from .pseudo_labels import (
+    ClassThresholds,
+    DistributionAlignment,
+    FixedThreshold,
+    NoAlignment,
+    PredictedClasses,
+)
 
 __all__ = [
     # method
@@ -42,6 +49,12 @@ __all__ = [
     "split_batchnorm_",
     "interleave",
     "deinterleave",
+    # pseudo-labels
+    "NoAlignment",
+    "DistributionAlignment",
+    "FixedThreshold",
+    "ClassThresholds",
+    "PredictedClasses",
     # averages
     "frozen_copy",
     "Snapshot",

@@ -120,7 +120,7 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
 
 
 class AveragedClassifier(Method):
-    """A classifier that is trained, and the moving average of its weights that predicts.
+    """A classifier that is trained, and its averaged weights, which predict.
 
     ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
 

@@ -10,22 +10,23 @@ from torch.nn import functional as F
 class SplitBatchNorm(nn.Module):
     """Batch normalization within parts of a batch.
 
-    It stands for the batches of several devices: with the statistics of the whole batch,
-    a network can tell from them which rows came together.
+    It stands for the batches of several devices: with the statistics of the whole
+    batch, a network can tell from them which rows came together.
 
     Parameters
     ----------
     norm : nn.BatchNorm1d or nn.BatchNorm2d
         Its weights, statistics and settings are taken over.
     n_splits : int
-        Parts of equally many consecutive rows. A batch that does not split evenly is split
-        into fewer parts (the greatest common divisor), of two rows at least.
+        Parts of equally many consecutive rows. A batch that does not split evenly is
+        split into fewer parts (the greatest common divisor), of two rows at least.
 
     Notes
     -----
     The running statistics move by the mean over the parts; in evaluation mode they are
-    used as usual. The public code puts every ``n_splits``-th row into one part, which is
-    the same for batches in random order; consecutive rows keep their place in memory.
+    used as usual. The public code puts every ``n_splits``-th row into one part, which
+    is the same for batches in random order; consecutive rows keep their place in
+    memory.
     """
 
     def __init__(self, norm, n_splits):
@@ -79,8 +80,9 @@ def split_batchnorm_(module, n_splits):
 def interleave(x, size):
     """Reorder rows so that each of ``size`` parts is spread over the batch.
 
-    The result holds rows 0, ``size``, ``2 * size``, ... of x, then 1, ``1 + size``, ...:
-    with ``size = 2 * unlabeled_ratio + 1`` every device gets its share of labeled rows.
+    The result holds rows 0, ``size``, ``2 * size``, ... of x, then 1, ``1 + size``,
+    ...: with ``size = 2 * unlabeled_ratio + 1`` every device gets its share of labeled
+    rows.
 
     Parameters
     ----------

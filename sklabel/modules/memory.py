@@ -59,8 +59,8 @@ def fitting_queue_size(size, n_samples, batch_size):
     Returns
     -------
     size : int
-        "auto": a tenth of the rows, since older keys were made by another network; at least
-        a batch, at most 4096.
+        "auto": a tenth of the rows, since older keys were made by another network; at
+        least a batch, at most 4096.
     """
     if size != "auto":
         return size

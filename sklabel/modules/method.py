@@ -1,24 +1,25 @@
-"""The base of the methods: a module that returns its own loss, and whose fields are it."""
+"""The base of the methods: a module of fields that returns its own loss."""
 
-import typing
+import sys
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from torch import nn
 
-if hasattr(typing, "dataclass_transform"):  # Python 3.11: tells editors of the fields
-    _fields_are_arguments = typing.dataclass_transform(eq_default=False)
+if sys.version_info >= (3, 11):  # it tells editors and type checkers of the fields
+    from typing import dataclass_transform
 else:
 
-    def _fields_are_arguments(cls):
-        return cls
+    def dataclass_transform(**kwargs):
+        return lambda cls: cls
 
 
-@_fields_are_arguments
+@dataclass_transform(eq_default=False)
 class Method(nn.Module):
     """Base of modules that a net trains: they have the verbs of the methods.
 
-    ``forward(x)`` is what prediction returns and ``loss(x, y)`` what training minimizes.
-    Optional: ``before_epoch(net, sampler)``, ``after_step()`` and
+    ``forward(x)`` is what prediction returns and ``loss(x, y)`` what training
+    minimizes. Optional: ``before_epoch(net, sampler)``, ``after_step()`` and
     ``after_epoch(net, sampler)``, which returns metrics for the history.
 
     A subclass declares its fields as a dataclass does; the constructor takes them in
@@ -33,6 +34,9 @@ class Method(nn.Module):
     training_only : tuple of str
         Names of parts, buffers and other attributes that only training needs. They are
         None after it.
+    renamed : dict
+        Name of a weight in former versions: its name now, as ``state_dict`` has them.
+        Where the module has no such part, the old weight is left out.
 
     Examples
     --------
@@ -51,8 +55,9 @@ class Method(nn.Module):
     )
     """
 
-    frozen = ()
-    training_only = ()
+    frozen: ClassVar[tuple[str, ...]] = ()
+    training_only: ClassVar[tuple[str, ...]] = ()
+    renamed: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -85,3 +90,11 @@ class Method(nn.Module):
         """Forget what only training needs."""
         for name in self.training_only:
             setattr(self, name, None)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        own = self.state_dict() if self.renamed else ()
+        for old, new in self.renamed.items():
+            weight = state_dict.pop(prefix + old, None)
+            if weight is not None and new in own:
+                state_dict[prefix + new] = weight
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,23 +1,11 @@
 """BADGE: batch active learning by diverse gradient embeddings (Ash et al., 2020)."""
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
-from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.nested import hidden_features
-from .._core.parameters import (
-    KW_ONLY,
-    ProbabilisticClassifier,
-    RandomState,
-    SampleCount,
-)
-from .._core.roles.selection import (
-    SelectionRole,
-    check_rows,
-    fit_classifier,
-    open_rows,
-)
+from .._core.parameters import SampleCount
+from .._core.roles.selection import ClassifierSelectionRole
 
 # Values gathered at once where distances are computed from differences.
 _BLOCK_VALUES = 2**22
@@ -178,29 +166,7 @@ def _squares(rows):
     return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
 
 
-def _distances(residuals, features, lengths, row):
-    """`gradient_distances` with the squared norms given."""
-    r, h = residuals[row], features[row]
-    sums = lengths + lengths[row]
-    squared = sums - 2 * (residuals @ r) * (features @ h).astype(np.float64)
-    few_digits = 1e-3 if features.dtype == np.float32 else 1e-9
-    close = np.flatnonzero(squared < few_digits * sums)
-    h = h.astype(np.float64)
-    step = max(1, _BLOCK_VALUES // features.shape[1])
-    for start in range(0, len(close), step):
-        rows = close[start : start + step]
-        other = residuals[rows]
-        change, shift = r - other, h - features[rows]
-        # g_row - g_i = change x h + other x shift
-        squared[rows] = (
-            _squares(change) * (h @ h)
-            + _squares(other) * _squares(shift)
-            + 2 * np.einsum("ij,ij->i", other, change) * (shift @ h)
-        )
-    return np.maximum(squared, 0, out=squared)
-
-
-class BADGESelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class BADGESelector(ClassifierSelectionRole):
     """Select rows that a classifier is unsure of and that differ from one another.
 
     The gradient that a row would send into the last layer, were its most probable
@@ -210,10 +176,6 @@ class BADGESelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    classifier : estimator with predict_proba or None
-        Asked for probabilities and features. It is cloned and fitted;
-        ``FrozenEstimator(classifier)`` is used as it is. None: logistic regression,
-        for vectors.
     random_state : int, RandomState instance or None
         Seed of the draws, and of the classifier where that has no ``random_state`` of
         its own.
@@ -272,40 +234,15 @@ class BADGESelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """
 
     n_samples: SampleCount = None
-    _: KW_ONLY
-    classifier: ProbabilisticClassifier | None = None
-    random_state: RandomState = None
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, ...)
-            What the classifier takes: vectors, or images and paths for sklabel's.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled yet, which suits a frozen classifier
-            only.
-
-        Returns
-        -------
-        self : BADGESelector
-        """
-        given, vectors = check_rows(self, X)
-        n_samples, labeled = self._candidates(given, y, self.n_samples)
-        vars(self).pop("classifier_", None)
-        scores = np.full(len(labeled), -np.inf)
-        if not n_samples:
-            return self._set_selection(vectors, [], scores)
-        random = check_random_state(self.random_state)
+    def _ask(self, pool, random):
         seed = random.randint(2**31 - 1)  # first: whatever seeds the classifier takes
-        self.classifier_ = fit_classifier(self, given, y, random)
-        probabilities = np.asarray(self.classifier_.predict_proba(given))
-        rows = open_rows(labeled, np.isnan(probabilities).any(axis=1), n_samples)
+        self.classifier_ = self._fit_classifier(pool.X, pool.y, random)
+        probabilities = np.asarray(self.classifier_.predict_proba(pool.X))
+        rows = pool.candidates(np.isnan(probabilities).any(axis=1))
         residuals = gradient_residuals(probabilities[rows])
-        features = hidden_features(self.classifier_, given)[rows]
+        features = hidden_features(self.classifier_, pool.X)[rows]
+        _, scores = pool.nothing()
         scores[rows] = gradient_norms(residuals, features)
-        chosen = choose_plus_plus(residuals, features, n_samples, seed)
-        return self._set_selection(vectors, rows[chosen], scores)
+        chosen = choose_plus_plus(residuals, features, pool.n_samples, seed)
+        return rows[chosen], scores

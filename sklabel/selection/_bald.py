@@ -6,7 +6,6 @@ from typing import Annotated
 import numpy as np
 import torch
 from scipy.special import entr
-from sklearn.base import BaseEstimator
 from sklearn.ensemble import (
     BaggingClassifier,
     ExtraTreesClassifier,
@@ -18,7 +17,6 @@ from sklearn.utils import _safe_indexing, check_random_state
 from torch import nn
 
 from .._core.calibration import rescale
-from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.labels import encode_labels
 from .._core.nested import inner_estimator, last_step
 from .._core.parameters import (
@@ -26,19 +24,11 @@ from .._core.parameters import (
     AtLeastTwo,
     Count,
     OpenUnitInterval,
-    ProbabilisticClassifier,
-    RandomState,
     SampleCount,
     one_of,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.roles.selection import (
-    SelectionRole,
-    check_rows,
-    clipped,
-    fit_classifier,
-    open_rows,
-)
+from .._core.roles.selection import ClassifierSelectionRole, clipped
 
 _BLOCK_VALUES = 2**22
 _BATCH_ROWS = 256
@@ -223,7 +213,7 @@ def _sampled(p, posterior, drawn_by, random):
 _SCORES = {"bald": bald, "mean_std": mean_std}
 
 
-class BALDSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class BALDSelector(ClassifierSelectionRole):
     """Select the rows about which draws of a model disagree.
 
     A row may be unsure because it is a mixture, which no label changes, or because the
@@ -257,10 +247,6 @@ class BALDSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     n_configurations : int
         Joint labels of the chosen rows that BatchBALD looks at: all, exactly, while
         there are no more, then so many drawn at random.
-    classifier : estimator or None
-        Has ``predict_proba``; cloned and fitted, or used as it is in a
-        :class:`sklearn.frozen.FrozenEstimator`. A classifier that knows unlabeled rows
-        is given all of them. None: logistic regression.
     random_state : int, RandomState instance or None
         Seed of the draws, and of the classifier where that has no ``random_state`` of
         its own.
@@ -341,66 +327,46 @@ class BALDSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     dropout: OpenUnitInterval = 0.5
     n_candidates: Count | None = None
     n_configurations: Count = 40_000
-    classifier: ProbabilisticClassifier | None = None
-    random_state: RandomState = None
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, ...)
-            What the classifier takes: vectors; for sklabel's classifiers images or
-            paths too.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled, which takes a frozen classifier.
-
-        Returns
-        -------
-        self : BALDSelector
-        """
+    def _check_rows(self, X):
         if self.batch and self.measure != "bald":
             raise ValueError(
                 f'batch=True needs measure="bald", got measure={self.measure!r}.'
             )
-        X, vectors = check_rows(self, X)
-        n_samples, labeled = self._candidates(X, y, self.n_samples)
+        return super()._check_rows(X)
+
+    def _reset(self, pool):
         self.estimators_ = []
         vars(self).pop("batch_scores_", None)
-        scores = np.full(len(labeled), -np.inf)
-        if labeled.all():
-            if self.batch:
-                self.batch_scores_ = np.zeros(0)
-            return self._set_selection(vectors, [], scores)
-        random = check_random_state(self.random_state)
-        draw = self._draws(X, y, random)
-        rows = np.flatnonzero(~labeled)
+        if self.batch and not pool.n_samples:
+            self.batch_scores_ = np.zeros(0)
+
+    def _ask(self, pool, random):
+        _, scores = pool.nothing()
+        draw = self._draws(pool.X, pool.y, random)
+        rows = np.flatnonzero(~pool.labeled)
         step = max(1, _BLOCK_VALUES // draw(rows[:1]).size)
         for start in range(0, len(rows), step):
             block = rows[start : start + step]
             scores[block] = _SCORES[self.measure](draw(block))
-        rows = open_rows(labeled, np.isnan(scores), n_samples)
+        rows = pool.candidates(np.isnan(scores))
         scores[np.isnan(scores)] = -np.inf
-        by_score = np.argsort(-scores, kind="stable")
-        chosen = by_score[:n_samples]
-        if self.batch:
-            n_candidates = self.n_candidates or max(200, 4 * n_samples)
-            n_candidates = min(max(n_candidates, n_samples), len(rows))
-            pool = np.sort(by_score[:n_candidates])
-            best, self.batch_scores_ = batch_bald(
-                draw(pool), n_samples, self.n_configurations, random
-            )
-            chosen = pool[best]
-        return self._set_selection(vectors, chosen, scores)
+        if not self.batch:
+            return pool.highest(scores), scores
+        n_candidates = self.n_candidates or max(200, 4 * pool.n_samples)
+        n_candidates = min(max(n_candidates, pool.n_samples), len(rows))
+        best = np.sort(np.argsort(-scores, kind="stable")[:n_candidates])
+        chosen, self.batch_scores_ = batch_bald(
+            draw(best), pool.n_samples, self.n_configurations, random
+        )
+        return best[chosen], scores
 
     def _draws(self, X, y, random):
         """Return a function of row numbers (b,) that gives probabilities (K, b, C)."""
         frozen = isinstance(self.classifier, FrozenEstimator)
         last = last_step(self.classifier)
         if isinstance(last, (ClassificationRole, *_ENSEMBLES)):
-            fitted = fit_classifier(self, X, y, random)
+            fitted = self._fit_classifier(X, y, random)
             self.estimators_ = [fitted]
             last, X = inner_estimator(fitted, X)
             if isinstance(last, ClassificationRole):
@@ -416,7 +382,7 @@ class BALDSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         members = []
         for rows in _resampled(y, self.n_draws, random):
             part = _safe_indexing(X, rows), _safe_indexing(y, rows)
-            members.append(fit_classifier(self, *part, random))
+            members.append(self._fit_classifier(*part, random))
         self.estimators_ = members
         return _member_draws(members, len(members[0].classes_), X)
 

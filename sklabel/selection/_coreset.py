@@ -8,13 +8,11 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, hstack
 from scipy.spatial import distance
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import normalize as unit_rows
 from sklearn.utils import check_random_state
 from tqdm.auto import tqdm
 
-from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.kcenter import k_center_greedy
 from .._core.parameters import (
     KW_ONLY,
@@ -148,7 +146,7 @@ def k_center_robust(
     return asked[order], distances, float(radius), float(lower_bound)
 
 
-class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class CoreSetSelector(SelectionRole):
     """Select rows so that every row is close to a chosen or labeled one.
 
     The largest distance from any row to its nearest center (a chosen or labeled row)
@@ -265,25 +263,11 @@ class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     random_state: RandomState = None
     verbose: Verbosity = 0
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_features)
-            Vectors.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            centers from the start and never chosen. None: no row is labeled yet.
-
-        Returns
-        -------
-        self : CoreSetSelector
-        """
-        X = self._check_vectors(X)
-        n_samples, labeled = self._candidates(X, y, self.n_samples)
-        Z = unit_rows(X) if self.normalize else X
+    def _choose(self, pool):
+        n_samples, labeled = pool.n_samples, pool.labeled
+        if self.normalize:
+            pool.space = unit_rows(pool.X)
+        Z = pool.space
         centers, first = np.flatnonzero(labeled), None
         if not len(centers):
             first = check_random_state(self.random_state).randint(len(Z))
@@ -302,7 +286,7 @@ class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         far = scores > self.radius_
         far[chosen] = False
         self.outliers_ = np.flatnonzero(far)
-        return self._set_selection(Z, chosen, scores.astype(np.float32, copy=False))
+        return chosen, scores.astype(np.float32, copy=False)
 
     def _robust(self, Z, n_samples, centers, first):
         """Set radius and bound; return the chosen rows and the scores."""
@@ -328,7 +312,8 @@ class CoreSetSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
             warnings.warn(
                 f"time_limit={self.time_limit} seconds are over: the covering radius "
                 f"is {self.radius_:.4g}, the smallest one at least "
-                f"{self.lower_bound_:.4g}. Raise time_limit, or choose from fewer rows.",
+                f"{self.lower_bound_:.4g}. Raise time_limit, or choose from fewer "
+                "rows.",
                 ConvergenceWarning,
                 stacklevel=2,
             )

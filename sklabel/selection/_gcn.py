@@ -1,17 +1,16 @@
 """UncertainGCN and CoreGCN: sequential graph networks (Caramalau et al., 2021)."""
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import _safe_indexing
 from torch import nn
 from torch.nn.functional import logsigmoid
 from tqdm.auto import trange
 
-from .._core.callbacks import CallbackSupportMixin, fitting
 from .._core.kcenter import k_center_greedy
 from .._core.nested import hidden_features
 from .._core.net import resolve_device
@@ -21,18 +20,11 @@ from .._core.parameters import (
     Count,
     NonNegative,
     Positive,
-    ProbabilisticClassifier,
-    RandomState,
     SampleCount,
     UnitInterval,
     Verbosity,
 )
-from .._core.roles.selection import (
-    SelectionRole,
-    check_rows,
-    fit_classifier,
-    open_rows,
-)
+from .._core.roles.selection import ClassifierSelectionRole
 from ..losses import unit_rows
 
 
@@ -160,113 +152,16 @@ def train(gcn, labeled, *, unlabeled_weight, lr, weight_decay, n_steps, bar=None
     return torch.stack(losses).cpu().numpy()
 
 
-def _fit_gcn(selector, X, y):
-    """Check X and y, and train the network; what both selectors begin with.
-
-    Sets ``classifier_``, ``loss_curve_`` and ``probabilities_``.
-
-    Returns
-    -------
-    vectors : ndarray of shape (n_rows, n_features) or None
-        See `check_rows`.
-    n_samples : int
-    nodes : ndarray of int
-        Rows of the graph, ascending; none where every row is labeled.
-    labeled : ndarray of shape (n_nodes,), dtype bool
-    hidden : ndarray of shape (n_nodes, n_hidden), float32
-    """
-    given, vectors = check_rows(selector, X)
-    n_samples, labeled = selector._candidates(given, y, selector.n_samples)
-    vars(selector).pop("classifier_", None)
-    selector.probabilities_ = np.full(len(labeled), np.nan)
-    selector.loss_curve_ = np.empty(0)
-    if not n_samples:
-        none = np.empty(0, dtype=np.int64)
-        return vectors, 0, none, none > 0, np.empty((0, 1), dtype=np.float32)
-    _check_labeled(selector, labeled)
-    random = check_random_state(selector.random_state)
-    seed = random.randint(2**31 - 1)  # first: whatever seeds the classifier takes
-    nodes = _nodes(labeled, max(selector.n_candidates, n_samples), seed)
-    if selector.classifier is not None:
-        selector.classifier_ = fit_classifier(selector, given, y, random)
-        rows = _safe_indexing(given, nodes)
-        probabilities = np.asarray(selector.classifier_.predict_proba(rows))
-        unread = np.isnan(probabilities).any(axis=1)
-        open_rows(labeled[nodes], unread, n_samples)  # enough, or an error
-        read = ~unread
-        features = hidden_features(selector.classifier_, rows)[read]
-        nodes = nodes[read]
-        _check_labeled(selector, labeled[nodes])
-    else:
-        features = vectors[nodes]
-    labeled = labeled[nodes]
-    probabilities, hidden = _apply_gcn(selector, features, labeled, seed)
-    same = _first_copies(features)  # rounding must not decide between copies
-    selector.probabilities_[nodes] = probabilities[same]
-    return vectors, n_samples, nodes, labeled, hidden[same]
-
-
-def _apply_gcn(selector, features, labeled, seed):
-    """Train on all rows, set ``loss_curve_``; return probabilities and hidden layer."""
-    device = resolve_device(selector.device)
-    features = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(device)
-    peak = features.abs().max()
-    features = features / torch.where(peak > 0, peak, 1)  # tiny ones are no zeros
-    gcn = GCN(
-        Graph(unit_rows(features), selector.normalization),
-        selector.n_hidden,
-        selector.dropout,
-        torch.Generator(device).manual_seed(seed),
-    )
-    selector.loss_curve_ = train(
-        gcn,
-        torch.from_numpy(labeled).to(device),
-        unlabeled_weight=selector.unlabeled_weight,
-        lr=selector.lr,
-        weight_decay=selector.weight_decay,
-        n_steps=selector.n_steps,
-        bar=type(selector).__name__ if selector.verbose else None,
-    )
-    with torch.inference_mode():
-        hidden, logits = gcn()
-    if not logits.isfinite().all():
-        raise ValueError(
-            f"The training of {type(selector).__name__} diverged: lower "
-            f"lr={selector.lr}."
-        )
-    return logits.sigmoid().cpu().numpy(), hidden.cpu().numpy()
-
-
-def _nodes(labeled, n_candidates, seed):
-    """Return the labeled rows and a random subset of the others, ascending."""
-    rows = np.flatnonzero(~labeled)
-    if n_candidates < len(rows):
-        rows = np.random.default_rng(seed).choice(rows, n_candidates, replace=False)
-    return np.sort(np.concatenate([np.flatnonzero(labeled), rows]))
-
-
 def _first_copies(rows):
     """Return, for each row, the number of the first one that equals it."""
     seen = {}
     return np.array([seen.setdefault(row.tobytes(), i) for i, row in enumerate(rows)])
 
 
-def _check_labeled(selector, labeled):
-    if not labeled.any():
-        raise ValueError(
-            f"{type(selector).__name__} learns what the labeled rows are like, but y "
-            "has no labeled row (that can be read): let USLSelector make the first "
-            "choice."
-        )
+class _GCNSelector(ClassifierSelectionRole, abstract=True):
+    """Train the network on labeled rows and candidates, and choose by what it gives.
 
-
-class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
-    """Select rows that a graph network is unsure are like the labeled ones.
-
-    A small network on the graph of labeled and unlabeled rows learns to tell the ones
-    from the others; each row's neighbors take part in what is said of it. Rows to which
-    it gives a probability of being labeled near ``margin`` are chosen. Read more in the
-    :ref:`User Guide <gcn>`.
+    A selector gives ``_rank(pool, nodes, labeled, hidden)``.
 
     Parameters
     ----------
@@ -282,9 +177,6 @@ class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         Share of the hidden layer left out in each step, in [0, 1).
     unlabeled_weight : float
         Weight of the unlabeled rows in the loss, >= 0. Paper: lambda.
-    margin : float
-        Probability of being labeled near which rows are chosen, in [0, 1]; they are
-        the less like the labeled rows the lower it is. Paper: s_margin.
     normalization : {"column", "row"}
         Whether the columns of the graph are divided by the degrees, as in the released
         code, or the rows, as in the paper.
@@ -300,12 +192,6 @@ class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Attributes
     ----------
-    sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows, the probability nearest to ``margin`` first, the lower row number
-        among equals.
-    scores_ : ndarray of shape (n_rows,)
-        Minus the distance of the probability from ``margin``; ``-inf`` for rows labeled
-        already, for those that are no candidates and for files that cannot be read.
     probabilities_ : ndarray of shape (n_rows,)
         Probability of being labeled that the network gives; NaN for rows that take no
         part.
@@ -314,6 +200,133 @@ class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     classifier_ : estimator
         The fitted classifier. Not with ``classifier=None``, nor where every row is
         labeled.
+    """
+
+    _: KW_ONLY
+    n_candidates: Count = 10000
+    n_hidden: Count = 128
+    dropout: BelowOne = 0.3
+    unlabeled_weight: NonNegative = 1.2
+    normalization: Literal["column", "row"] = "column"
+    lr: Positive = 1e-3
+    weight_decay: NonNegative = 5e-4
+    n_steps: Count = 200
+    device: str | torch.device = "auto"
+    verbose: Verbosity = 0
+
+    def _reset(self, pool):
+        super()._reset(pool)
+        self.probabilities_ = np.full(len(pool), np.nan)
+        self.loss_curve_ = np.empty(0)
+
+    def _ask(self, pool, random):
+        self._check_some_labeled(pool.labeled)
+        seed = random.randint(2**31 - 1)  # first: whatever seeds the classifier takes
+        nodes = self._draw_nodes(pool, seed)
+        nodes, features = self._features(pool, nodes, random)
+        labeled = pool.labeled[nodes]
+        probabilities, hidden = self._train(features, labeled, seed)
+        same = _first_copies(features)  # rounding must not decide between copies
+        self.probabilities_[nodes] = probabilities[same]
+        return self._rank(pool, nodes, labeled, hidden[same])
+
+    def _rank(self, pool, nodes, labeled, hidden):
+        """Return the chosen rows and all scores.
+
+        Parameters
+        ----------
+        pool : Pool
+        nodes : ndarray of int
+            Rows of the graph, ascending.
+        labeled : ndarray of shape (n_nodes,), dtype bool
+        hidden : ndarray of shape (n_nodes, n_hidden), float32
+        """
+        raise NotImplementedError
+
+    def _draw_nodes(self, pool, seed):
+        """Return the labeled rows and a random subset of the others, ascending."""
+        rows = np.flatnonzero(~pool.labeled)
+        n_candidates = max(self.n_candidates, pool.n_samples)
+        if n_candidates < len(rows):
+            draw = np.random.default_rng(seed).choice
+            rows = draw(rows, n_candidates, replace=False)
+        return np.sort(np.concatenate([np.flatnonzero(pool.labeled), rows]))
+
+    def _features(self, pool, nodes, random):
+        """Return those of the nodes that can be read, and their features."""
+        if self.classifier is None:
+            return nodes, pool.space[nodes]
+        self.classifier_ = self._fit_classifier(pool.X, pool.y, random)
+        rows = _safe_indexing(pool.X, nodes)
+        probabilities = np.asarray(self.classifier_.predict_proba(rows))
+        unread = np.isnan(probabilities).any(axis=1)
+        among = replace(pool, labeled=pool.labeled[nodes])
+        among.candidates(unread)  # enough, or an error
+        features = hidden_features(self.classifier_, rows)[~unread]
+        nodes = nodes[~unread]
+        self._check_some_labeled(pool.labeled[nodes])
+        return nodes, features
+
+    def _train(self, features, labeled, seed):
+        """Train on all nodes; return their probabilities and hidden layer."""
+        device = resolve_device(self.device)
+        features = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(device)
+        peak = features.abs().max()
+        features = features / torch.where(peak > 0, peak, 1)  # tiny ones are no zeros
+        gcn = GCN(
+            Graph(unit_rows(features), self.normalization),
+            self.n_hidden,
+            self.dropout,
+            torch.Generator(device).manual_seed(seed),
+        )
+        self.loss_curve_ = train(
+            gcn,
+            torch.from_numpy(labeled).to(device),
+            unlabeled_weight=self.unlabeled_weight,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            n_steps=self.n_steps,
+            bar=type(self).__name__ if self.verbose else None,
+        )
+        with torch.inference_mode():
+            hidden, logits = gcn()
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"The training of {type(self).__name__} diverged: lower lr={self.lr}."
+            )
+        return logits.sigmoid().cpu().numpy(), hidden.cpu().numpy()
+
+    def _check_some_labeled(self, labeled):
+        if not labeled.any():
+            raise ValueError(
+                f"{type(self).__name__} learns what the labeled rows are like, but y "
+                "has no labeled row (that can be read): let USLSelector make the first "
+                "choice."
+            )
+
+
+class UncertainGCNSelector(_GCNSelector):
+    """Select rows that a graph network is unsure are like the labeled ones.
+
+    A small network on the graph of labeled and unlabeled rows learns to tell the ones
+    from the others; each row's neighbors take part in what is said of it. Rows to which
+    it gives a probability of being labeled near ``margin`` are chosen. Read more in the
+    :ref:`User Guide <gcn>`.
+
+    Parameters
+    ----------
+    margin : float
+        Probability of being labeled near which rows are chosen, in [0, 1]; they are
+        the less like the labeled rows the lower it is. Paper: s_margin.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_samples,)
+        Chosen rows, the probability nearest to ``margin`` first, the lower row number
+        among equals.
+    scores_ : ndarray of shape (n_rows,)
+        Minus the distance of the probability from ``margin``; ``-inf`` for rows labeled
+        already, for those that are no candidates and for files that cannot be read.
 
     Raises
     ------
@@ -365,78 +378,22 @@ class UncertainGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     n_samples: SampleCount = None
     _: KW_ONLY
-    classifier: ProbabilisticClassifier | None = None
-    n_candidates: Count = 10000
-    n_hidden: Count = 128
-    dropout: BelowOne = 0.3
-    unlabeled_weight: NonNegative = 1.2
     margin: UnitInterval = 0.1
-    normalization: Literal["column", "row"] = "column"
-    lr: Positive = 1e-3
-    weight_decay: NonNegative = 5e-4
-    n_steps: Count = 200
-    device: str | torch.device = "auto"
-    random_state: RandomState = None
-    verbose: Verbosity = 0
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, ...)
-            Vectors; with a classifier what that takes, images and paths for sklabel's.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. At least one row must have a label.
-
-        Returns
-        -------
-        self : UncertainGCNSelector
-        """
-        vectors, n_samples, nodes, labeled, _ = _fit_gcn(self, X, y)
-        scores = np.full(len(self.probabilities_), -np.inf)
+    def _rank(self, pool, nodes, labeled, hidden):
+        _, scores = pool.nothing()
         rows = nodes[~labeled]
         scores[rows] = -abs(self.probabilities_[rows] - self.margin)
-        chosen = np.argsort(-scores, kind="stable")[:n_samples]
-        return self._set_selection(vectors, chosen, scores)
+        return pool.highest(scores), scores
 
 
-class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class CoreGCNSelector(_GCNSelector):
     """Select rows that cover what a graph network has learned of all rows.
 
     A small network on the graph of labeled and unlabeled rows learns to tell the ones
     from the others; each row's neighbors take part in what is said of it. In its hidden
     layer the row farthest from all labeled and chosen rows is chosen, again and again.
     Read more in the :ref:`User Guide <gcn>`.
-
-    Parameters
-    ----------
-    classifier : estimator with predict_proba or None
-        Its features are the rows of the graph, as published. It is cloned and fitted;
-        ``FrozenEstimator(classifier)`` is used as it is. None: X itself, vectors.
-    n_candidates : int
-        Unlabeled rows, drawn at random, that take part and may be chosen, >= 1; at
-        least ``n_samples`` do.
-    n_hidden : int
-        Width of the hidden layer, >= 1.
-    dropout : float
-        Share of the hidden layer left out in each step, in [0, 1).
-    unlabeled_weight : float
-        Weight of the unlabeled rows in the loss, >= 0. Paper: lambda.
-    normalization : {"column", "row"}
-        Whether the columns of the graph are divided by the degrees, as in the released
-        code, or the rows, as in the paper.
-    lr : float
-        Learning rate of Adam, > 0.
-    weight_decay : float
-        Weight decay, >= 0.
-    n_steps : int
-        Steps of the training, each on all rows, >= 1.
-    random_state : int, RandomState instance or None
-        Seed of the candidates, of the first weights and of the dropout, and of the
-        classifier where that has no ``random_state`` of its own.
 
     Attributes
     ----------
@@ -448,14 +405,6 @@ class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         row at the moment when it was chosen, of another row at the end; ``-inf`` for
         rows labeled already, for those that are no candidates and for files that cannot
         be read.
-    probabilities_ : ndarray of shape (n_rows,)
-        Probability of being labeled that the network gives; NaN for rows that take no
-        part.
-    loss_curve_ : ndarray of shape (n_steps,)
-        Loss before each step. Empty where every row is labeled.
-    classifier_ : estimator
-        The fitted classifier. Not with ``classifier=None``, nor where every row is
-        labeled.
 
     Raises
     ------
@@ -471,22 +420,8 @@ class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Notes
     -----
-    The graph joins all pairs of rows by the cosine s of their features F (labeled rows
-    and candidates), the network has two layers, and its loss is
-    ``-mean log s_labeled - unlabeled_weight * mean log(1 - s_unlabeled)``.
-
-    No matrix has n_rows * n_rows numbers: products with the graph are products with F
-    and its transpose. With n labeled rows and candidates and D features, memory is
-    some n * (5 D + 8 n_hidden) + 2 D * D float32 numbers; time grows in proportion to
-    n, n * D * D once and n * D * n_hidden for each step.
-
-    Departures from the paper and its released code:
-
-    - Degrees are ``max(sum s, sum s^2)`` over the other rows. That is the published
-      sum where no feature is negative; with signs that sum may be 0 or negative.
-    - Logarithms come from logits and are always finite.
-    - With ``classifier=None`` rows of the graph are X, and not the features of a
-      classifier fitted on the labels.
+    The graph, the network, their memory and the departures from the paper are those of
+    :class:`UncertainGCNSelector`.
 
     Each chosen row takes time n * n_hidden more. Nothing is left out of the hidden
     layer there.
@@ -509,39 +444,10 @@ class CoreGCNSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     """
 
     n_samples: SampleCount = None
-    _: KW_ONLY
-    classifier: ProbabilisticClassifier | None = None
-    n_candidates: Count = 10000
-    n_hidden: Count = 128
-    dropout: BelowOne = 0.3
-    unlabeled_weight: NonNegative = 1.2
-    normalization: Literal["column", "row"] = "column"
-    lr: Positive = 1e-3
-    weight_decay: NonNegative = 5e-4
-    n_steps: Count = 200
-    device: str | torch.device = "auto"
-    random_state: RandomState = None
-    verbose: Verbosity = 0
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, ...)
-            Vectors; with a classifier what that takes, images and paths for sklabel's.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. At least one row must have a label.
-
-        Returns
-        -------
-        self : CoreGCNSelector
-        """
-        vectors, n_samples, nodes, labeled, hidden = _fit_gcn(self, X, y)
-        scores = np.full(len(self.probabilities_), -np.inf)
+    def _rank(self, pool, nodes, labeled, hidden):
+        _, scores = pool.nothing()
         chosen, scores[nodes] = k_center_greedy(
-            hidden, n_samples, np.flatnonzero(labeled)
+            hidden, pool.n_samples, np.flatnonzero(labeled)
         )
-        return self._set_selection(vectors, nodes[chosen], scores)
+        return nodes[chosen], scores

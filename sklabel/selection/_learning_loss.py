@@ -1,15 +1,13 @@
 """Learning loss: ask for rows of high predicted loss (Yoo and Kweon, 2019)."""
 
-from contextlib import contextmanager
 from numbers import Integral
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._core.callbacks import fitting
+from .._core.layers import choose_layers, output_shapes, outputs_of, pooled
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -25,23 +23,10 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
-from .._core.roles.selection import (
-    OwnNetworkMixin,
-    SelectionRole,
-)
+from .._core.roles.selection import PredictedLossRole
 from .._core.samplers import Mixed
 from ..losses import learning_loss
-from ..modules import filled_
-
-# parts that say nothing beyond the part before them
-_POOLED = (
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.Flatten,
-    nn.Dropout,
-    nn.Identity,
-)
-_N_LAYERS = 4  # of ResNet-18: its stages
+from ..modules import Method, filled_
 
 
 class _LossHead(nn.Module):
@@ -62,16 +47,18 @@ class _LossHead(nn.Module):
             return self.last(torch.cat(h, 1))[:, 0]  # (B,)
 
 
-class _LearningLoss(nn.Module):
-    def __init__(self, backbone, head, layers, loss_head, augment, **settings):
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        self.layers = layers
-        self.loss_head = loss_head
-        self.augment = augment
-        for name, value in settings.items():
-            setattr(self, name, value)
+class _LearningLoss(Method):
+    backbone: nn.Module
+    head: nn.Linear
+    layers: tuple
+    loss_head: _LossHead
+    augment: nn.Module
+    _: KW_ONLY
+    margin: float
+    loss_weight: float
+    detach_after: float | int | None
+
+    def __post_init__(self):
         self.n_steps, self.n_attached = 0, float("inf")
 
     def forward(self, x):
@@ -106,157 +93,12 @@ class _LearningLoss(nn.Module):
 
     def _features(self, x):
         """Return the backbone's features, and the pooled outputs of the layers."""
-        with _outputs_of(self.backbone.body, self.layers) as outputs:
+        with outputs_of(self.backbone.body, self.layers) as outputs:
             h = self.backbone(x)
         return h, [outputs[name] for name in self.layers]
 
 
-def pooled(x):
-    """Return what is left of an output after the mean over places.
-
-    Parameters
-    ----------
-    x : Tensor of shape (B, C, H, W), (B, T, C) or (B, C)
-        Maps, tokens or vectors.
-
-    Returns
-    -------
-    x : Tensor of shape (B, C)
-        A copy, never a view.
-    """
-    axes = {4: (2, 3), 3: 1}.get(x.ndim)
-    half = x.dtype in (torch.bfloat16, torch.float16)
-    if axes is None:
-        return x.clone()
-    return x.mean(axes, dtype=torch.float32 if half else None)
-
-
-@contextmanager
-def _outputs_of(net, names, look=pooled):
-    """Collect ``look(output)`` of parts of a network, in the order in which they end.
-
-    The hooks are gone afterwards, so that the network can be copied and pickled.
-    """
-    outputs, handles = {}, []
-
-    def hook(name):
-        def keep(part, inputs, output):
-            if isinstance(output, torch.Tensor):
-                outputs.pop(name, None)
-                # at once: a later part may write over it
-                outputs[name] = look(output)
-
-        return keep
-
-    try:
-        for name in names:
-            handles.append(net.get_submodule(name).register_forward_hook(hook(name)))
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def output_shapes(encoder):
-    """Return the shape of what each part of an encoder's network gives.
-
-    Parameters
-    ----------
-    encoder : Encoder
-
-    Returns
-    -------
-    shapes : dict of {str: tuple of int}
-        Without the batch, by the name of the part, "" for the whole network, in the
-        order in which they end. Only parts that give maps, tokens or vectors.
-    """
-    training = encoder.training
-    x = torch.zeros(2, *encoder.sample_shape, device=encoder.mean.device)
-    names = [name for name, _ in encoder.body.named_modules()]
-    with _outputs_of(encoder.body, names, look=lambda output: output.shape) as shapes:
-        encoder.eval()(x)
-    encoder.train(training)
-    return {
-        name: tuple(shape[1:])
-        for name, shape in shapes.items()
-        if 2 <= len(shape) <= 4 and shape[0] == 2
-    }
-
-
-def choose_layers(net, shapes):
-    """Choose the layers whose outputs the loss is predicted from.
-
-    Parameters
-    ----------
-    net : nn.Module
-    shapes : dict of {str: tuple of int}
-        See `output_shapes`.
-
-    Returns
-    -------
-    names : tuple of str
-        At most four. A block is a part with weights and the parts without (norms,
-        activations, pooling) that follow it; they are looked for further inside while
-        there are fewer than four and one part holds nine tenths of the weights. Of
-        more than four, those at the end of a stage are taken, where the shape changes,
-        if there are three of them or more; of these the last four.
-    """
-    order = list(shapes)
-    maps = any(len(shape) > 1 for shape in shapes.values())
-    parts = [("", net)]
-    while True:
-        names = _ends_of_blocks(parts, shapes, maps)
-        weights = [_n_weights(name, part, shapes, maps) for name, part in parts]
-        heaviest = int(np.argmax(weights))
-        if len(names) >= _N_LAYERS or weights[heaviest] < 0.9 * sum(weights):
-            break
-        inner = sorted(
-            _children(*parts[heaviest], shapes), key=lambda p: order.index(p[0])
-        )
-        if not inner:
-            break
-        parts[heaviest : heaviest + 1] = inner
-    if len(names) > _N_LAYERS:
-        after = [*(shapes[name] for name in names[1:]), None]
-        ends = [n for n, shape in zip(names, after, strict=True) if shapes[n] != shape]
-        names = ends if len(ends) >= 3 else names
-    return tuple(names[-_N_LAYERS:]) or ("",)
-
-
-def _ends_of_blocks(parts, shapes, maps):
-    """Return the last part of each block that gives what is looked for."""
-    ends = []
-    for name, part in parts:
-        if any(p.ndim > 1 for p in part.parameters()):
-            ends.append(None)
-        if ends and not isinstance(part, _POOLED) and (len(shapes[name]) > 1) == maps:
-            ends[-1] = name
-    return [name for name in ends if name is not None]
-
-
-def _n_weights(name, part, shapes, maps):
-    """Return the number of weights of a part; 0 if nothing in it is looked for."""
-    inside = (
-        shape
-        for other, shape in shapes.items()
-        if not name or other == name or other.startswith(f"{name}.")
-    )
-    looked_for = any((len(shape) > 1) == maps for shape in inside)
-    return sum(p.numel() for p in part.parameters()) if looked_for else 0
-
-
-def _children(name, part, shapes):
-    """Yield the parts of a part that are run; lists of modules are looked into."""
-    for key, child in part.named_children():
-        full = f"{name}.{key}" if name else key
-        if full in shapes:
-            yield full, child
-        else:
-            yield from _children(full, child, shapes)
-
-
-class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
+class LearningLossSelector(PredictedLossRole, Learner):
     """Select the rows for which a network predicts its own loss to be high.
 
     A classifier is trained on the labeled rows. Beside it a small head learns, from
@@ -281,22 +123,14 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
         When the head no longer teaches the backbone: a share of the training, in
         [0, 1], or an int, a number of epochs; None: never. Published: 120 of 200
         epochs.
-    n_candidates : int or None
-        Unlabeled rows, drawn at random, that are looked at, at least ``n_samples``.
-        None: all. Published: 10000, against near copies among the highest.
-    augment : "auto", nn.Module or None
-        Random views; "auto": :class:`sklabel.augment.Weak` for images,
-        :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
-        ``Weak(flip=0)``.
+    n_candidates
+        Published: 10000, against near copies among the highest.
     max_epochs : int
         Passes over the labeled rows.
     batch_size
         Published: 128, with 1000 labels and more.
     lr
         Published: 0.1, for batches of 128.
-    schedule
-        Published: one fall, after 80 %, ``functools.partial(sklabel.optim.step_decay,
-        milestones=(0.8,))``.
 
     Attributes
     ----------
@@ -308,8 +142,6 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
         already, for rows not looked at and for files that cannot be read.
     layers_ : tuple of str
         Parts of the backbone whose outputs the head sees; "" is the whole of it.
-    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted; with ``warm_start`` those of earlier fits too.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``class_loss``,
         ``ranking_loss`` (``margin`` where nothing is learned of the order of losses)
@@ -370,7 +202,6 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
     margin: Positive = 1.0
     loss_weight: NonNegative = 1.0
     detach_after: CountOrZero | UnitInterval | None = 0.6
-    n_candidates: Count | None = None
     augment: Augment = "auto"
     max_epochs: Count = 200
     batch_size: AtLeastTwo = 32
@@ -379,39 +210,10 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
     weight_decay: NonNegative = 5e-4
     schedule: Schedule = "step"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Train on the labeled rows, and choose among the others.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_rows,)
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen.
-
-        Returns
-        -------
-        self : LearningLossSelector
-        """
-        samples = self._check_X(X, reset=True)
-        n_samples, labeled = self._candidates(samples, y, self.n_samples)
-        vectors = samples.source if len(self.sample_shape_) == 1 else None
-        scores = np.full(len(samples), -np.inf)
-        if not n_samples:
-            self._train_nothing()
-            return self._set_selection(vectors, [], scores)
-        codes, places = self._encode_y(y, samples)
-        rows = self._readable_candidates(samples, labeled, n_samples)
-        with self._seeded() as seed:
-            rows = self._drawn(rows, n_samples, np.random.RandomState(seed))
-            module = self._build_module(*samples.statistics(), places)
-            self._fit_net(module, Mixed(samples, codes, ratio=0))
-        scores[rows] = self.net_.evaluate(samples, rows).numpy()[:, 0]
-        chosen = np.argsort(-scores, kind="stable")[:n_samples]
-        return self._set_selection(vectors, chosen, scores)
+    def _train(self, samples, codes, places, rows, random):
+        module = self._build_module(*samples.statistics(), places)
+        self._stage("fit", module, Mixed(samples, codes, ratio=0))
+        return self.net_.evaluate(samples, rows).numpy()[:, 0]
 
     def _build_module(self, mean, std, places=None):
         before = self._continued
@@ -422,11 +224,8 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
                 before.layers,
                 before.loss_head,
             )
-            head = filled_(
-                nn.Linear(before.head.in_features, n_classes).to(before.head.weight),
-                before.head,
-                places,
-            )
+            wider = nn.Linear(before.head.in_features, n_classes).to(before.head.weight)
+            head = filled_(wider, before.head, places)
         else:
             backbone = self._build_backbone(mean, std)
             shapes = output_shapes(backbone)
@@ -448,10 +247,6 @@ class LearningLossSelector(OwnNetworkMixin, SelectionRole, Learner):
             loss_weight=self.loss_weight,
             detach_after=self.detach_after,
         )
-
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        return self._build_module(mean, std)
 
     def _find_layers(self, net, shapes):
         if isinstance(self.layers, str):

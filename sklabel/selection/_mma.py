@@ -5,28 +5,15 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from .._core.calibration import rescale
-from .._core.callbacks import CallbackSupportMixin, fitting
-from .._core.learner import _GENERATOR_LOCK
+from .._core.learner import seeded
 from .._core.nested import hidden_features, inner_estimator
-from .._core.parameters import (
-    KW_ONLY,
-    Count,
-    ProbabilisticClassifier,
-    RandomState,
-    SampleCount,
-    one_of,
-)
+from .._core.parameters import KW_ONLY, Count, SampleCount, one_of
 from .._core.roles.classification import ClassificationRole
-from .._core.roles.selection import (
-    SelectionRole,
-    check_rows,
-    fit_classifier,
-    open_rows,
-)
+from .._core.roles.selection import ClassifierSelectionRole
 from ..augment import build_augment
 from ..neighbors import kmeans
 
@@ -162,7 +149,7 @@ def mean_cosine_distance(Z):
     return np.clip(1 - products / len(Z), 0, 2)
 
 
-class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class MMASelector(ClassifierSelectionRole):
     """Select the rows that a classifier is least sure of, over several views of each.
 
     Predictions for two weak views of an image are averaged, so a row counts as sure
@@ -172,18 +159,16 @@ class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    classifier : estimator with predict_proba or None
-        Asked for probabilities and features. It is cloned and fitted;
-        ``FrozenEstimator(classifier)`` is used as it is. None: logistic regression,
-        for vectors. The paper's is :class:`~sklabel.classification.MixMatchClassifier`.
+    classifier
+        Published: :class:`~sklabel.classification.MixMatchClassifier`.
     measure : {"margin", "least_confidence", "entropy", "std"}
         What says how sure the classifier is: the largest probability minus the second
         (paper: diff2), the largest (max), minus the entropy, or the standard deviation
         of the probabilities.
     diversity : {"kmeans", "density"} or None
         How the chosen rows are spread. None: not at all (paper: direct). "kmeans":
-        each of ``n_clusters`` clusters gives rows in proportion to its size (kmeanprop).
-        "density": uncertainty times information density (id).
+        each of ``n_clusters`` clusters gives rows in proportion to its size
+        (kmeanprop). "density": uncertainty times information density (id).
     n_clusters : int
         Clusters of "kmeans", cut to the number of rows without a label.
     density : {"similarity", "distance"}
@@ -254,7 +239,6 @@ class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     n_samples: SampleCount = None
     _: KW_ONLY
-    classifier: ProbabilisticClassifier | None = None
     measure: Annotated[str, one_of(MEASURES)] = "margin"
     diversity: Literal["kmeans", "density"] | None = None
     n_clusters: Count = 20
@@ -262,57 +246,30 @@ class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     space: Literal["features", "input"] = "features"
     augment: Literal["auto"] | Callable | None = "auto"
     n_views: Count = 2
-    random_state: RandomState = None
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, ...)
-            What the classifier takes: vectors, or images and paths for sklabel's.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled yet, which suits a frozen classifier
-            only.
-
-        Returns
-        -------
-        self : MMASelector
-        """
-        given, vectors = check_rows(self, X)
-        n_samples, labeled = self._candidates(given, y, self.n_samples)
-        vars(self).pop("classifier_", None)
-        scores = np.full(len(labeled), -np.inf)
-        if not n_samples:
-            return self._set_selection(vectors, [], scores)
-        random = check_random_state(self.random_state)
+    def _ask(self, pool, random):
         seed = random.randint(2**31 - 1)  # first: whatever seeds the classifier takes
-        self.classifier_ = fit_classifier(self, given, y, random)
+        self.classifier_ = self._fit_classifier(pool.X, pool.y, random)
         random = np.random.RandomState(seed)
-        probabilities = self._probabilities(given, random.randint(2**31 - 1))
-        rows = open_rows(labeled, np.isnan(probabilities).any(axis=1), n_samples)
+        probabilities = self._probabilities(pool.X, random.randint(2**31 - 1))
+        rows = pool.candidates(np.isnan(probabilities).any(axis=1))
+        _, scores = pool.nothing()
         confidences = confidence(probabilities[rows], self.measure)
         scores[rows] = (0 if self.measure == "entropy" else 1) - confidences
         key, chosen = confidences, np.arange(len(rows))
-        if self.diversity is not None:
-            Z = self._vectors(given, vectors)[rows]
-            if self.diversity == "density":
-                distances = mean_cosine_distance(Z)
-                near = 1 - distances / 2
-                scores[rows] *= near if self.density == "similarity" else distances
-                key = -scores[rows]
-            else:
-                n_clusters = min(self.n_clusters, len(rows))
-                clusters = kmeans(Z, n_clusters, init="k-means++", random_state=random)[
-                    0
-                ]
-                chosen = least_confident_of_clusters(
-                    confidences, clusters, n_samples, random
-                )
-        chosen = chosen[np.lexsort((chosen, key[chosen]))][:n_samples]
-        return self._set_selection(vectors, rows[chosen], scores)
+        if self.diversity == "density":
+            distances = mean_cosine_distance(self._vectors(pool)[rows])
+            near = 1 - distances / 2
+            scores[rows] *= near if self.density == "similarity" else distances
+            key = -scores[rows]
+        elif self.diversity == "kmeans":
+            Z, n_clusters = self._vectors(pool)[rows], min(self.n_clusters, len(rows))
+            clusters, *_ = kmeans(Z, n_clusters, init="k-means++", random_state=random)
+            chosen = least_confident_of_clusters(
+                confidences, clusters, pool.n_samples, random
+            )
+        chosen = chosen[np.lexsort((chosen, key[chosen]))][: pool.n_samples]
+        return rows[chosen], scores
 
     def _probabilities(self, X, seed):
         """Return probabilities of all rows, averaged over views where there are any."""
@@ -323,30 +280,29 @@ class MMASelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
                 f"augment={self.augment!r} makes views for sklabel's classifiers, but "
                 f'the classifier is {type(classifier).__name__}: use augment="auto".'
             )
-        wanted = ours and self.augment is not None
-        samples = classifier._check_X(rows) if wanted else None
-        if samples is None or (
-            self.augment == "auto" and len(samples.sample_shape) < 3
-        ):
+        samples = (
+            classifier._check_X(rows) if ours and self.augment is not None else None
+        )
+        automatic = self.augment == "auto"
+        if samples is None or (automatic and len(samples.sample_shape) < 3):
             return np.asarray(self.classifier_.predict_proba(X))
-        if self.augment == "auto":
+        if automatic:
             augment = build_augment("weak", samples.sample_shape)
         else:
             augment = clone(self.augment, safe=False)
         return _average_views(classifier, samples, augment, self.n_views, seed)
 
-    def _vectors(self, X, vectors):
-        """Return the vectors in which clusters and density are looked for."""
+    def _vectors(self, pool):
+        """Return the vectors that are clustered, or whose density counts."""
         if self.space == "features":
-            return hidden_features(self.classifier_, X)
-        if vectors is not None:
-            return vectors
-        classifier, rows = inner_estimator(self.classifier_, X)
+            return hidden_features(self.classifier_, pool.X)
+        if pool.space is not None:
+            return pool.space
+        classifier, rows = inner_estimator(self.classifier_, pool.X)
         if not isinstance(classifier, ClassificationRole):
-            return np.asarray(X, dtype=np.float32).reshape(len(X), -1)
-        net, samples = classifier.net_, classifier._check_X(rows)
-        pixels = [net.to_device(x).flatten(1).cpu() for x in net.get_iterator(samples)]
-        return torch.cat(pixels).numpy()
+            return np.asarray(pool.X, dtype=np.float32).reshape(len(pool), -1)
+        samples = classifier._check_X(rows)
+        return classifier.net_.evaluate(samples, forward=lambda x: x.flatten(1)).numpy()
 
 
 def _average_views(classifier, samples, augment, n_views, seed):
@@ -355,16 +311,14 @@ def _average_views(classifier, samples, augment, n_views, seed):
     module = net.module_.eval()
     if isinstance(augment, torch.nn.Module):
         augment = augment.to(net.device)
-    cuda = torch.device(net.device).type == "cuda"
-    devices = range(torch.cuda.device_count()) if cuda else []
     total = 0.0
-    with _GENERATOR_LOCK, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with seeded(seed, net.device):
         for _ in range(n_views):
-            views = []
             with torch.inference_mode(), net.autocast():
-                for x in net.get_iterator(samples):
-                    views.append(module(augment(net.to_device(x))).float().cpu())
+                views = [
+                    module(augment(net.to_device(x))).float().cpu()
+                    for x in net.get_iterator(samples)
+                ]
             p = torch.cat(views).numpy()
             total = total + rescale(p, classifier.calibration_temperature_)
     total = total / n_views

@@ -3,14 +3,12 @@
 from typing import Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 
-from .._core.callbacks import CallbackSupportMixin, fitting
-from .._core.inputs import _as_paths, check_samples
+from .._core.callbacks import fitting
 from .._core.labels import is_labeled
 from .._core.parameters import KW_ONLY, RandomState, SampleCount
-from .._core.roles.selection import SelectionRole
+from .._core.roles.selection import AnyRowsMixin, SelectionRole
 
 
 def class_sequence(class_counts, n_samples, rule="proportional"):
@@ -50,7 +48,7 @@ def class_sequence(class_counts, n_samples, rule="proportional"):
     return sequence
 
 
-class RandomSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class RandomSelector(AnyRowsMixin, SelectionRole):
     """Select rows at random, each unlabeled row with the same probability.
 
     The baseline that every other selector must beat.
@@ -99,31 +97,14 @@ class RandomSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     _: KW_ONLY
     random_state: RandomState = None
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, ...)
-            Vectors, images or paths.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled yet.
-
-        Returns
-        -------
-        self : RandomSelector
-        """
-        rows, vectors = _check_rows(self, X)
-        n_samples, labeled = self._candidates(rows, y, self.n_samples)
-        candidates = np.flatnonzero(~labeled)
-        drawn = check_random_state(self.random_state).permutation(len(candidates))
-        scores = np.where(labeled, -np.inf, 0.0)
-        return self._set_selection(vectors, candidates[drawn[:n_samples]], scores)
+    def _choose(self, pool):
+        rows = np.flatnonzero(~pool.labeled)
+        drawn = check_random_state(self.random_state).permutation(len(rows))
+        scores = np.where(pool.labeled, -np.inf, 0.0)
+        return rows[drawn[: pool.n_samples]], scores
 
 
-class StratifiedSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class StratifiedSelector(AnyRowsMixin, SelectionRole):
     """Select rows at random within each class: an oracle that knows every label.
 
     This is a yardstick, not a method: it reads the true labels of all rows from y,
@@ -202,7 +183,11 @@ class StratifiedSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         -------
         self : StratifiedSelector
         """
-        rows, vectors = _check_rows(self, X)
+        pool = self._pool(X, y)
+        return self._set_selection(pool, *self._choose(pool))
+
+    def _check_labels(self, rows, y):
+        """Return that every row may be chosen: labels are what this selector reads."""
         if y is None:
             raise ValueError(
                 "StratifiedSelector requires y to be passed, but the target y is None: "
@@ -216,31 +201,22 @@ class StratifiedSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
                 f"{(~labeled).sum()} of {len(labeled)} rows of y are unlabeled. "
                 "Without labels take RandomSelector."
             )
-        n_samples, _ = self._candidates(rows, np.full(len(labeled), -1), self.n_samples)
+        return ~super()._check_labels(rows, y)
+
+    def _choose(self, pool):
         self.classes_, codes, counts = np.unique(
-            np.asarray(y).reshape(-1), return_inverse=True, return_counts=True
+            np.asarray(pool.y).reshape(-1), return_inverse=True, return_counts=True
         )
         shuffled = check_random_state(self.random_state).permutation(len(codes))
         # Rows by class, in shuffled order within each.
         queue = shuffled[np.argsort(codes[shuffled], kind="stable")]
         first = np.cumsum(counts) - counts
-        sequence = class_sequence(counts, n_samples, self.rule)
+        sequence = class_sequence(counts, pool.n_samples, self.rule)
         turn = np.array([(sequence[:i] == c).sum() for i, c in enumerate(sequence)])
         chosen = queue[first[sequence] + turn.astype(np.int64)]
-        return self._set_selection(vectors, chosen, np.zeros(len(codes)))
+        return chosen, np.zeros(len(codes))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
-
-
-def _check_rows(selector, X):
-    """Return something of X's length, and its vectors where X holds vectors."""
-    paths = _as_paths(X)
-    if paths is not None:
-        return paths, None
-    shape = np.shape(X) if not hasattr(X, "shape") else X.shape
-    if len(shape) > 2:
-        return check_samples(selector, X, True), None
-    return (selector._check_vectors(X),) * 2

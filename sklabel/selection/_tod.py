@@ -8,7 +8,6 @@ from scipy.special import softmax
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._core.callbacks import fitting
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -22,13 +21,10 @@ from .._core.parameters import (
     SampleCount,
     Schedule,
 )
-from .._core.roles.selection import (
-    OwnNetworkMixin,
-    SelectionRole,
-)
+from .._core.roles.selection import PredictedLossRole
 from .._core.samplers import Mixed
 from ..losses import temporal_consistency
-from ..modules import ema_update_, filled_, frozen_copy, mean_decay
+from ..modules import Method, ema_update_, filled_, frozen_copy, mean_decay
 
 
 class _TwoHeads(nn.Module):
@@ -46,16 +42,15 @@ class _TwoHeads(nn.Module):
         return [head(h).float() for head in self.heads]  # twice (B, K)
 
 
-class _TOD(nn.Module):
-    def __init__(self, online, average, augment, decay, consistency_weight):
-        super().__init__()
-        self.online = online
-        # in training it normalizes its own batches, as in the public code
-        self.average = average
-        self.augment = augment
-        self.ema_decay = decay
-        self.consistency_weight = consistency_weight
-        self.n_steps = 0  # of all cycles
+class _TOD(Method):
+    online: _TwoHeads
+    average: (
+        _TwoHeads  # in training it normalizes its own batches, as in the public code
+    )
+    augment: nn.Module
+    ema_decay: float
+    consistency_weight: float
+    n_steps: int = 0  # of all cycles
 
     @property
     def backbone(self):
@@ -136,7 +131,7 @@ def temporal_discrepancy(
     return squared / 2 if measure == "squared" else np.sqrt(squared)
 
 
-class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
+class TODSelector(PredictedLossRole, Learner):
     """Select the rows whose prediction a round of training has changed most.
 
     A classifier is trained on the labeled rows, and on all rows to agree with what its
@@ -166,13 +161,8 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
         the steps of all fits that continued each other.
     unlabeled_ratio : float
         Unlabeled rows per labeled row in a batch, >= 0.
-    n_candidates : int or None
-        Unlabeled rows, drawn at random, that are looked at, at least ``n_samples``.
-        None: all. Published: 25000 of CIFAR's 45000.
-    augment : "auto", nn.Module or None
-        Random views; "auto": :class:`sklabel.augment.Weak` for images,
-        :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
-        ``Weak(flip=0)``.
+    n_candidates
+        Published: 25000 of CIFAR's 45000.
     max_epochs : int
         Passes over the unlabeled rows, or over the labeled ones where these take more
         steps.
@@ -182,9 +172,6 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
         Labeled samples per step; labeled rows are repeated as needed.
     lr
         Published: 0.1, for batches of 128.
-    schedule
-        Published: one fall, after 80 %, ``functools.partial(sklabel.optim.step_decay,
-        milestones=(0.8,))``.
 
     Attributes
     ----------
@@ -199,8 +186,6 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
         ``-inf``.
     n_cycles_ : int
         Fits so far that continued each other, this one included.
-    classes_ : ndarray of shape (n_classes,)
-        Classes, sorted; with ``warm_start`` those of earlier fits too.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``class_loss``,
         ``consistency`` and ``train_accuracy``. None of these where every row is
@@ -261,7 +246,6 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
     consistency_weight: NonNegative = 0.02
     ema_decay: BelowOne = 0.999
     unlabeled_ratio: NonNegative = 1
-    n_candidates: Count | None = None
     augment: Augment = "auto"
     max_epochs: Count = 20
     batch_size: AtLeastTwo = 64
@@ -270,56 +254,26 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
     weight_decay: NonNegative = 5e-4
     schedule: Schedule = "step"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Train on labeled and unlabeled rows, and choose among the latter.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_rows,)
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen.
-
-        Returns
-        -------
-        self : TODSelector
-        """
-        samples = self._check_X(X, reset=True)
-        n_samples, labeled = self._candidates(samples, y, self.n_samples)
-        vectors = samples.source if len(self.sample_shape_) == 1 else None
-        scores = np.full(len(samples), -np.inf)
-        self.discrepancies_ = np.full(len(samples), np.nan)
-        if not n_samples:
-            self._train_nothing()
-            return self._set_selection(vectors, [], scores)
-        codes, places = self._encode_y(y, samples)
-        rows = self._readable_candidates(samples, labeled, n_samples)
+    def _train(self, samples, codes, places, rows, random):
         self.n_cycles_ = 1 if self._continued is None else self.n_cycles_ + 1
-        with self._seeded() as seed:
-            random = np.random.RandomState(seed)
-            rows = self._drawn(rows, n_samples, random)
-            module = self._build_module(*samples.statistics(), places)
-            net = self._make_net(module, self._resolve_pixel_range(samples))
-            before = net.evaluate(samples, rows).numpy()[:, places]
-            mixed = Mixed(samples, codes, self.unlabeled_ratio, include_labeled=False)
-            self._fit_net(module, mixed)
-        found = temporal_discrepancy(
-            self.net_.evaluate(samples, rows).numpy(),
-            before,
-            self.measure,
-            self.on,
-            places,
-        )
-        self.discrepancies_[rows] = scores[rows] = found
+        module = self._build_module(*samples.statistics(), places)
+        net = self._make_net(module, self._resolve_pixel_range(samples))
+        before = net.evaluate(samples, rows).numpy()[:, places]
+        mixed = Mixed(samples, codes, self.unlabeled_ratio, include_labeled=False)
+        self._stage("fit", module, mixed)
+        now = self.net_.evaluate(samples, rows).numpy()
+        found = temporal_discrepancy(now, before, self.measure, self.on, places)
+        self.discrepancies_ = np.full(len(samples), np.nan)
+        self.discrepancies_[rows] = found
         if self.n_cycles_ == 1 and self.first_cycle == "lowest":
-            scores[rows] = -found
-        elif self.n_cycles_ == 1 and self.first_cycle == "random":
-            scores[rows] = random.random_sample(len(rows))
-        chosen = np.argsort(-scores, kind="stable")[:n_samples]
-        return self._set_selection(vectors, chosen, scores)
+            return -found
+        if self.n_cycles_ == 1 and self.first_cycle == "random":
+            return random.random_sample(len(rows))
+        return found
+
+    def _train_nothing(self, samples):
+        super()._train_nothing(samples)
+        self.discrepancies_ = np.full(len(samples), np.nan)
 
     def _build_module(self, mean, std, places=None):
         before = self._continued
@@ -334,17 +288,11 @@ class TODSelector(OwnNetworkMixin, SelectionRole, Learner):
                 # both networks have the same weights for new classes
                 for net, new in ((average, frozen_copy(wider)), (online, wider)):
                     net.heads[i] = filled_(new, net.heads[i], places)
-        module = _TOD(
+        return _TOD(
             online,
             average,
             self._build_augment(self.augment, "weak", mean, std),
             self.ema_decay,
             self.consistency_weight,
+            n_steps=0 if before is None else before.n_steps,
         )
-        if before is not None:
-            module.n_steps = before.n_steps
-        return module
-
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        return self._build_module(mean, std)

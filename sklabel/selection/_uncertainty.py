@@ -4,24 +4,9 @@ from typing import Annotated
 
 import numpy as np
 from scipy.special import entr
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 
-from .._core.callbacks import CallbackSupportMixin, fitting
-from .._core.parameters import (
-    KW_ONLY,
-    ProbabilisticClassifier,
-    RandomState,
-    SampleCount,
-    one_of,
-)
-from .._core.roles.selection import (
-    SelectionRole,
-    check_rows,
-    clipped,
-    fit_classifier,
-    open_rows,
-)
+from .._core.parameters import SampleCount, one_of
+from .._core.roles.selection import ClassifierSelectionRole, clipped
 
 _BLOCK_VALUES = 2**22
 
@@ -122,7 +107,7 @@ _SCORES = {
 }
 
 
-class UncertaintySelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class UncertaintySelector(ClassifierSelectionRole):
     """Select the rows of which a classifier is least sure.
 
     A classifier is fitted on the rows labeled so far and asked about the others; those
@@ -137,12 +122,6 @@ class UncertaintySelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         classes, or a most probable class of low probability. The last two choose alike:
         variation ratio is what an ensemble, whose prediction is a mean, has it called.
         With two classes all four choose alike.
-    classifier : estimator or None
-        Has ``predict_proba``; cloned and fitted, or used as it is in a
-        :class:`sklearn.frozen.FrozenEstimator`. A classifier that knows unlabeled rows
-        is given all of them. None: logistic regression.
-    random_state : int, RandomState instance or None
-        Seed of the classifier, where that has no ``random_state`` of its own.
 
     Attributes
     ----------
@@ -187,43 +166,14 @@ class UncertaintySelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     measure: Annotated[str, one_of(_SCORES)] = "entropy"
     n_samples: SampleCount = None
-    _: KW_ONLY
-    classifier: ProbabilisticClassifier | None = None
-    random_state: RandomState = None
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, ...)
-            What the classifier takes: vectors; for sklabel's classifiers images or
-            paths too.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled, which takes a frozen classifier.
-
-        Returns
-        -------
-        self : UncertaintySelector
-        """
-        X, vectors = check_rows(self, X)
-        n_samples, labeled = self._candidates(X, y, self.n_samples)
-        vars(self).pop("classifier_", None)
-        if labeled.all():
-            return self._set_selection(vectors, [], np.full(len(labeled), -np.inf))
-        random = check_random_state(self.random_state)
-        self.classifier_ = fit_classifier(self, X, y, random)
-        p = np.asarray(self.classifier_.predict_proba(X))
-        step = max(1, _BLOCK_VALUES // p.shape[1])
-        scores = np.concatenate(
-            [
-                _SCORES[self.measure](p[start : start + step])
-                for start in range(0, len(p), step)
-            ]
-        )
-        open_rows(labeled, np.isnan(scores), n_samples)  # enough of them, or an error
-        scores[labeled | np.isnan(scores)] = -np.inf
-        chosen = np.argsort(-scores, kind="stable")[:n_samples]
-        return self._set_selection(vectors, chosen, scores)
+    def _ask(self, pool, random):
+        self.classifier_ = self._fit_classifier(pool.X, pool.y, random)
+        p = np.asarray(self.classifier_.predict_proba(pool.X))
+        measure, step = _SCORES[self.measure], max(1, _BLOCK_VALUES // p.shape[1])
+        blocks = (p[start : start + step] for start in range(0, len(p), step))
+        scores = np.concatenate([measure(block) for block in blocks])
+        unreadable = np.isnan(scores)
+        pool.candidates(unreadable)  # enough of them, or an error
+        scores[pool.labeled | unreadable] = -np.inf
+        return pool.highest(scores), scores

@@ -5,12 +5,11 @@ from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
-import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length
 from tqdm.auto import tqdm
 
-from .._core.callbacks import CallbackSupportMixin, fitting
+from .._core.callbacks import fitting
+from .._core.choice import Repulsion, best_of_clusters, choose_more
 from .._core.parameters import (
     KW_ONLY,
     ArrayLike,
@@ -23,14 +22,8 @@ from .._core.parameters import (
     Verbosity,
 )
 from .._core.roles.selection import SelectionRole
-from ..neighbors import kmeans, kneighbors, squared_distances
+from ..neighbors import kmeans, kneighbors
 
-# A masked pair counts as this far away, as in the released code: it adds
-# _FAR ** -alpha, which is little but not 0.
-_FAR = 1e10
-# A copy of a row chosen in another cluster counts as this near, instead of 0.
-_NEAR = 1e-10
-_BLOCK_DISTANCES = 2**23
 # Rows above which 400 neighbors of each would take gigabytes.
 _MANY = 200_000
 
@@ -82,7 +75,7 @@ def select_densest(means, clusters, n_samples, order=None):
     selected : ndarray of shape (at most n_samples,)
         One row per visited cluster, the lowest number among equals.
     """
-    best = _best_of_clusters(-np.asarray(means), clusters, np.isfinite(means))
+    best = best_of_clusters(-np.asarray(means), clusters, np.isfinite(means))
     by_cluster = dict(zip(clusters[best].tolist(), best.tolist(), strict=True))
     visited = sorted(by_cluster) if order is None else np.asarray(order).tolist()
     rows = [by_cluster[cluster] for cluster in visited if cluster in by_cluster]
@@ -90,19 +83,12 @@ def select_densest(means, clusters, n_samples, order=None):
 
 
 def select_regularized(
-    Z,
     utility,
-    clusters,
+    repulsion,
     *,
     n_rounds=10,
     reg_weight=0.5,
-    alpha=0.5,
     ema_decay=0.9,
-    power=2,
-    horizon="distance",
-    horizon_distance=4.0,
-    horizon_neighbors=128,
-    exclude_same_cluster=True,
     candidates=None,
     chosen_before=(),
     history=None,
@@ -113,35 +99,20 @@ def select_regularized(
     Each round takes in every cluster the row of largest
     ``utility - reg_weight * average``, then moves the average towards the penalty::
 
-        penalty_i = sum over chosen rows j of (d_ij ** power) ** -alpha
-        average   = ema_decay * average + (1 - ema_decay) * penalty
+        average = ema_decay * average + (1 - ema_decay) * repulsion(chosen rows)
 
     Parameters
     ----------
-    Z : ndarray of shape (n, D), float32 or float64
-        Vectors; computed in their own precision.
     utility : ndarray of shape (n,)
         Density of each row, larger is better; ``inf`` is allowed.
-    clusters : ndarray of shape (n,)
-        Cluster of each row, integers >= 0.
+    repulsion : Repulsion
+        Of the rows and their clusters.
     n_rounds : int, default=10
         Rounds, >= 1.
     reg_weight : float, default=0.5
         Weight of the penalty, >= 0. Paper: lambda.
-    alpha : float, default=0.5
-        Exponent on ``d ** power``, > 0. The paper's alpha is 2 * 0.5 = 1.
     ema_decay : float, default=0.9
         Share of the old average, in [0, 1).
-    power : {1, 2}, default=2
-        Power of the Euclidean distance.
-    horizon : {"distance", "nearest"} or None, default="distance"
-        Which chosen rows count for a row: those with ``d ** power`` below
-        ``horizon_distance``; the ``horizon_neighbors`` nearest; all.
-    horizon_distance : float, default=4.0
-    horizon_neighbors : int, default=128
-    exclude_same_cluster : bool, default=True
-        Leave out the row chosen in a row's own cluster; False leaves out only rows at
-        distance 0 in it.
     candidates : ndarray of shape (n,), dtype bool, default=None
         Rows that may be chosen; clusters without any are skipped. None: all.
     chosen_before : array-like of int, default=()
@@ -161,138 +132,31 @@ def select_regularized(
     score : ndarray of shape (n,)
         ``utility - reg_weight * average`` of the last round.
     """
-    n = len(Z)
+    n = len(utility)
     allowed = np.ones(n, dtype=bool) if candidates is None else candidates
     before = np.asarray(chosen_before, dtype=np.int64)
-    rows = _centered(Z)
-    clusters = np.asarray(clusters)
-    codes = torch.from_numpy(clusters.astype(np.int64))
-
-    def penalty(chosen):
-        return _penalty(
-            rows,
-            codes,
-            torch.from_numpy(chosen),
-            alpha,
-            power,
-            horizon,
-            horizon_distance,
-            horizon_neighbors,
-            exclude_same_cluster,
-        )
-
-    average = penalty(before) if len(before) else np.zeros(n, dtype=rows.numpy().dtype)
+    average = np.zeros(n, repulsion.Z.dtype)
+    if len(before):
+        average = repulsion(before)
     for t in tqdm(range(n_rounds), "selection", unit="round", disable=not verbose):
         score = utility - reg_weight * average
-        selected = _best_of_clusters(score, clusters, allowed)
+        selected = best_of_clusters(score, repulsion.clusters, allowed)
         used = average
         if t < n_rounds - 1 or history is not None:
-            raw = penalty(np.concatenate([selected, before]))
-            average = ema_decay * average + (1 - ema_decay) * raw
+            penalty = repulsion(np.concatenate([selected, before]))
+            average = ema_decay * average + (1 - ema_decay) * penalty
         if history is not None:
             for key, value in (
                 ("selected", selected),
                 ("average_used", used),
-                ("penalty", raw),
+                ("penalty", penalty),
                 ("average", average),
             ):
                 history.setdefault(key, []).append(value)
     return selected, score
 
 
-def _centered(Z):
-    """Rows minus their mean as a tensor: distances stay, products lose fewer digits."""
-    return torch.from_numpy(Z - Z.mean(axis=0, dtype=np.float64).astype(Z.dtype))
-
-
-def _best_of_clusters(score, clusters, allowed):
-    """Row of the best score in each cluster, by cluster number; first among equals."""
-    rows = np.flatnonzero(allowed)
-    order = rows[np.lexsort((-score[rows], clusters[rows]))]  # stable
-    return order[np.r_[True, np.diff(clusters[order]) != 0]] if len(order) else order
-
-
-def _penalty(
-    rows,
-    clusters,
-    chosen,
-    alpha,
-    power,
-    horizon,
-    horizon_distance,
-    horizon_neighbors,
-    exclude_same_cluster,
-):
-    """Sum (d ** power) ** -alpha from each row to the chosen rows, block by block."""
-    targets, target_clusters = rows[chosen], clusters[chosen]
-    sums = rows.new_empty(len(rows))
-    step = max(1, _BLOCK_DISTANCES // len(chosen))
-    for start in range(0, len(rows), step):
-        stop = min(start + step, len(rows))
-        d = squared_distances(rows[start:stop], targets)  # (b, m)
-        if power == 1:
-            d.sqrt_()
-        cluster = clusters[start:stop, None]
-        if horizon == "nearest" and horizon_neighbors < len(chosen):
-            d, index = d.topk(horizon_neighbors, dim=1, largest=False)
-            own = target_clusters[index] == cluster
-        else:
-            own = target_clusters == cluster
-        masked = own if exclude_same_cluster else own & (d == 0)
-        if horizon == "distance":
-            masked |= d >= horizon_distance
-        d.clamp_(min=_NEAR)[masked] = _FAR
-        terms = d.rsqrt_() if alpha == 0.5 else d.pow_(-alpha)
-        sums[start:stop] = terms.sum(1)
-    return sums.numpy()
-
-
-def _add_to_clusters(
-    Z, score, clusters, selected, labeled, n_more, *, reg_weight, alpha, power
-):
-    """Choose further rows where clusters stand for more rows than they have labels.
-
-    One row at a time: in the cluster of most rows per label (chosen or known) plus
-    one, the row of best score minus the penalty for the labels of its own cluster.
-    Copies of a labeled or chosen row come last.
-    """
-    sizes = np.bincount(clusters)
-    given = np.bincount(clusters[labeled], minlength=len(sizes))
-    given += np.bincount(clusters[selected], minlength=len(sizes))
-    free = ~labeled
-    free[selected] = False
-    left = np.bincount(clusters[free], minlength=len(sizes))
-    penalty, copied = np.zeros(len(Z)), np.zeros(len(Z), dtype=bool)
-    by_cluster = np.argsort(clusters, kind="stable")
-    members = np.split(by_cluster, np.cumsum(sizes)[:-1])
-
-    def repel(row, rows):
-        d = np.linalg.norm(Z[rows] - Z[row], axis=1).astype(np.float64) ** power
-        copied[rows] |= d == 0
-        penalty[rows] += np.maximum(d, _NEAR) ** -alpha
-
-    opened = np.zeros(len(sizes), dtype=bool)
-    chosen = []
-    while len(chosen) < n_more:
-        need = np.where(left > 0, sizes / (1 + given), -1)
-        cluster = int(need.argmax())
-        rows = members[cluster]
-        if not opened[cluster]:
-            opened[cluster] = True
-            for row in rows[~free[rows]]:
-                repel(row, rows)
-        rows = rows[free[rows]]
-        value = score[rows] - reg_weight * penalty[rows]
-        row = rows[np.lexsort((-value, copied[rows]))[0]]
-        chosen.append(row)
-        free[row] = False
-        given[cluster] += 1
-        left[cluster] -= 1
-        repel(row, rows)
-    return np.array(chosen, dtype=np.int64)
-
-
-class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
+class USLSelector(SelectionRole):
     """Select rows that are typical of many others and far from one another.
 
     Unsupervised selective labeling without training: the density of each row comes
@@ -306,10 +170,10 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
     ----------
     n_neighbors : int or "auto"
         Neighbors that make up the density, cut to the number of rows. "auto": 0.8 % of
-        the rows, but at least 20 and at most 400, and 20 for more than 200,000 rows: what
-        was released for the 50,000 images of CIFAR (400, which is 0.8 %) and for ImageNet
-        (20). As many neighbors as a small set has rows would measure the distance to its
-        middle, not density.
+        the rows, but at least 20 and at most 400, and 20 for more than 200,000 rows:
+        what was released for the 50,000 images of CIFAR (400, which is 0.8 %) and for
+        ImageNet (20). As many neighbors as a small set has rows would measure the
+        distance to its middle, not density.
     include_self : bool
         Count the row itself, at distance 0, among its neighbors, as the released code
         does.
@@ -408,8 +272,8 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
 
     Time: the neighbors take n_rows ** 2 * n_features (nearly n_rows with the
     approximate search), k-means and each round n_rows * n_clusters * n_features.
-    Memory: X, its normalized copy, 12 bytes for each neighbor and blocks of some hundred
-    megabytes; never n_rows ** 2.
+    Memory: X, its normalized copy, 12 bytes for each neighbor and blocks of some
+    hundred megabytes; never n_rows ** 2.
 
     References
     ----------
@@ -465,19 +329,18 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
         -------
         self : USLSelector
         """
-        X = self._check_vectors(X)
-        n_samples, labeled = self._candidates(X, y, self.n_samples)
-        Z = _unit_rows(X) if self.normalize else X
+        pool = self._pool(X, y)
+        Z = pool.space = _unit_rows(pool.X) if self.normalize else pool.X
         with self._step("neighbors"):
             means = self._mean_distances(Z)
             self.utility_ = 1 / means
         with self._step("clusters"):
-            self.labels_ = self._cluster(Z, n_samples, labeled, clusters)
+            self.labels_ = self._cluster(pool, clusters)
         with self._step("selection"):
-            selected, scores = self._select(Z, means, n_samples, labeled)
-            scores = np.where(labeled, -np.inf, scores)
+            selected, scores = self._select(pool, means)
+            scores = np.where(pool.labeled, -np.inf, scores)
         with self._step("assignments"):
-            return self._set_selection(Z, selected, scores)
+            return self._set_selection(pool, selected, scores)
 
     def _mean_distances(self, Z):
         """Return mean neighbor distances, kept off 0."""
@@ -499,21 +362,22 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
             means = mean_distances(distances, self.metric_power)
         return np.maximum(means, 1e-9 * means.mean() if means.any() else 1.0)
 
-    def _cluster(self, Z, n_samples, labeled, clusters):
+    def _cluster(self, pool, clusters):
         """Return the cluster of each row: as given, or by k-means."""
         if clusters is not None:
-            check_consistent_length(Z, clusters)
+            check_consistent_length(pool.X, clusters)
             if np.ndim(clusters) != 1:
                 raise ValueError(
                     "clusters must be one number for each row, got shape "
                     f"{np.shape(clusters)}."
                 )
             return np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
-        if n_samples == 0:
-            return np.zeros(len(Z), dtype=np.int64)
-        n_clusters = self.n_clusters or min(len(Z), n_samples + int(labeled.sum()))
+        if not pool.n_samples:
+            return np.zeros(len(pool), dtype=np.int64)
+        wanted = pool.n_samples + int(pool.labeled.sum())
+        n_clusters = self.n_clusters or min(len(pool), wanted)
         return kmeans(
-            Z,
+            pool.space,
             n_clusters,
             init=self.kmeans_init,
             max_iter=self.kmeans_max_iter,
@@ -521,13 +385,23 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
             verbose=self.verbose,
         )[0]
 
-    def _select(self, Z, means, n_samples, labeled):
+    def _select(self, pool, means):
         """Return rows in the order of asking, and the score of every row."""
         clusters, utility = self.labels_, 1 / means
         sizes = np.bincount(clusters)
         is_open = np.ones(len(sizes), dtype=bool)
-        is_open[clusters[labeled]] = False
+        is_open[clusters[pool.labeled]] = False
         candidates = is_open[clusters]
+        repulsion = Repulsion(
+            pool.space,
+            clusters,
+            self.alpha,
+            self.metric_power,
+            self.horizon,
+            self.horizon_distance,
+            self.horizon_neighbors,
+            self.exclude_same_cluster,
+        )
         if self.reg_weight == 0:
             scores = utility
             order = np.argsort(-sizes, kind="stable")
@@ -536,35 +410,21 @@ class USLSelector(SelectionRole, CallbackSupportMixin, BaseEstimator):
             )
         else:
             selected, scores = select_regularized(
-                Z,
                 utility,
-                clusters,
+                repulsion,
                 n_rounds=self.n_rounds,
                 reg_weight=self.reg_weight,
-                alpha=self.alpha,
                 ema_decay=self.ema_decay,
-                power=self.metric_power,
-                horizon=self.horizon,
-                horizon_distance=self.horizon_distance,
-                horizon_neighbors=self.horizon_neighbors,
-                exclude_same_cluster=self.exclude_same_cluster,
                 candidates=candidates,
-                chosen_before=np.flatnonzero(labeled),
+                chosen_before=np.flatnonzero(pool.labeled),
                 verbose=self.verbose,
             )
         order = np.lexsort((selected, -scores[selected], -sizes[clusters[selected]]))
-        selected = selected[order][:n_samples]
-        if len(selected) < n_samples:
-            more = _add_to_clusters(
-                Z,
-                scores,
-                clusters,
-                selected,
-                labeled,
-                n_samples - len(selected),
-                reg_weight=self.reg_weight,
-                alpha=self.alpha,
-                power=self.metric_power,
+        selected = selected[order][: pool.n_samples]
+        n_more = pool.n_samples - len(selected)
+        if n_more:
+            more = choose_more(
+                scores, repulsion, selected, pool.labeled, n_more, self.reg_weight
             )
             selected = np.concatenate([selected, more])
         return selected, scores

@@ -1,6 +1,5 @@
 """USL-T: unsupervised selective labeling, with training (Wang, Lian, Yu, 2022)."""
 
-import heapq
 from typing import Annotated, Literal
 
 import numpy as np
@@ -9,7 +8,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import nn
 
-from .._core.callbacks import fitting
+from .._core.choice import choose_rows
 from .._core.health import CollapseWarning
 from .._core.labels import is_labeled
 from .._core.learner import Learner
@@ -27,13 +26,13 @@ from .._core.parameters import (
     one_of,
 )
 from .._core.roles.clustering import PredictClustersMixin, check_n_clusters
-from .._core.roles.selection import SelectionRole
+from .._core.roles.selection import NetworkSelectionRole
 from .._core.samplers import Paired
 from .._core.warn import warn
 from ..augment import scan_strong
 from ..embedding import SimCLRTransformer
 from ..losses import unit_rows, uslt_global_loss, uslt_local_loss
-from ..modules import MultiHead, NormLinear
+from ..modules import Method, MultiHead, NormLinear
 from ..neighbors import kneighbors
 
 
@@ -58,46 +57,31 @@ class _CosineHeads(MultiHead):
 HEADS = {"linear": MultiHead, "cosine": _CosineHeads}
 
 
-class _USLT(nn.Module):
-    """Heads agree with neighbors, and strong views with sure answers on plain ones."""
+class _USLT(Method):
+    """Heads agree with neighbors, and strong views with confident plain ones."""
 
-    def __init__(
-        self,
-        backbone,
-        heads,
-        augment,
-        *,
-        start_heads,
-        train_backbone,
-        head_used,
-        threshold,
-        cluster_weights,
-        mean_over,
-        adjustment_weight,
-        ema_decay,
-        temperature,
-        local_weight,
-        reassign_interval,
-        min_size,
-        max_size,
-        count_decay,
-    ):
-        super().__init__()
-        self.backbone = backbone.requires_grad_(train_backbone)
-        self.heads = heads
-        self.augment = augment
-        self.start_heads = start_heads
-        self.train_backbone = train_backbone
-        self.head_used = head_used
-        self.global_params = threshold, cluster_weights, mean_over
-        self.local_params = adjustment_weight, temperature
-        self.threshold = threshold
-        self.ema_decay = ema_decay
-        self.local_weight = local_weight
-        self.reassign_interval = reassign_interval
-        self.min_size, self.max_size = min_size, max_size
-        self.count_decay = count_decay
-        shape = heads.n_heads, heads.n_classes
+    backbone: nn.Module
+    heads: MultiHead
+    augment: nn.Module
+    _: KW_ONLY
+    start_heads: bool
+    train_backbone: bool
+    head_used: int
+    threshold: float
+    cluster_weights: str | None
+    mean_over: str
+    adjustment_weight: float
+    ema_decay: float
+    temperature: float
+    local_weight: float
+    reassign_interval: int | None
+    min_size: float
+    max_size: float
+    count_decay: float
+
+    def __post_init__(self):
+        self.set_trained("backbone", self.train_backbone)
+        shape = self.heads.n_heads, self.heads.n_classes
         self.register_buffer("mean_probabilities", torch.ones(shape) / shape[1])
         # sizes of clusters in multiples of the mean size
         self.register_buffer("sizes", torch.ones(shape))
@@ -106,12 +90,6 @@ class _USLT(nn.Module):
     @property
     def n_features_out(self):
         return self.backbone.n_features_out
-
-    def train(self, mode=True):
-        super().train(mode)
-        if not self.train_backbone:
-            self.backbone.eval()
-        return self
 
     def forward(self, x):
         return self._logits(x).softmax(-1)  # (heads, B, K)
@@ -127,10 +105,14 @@ class _USLT(nn.Module):
         for h in range(len(strong)):
             mean = self.mean_probabilities[h]
             local_loss = local_loss + uslt_local_loss(
-                strong[h], near[h], mean, *self.local_params
+                strong[h], near[h], mean, self.adjustment_weight, self.temperature
             )
             global_loss = global_loss + uslt_global_loss(
-                weak[h], strong[h], *self.global_params
+                weak[h],
+                strong[h],
+                self.threshold,
+                self.cluster_weights,
+                self.mean_over,
             )
         confidence, clusters = weak.softmax(-1).max(-1)  # (heads, B)
         kept = confidence > self.threshold
@@ -162,19 +144,12 @@ class _USLT(nn.Module):
         good = torch.from_numpy(samples.good)
         n_heads, n_clusters = self.heads.n_heads, self.heads.n_classes
         rows = [good[torch.randperm(len(good))[:n_clusters]] for _ in range(n_heads)]
-        features = []
-        self.eval()
-        with torch.no_grad(), net.autocast():
-            for part in torch.cat(rows).split(1024):
-                x = net.to_device(samples[part.numpy()])
-                features.append(self.backbone(x).float())
-        self.train()
-        self.heads.start_at_(torch.cat(features))
+        rows = torch.cat(rows).numpy()
+        self.heads.start_at_(net.evaluate(samples, rows, self.backbone))
 
     def after_epoch(self, net, sampler):
         samples = sampler.samples
         clusters, confidence = predict_clusters(net, samples)
-        net.module_.train()
         good = ~samples.bad
         own = clusters[self.head_used]
         sizes = np.bincount(own[good], minlength=self.heads.n_classes)
@@ -234,72 +209,13 @@ def predict_clusters(net, samples):
 
     Probabilities of all clusters would not fit into memory for large data.
     """
-    batches = [net.evaluation_step(b).max(-1) for b in net.get_iterator(samples)]
-    confidence, clusters = (torch.cat(part, 1).cpu().numpy() for part in zip(*batches))
-    return clusters, confidence
 
+    def most_probable(x):
+        confidence, clusters = net.module_(x).max(-1)
+        return torch.stack([confidence, clusters.float()], -1)  # (heads, B, 2)
 
-def choose_rows(key, clusters, n_samples, labeled=None, copies=None):
-    """Choose the best row of each cluster, largest clusters first; then further rows.
-
-    Clusters that hold a labeled row come last, and after them the clusters with most
-    rows per label (chosen or known) plus one give their next best row. Copies of chosen
-    or labeled rows are the last that a cluster gives.
-
-    Parameters
-    ----------
-    key : ndarray of shape (n,)
-        The larger the better; the lowest row number among equals.
-    clusters : ndarray of int of shape (n,)
-        Cluster of each row, >= 0.
-    n_samples : int
-        Rows wanted, at most those without a label.
-    labeled : ndarray of bool of shape (n,), default=None
-        Rows that may not be chosen. None: none.
-    copies : ndarray of int of shape (n,), default=None
-        The same number for rows that are copies of each other. None: there are none.
-
-    Returns
-    -------
-    rows : ndarray of shape (n_samples,)
-        In the order of asking.
-    n_open : int
-        Clusters with rows, but without a labeled one.
-    """
-    n = len(key)
-    labeled = np.zeros(n, bool) if labeled is None else labeled
-    sizes = np.bincount(clusters)
-    given = np.bincount(clusters[labeled], minlength=len(sizes))
-    order = np.lexsort((np.arange(n), -key, ~labeled))
-    nth = np.zeros(n, int) if copies is None else _nth_copy(copies, order)
-    order = np.lexsort((np.arange(n), -key, nth, clusters))
-    order = order[~labeled[order]]
-    members = np.split(order, np.searchsorted(clusters[order], np.arange(len(sizes))))
-    members = [list(rows[::-1]) for rows in members[1:]]
-    is_open = (sizes > 0) & (given == 0)
-    n_open = int(is_open.sum())
-    visited = [c for c in np.argsort(-sizes, kind="stable") if is_open[c]][:n_samples]
-    chosen = [members[c].pop() for c in visited]
-    given[visited] += 1
-    need = [(-sizes[c] / (1 + given[c]), c) for c in range(len(sizes)) if members[c]]
-    heapq.heapify(need)
-    while len(chosen) < n_samples:
-        _, c = heapq.heappop(need)
-        chosen.append(members[c].pop())
-        given[c] += 1
-        if members[c]:
-            heapq.heappush(need, (-sizes[c] / (1 + given[c]), c))
-    return np.array(chosen, dtype=np.int64), n_open
-
-
-def _nth_copy(copies, order):
-    """Return how many copies of each row come before it in ``order``."""
-    by_copy = order[np.argsort(copies[order], kind="stable")]
-    starts = np.r_[True, np.diff(copies[by_copy]) != 0]
-    position = np.arange(len(order))
-    nth = np.empty(len(order), int)
-    nth[by_copy] = position - np.maximum.accumulate(np.where(starts, position, 0))
-    return nth
+    found = net.evaluate(samples, forward=most_probable).movedim(-1, 0).contiguous()
+    return found[1].long().numpy(), found[0].numpy()
 
 
 def spread_labels(distances, clusters, rows, labels, n_rows=20):
@@ -331,7 +247,7 @@ def spread_labels(distances, clusters, rows, labels, n_rows=20):
     return spread
 
 
-class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
+class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
     """Select the row that a network is surest of in each cluster that it has learned.
 
     Unsupervised selective labeling with training: an embedding is learned, each row's
@@ -389,7 +305,8 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         rows, which is 0.16, for ImageNet-100; 100 rows, 0.23, for ImageNet.
     max_size : float
         A cluster is large enough to be split above this multiple of the mean size.
-        Published: 500 rows, which is 1.6, for ImageNet-100; 1000 rows, 2.3, for ImageNet.
+        Published: 500 rows, which is 1.6, for ImageNet-100; 1000 rows, 2.3, for
+        ImageNet.
     count_decay : float
         Share of the old sizes when the running sizes move by a batch, in [0, 1).
     selection : {"confidence", "density"}
@@ -401,11 +318,6 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         published for CIFAR-10, or that of ``head_used``, as for CIFAR-100.
     head_used : int
         Number of the head whose clusters count, from 0.
-    embedder : estimator or None
-        Embeds X for the neighbors; its encoder is the backbone where ``backbone="auto"``.
-        Cloned and fitted, or used as it is inside a ``FrozenEstimator``. None: SimCLR for
-        images; vectors are taken as they are. Give ``SimCLRTransformer()`` to reach its
-        parameters as ``embedder__temperature``.
     normalize : bool
         Divide each row by its length first, as the released code does.
     augment : "auto", nn.Module or None
@@ -473,10 +385,11 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
     Departures from the released code:
 
     - Default trainings are hundreds of steps long, not 9800. In so few, linear heads
-      leave clusters empty and no row reaches a threshold of 0.95, so heads and threshold
-      are those for ImageNet, beside the losses for CIFAR.
+      leave clusters empty and no row reaches a threshold of 0.95, so heads and
+      threshold are those for ImageNet, beside the losses for CIFAR.
     - Rows of larger clusters are asked first with either ``selection``. Labeled rows
-      are trained on like all others, but never chosen; clusters that hold one come last.
+      are trained on like all others, but never chosen; clusters that hold one come
+      last.
     - Empty clusters, an error there: the clusters with most rows per label give further
       rows, the surest or densest left, copies of chosen rows last, with a warning.
     - The running mean counts as 1e-8 at least; running sizes start at equal ones, and
@@ -532,36 +445,17 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
     weight_decay: NonNegative = 1e-4
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled yet.
-
-        Returns
-        -------
-        self : USLTSelector
-        """
-        samples = self._check_X(X, reset=True)
-        n_samples, labeled = self._candidates(samples, y, self.n_samples)
-        self.n_clusters_ = self._count_clusters(samples, labeled, n_samples)
+    def _choose(self, pool):
+        samples = pool.X
+        self.n_clusters_ = self._count_clusters(pool)
         with self._seeded() as seed:
             statistics = samples.statistics()
-            Z = self._embed(X, samples)
-            self._mine_neighbors(Z, samples, seed)
-            self._fit_net(
-                self._build_module(*statistics),
-                Paired(samples, self.neighbors_),
-                # the number depends on y, which a checkpoint does not know
-                stage=f"{self.n_clusters_} clusters",
-            )
+            pool.space = self._embed(pool)
+            self._mine_neighbors(pool.space, samples, seed)
+            module = self._build_module(*statistics)
+            # the number depends on y, which a checkpoint does not know
+            pairs, identity = Paired(samples, self.neighbors_), (self.n_clusters_,)
+            self._stage("fit", module, pairs, identity=identity)
             clusters, confidence = predict_clusters(self.net_, samples)
         self.labels_ = np.where(samples.bad, -1, clusters[self.head_used])
         if self.selection == "density":
@@ -572,11 +466,9 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
             scores = confidence.mean(0, dtype=np.float64)
         else:
             scores = confidence[self.head_used].astype(np.float64)
-        rows = self._choose(Z, scores, samples.bad, labeled, n_samples)
-        scores[labeled | samples.bad] = -np.inf
-        self._set_selection(Z, rows, scores)
-        self.assignments_[samples.bad] = -1
-        return self
+        rows = self._best_rows(pool, scores)
+        scores[pool.labeled | samples.bad] = -np.inf
+        return rows, scores
 
     def spread_labels(self, y, n_rows=20):
         """Give the labels of the chosen rows to the densest rows of their clusters.
@@ -612,19 +504,19 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         return y
 
     def _forward_rows(self, samples):
-        net = self.net_
-        batches = (net.evaluation_step(batch) for batch in net.get_iterator(samples))
-        p = torch.cat([p[self.head_used].cpu() for p in batches]).numpy()
+        module = self.net_.module_
+        p = self.net_.evaluate(samples, forward=lambda x: module(x)[self.head_used])
         p[samples.bad] = np.nan
-        return p
+        return p.numpy()
 
-    def _count_clusters(self, samples, labeled, n_samples):
+    def _count_clusters(self, pool):
         """Return the number of clusters, and check what depends on the rows."""
+        samples, labeled = pool.X, pool.labeled
         n_open = int((~labeled & ~samples.bad).sum())
-        if n_open < n_samples:
+        if n_open < pool.n_samples:
             raise ValueError(
-                f"n_samples={n_samples} rows are asked, but {samples.bad.sum()} files "
-                f"cannot be read, which leaves {n_open} without a label: ask for "
+                f"n_samples={pool.n_samples} rows are asked, but {samples.bad.sum()} "
+                f"files cannot be read, which leaves {n_open} without a label: ask for "
                 "fewer, or replace these files."
             )
         if self.head_used >= self.n_heads:
@@ -633,13 +525,13 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
                 "first head is number 0."
             )
         if self.n_clusters is None:
-            return min(samples.n_trained, n_samples + int(labeled.sum()))
+            return min(samples.n_trained, pool.n_samples + int(labeled.sum()))
         check_n_clusters(self, samples)
         return self.n_clusters
 
-    def _embed(self, X, samples):
+    def _embed(self, pool):
         """Return the vectors (n, D) in which neighbors are looked for."""
-        embedder = self.embedder
+        samples, embedder = pool.X, self.embedder
         vars(self).pop("embedder_", None)
         if embedder is None and len(self.sample_shape_) == 3:
             # as published, neighbors come from the head's output
@@ -653,11 +545,11 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         if embedder is None:
             found = samples[samples.good].numpy()
         else:
-            # files that cannot be read were told of already, and are nobody's neighbors
-            readable = samples.readable(X)
+            # files that cannot be read have been reported, and are nobody's neighbors
+            readable = samples.readable(pool.given)
             self.embedder_ = self._fit_held(embedder, readable)
             found = np.asarray(self.embedder_.transform(readable), dtype=np.float32)
-        Z = np.zeros((len(samples), found.shape[1]), dtype=np.float32)
+        Z = np.zeros((len(pool), found.shape[1]), dtype=np.float32)
         Z[samples.good] = (
             unit_rows(torch.from_numpy(found)) if self.normalize else found
         )
@@ -678,36 +570,45 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         kind = HEADS[self.head]
         shape = self.n_heads, self.n_clusters_
         backbone = heads = None
-        continued = vars(self).get("_continued")  # not there when loaded from a folder
-        if continued is not None:
-            backbone, heads = continued.backbone, continued.heads
-            # another number of rows asked or labeled: new heads on the old encoder
+        if self._continued is not None:
+            backbone, heads = self._continued.backbone, self._continued.heads
+            # another number of rows to choose or labeled: new heads on the old encoder
             if type(heads) is not kind or (heads.n_heads, heads.n_classes) != shape:
                 heads = None
         backbone = self._build_backbone(mean, std) if backbone is None else backbone
         start_heads = heads is None and self.head == "cosine"
         if heads is None:
             heads = kind(backbone.n_features_out, self.n_clusters_, self.n_heads)
-        names = "train_backbone head_used threshold cluster_weights mean_over "
-        names += "adjustment_weight ema_decay temperature local_weight "
-        names += "reassign_interval min_size max_size count_decay"
         return _USLT(
             backbone,
             heads,
             self._build_augment(self.augment, scan_strong(fill=mean), mean, std),
             start_heads=start_heads,
-            **{name: getattr(self, name) for name in names.split()},
+            train_backbone=self.train_backbone,
+            head_used=self.head_used,
+            threshold=self.threshold,
+            cluster_weights=self.cluster_weights,
+            mean_over=self.mean_over,
+            adjustment_weight=self.adjustment_weight,
+            ema_decay=self.ema_decay,
+            temperature=self.temperature,
+            local_weight=self.local_weight,
+            reassign_interval=self.reassign_interval,
+            min_size=self.min_size,
+            max_size=self.max_size,
+            count_decay=self.count_decay,
         )
 
-    def _choose(self, Z, scores, bad, labeled, n_samples):
-        """Return the rows in the order of asking; a collapse is told."""
-        if n_samples == 0:
+    def _best_rows(self, pool, scores):
+        """Return the rows in the order of asking; warn if clusters have collapsed."""
+        n_samples = pool.n_samples
+        if not n_samples:
             return np.empty(0, np.int64)
-        good = np.flatnonzero(~bad)
+        good = pool.X.good
         clusters = self.labels_[good]
-        copies = np.unique(Z[good], axis=0, return_inverse=True)[1].reshape(-1)
+        copies = np.unique(pool.space[good], axis=0, return_inverse=True)[1].reshape(-1)
         rows, n_open = choose_rows(
-            scores[good], clusters, n_samples, labeled[good], copies
+            scores[good], clusters, n_samples, pool.labeled[good], copies
         )
         sizes = np.bincount(clusters, minlength=self.n_clusters_)
         n_used, share = int((sizes > 0).sum()), sizes.max() / sizes.sum()
@@ -719,8 +620,8 @@ class USLTSelector(PredictClustersMixin, SelectionRole, Learner):
         if n_open < n_samples and n_used < self.n_clusters_:
             warn(
                 f"Only {n_used} of {self.n_clusters_} clusters are in use, and "
-                f"{n_open} of them hold no labeled row: {n_samples - n_open} of the {n_samples} "
-                f"rows are further rows of large clusters. {remedy}.",
+                f"{n_open} of them hold no labeled row: {n_samples - n_open} of the "
+                f"{n_samples} rows are further rows of large clusters. {remedy}.",
                 CollapseWarning,
             )
         elif share > max(0.5, 3 / self.n_clusters_):

@@ -1,6 +1,7 @@
 """VAAL: variational adversarial active learning (Sinha, Ebrahimi, Darrell, 2019)."""
 
 import math
+from dataclasses import InitVar
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -12,7 +13,6 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from .._core.callbacks import fitting
 from .._core.health import CollapseWarning
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -26,17 +26,14 @@ from .._core.parameters import (
     Schedule,
     one_of,
 )
-from .._core.roles.selection import SelectionRole
+from .._core.roles.selection import NetworkSelectionRole
 from .._core.samplers import Mixed
 from .._core.samples import evenly_spaced
 from .._core.warn import warn
 from ..backbones import Encoder, build_autoencoder
-from ..modules import mlp
+from ..modules import Method, mlp
 
 REDUCTIONS = ("sum", "mean")
-# what a later fit takes over
-_LEARNED = ("backbone", "to_mean", "to_logvar", "decoder", "discriminator")
-_LEARNED += ("mean", "std", "n_steps")
 
 
 def kl_divergence(mu, logvar, reduction="sum"):
@@ -116,19 +113,31 @@ def least_labeled(logits, candidates, n_samples):
     return candidates[order[:n_samples]]
 
 
-class _VAAL(nn.Module):
-    def __init__(self, backbone, decoder, n_components, mean, std, **settings):
-        super().__init__()
-        self.backbone = backbone
-        self.to_mean = nn.Linear(backbone.n_features_out, n_components)
-        self.to_logvar = nn.Linear(backbone.n_features_out, n_components)
-        self.decoder = decoder
+class _VAAL(Method):
+    backbone: nn.Module
+    decoder: nn.Module
+    n_components: InitVar[int]
+    mean: InitVar[torch.Tensor]
+    std: InitVar[torch.Tensor]
+    _: KW_ONLY
+    kl_weight: float = 1.0
+    kl_reduction: str = "sum"
+    adversary_weight: float = 1.0
+    vae_steps: int = 2
+
+    def __post_init__(self, n_components, mean, std):
+        self.to_mean = nn.Linear(self.backbone.n_features_out, n_components)
+        self.to_logvar = nn.Linear(self.backbone.n_features_out, n_components)
         self.discriminator = mlp(n_components, 512, 1, 3, norm=False, last_norm=None)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.n_steps = 0
-        for name, value in settings.items():
-            setattr(self, name, value)
+
+    def take_over(self, other):
+        """Go on from what another one has learned."""
+        for name in ("backbone", "to_mean", "to_logvar", "decoder", "discriminator"):
+            setattr(self, name, getattr(other, name))
+        self.mean, self.std, self.n_steps = other.mean, other.std, other.n_steps
 
     def encode(self, x):
         """Return mean and log-variance of the codes, in float32."""
@@ -236,7 +245,7 @@ def _empty_error(net, samples, kinds, n_rows=2048):
     return float((sum(variances) / 2 + between).mean())
 
 
-class VAALSelector(SelectionRole, Learner):
+class VAALSelector(NetworkSelectionRole, Learner):
     """Choose the rows that look least like those that have a label.
 
     An autoencoder gives every row a short code, and learns to make the codes of labeled
@@ -386,67 +395,47 @@ class VAALSelector(SelectionRole, Learner):
     lr: Positive = 5e-4
     schedule: Schedule = "constant"
 
-    @fitting
-    def fit(self, X, y=None):
-        """Choose rows of X.
-
-        Parameters
-        ----------
-        X : array-like
-            Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
-            files; or vectors ``(n, D)``.
-        y : array-like of shape (n_rows,)
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. What the labels say is not used.
-
-        Returns
-        -------
-        self : VAALSelector
-        """
-        samples = self._check_X(X, reset=True)
-        n_samples, labeled = self._candidates(samples, y, self.n_samples)
-        scores = np.full(len(samples), -np.inf)
-        if not n_samples:
-            self._continued = None
-            for name in ("net_", "n_iter_"):
-                vars(self).pop(name, None)
-            return self._set_selection(np.empty((len(samples), 0)), [], scores)
-        candidates = self._readable_candidates(samples, labeled, n_samples)
-        mixed = Mixed(samples, labeled - 1, 1.0, include_labeled=False)
+    def _choose(self, pool):
+        samples, (chosen, scores) = pool.X, pool.nothing()
+        if not pool.n_samples:
+            self._forget("net_", "n_iter_")
+            pool.space = np.empty((len(pool), 0))
+            return chosen, scores
+        candidates = self._candidates(pool)
+        known = np.flatnonzero(pool.labeled & ~samples.bad)
+        mixed = Mixed(samples, pool.labeled - 1, 1.0, include_labeled=False)
         with self._seeded():
             module = self._build_module(*samples.statistics())
-            self._fit_net(module, mixed, predicts=False)
+            self._stage("fit", module, mixed, predicts=False)
         found = self.net_.evaluate(samples).numpy()
         # in double precision 1 - D keeps apart what single precision calls certain
         codes, logits = found[:, :-1], found[:, -1].astype(np.float64)
-        scores[candidates] = expit(-logits[candidates])
-        rows = least_labeled(logits, candidates, n_samples)
-        vectors = samples.source if len(samples.sample_shape) == 1 else codes
-        self._set_selection(vectors, rows, scores)
-        self.assignments_[samples.bad] = -1
-        known = np.flatnonzero(labeled & ~samples.bad)
+        if pool.space is None:
+            pool.space = codes
         self._check_health(samples, logits, known, candidates)
-        return self
+        scores[candidates] = expit(-logits[candidates])
+        return least_labeled(logits, candidates, pool.n_samples), scores
 
-    def _readable_candidates(self, samples, labeled, n_samples):
-        """Return the rows that may be chosen, or say what is missing."""
+    def _candidates(self, pool):
+        """Return the rows that may be chosen, or raise what is missing."""
+        labeled, bad = pool.labeled, pool.X.bad
         if not labeled.any():
             raise ValueError(
                 "VAALSelector looks for rows unlike the labeled ones, but y has no "
                 "labeled row: choose the first rows with USLSelector, and pass y with "
                 "their labels and -1 for the others."
             )
-        if samples.bad[labeled].all():
+        if bad[labeled].all():
             raise ValueError(
                 f"None of the {labeled.sum()} labeled image files can be read: label "
                 "others, or replace them."
             )
-        candidates = np.flatnonzero(~labeled & ~samples.bad)
-        if len(candidates) < n_samples:
+        candidates = np.flatnonzero(~labeled & ~bad)
+        if len(candidates) < pool.n_samples:
             raise ValueError(
-                f"n_samples={n_samples} rows are asked, but of those without a label "
-                f"only {len(candidates)} can be read: ask for fewer, or replace the "
-                "files that cannot be read."
+                f"n_samples={pool.n_samples} rows are asked, but of those without a "
+                f"label only {len(candidates)} can be read: ask for fewer, or replace "
+                "the files that cannot be read."
             )
         return candidates
 
@@ -477,16 +466,11 @@ class VAALSelector(SelectionRole, Learner):
             vae_steps=self.vae_steps,
         )
         if self._continued is not None:
-            for name in _LEARNED:
-                setattr(module, name, getattr(self._continued, name))
+            module.take_over(self._continued)
         return module
 
-    def _rebuild_module(self, mean, std):
-        self._continued = None
-        return self._build_module(mean, std)
-
     def _check_health(self, samples, logits, known, candidates):
-        """Say so where the choice is as good as random, and what to change."""
+        """Warn if the choice is as good as random, and say what to change."""
         if not self.net_.history:
             return  # interrupted in the first epoch
         error = self.net_.history[-1, "reconstruction"]

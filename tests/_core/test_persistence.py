@@ -1,4 +1,4 @@
-"""Saved estimators: the same predictions after loading, nothing executable, no halves."""
+"""Saved estimators: the same predictions after loading, nothing executable."""
 
 import json
 import os

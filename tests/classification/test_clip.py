@@ -18,14 +18,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import sklabel
-from sklabel.classification import CLIPClassifier
-from sklabel.classification._clip import (
-    _TEMPLATES,
-    _Head,
+from sklabel._core.few_shot import (
+    FewShotHead,
     class_embedding,
     linear_probe,
     remembered,
 )
+from sklabel.classification import CLIPClassifier
+from sklabel.classification._clip import _TEMPLATES
 from sklabel.embedding import CLIPTransformer, SimCLRTransformer
 from tests._golden import assert_same_ranking, cases
 
@@ -83,7 +83,7 @@ def test_clip_zero_shot_golden():
             embedding.numpy(), case["class_embedding"], rtol=1e-8, atol=1e-12
         )
         n_classes, n_features = embedding.shape
-        head = _Head(
+        head = FewShotHead(
             float(case["logit_scale"]) * embedding,
             np.zeros(n_classes),
             np.zeros((0, n_features)),

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from sklearn.model_selection import cross_validate
 
@@ -80,6 +81,69 @@ def test_wrong_labels_among_the_few(cls):
     assert accuracy(clf, slice(30, None)) > 0.75
     # what a person has said is kept, and not hidden
     np.testing.assert_array_equal(clf.transduction_[:30], y[:30])
+
+
+@every_classifier
+def test_given_labels_are_kept_and_the_rest_is_predicted(cls):
+    y = labels(30)
+    y[0] = 1 - y[0]  # an odd answer is still the person's answer
+    clf = fit(cls, y)
+    np.testing.assert_array_equal(clf.transduction_[:30], y[:30])
+    np.testing.assert_array_equal(clf.transduction_[30:], clf.predict(X)[30:])
+
+
+WRONG = {
+    "no label": (np.full(N, -1), "no labeled row"),
+    "one class": (np.where(np.arange(N) < 5, 3, -1), "y has 1 class"),
+    "too short": (labels(30)[:70], f"X has {N} rows, y has 70"),
+}
+
+
+@every_classifier
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_labels_are_refused(cls, kind):
+    y, message = WRONG[kind]
+    with pytest.raises(ValueError, match=message):
+        make(cls, SHORTEST).fit(X, y)
+
+
+@every_classifier
+def test_weights_below_zero_are_refused(cls):
+    with pytest.raises(ValueError, match="sample_weight must be finite and not neg"):
+        make(cls, SHORTEST).fit(X, labels(30), -np.ones(N))
+
+
+# what predicts with an average of its weights, ramped or not
+AVERAGED = [cls for cls in CLASSES if "ema_ramp" in cls().get_params()]
+every_average = pytest.mark.parametrize("cls", AVERAGED, ids=lambda c: c.__name__)
+
+
+def test_there_are_averages():
+    assert len(AVERAGED) >= 2
+
+
+@every_average
+@pytest.mark.parametrize("ramp, expected", [(False, 0.9), (True, 2 / 11)])
+def test_the_average_after_one_step(cls, ramp, expected):
+    settings = {"max_steps": 1, "ema_decay": 0.9, "ema_ramp": ramp}
+    begin = fit(cls, labels(30), lr=1e-30, **settings).net_.module_
+    after = fit(cls, labels(30), lr=0.5, **settings).net_.module_
+    start = dict(begin.online.named_parameters())
+    online = dict(after.online.named_parameters())
+    for name, average in after.average.named_parameters():
+        assert not torch.equal(start[name], online[name])
+        moved = expected * start[name] + (1 - expected) * online[name]
+        torch.testing.assert_close(average, moved, rtol=1e-4, atol=1e-6)
+
+
+@every_average
+def test_predictions_come_from_the_average(cls):
+    clf = fit(cls, labels(30), max_steps=3)
+    average = clf.net_.module_.average.eval()
+    with torch.no_grad():
+        expected = average(torch.from_numpy(X)).softmax(1).numpy()
+    np.testing.assert_allclose(clf.predict_proba(X), expected, rtol=1e-5, atol=1e-6)
+    assert clf.encoder_ is average[0]
 
 
 @every_classifier

@@ -1,4 +1,4 @@
-"""What all classifiers do with labels: which are drawn, how often, and which are not."""
+"""What all classifiers do with labels: which are drawn, and how often."""
 
 import pickle
 import warnings

@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from torch import nn
@@ -14,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 import sklabel
 from sklabel.augment import Contrastive, Weak
-from sklabel.classification import FixMatchClassifier, SimCLRv2Classifier
+from sklabel.classification import SimCLRv2Classifier
 from sklabel.classification._simclrv2 import _Distilled
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import (
@@ -25,6 +24,7 @@ from sklabel.embedding import (
 )
 from sklabel.losses import distillation
 from tests._golden import cases
+from tests._pictures import stripes
 
 X = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
 X[::2] += 2
@@ -147,57 +147,41 @@ def test_distillation_is_least_where_the_student_is_the_teacher():
 @pytest.fixture(scope="module")
 def digits():
     images, target = load_digit_images(return_X_y=True)
-    images, target = images[:1000], target[:1000]
-    y = np.full(1000, -1)
-    for k in range(10):
-        y[np.flatnonzero(target == k)[:4]] = k
-    return images, target, y
+    return images[:80], target[:80]
 
 
-def test_digits_from_forty_labels(digits):
-    images, target, y = digits
-    rest = y == -1
+def test_images_from_few_labels():
+    images, target = stripes(150)
+    y = np.where(np.arange(150) < 15, target, -1)
+    settings = {"batch_size": 50, "precision": "float32", "random_state": 0}
+    view = Contrastive(flip=0, crop=(0.6, 1.0), jitter=0.2)
     embedder = SimCLRTransformer(
-        projection_layers=3,
-        augment=Contrastive(flip=0),
-        batch_size=128,
-        lr=3e-3,
-        max_epochs=10,
-        random_state=0,
+        projection_layers=3, augment=view, max_epochs=6, **settings
     ).fit(images)
-    untaught = clone(embedder).set_params(lr=1e-30, max_steps=1).fit(images)
+    del settings["batch_size"]
 
-    def fitted(held, epochs=0, **settings):
+    def fitted(epochs, **more):
         clf = SimCLRv2Classifier(
-            FrozenEstimator(held),
-            augment=Weak(flip=0),
+            FrozenEstimator(embedder),
+            augment=Weak(flip=0, shift=0),
             distill_epochs=epochs,
-            distill_batch_size=128,
-            max_epochs=60,
-            random_state=0,
+            distill_batch_size=50,
+            max_steps=30,
             **settings,
+            **more,
         ).fit(images, y)
-        return clf, (clf.transduction_ == target)[rest].mean()
+        return clf, (clf.transduction_ == target)[15:].mean()
 
-    _, nothing = fitted(untaught)
-    _, teacher = fitted(embedder)
-    student, accuracy = fitted(embedder, epochs=6)
-    assert teacher > 0.8
-    assert teacher > nothing + 0.04
-    assert accuracy > teacher - 0.01
-    agreement = student.net_.history[:, "teacher_agreement"]
-    assert agreement[-1] > 0.85 and agreement[-1] > agreement[0]
+    _, teacher = fitted(0)
+    student, accuracy = fitted(4)
+    assert min(teacher, accuracy) > 0.9
+    assert student.net_.history[-1, "teacher_agreement"] > 0.9
     # a small student that starts from nothing
-    layers = [nn.Conv2d(1, 32, 3, 2, 1), nn.BatchNorm2d(32), nn.ReLU()]
-    layers += [nn.Conv2d(32, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.Flatten()]
+    layers = [nn.Conv2d(1, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten()]
     small, accuracy = fitted(
-        embedder,
-        epochs=10,
-        student_backbone=nn.Sequential(*layers),
-        temperature=1.0,
-        distill_lr=1e-2,
+        10, student_backbone=nn.Sequential(*layers), temperature=1.0, distill_lr=1e-2
     )
-    assert accuracy > teacher - 0.05
+    assert accuracy > 0.9
     assert small.encoder_.n_features_out == 256
 
 
@@ -404,7 +388,7 @@ def test_a_single_row_with_a_weight(short):
 
 
 def test_images_and_class_names(digits):
-    images, target, _ = digits
+    images, target = digits
     names = np.array([f"digit {k}" for k in range(10)], dtype=object)
     y = np.full(80, -1, dtype=object)
     y[:40] = names[target[:40]]
@@ -426,19 +410,6 @@ def test_calibration_uses_rows_that_were_withheld(short):
     assert fitted.calibration_temperature_ != 1
     np.testing.assert_allclose(fitted.predict_proba(X).sum(1), 1, rtol=1e-5)
     np.testing.assert_array_equal(fitted.transduction_[:60], y[:60])
-
-
-def test_wrong_y_and_weights_are_refused_as_everywhere(short):
-    for y, message in (
-        (np.full(80, -1), "label"),
-        (np.where(np.arange(80) < 5, 3, -1), "class"),
-        (Y[:70], "70"),
-    ):
-        for clf in (short(), FixMatchClassifier()):
-            with pytest.raises(ValueError, match=message):
-                clf.fit(X, y)
-    with pytest.raises(ValueError, match="not negative"):
-        short().fit(X, Y, -np.ones(80))
 
 
 # -- broken off, continued, saved

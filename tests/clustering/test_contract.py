@@ -1,4 +1,4 @@
-"""What every clusterer of images promises, whatever its method; see also test_common."""
+"""What every clusterer of images promises; see also test_common."""
 
 import warnings
 

@@ -85,15 +85,16 @@ def test_sizes_are_checked(sizes):
 
 
 def test_images_come_back():
-    embedder = AutoencoderTransformer(max_epochs=120, batch_size=64, random_state=0)
+    settings = {"max_epochs": 40, "batch_size": 50, "lr": 3e-3}
+    embedder = short(max_steps=None, filters=(16, 32), precision="float32", **settings)
     found = embedder.fit(DIGITS).inverse_transform(embedder.transform(DIGITS))
     assert found.shape == DIGITS.shape and found.dtype == np.float32
     assert found.min() >= DIGITS.min() and found.max() <= DIGITS.max()
     error = ((found - DIGITS) ** 2).mean()
     assert error < 0.2 * ((DIGITS.mean(0) - DIGITS) ** 2).mean()
-    # the score: the negative error of pixels in [0, 1]
+    # the score: the negative error of pixels in [0, 1], before any is cut off there
     scale = float(DIGITS.max() - DIGITS.min()) ** 2
-    np.testing.assert_allclose(-embedder.score(DIGITS), error / scale, rtol=0.1)
+    assert error / scale <= -embedder.score(DIGITS) < 1.3 * error / scale
 
 
 def test_vectors_come_back_in_their_own_units():
@@ -144,7 +145,8 @@ def test_denoising_reconstructs_the_undamaged_sample():
         def forward(self, x):
             return x * 0
 
-    fitted = short(augment=Black(), max_steps=300).fit(DIGITS)
+    settings = {"filters": (8,), "max_steps": 120, "lr": 1e-2}
+    fitted = short(augment=Black(), precision="float32", **settings).fit(DIGITS)
     blank = fitted.inverse_transform(fitted.transform(DIGITS * 0))
     # nothing to see: the best answer is the mean of what is wanted
     assert abs(blank[0] - DIGITS.mean(0)).mean() < 0.15 * DIGITS.max()

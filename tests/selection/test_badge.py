@@ -14,7 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 
 from sklabel._core.nested import hidden_features
 from sklabel.classification import FixMatchClassifier, SupervisedClassifier
@@ -381,22 +380,3 @@ def test_equal_rows(X, n_samples):
     selector = BADGESelector(n_samples, classifier=frozen(_Says())).fit(X)
     assert selector.sample_indices_.tolist() == list(range(n_samples))
     assert np.isfinite(selector.scores_).all()
-
-
-class _Half(BADGESelector):
-    """The checks pass a label for every row; here every second one is unlabeled."""
-
-    def fit(self, X, y=None):
-        if y is not None and np.ndim(y) == 1 and len(y) > 30:
-            y = np.array(y, dtype=object)
-            y[np.flatnonzero(y == y[0])[5:]] = None
-        return super().fit(X, y)
-
-
-@pytest.mark.parametrize("selector", [BADGESelector(), _Half()])
-def test_scikit_learns_checks(selector):
-    results = check_estimator(selector, on_fail=None)
-    failed = {
-        r["check_name"]: r["exception"] for r in results if r["status"] == "failed"
-    }
-    assert not failed

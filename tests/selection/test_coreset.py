@@ -13,7 +13,6 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 
 from sklabel._core import kcenter as _kcenter
 from sklabel._core.kcenter import k_center_greedy
@@ -413,28 +412,6 @@ def test_robust_refuses_too_many_rows():
 
 
 # --- as an estimator -------------------------------------------------------------
-
-
-class _Unlabeled(CoreSetSelector):
-    """The checks pass class labels as y; this one has no label yet, so it selects."""
-
-    def fit(self, X, y=None):
-        return super().fit(X)
-
-
-@pytest.mark.parametrize(
-    "selector",
-    [
-        CoreSetSelector(),
-        CoreSetSelector(robust=True),
-        _Unlabeled(1),
-        _Unlabeled(1, robust=True),
-    ],
-    ids=str,
-)
-def test_scikit_learns_checks(selector):
-    results = check_estimator(selector)
-    assert {result["status"] for result in results} == {"passed"}
 
 
 @pytest.mark.parametrize("robust", [False, True])

@@ -16,7 +16,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 
 from sklabel._core.kcenter import k_center_greedy
 from sklabel._core.nested import hidden_features
@@ -27,7 +26,7 @@ from sklabel.selection._gcn import (
     CoreGCNSelector,
     Graph,
     UncertainGCNSelector,
-    _apply_gcn,
+    _GCNSelector,
     train,
 )
 from tests._golden import assert_farthest_first, assert_same_ranking, cases
@@ -403,12 +402,14 @@ def test_equal_rows(cls, value, n):
 
 @both
 def test_rounding_does_not_decide_between_copies(cls, digits, monkeypatch):
+    train_all = _GCNSelector._train
+
     def rounded(selector, features, labeled, seed):
-        p, hidden = _apply_gcn(selector, features, labeled, seed)
+        p, hidden = train_all(selector, features, labeled, seed)
         noise = np.random.default_rng(0).random(len(p), dtype=np.float32) * 1e-6
         return p + noise, hidden + noise[:, None]
 
-    monkeypatch.setattr("sklabel.selection._gcn._apply_gcn", rounded)
+    monkeypatch.setattr(_GCNSelector, "_train", rounded)
     X, y = digits[0][:20].repeat(3, axis=0), np.where(np.arange(60) < 6, 1, -1)
     selector = cls(54, **QUICK).fit(X, y)
     rows = selector.sample_indices_.tolist()
@@ -568,39 +569,6 @@ def test_refused(cls, digits):
     broken[3, 2] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         cls(3, **QUICK).fit(broken, y)
-
-
-class _HalfUncertain(UncertainGCNSelector):
-    """The checks pass a label for every row; here some are unlabeled."""
-
-    def fit(self, X, y=None):
-        return super().fit(X, _half(y))
-
-
-class _HalfCore(CoreGCNSelector):
-    def fit(self, X, y=None):
-        return super().fit(X, _half(y))
-
-
-def _half(y):
-    if y is not None and np.ndim(y) == 1 and len(y) > 30:
-        y = np.array(y, dtype=object)
-        y[np.flatnonzero(y == y[0])[5:]] = None
-    return y
-
-
-@pytest.mark.parametrize(
-    "selector",
-    [UncertainGCNSelector(), CoreGCNSelector()]
-    + [c(n_steps=3, n_hidden=4) for c in (_HalfUncertain, _HalfCore)],
-    ids=lambda s: type(s).__name__,
-)
-def test_scikit_learns_checks(selector):
-    results = check_estimator(selector, on_fail=None)
-    failed = {
-        r["check_name"]: r["exception"] for r in results if r["status"] == "failed"
-    }
-    assert not failed
 
 
 @pytest.mark.gpu

@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import cosine_distances
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 
 from sklabel.augment import Weak
@@ -428,25 +427,6 @@ def test_wrong_parameters(digits, wrong):
     X, y, _ = digits
     with pytest.raises(ValueError, match=f"'{next(iter(wrong))}' parameter"):
         MMASelector(5, **wrong).fit(X, y)
-
-
-class _Half(MMASelector):
-    """The checks pass a label for every row; here some are taken away."""
-
-    def fit(self, X, y=None):
-        if y is not None and np.ndim(y) == 1 and len(y) > 30:
-            y = np.array(y, dtype=object)
-            y[np.flatnonzero(y == y[0])[5:]] = None
-        return super().fit(X, y)
-
-
-@pytest.mark.parametrize("selector", [MMASelector(), _Half(diversity="kmeans")])
-def test_scikit_learns_checks(selector):
-    results = check_estimator(selector, on_fail=None)
-    failed = {
-        r["check_name"]: r["exception"] for r in results if r["status"] == "failed"
-    }
-    assert not failed
 
 
 def test_the_measures_are_those_of_the_parameter():

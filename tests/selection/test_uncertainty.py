@@ -17,7 +17,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
-from sklearn.utils.estimator_checks import check_estimator
 
 from sklabel.classification import SupervisedClassifier
 from sklabel.datasets import load_digit_images
@@ -264,9 +263,3 @@ def test_clone_pickle_and_pipeline(digits):
     np.testing.assert_array_equal(again.sample_indices_, selector.fit_select(X, y))
     selector.set_params(classifier__C=2.0)
     assert selector.classifier.C == 2
-
-
-@pytest.mark.parametrize("measure", MEASURES)
-def test_scikit_learns_checks(measure):
-    results = check_estimator(UncertaintySelector(measure))
-    assert {result["status"] for result in results} == {"passed"}

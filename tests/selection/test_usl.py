@@ -1,5 +1,7 @@
 """Tests of USL: its steps against golden values, the estimator by what it chooses."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,8 @@ from hypothesis.extra import numpy as hnp
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
+from sklabel._core import choice
+from sklabel._core.choice import Repulsion
 from sklabel.neighbors import kmeans, kneighbors
 from sklabel.selection import RandomSelector, USLSelector, _usl
 from sklabel.selection._usl import mean_distances, select_densest, select_regularized
@@ -15,7 +19,7 @@ from tests._golden import cases
 
 
 def _settings_of(case):
-    """Arguments of select_regularized for one golden case."""
+    """Arguments of `_select` for one golden case."""
     given = {
         "n_rounds": int(case["iters"]),
         "reg_weight": float(case["w"]),
@@ -36,6 +40,13 @@ def _settings_of(case):
     return given | {"horizon": "distance", "horizon_distance": limit}
 
 
+def _select(Z, utility, clusters, **given):
+    """Choose by `select_regularized` with a repulsion of some settings."""
+    own = {field.name for field in fields(Repulsion)} & given.keys()
+    repulsion = Repulsion(Z, clusters, **{name: given.pop(name) for name in own})
+    return select_regularized(utility, repulsion, **given)
+
+
 # --- golden values ---------------------------------------------------------------
 
 
@@ -54,10 +65,10 @@ def test_golden_density():
 
 @pytest.mark.parametrize("block", [2**23, 1000])
 def test_golden_select_cifar(block, monkeypatch):
-    monkeypatch.setattr(_usl, "_BLOCK_DISTANCES", block)
+    monkeypatch.setattr(choice, "_BLOCK_DISTANCES", block)
     for case in cases("usl_select_cifar"):
         history = {}
-        selected, _ = select_regularized(
+        selected, _ = _select(
             case["features"],
             1 / case["mean_sq_dist"],
             case["cluster_labels"],
@@ -75,7 +86,7 @@ def test_golden_select_cifar(block, monkeypatch):
 def test_golden_select_imagenet():
     for case in cases("usl_select_imagenet"):
         history = {}
-        selected, _ = select_regularized(
+        selected, _ = _select(
             case["features"],
             1 / case["mean_sq_dist"],
             case["cluster_labels"],
@@ -121,9 +132,7 @@ def test_golden_end_to_end():
             labels, *_ = kmeans(Z, budget, init=start, max_iter=max_iter)
             assert (labels == stored).mean() >= 0.99
             exact = mean_distances(kneighbors(Z.astype(np.float64), int(case["K"]))[0])
-            selected, _ = select_regularized(
-                Z.astype(np.float64), 1 / exact, stored, **given
-            )
+            selected, _ = _select(Z.astype(np.float64), 1 / exact, stored, **given)
             np.testing.assert_array_equal(selected, case[f"selected_f64_m{budget}"])
             # The estimator: the same rows, its own order.
             selector = USLSelector(
@@ -183,7 +192,7 @@ def test_first_round_takes_the_best_and_penalizes_by_definition(data):
     limit = data.draw(st.sampled_from([None, 1.7, 9.3]))  # no distance hits them
     exclude = data.draw(st.booleans())
     history = {}
-    select_regularized(
+    _select(
         Z,
         utility,
         clusters,
@@ -216,9 +225,7 @@ def test_nearest_horizon_counts_only_the_nearest():
     clusters = np.arange(4)
     given = {"n_rounds": 2, "ema_decay": 0.0, "alpha": 1.0, "horizon": "nearest"}
     history = {}
-    select_regularized(
-        Z, np.ones(4), clusters, horizon_neighbors=2, history=history, **given
-    )
+    _select(Z, np.ones(4), clusters, horizon_neighbors=2, history=history, **given)
     # The nearest chosen row is the row itself, masked; the next one counts.
     np.testing.assert_allclose(history["penalty"][0], [1, 1, 1 / 4, 1 / 49], rtol=1e-6)
 
@@ -230,7 +237,7 @@ def test_float32_near_copies_do_not_break_the_penalty():
     Z[25:] = Z[:25]  # copies in other clusters
     clusters = np.arange(50) % 5 + 5 * (np.arange(50) >= 25)
     history = {}
-    select_regularized(Z, np.ones(50), clusters, n_rounds=3, history=history)
+    _select(Z, np.ones(50), clusters, n_rounds=3, history=history)
     for penalty in history["penalty"]:
         assert np.isfinite(penalty).all() and (penalty > 0).all()
     copies = (history["selected"][0] + 25) % 50
@@ -242,17 +249,17 @@ def test_candidates_and_rows_chosen_before():
     clusters = np.array([0, 0, 0, 1, 1, 1])
     utility = np.array([1.0, 2.0, 1.0, 1.0, 1.5, 1.0])
     given = {"n_rounds": 1, "horizon": None, "reg_weight": 4.0, "alpha": 1.0}
-    rows, _ = select_regularized(Z, utility, clusters, **given)
+    rows, _ = _select(Z, utility, clusters, **given)
     np.testing.assert_array_equal(rows, [1, 4])
     allowed = np.array([False] * 3 + [True] * 3)
-    rows, _ = select_regularized(
+    rows, _ = _select(
         Z, utility, clusters, candidates=allowed, chosen_before=[0], **given
     )
     np.testing.assert_array_equal(rows, [4])
     # A row chosen before, beside row 4 in space, turns the choice away from it.
     clusters[:] = [0, 2, 2, 1, 1, 1]
     Z[0] = 11.01
-    rows, _ = select_regularized(
+    rows, _ = _select(
         Z, utility, clusters, candidates=allowed, chosen_before=[0], **given
     )
     assert rows[0] in (3, 5)

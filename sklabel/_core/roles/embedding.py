@@ -70,7 +70,7 @@ class EmbeddingRole(
 
     def _check_health(self):
         """Warn if the features have collapsed."""
-        remedy = self.remedy.format(**self.get_params(deep=False))
+        remedy = self.remedy.format_map(vars(self))
         warn_collapsed(self, remedy, self.least_spread, self.least_rank)
 
     def transform(self, X):

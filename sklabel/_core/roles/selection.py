@@ -1,12 +1,15 @@
-"""The role of the selectors: which rows may be chosen, and how a choice is kept."""
+"""The roles of the selectors: which rows may be chosen, and how a choice is kept."""
 
 import math
+from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
     _num_samples,
     check_consistent_length,
@@ -15,17 +18,89 @@ from sklearn.utils.validation import (
 )
 
 from ...neighbors import kneighbors
+from ..callbacks import CallbackSupportMixin, fitting
 from ..inputs import _as_paths, check_samples
 from ..labels import check_labels, encode_labels, is_labeled
-from ..nested import fit_partly
-from ..parameters import Parameters
+from ..nested import fit_partly_labeled, seeded_clone
+from ..parameters import (
+    KW_ONLY,
+    Count,
+    Parameters,
+    ProbabilisticClassifier,
+    RandomState,
+)
 
 
-class SelectionRole(Parameters, abstract=True):
-    """Verb of the selectors: choose rows for a person to label.
+@dataclass
+class Pool:
+    """The rows of a fit: those that have a label, and those to choose from.
 
-    ``fit(X, y)`` of a selector checks with `_check_vectors` and `_candidates`,
-    computes, and ends in `_set_selection`.
+    Parameters
+    ----------
+    given : array-like of length n
+        X as `fit` got it.
+    X : sequence of length n
+        The rows as the method takes them: vectors, Samples, what a classifier takes.
+    space : ndarray of shape (n, D) or None
+        Vectors among which the nearest chosen row of each row is found; None (images,
+        paths): there are no ``assignments_``. A method may put its own in their place.
+    y : array-like of shape (n,) or None
+    labeled : ndarray of shape (n,), dtype bool
+    n_samples : int
+        Rows to choose.
+    """
+
+    given: Any
+    X: Any
+    space: np.ndarray | None
+    y: Any
+    labeled: np.ndarray
+    n_samples: int
+
+    def __len__(self):
+        return len(self.labeled)
+
+    def nothing(self):
+        """Return a choice of no row, and the scores of rows that are not looked at."""
+        return np.empty(0, np.int64), np.full(len(self), -np.inf)
+
+    def highest(self, scores):
+        """Return the rows of highest score, the lower row number among equals."""
+        return np.argsort(-scores, kind="stable")[: self.n_samples]
+
+    def candidates(self, unreadable):
+        """Return the rows among which to choose: neither labeled nor unreadable.
+
+        Parameters
+        ----------
+        unreadable : ndarray of shape (n,), dtype bool
+            Files that cannot be read, which have no probabilities.
+
+        Returns
+        -------
+        rows : ndarray of int
+
+        Raises
+        ------
+        ValueError
+            If there are fewer rows than will be chosen.
+        """
+        rows = np.flatnonzero(~self.labeled & ~unreadable)
+        if len(rows) < self.n_samples:
+            raise ValueError(
+                f"n_samples={self.n_samples} rows are asked, but {unreadable.sum()} "
+                "rows have no probabilities (NaN), which leaves "
+                f"{len(rows)} without a label: ask for fewer, or replace the files "
+                "that cannot be read."
+            )
+        return rows
+
+
+class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=True):
+    """Choose rows for a person to label.
+
+    A selector gives ``_choose(pool)``, which returns the chosen rows, in the order in
+    which to ask for their labels, and the score of every row: higher is more wanted.
 
     Parameters
     ----------
@@ -51,6 +126,27 @@ class SelectionRole(Parameters, abstract=True):
         Names of the features, where X has any that are all strings.
     """
 
+    @fitting
+    def fit(self, X, y=None):
+        """Choose rows of X.
+
+        Parameters
+        ----------
+        X : array-like
+            Vectors ``(n_rows, n_features)``. Selectors that ask a classifier take what
+            that takes; those that train a network also take images ``(n_rows, h, w)``,
+            ``(n_rows, h, w, c)`` or ``(n_rows, c, h, w)`` and paths of image files.
+        y : array-like of shape (n_rows,), default=None
+            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
+            never chosen. None: no row is labeled yet.
+
+        Returns
+        -------
+        self : estimator
+        """
+        pool = self._pool(X, y)
+        return self._set_selection(pool, *self._choose(pool))
+
     def fit_select(self, X, y=None, **fit_params):
         """Fit and return the rows to label.
 
@@ -71,6 +167,15 @@ class SelectionRole(Parameters, abstract=True):
         """
         return self.fit(X, y, **fit_params).sample_indices_
 
+    def _choose(self, pool):
+        """Return the chosen rows in the order of asking, and the score of every row."""
+        raise NotImplementedError
+
+    def _check_rows(self, X):
+        """Return X as the method takes it, and its vectors; None: it has none."""
+        X = self._check_vectors(X)
+        return X, X
+
     def _check_vectors(self, X):
         """Return X as float32 vectors, C-contiguous; a memory map is not copied."""
         shape = getattr(X, "shape", ())
@@ -85,38 +190,22 @@ class SelectionRole(Parameters, abstract=True):
             )
         return validate_data(self, X, reset=True, dtype=np.float32, order="C")
 
-    def _candidates(self, X, y, n_samples):
-        """Resolve how many rows to choose, and which rows are labeled already.
-
-        Parameters
-        ----------
-        X : sequence of length n_rows
-        y : array-like of shape (n_rows,) or None
-        n_samples : int, float in (0, 1) or None
-            Number of rows, share of the candidates (at least 1 row), or None: 40 or a
-            tenth of the candidates, rounded up, whichever is less.
-
-        Returns
-        -------
-        n_samples : int
-        labeled : ndarray of shape (n_rows,), dtype bool
-            Rows with a label; the others are the candidates.
+    def _pool(self, X, y):
+        """Check X, and find which rows are labeled already and how many to choose.
 
         Raises
         ------
         ValueError
-            If y has another length than X or more rows are asked than there are
+            If y has another length than X or more rows are requested than there are
             candidates.
         """
-        n_rows = _num_samples(X)
-        labeled = np.zeros(n_rows, dtype=bool)
-        if y is not None:
-            check_consistent_length(X, y)
-            labeled = is_labeled(y)
+        rows, vectors = self._check_rows(X)
+        labeled = self._check_labels(rows, y)
+        n_rows, n_samples = len(labeled), self.n_samples
         n_candidates = n_rows - int(labeled.sum())
         if n_samples is None:
-            return min(40, math.ceil(n_candidates / 10)), labeled
-        if not isinstance(n_samples, Integral):
+            n_samples = min(40, math.ceil(n_candidates / 10))
+        elif not isinstance(n_samples, Integral):
             n_samples = max(1, int(n_samples * n_candidates))
         if n_samples > n_candidates:
             raise ValueError(
@@ -124,45 +213,218 @@ class SelectionRole(Parameters, abstract=True):
                 f"{n_rows} rows have no label yet: ask for fewer, or pass a y with -1 "
                 "where a label may be asked."
             )
-        return int(n_samples), labeled
+        return Pool(X, rows, vectors, y, labeled, int(n_samples))
 
-    def _set_selection(self, X, sample_indices, scores):
+    def _check_labels(self, rows, y):
+        """Return which rows cannot be chosen, since they are labeled already."""
+        if y is None:
+            return np.zeros(_num_samples(rows), dtype=bool)
+        check_consistent_length(rows, y)
+        return is_labeled(y)
+
+    def _set_selection(self, pool, chosen, scores):
         """Set the fitted attributes of a choice and return the selector.
 
         Parameters
         ----------
-        X : ndarray of shape (n_rows, n_features) or None
-            Vectors in which the nearest chosen row is looked up; None (images, paths):
-            there is no ``assignments_``.
-        sample_indices : array-like of int
-            Chosen rows, in the order of asking.
+        pool : Pool
+        chosen : array-like of int
+            Rows in the order of asking.
         scores : ndarray of shape (n_rows,)
             Higher is more wanted.
         """
-        chosen = np.asarray(sample_indices, dtype=np.int64)
+        chosen = np.asarray(chosen, dtype=np.int64)
         self.sample_indices_ = chosen
         self.scores_ = scores
         self.support_ = np.zeros(len(scores), dtype=bool)
         self.support_[chosen] = True
-        if X is None:
+        if pool.space is None:
             vars(self).pop("assignments_", None)
             return self
         self.assignments_ = np.full(len(scores), -1, dtype=np.int64)
         if len(chosen):
-            _, nearest = kneighbors(X[chosen], 1, queries=X, method="exact")
+            _, nearest = kneighbors(
+                pool.space[chosen], 1, queries=pool.space, method="exact"
+            )
             self.assignments_[:] = nearest[:, 0]
             # Among copies of one row the nearest is ambiguous, but not for these.
             self.assignments_[chosen] = np.arange(len(chosen))
         return self
 
 
-def clipped(p):
-    """Return p in double precision, without the tiny negatives of some classifiers."""
-    return np.clip(np.asarray(p, dtype=np.float64), 0, 1)
+class AnyRowsMixin:
+    """Selectors that never look into X: images and paths are merely counted."""
+
+    def _check_rows(self, X):
+        paths = _as_paths(X)
+        if paths is not None:
+            return paths, None
+        shape = np.shape(X) if not hasattr(X, "shape") else X.shape
+        if len(shape) > 2:
+            return check_samples(self, X, True), None
+        return super()._check_rows(X)
 
 
-class OwnNetworkMixin:
-    """What selectors share that train a network of their own on the labeled rows."""
+class ClassifierSelectionRole(SelectionRole, abstract=True):
+    """Choose rows by what a classifier predicts for them.
+
+    A selector gives ``_ask(pool, random)``, which fits the classifier and returns what
+    `_choose` returns; it is called where there is a row to choose.
+
+    Parameters
+    ----------
+    classifier : estimator with predict_proba or None
+        Cloned and fitted, or used as it is in a
+        :class:`sklearn.frozen.FrozenEstimator`. A classifier that learns from unlabeled
+        rows gets all of them, any other the labeled ones. None: logistic regression,
+        for vectors.
+    random_state : int, RandomState instance or None
+        Seed of the classifier, where that has no ``random_state`` of its own.
+    """
+
+    _: KW_ONLY
+    classifier: ProbabilisticClassifier | None = None
+    random_state: RandomState = None
+
+    def _choose(self, pool):
+        self._reset(pool)
+        if not pool.n_samples:
+            return pool.nothing()
+        return self._ask(pool, check_random_state(self.random_state))
+
+    def _reset(self, pool):
+        """Forget the classifier of an earlier fit."""
+        vars(self).pop("classifier_", None)
+
+    def _ask(self, pool, random):
+        raise NotImplementedError
+
+    def _check_rows(self, X):
+        """Return X for the classifier, and as float32 vectors if it holds any."""
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(self).pop(name, None)  # paths set none
+        if self.classifier is not None:  # the default one takes vectors only
+            if _as_paths(X) is not None:
+                return X, None
+            if len(getattr(X, "shape", None) or np.shape(X)) > 2:
+                check_samples(self, X, True)
+                return X, None
+        vectors = self._check_vectors(X)
+        # A frame has names that a frozen classifier looks for, uint8 are pixels.
+        as_given = hasattr(X, "columns") or getattr(X, "dtype", None) == np.uint8
+        return (X if as_given else vectors), vectors
+
+    def _fit_classifier(self, X, y, random):
+        """Return the classifier fitted; one that is frozen as it is.
+
+        Parameters
+        ----------
+        X : array-like of length n_rows
+        y : array-like of shape (n_rows,) or None
+        random : RandomState
+            Gives seeds where the classifier has none.
+
+        Raises
+        ------
+        ValueError
+            If it must be fitted and no row has a label.
+        """
+        classifier = self.classifier
+        if isinstance(classifier, FrozenEstimator):
+            check_is_fitted(classifier)
+            return classifier
+        if y is None or not is_labeled(y).any():
+            raise ValueError(
+                f"{type(self).__name__} asks a classifier, which needs labels to be "
+                "fitted: pass y with some labels (a first choice can be that of "
+                "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
+            )
+        if classifier is None:
+            return fit_partly_labeled(LogisticRegression(max_iter=1000), X, y)
+        return fit_partly_labeled(seeded_clone(classifier, random), X, y)
+
+
+class NetworkSelectionRole(SelectionRole, abstract=True):
+    """Choose rows by a network that the selector itself trains: a `Learner`."""
+
+    def _check_rows(self, X):
+        samples = self._check_X(X, reset=True)
+        return samples, samples.source if len(samples.sample_shape) == 1 else None
+
+    def _set_selection(self, pool, chosen, scores):
+        super()._set_selection(pool, chosen, scores)
+        if pool.space is not None:
+            self.assignments_[pool.X.bad] = -1
+        return self
+
+    def _forget(self, *names):
+        """Drop what an earlier fit has trained: there is nothing to train now."""
+        for name in names:
+            vars(self).pop(name, None)
+
+
+class PredictedLossRole(NetworkSelectionRole, abstract=True):
+    """Choose the rows for which a network's own loss is estimated to be highest.
+
+    A selector gives ``_train(samples, codes, places, rows, random)``, which trains on
+    the labeled rows and returns the scores of some others.
+
+    Parameters
+    ----------
+    n_candidates : int or None
+        Unlabeled rows, drawn at random, that are looked at, at least ``n_samples``.
+        None: all.
+    augment : "auto", nn.Module or None
+        Random views; "auto": :class:`sklabel.augment.Weak` for images,
+        :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
+        ``Weak(flip=0)``.
+    schedule
+        Published: one fall, after 80 %, ``functools.partial(sklabel.optim.step_decay,
+        milestones=(0.8,))``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Classes, sorted; with ``warm_start`` those of earlier fits too.
+    """
+
+    _: KW_ONLY
+    n_candidates: Count | None = None
+
+    def _choose(self, pool):
+        samples, (chosen, scores) = pool.X, pool.nothing()
+        if not pool.n_samples:
+            self._train_nothing(samples)
+            return chosen, scores
+        codes, places = self._encode_y(pool.y, samples)
+        rows = pool.candidates(samples.bad)
+        with self._seeded() as seed:
+            random = np.random.RandomState(seed)
+            if self.n_candidates is not None and self.n_candidates < len(rows):
+                size = max(self.n_candidates, pool.n_samples)
+                rows = random.choice(rows, size, replace=False)
+            scores[rows] = self._train(samples, codes, places, rows, random)
+        return pool.highest(scores), scores
+
+    def _train(self, samples, codes, places, rows, random):
+        """Train the network, and return the scores of the rows that are looked at.
+
+        Parameters
+        ----------
+        samples : Samples
+        codes : ndarray of int of shape (n_rows,)
+            Class of each row, -1 for an unlabeled one.
+        places : ndarray of int
+            Where the classes of the fit before stand among those of this one.
+        rows : ndarray of int
+        random : RandomState
+        """
+        raise NotImplementedError
+
+    def _train_nothing(self, samples):
+        """Forget what an earlier fit has trained; a warm start keeps it."""
+        if not self.warm_start:
+            self._forget("net_", "classes_", "layers_", "n_cycles_", "n_iter_")
 
     def _encode_y(self, y, samples):
         """Set ``classes_``; return class codes, and where the classes before stand."""
@@ -196,129 +458,12 @@ class OwnNetworkMixin:
         self.classes_ = classes
         return codes, np.searchsorted(classes, labels[-1])
 
-    def _readable_candidates(self, samples, labeled, n_samples):
-        """Return the unlabeled rows that can be read, enough of them, or an error."""
-        return open_rows(labeled, samples.bad, n_samples)
-
-    def _drawn(self, rows, n_samples, random):
-        """Return ``n_candidates`` of the rows, where that is asked for."""
-        if self.n_candidates is None or self.n_candidates >= len(rows):
-            return rows
-        size = max(self.n_candidates, n_samples)
-        return random.choice(rows, size, replace=False)
-
-    def _train_nothing(self):
-        """Forget what an earlier fit has trained, where this one has nothing to do."""
-        self._continued = None
-        if not self.warm_start:
-            for name in ("net_", "classes_", "layers_", "n_cycles_", "n_iter_"):
-                vars(self).pop(name, None)
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
 
 
-def check_rows(selector, X):
-    """Check X, vectors or whatever a classifier takes.
-
-    Parameters
-    ----------
-    selector : SelectionRole
-        With a ``classifier``; its ``n_features_in_`` is set. Not for paths.
-    X : array-like
-        Vectors, images or paths.
-
-    Returns
-    -------
-    given : array-like of length n_rows
-        X for the classifier.
-    vectors : ndarray of shape (n_rows, n_features) or None
-        X as float32; None where X holds images or paths.
-    """
-    for name in ("n_features_in_", "feature_names_in_"):
-        vars(selector).pop(name, None)  # paths set none
-    if selector.classifier is not None:  # the default one takes vectors only
-        paths = _as_paths(X)
-        if paths is not None:
-            return X, None
-        if len(getattr(X, "shape", None) or np.shape(X)) > 2:
-            check_samples(selector, X, True)
-            return X, None
-    vectors = selector._check_vectors(X)
-    # A frame has names that a frozen classifier looks for, uint8 are pixels.
-    as_given = hasattr(X, "columns") or getattr(X, "dtype", None) == np.uint8
-    return (X if as_given else vectors), vectors
-
-
-def fit_classifier(selector, X, y, random):
-    """Return the classifier of a selector fitted, with seeds where it has none.
-
-    Parameters
-    ----------
-    selector : SelectionRole
-        With a ``classifier``; it stays as it is.
-    X : array-like of length n_rows
-    y : array-like of shape (n_rows,) or None
-    random : RandomState
-        Gives the seeds.
-
-    Returns
-    -------
-    classifier : estimator
-        A clone of the selector's, or itself where it is frozen.
-
-    Raises
-    ------
-    ValueError
-        If it must be fitted and no row has a label.
-    """
-    classifier = selector.classifier
-    if isinstance(classifier, FrozenEstimator):
-        check_is_fitted(classifier)
-        return classifier
-    if y is None or not is_labeled(y).any():
-        raise ValueError(
-            f"{type(selector).__name__} asks a classifier, which needs labels to be "
-            "fitted: pass y with some labels (a first choice can be that of "
-            "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
-        )
-    if classifier is None:
-        return fit_partly(LogisticRegression(max_iter=1000), X, y)
-    seeds = {
-        name: int(random.randint(2**31 - 1))
-        for name, value in sorted(classifier.get_params().items(), key=lambda p: p[0])
-        if value is None and name.split("__")[-1] == "random_state"
-    }
-    return fit_partly(clone(classifier).set_params(**seeds), X, y)
-
-
-def open_rows(labeled, unreadable, n_samples):
-    """Return the rows among which to choose: neither labeled nor unreadable.
-
-    Parameters
-    ----------
-    labeled : ndarray of shape (n,), dtype bool
-    unreadable : ndarray of shape (n,), dtype bool
-        Files that cannot be read, which have no probabilities.
-    n_samples : int
-        Rows that will be chosen.
-
-    Returns
-    -------
-    rows : ndarray of int
-
-    Raises
-    ------
-    ValueError
-        If there are fewer rows than will be chosen.
-    """
-    rows = np.flatnonzero(~labeled & ~unreadable)
-    if len(rows) < n_samples:
-        raise ValueError(
-            f"n_samples={n_samples} rows are asked, but {unreadable.sum()} rows have no "
-            f"probabilities (NaN), which leaves {len(rows)} without a label: ask for "
-            "fewer, or replace the files that cannot be read."
-        )
-    return rows
+def clipped(p):
+    """Return p in double precision, without the tiny negatives of some classifiers."""
+    return np.clip(np.asarray(p, dtype=np.float64), 0, 1)

@@ -1,0 +1,100 @@
+"""The command line: demo, select, fit, predict; one file each."""
+
+# A command has add_parser(commands) and run(args). What takes seconds to load is loaded
+# in run: public names through `sklabel`, which loads them when they are first used, and
+# everything else by imports inside functions.
+
+import argparse
+import os
+import sys
+import warnings
+
+import sklabel
+
+from . import demo, fit, predict, select
+
+__all__ = ["main"]
+
+
+def main(argv=None):
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : list of str or None, default=None
+        Arguments without the program's name; None: those of the process.
+
+    Returns
+    -------
+    status : int
+        0; 2 after wrong input or an unwritable output; 130 after Ctrl-C; 1 after any
+        other error. Each but 0 comes with one line on stderr.
+    """
+    args = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # shown is what a user can act on, not what libraries tell programmers
+        warnings.filterwarnings("default", category=UserWarning)
+        warnings.filterwarnings("ignore", module="PIL|torch")
+        warnings.filterwarnings("ignore", message=".* was interrupted in stage")
+        warnings.showwarning = _show_warning
+        try:
+            args = _parser().parse_args(argv)
+            args.run(args)
+            sys.stdout.flush()
+        except SystemExit as stop:  # --help and --version
+            return int(stop.code or 0)
+        except KeyboardInterrupt:
+            again = getattr(args, "checkpoint", None) is not None
+            more = (
+                "run the same command again to continue" if again else "nothing written"
+            )
+            return _complain(f"interrupted: {more}.", 130)
+        except BrokenPipeError:  # the reader of our output has left, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except Exception as error:
+            if getattr(args, "traceback", False):
+                raise
+            return _complain(*_explain(error))
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def _parser():
+    parser = _Parser(
+        prog="sklabel",
+        description="Label many images from few labels.",
+        epilog="First steps: sklabel demo. Your own photographs: sklabel select "
+        "FOLDER, write the labels into the CSV, sklabel fit CSV FOLDER.",
+    )
+    parser.add_argument("--version", action="version", version=sklabel.__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (demo, select, fit, predict):
+        command.add_parser(commands)
+    return parser
+
+
+def _explain(error):
+    """Return the line and the exit status for an error."""
+    if isinstance(error, OSError) and error.strerror:
+        places = [str(p) for p in (error.filename, error.filename2) if p is not None]
+        return ": ".join([*places, error.strerror]), 2
+    if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
+        return str(error), 2
+    what = f"unexpected {type(error).__name__}: {error}"
+    return f"{what} (--traceback shows where it comes from)", 1
+
+
+def _complain(message, status):
+    # a file's name may hold anything, a line break too
+    print(f"sklabel: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    _complain(f"warning: {message}", 0)

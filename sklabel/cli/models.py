@@ -1,0 +1,114 @@
+"""Models of the commands: trained, kept in a folder, taken from one."""
+
+from pathlib import Path
+
+import sklabel
+
+_IMAGE_SIZE = 64
+
+
+def fit_embedder(images, args):
+    """Train an embedding; few images are seen more often."""
+    batch_size = min(128, len(images))
+    n_batches = -(-len(images) // batch_size)
+    embedder = sklabel.embedding.SimCLRTransformer(
+        augment=sklabel.augment.Contrastive(flip=0) if args.no_flip else "auto",
+        max_epochs=args.epochs or max(40, 400 // n_batches),
+        batch_size=max(2, batch_size),
+        checkpoint_dir=args.checkpoint,
+        device=args.device,
+        random_state=args.seed,
+        verbose=int(not args.quiet),
+    ).fit(images)
+    stop_if_interrupted(embedder)
+    return embedder
+
+
+def stop_if_interrupted(estimator):
+    # an estimator takes Ctrl-C as "enough"; of a command, nothing is wanted then
+    if estimator.interrupted_:
+        raise KeyboardInterrupt
+
+
+def predict(classifier, images, names):
+    """Return (label, confidence) as text for each name."""
+    probabilities = classifier.predict_proba(images)
+    labels = classifier.classes_[probabilities.argmax(axis=1)]
+    confidence = probabilities.max(axis=1)
+    return {
+        name: (str(label), f"{p:.4f}")
+        for name, label, p in zip(names, labels, confidence, strict=True)
+    }
+
+
+def save(estimator, folder):
+    """Save an estimator without what belongs to this machine and this run only."""
+    here = {"device": "auto", "checkpoint_dir": None, "verbose": 0}
+    if hasattr(estimator, "classes_"):
+        here.update({f"backbone__{name}": value for name, value in here.items()})
+    estimator.set_params(**here).save(folder)
+
+
+def load_classifier(args):
+    """Return the classifier of the folder ``args.model``."""
+    classifier = _load(args.model, args.device)
+    if not hasattr(classifier, "classes_"):
+        raise ValueError(
+            f"{args.model} holds a {type(classifier).__name__}, not a classifier: "
+            "name the folder that sklabel fit --model has written."
+        )
+    return classifier
+
+
+def load_embedder(args):
+    """Return the embedder of ``--embedder``, or None."""
+    if args.embedder is None:
+        return None
+    if args.epochs is not None:
+        raise ValueError(
+            "--epochs is for training an embedding, and --embedder uses one as it is: "
+            "leave one of them out."
+        )
+    embedder = _load(args.embedder, args.device)
+    if not hasattr(embedder, "transform"):
+        raise ValueError(
+            f"{args.embedder} holds a {type(embedder).__name__}, not an "
+            "embedding: name the folder that select --save-embedder has written."
+        )
+    return embedder
+
+
+def _load(folder, device):
+    from .._core.net import resolve_device
+
+    if not Path(folder).is_dir():
+        raise ValueError(f"there is no model folder {folder}.")
+    estimator = sklabel.load(folder)
+    if device != "auto" and hasattr(estimator, "net_"):
+        estimator.net_.device = resolve_device(device)
+        estimator.net_.module_.to(estimator.net_.device)
+    return estimator
+
+
+def size_for(embedder, args):
+    """Return (height, width) of the images for an embedder, or for one to train."""
+    if embedder is None:
+        return (args.image_size or _IMAGE_SIZE,) * 2
+    size = trained_size(embedder, args.embedder)
+    if args.image_size not in (None, *size):
+        raise ValueError(
+            f"--image-size {args.image_size} does not fit: {args.embedder} "
+            f"was trained on images of {size[0]}x{size[1]} pixels. Leave it out."
+        )
+    return size
+
+
+def trained_size(estimator, folder):
+    """Return (height, width) of the images that an estimator was trained on."""
+    shape = getattr(estimator, "sample_shape_", ())
+    if len(shape) != 3 or shape[0] != 3:
+        raise ValueError(
+            f"{folder} was trained on samples of shape {tuple(shape)}, not on RGB "
+            "images."
+        )
+    return shape[1:]

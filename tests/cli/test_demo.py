@@ -1,0 +1,78 @@
+"""The demo's table, files and bar."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sklabel.cli import demo, main
+from sklabel.datasets import load_digit_images
+from tests.cli._running import SHORT, read_csv
+
+
+def test_demo(here, capsys):
+    argv = ["demo", "--seeds", "2", "--n-samples", "12", "--steps", "3", *SHORT]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    # after three steps nobody is sure, which is said, and nothing else
+    assert all("reached threshold=0.95" in line for line in err.splitlines())
+    assert "1785 of 1797 digits" in out
+    number = r"(\d\.\d{3}) \+- (\d\.\d{3})"
+    for arm in ("chosen by USL", "random"):
+        row = re.search(
+            rf"^{arm} +(\d+\.\d) of 10 +{number} +\d+\.\d$", out, re.MULTILINE
+        )
+        assert row, out
+        assert 1 <= float(row[1]) <= 10 and 0 <= float(row[2]) <= 1
+    rows = read_csv("sklabel-demo/labels.csv")
+    assert list(rows[0]) == ["image", "label", "confidence", "source", "truth"]
+    assert [row["image"] for row in rows] == [str(i) for i in range(1797)]
+    given = [row for row in rows if row["source"] == "given"]
+    assert len(given) == 12
+    assert all(r["label"] == r["truth"] and r["confidence"] == "1.0000" for r in given)
+    with Image.open("sklabel-demo/chosen.png") as picture:
+        assert picture.width > 400 and picture.height > 12 * 48
+
+
+def test_demo_with_a_single_label_and_its_bar(here, capsys):
+    argv = ["demo", "--seeds", "1", "--n-samples", "1", "--epochs", "1"]
+    assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert "1.0 of 10" in out and "+- -" in out
+    assert "100%" in err
+
+
+class Bar:
+    """What the demo needs of a bar, with all its places."""
+
+    def __init__(self, n):
+        self.places = [n]
+
+    @property
+    def n(self):
+        return self.places[-1]
+
+    def update(self, amount):
+        self.places.append(self.n + amount)
+
+
+def test_the_bar_moves_and_the_features_are_watched():
+    images = load_digit_images().images[:100]
+    bar = Bar(3)
+    embedder = demo._embed(images, 0, SimpleNamespace(epochs=4, device="cpu"), bar)
+    np.testing.assert_allclose(bar.places, [3, 3.25, 3.5, 3.75, 4])
+    assert "feature_std" in embedder.net_.history[-1]
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        ("demo --seeds 0", "--seeds.*at least 1"),
+        ("demo --n-samples 1798", "1798 is more than the 1797 images"),
+        ("demo --out filled.csv", "filled.csv is not a folder"),
+    ],
+)
+def test_wrong_input(wrong_input_is_refused, argv, said):
+    wrong_input_is_refused(argv, said)

@@ -1,0 +1,111 @@
+"""Every kind of image file and CSV is read, or named with the remedy."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sklabel.cli import main
+from tests.cli._running import (
+    SHORT,
+    break_file,
+    complaint,
+    read_csv,
+    write_csv,
+    write_images,
+)
+
+
+def test_broken_files_are_left_out_on_request(here, saved, capsys):
+    break_file(here / "photos" / "3.png")
+    (here / "photos" / "7.jpg").write_text("no image")
+    embedder = ["--embedder", str(saved / "embedder"), "--quiet"]
+    fit = ["fit", "filled.csv", "photos", "--steps", "2", *embedder, "--model", "model"]
+    assert main([*fit, "--skip-broken"]) == 0
+    assert "3.png" in capsys.readouterr().err
+    rows = {row["path"]: row for row in read_csv("labels.csv")}
+    assert len(rows) == 11
+    # what a person has said stays, also of a file that cannot be read here
+    assert rows["3.png"]["label"] == "blue" and rows["3.png"]["source"] == "given"
+    assert list(rows["7.jpg"].values()) == ["7.jpg", "", "", ""]
+    assert main(["predict", "model", "photos", "--skip-broken", "--quiet"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert "7.jpg,," in printed and "3.png,," in printed and len(printed) == 12
+    select = ["select", "photos", "--n-samples", "9", *embedder]
+    assert main([*select, "--skip-broken"]) == 0
+    names = {row["path"] for row in read_csv("to_label.csv")}
+    assert len(names) == 9 and not names & {"3.png", "7.jpg"}
+
+
+@pytest.mark.parametrize("command", ["select", "fit", "predict"])
+def test_a_broken_file_is_named_with_the_remedy(here, saved, capsys, command):
+    break_file(here / "photos" / "3.png")
+    argv = {
+        "select": ["select", "photos", "--n-samples", "2", *SHORT],
+        "fit": ["fit", "filled.csv", "photos", *SHORT],
+        "predict": ["predict", saved / "model", "photos", "--quiet"],
+    }[command]
+    before = sorted(here.rglob("*"))
+    said = complaint(capsys, *argv)
+    assert "1 of 10 image files cannot be read" in said
+    assert str(Path("photos", "3.png")) in said and "--skip-broken" in said
+    (here / "photos" / "5.png").write_bytes(b"")
+    said = complaint(capsys, *argv)
+    assert "2 of 10 image files" in said and "3.png" in said
+    for path in (here / "photos").glob("*.png"):
+        path.write_bytes(b"")
+    assert "At least two images" in complaint(capsys, *argv, "--skip-broken")
+    assert sorted(here.rglob("*")) == before
+
+
+def test_photographs_of_any_size_and_kind(tmp_path, monkeypatch, saved):
+    monkeypatch.chdir(tmp_path)
+    folder = write_images(tmp_path / "photos", 4, (30, 20))
+    sub = folder / "b, c" / "d"
+    sub.mkdir(parents=True)
+    Image.new("L", (9, 40), 90).save(sub / "gray.JPG")
+    Image.new("RGBA", (50, 8), (9, 9, 200, 120)).save(sub / 'q"uoted.png')
+    Image.new("P", (12, 12)).save(sub / "palette.gif")
+    names = {f"{i}.png" for i in range(4)}
+    names |= {"b, c/d/gray.JPG", 'b, c/d/q"uoted.png', "b, c/d/palette.gif"}
+    if os.name == "posix":
+        Image.new("1", (20, 20)).save(sub / "two\nlines.png")
+        Image.new("RGB", (20, 20)).save(sub / "car\rriage ü.png")
+        names |= {"b, c/d/two\nlines.png", "b, c/d/car\rriage ü.png"}
+    embedder = ["--embedder", str(saved / "embedder"), "--quiet"]
+    select = ["select", "photos", "--n-samples", str(len(names)), *embedder]
+    assert main(select) == 0
+    asked = [row["path"] for row in read_csv("to_label.csv")]
+    assert set(asked) == names
+    write_csv("filled.csv", [(n, f"k, {i % 2}\n") for i, n in enumerate(asked[:4])])
+    assert main(["fit", "filled.csv", "photos", "--steps", "2", *embedder]) == 0
+    rows = {row["path"]: row for row in read_csv("labels.csv")}
+    assert set(rows) == names
+    assert rows[asked[1]]["label"] == "k, 1"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such names do not exist elsewhere")
+def test_a_name_that_is_no_utf8(here, capsys):
+    name = os.fsencode(here / "photos") + b"/\xff.png"
+    try:
+        os.rename(here / "photos" / "0.png", name)
+    except OSError:
+        pytest.skip("the file system knows no such names")
+    assert "is not UTF-8" in complaint(capsys, "select", "photos", "--n-samples", "2")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_what_spreadsheets_write_is_read(here, saved, delimiter):
+    rows = [("0.png", "", "red", "x"), (".\\1.png", "y", " blue ", "")]
+    rows += [("2.png", "", "", ""), ("", "", "", "")]
+    write_csv("t.csv", rows, ("path", "note", "Class", "n"), delimiter)
+    text = "\ufeff" + Path("t.csv").read_text()
+    Path("t.csv").write_text(text.replace("\n", "\r\n"), newline="")
+    fit = ["fit", "t.csv", "photos", "--embedder", str(saved / "embedder"), "--quiet"]
+    assert main([*fit, "--steps", "2", "--label-column", "Class"]) == 0
+    rows = [row for row in read_csv("labels.csv") if row["source"] == "given"]
+    assert {row["path"]: row["label"] for row in rows} == {
+        "0.png": "red",
+        "1.png": "blue",
+    }
