@@ -44,7 +44,7 @@ def check_captions(y, samples):
 
 
 def _as_texts(value, row):
-    """Return the texts of one entry of y; an empty list: the image has none."""
+    """Return the texts of one entry of y; an empty list for an image without one."""
     if isinstance(value, str):
         if not value.strip():
             raise ValueError(
