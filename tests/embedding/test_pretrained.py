@@ -792,7 +792,7 @@ def embedded(monkeypatch):
     seen, step = [], Net.evaluation_step
 
     def counted(self, batch, training=False):
-        seen.append(len(batch[0]))
+        seen.append(len(batch))
         return step(self, batch, training)
 
     monkeypatch.setattr(Net, "evaluation_step", counted)
