@@ -210,7 +210,7 @@ every_learner = pytest.mark.parametrize("cls", LEARNERS, ids=lambda c: c.__name_
 
 
 def test_every_trained_estimator_is_in_the_tables():
-    trained = [c.__name__ for c in CLASSES if hasattr(c, "_fit_net")]
+    trained = [c.__name__ for c in CLASSES if hasattr(c, "_stage")]
     assert sorted(trained) == sorted(SHORT) == sorted(SHORTEST)
 
 
