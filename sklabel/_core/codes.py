@@ -70,7 +70,7 @@ class CodesMixin:
             and not isinstance(inner, AutoencoderTransformer)
         ):
             raise _no_decoder(inner)
-        return self._fit_on_backbone(embedder, X)
+        return self._fit_nested(embedder, X, self.backbone)
 
     def _build_embed(self):
         """Return a trainable copy of what gives the codes, and draws samples from them."""

@@ -432,7 +432,7 @@ class SCANClusterer(ClusteringRole, Learner):
         else:
             # files that cannot be read were told of already, and are nobody's neighbors
             readable = samples.readable(X)
-            self.embedder_ = self._fit_held(embedder, readable)
+            self.embedder_ = self._fit_nested(embedder, readable)
             Z = np.asarray(self.embedder_.transform(readable))
         return samples.all_neighbors(self._nearest(Z, seed))
 
