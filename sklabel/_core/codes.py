@@ -72,7 +72,7 @@ class CodesMixin:
             and not hasattr(inner, "inverse_transform")
         ):
             raise _no_decoder(inner)
-        return self._fit_on_backbone(embedder, X)
+        return self._fit_nested(embedder, X, self.backbone)
 
     def _build_embed(self):
         """Return a trainable copy of the encoder, with its decoder if it has one."""

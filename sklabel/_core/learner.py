@@ -232,11 +232,24 @@ class Learner(Training, NetEstimator, abstract=True):
             return VectorNoise(noise, noise, mean, std)
         return default
 
-    def _fit_held(self, estimator, X):
-        """Return ``estimator`` fitted: a clone of it, or itself where it is frozen."""
+    def _fit_nested(self, estimator, X, backbone="auto"):
+        """Return an estimator fitted: a clone of it, or itself where it is frozen.
+
+        ``backbone``: what the clone trains; "auto": its own.
+        """
+        own = isinstance(backbone, str) and backbone == "auto"
         if isinstance(estimator, FrozenEstimator):
-            return estimator
-        return self._fit_within(clone(estimator), X)
+            if own:
+                return estimator
+            raise ValueError(
+                f"backbone={backbone!r} has no effect on a frozen embedder: leave it at "
+                '"auto".'
+            )
+        copied = clone(estimator)
+        if not own:
+            # not cloned again: a fitted backbone would forget what it has learned
+            copied.set_params(backbone=backbone)
+        return self._fit_copy(copied, X)
 
     def _new_embedder(self, **settings):
         """Return the embedder that None stands for; it runs where this one runs.
@@ -247,19 +260,7 @@ class Learner(Training, NetEstimator, abstract=True):
         shared = {name: getattr(self, name) for name in names}
         return self._default_embedder(**settings, **shared)
 
-    def _fit_on_backbone(self, embedder, X):
-        """Return an embedder fitted; it trains the ``backbone``, if one is given."""
-        if isinstance(self.backbone, str) and self.backbone == "auto":
-            return self._fit_held(embedder, X)
-        if isinstance(embedder, FrozenEstimator):
-            raise ValueError(
-                f"backbone={self.backbone!r} has no effect on a frozen embedder: "
-                'leave it at "auto".'
-            )
-        # not cloned again: then a fitted backbone would forget what it has learned
-        return self._fit_within(clone(embedder).set_params(backbone=self.backbone), X)
-
-    def _fit_within(self, estimator, X, y=None):
+    def _fit_copy(self, estimator, X, y=None):
         """Fit an estimator of our own, which takes over what it has not been given."""
         unset = {
             name: getattr(self, name)

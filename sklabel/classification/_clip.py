@@ -378,7 +378,7 @@ class CLIPClassifier(ClassificationRole, Learner):
             if get_tags(embedder).target_tags.required:
                 self._complain_of_no_weights(embedder)
             if not fine_tune:
-                return self._fit_held(embedder, samples.readable(X))
+                return self._fit_nested(embedder, samples.readable(X))
             embedder = clone(embedder).set_params(**self._training())
         return self._train_on_prompts(embedder, X, samples, codes)
 
@@ -415,7 +415,7 @@ class CLIPClassifier(ClassificationRole, Learner):
             )
         texts = np.empty(len(codes), dtype=object)
         texts[:] = [self.prompts_[code] if code >= 0 else [] for code in codes]
-        return self._fit_within(embedder, samples.readable(X), texts[samples.good])
+        return self._fit_copy(embedder, samples.readable(X), texts[samples.good])
 
     def _check_usable(self, usable, codes):
         if self.few_shot != "zero_shot":  # which learns from no label

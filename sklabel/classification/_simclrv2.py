@@ -296,7 +296,7 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
                 precision=self.precision,
                 verbose=self.verbose,
             )
-        return self._fit_on_backbone(embedder, X)
+        return self._fit_nested(embedder, X, self.backbone)
 
     def _build_teacher(self, mean, std, continued=None):
         augment = self._build_augment(self.augment, "weak", mean, std)

@@ -136,14 +136,14 @@ def k_center_robust(
     start = None
     if not len(centers):
         start = int(np.bincount(D[:, best].argmin(axis=1)).argmax())
-    asked = np.concatenate([centers, rows[best]])
+    requested = np.concatenate([centers, rows[best]])
     order, when_chosen = k_center_greedy(
-        Z[asked], n_samples, np.arange(len(centers)), start
+        Z[requested], n_samples, np.arange(len(centers)), start
     )
     distances = np.full(len(Z), -np.inf)
     distances[rows] = nearest(best)
-    distances[asked[order]] = when_chosen[order]
-    return asked[order], distances, float(radius), float(lower_bound)
+    distances[requested[order]] = when_chosen[order]
+    return requested[order], distances, float(radius), float(lower_bound)
 
 
 class CoreSetSelector(SelectionRole):

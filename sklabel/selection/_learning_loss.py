@@ -79,7 +79,7 @@ class _LearningLoss(Method):
         }
 
     def before_epoch(self, net, sampler):
-        """Find out how many steps the loss head teaches the backbone."""
+        """Set for how many steps the loss head trains the backbone too."""
         self.n_steps = net.step_
         if self.detach_after is None:
             self.n_attached = float("inf")

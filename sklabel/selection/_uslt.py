@@ -530,7 +530,7 @@ class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
         return self.n_clusters
 
     def _embed(self, pool):
-        """Return the vectors (n, D) in which neighbors are looked for."""
+        """Return the vectors (n, D) whose nearest neighbors are mined."""
         samples, embedder = pool.X, self.embedder
         vars(self).pop("embedder_", None)
         if embedder is None and len(self.sample_shape_) == 3:
@@ -547,7 +547,7 @@ class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
         else:
             # files that cannot be read have been reported, and are nobody's neighbors
             readable = samples.readable(pool.given)
-            self.embedder_ = self._fit_held(embedder, readable)
+            self.embedder_ = self._fit_nested(embedder, readable)
             found = np.asarray(self.embedder_.transform(readable), dtype=np.float32)
         Z = np.zeros((len(pool), found.shape[1]), dtype=np.float32)
         Z[samples.good] = (
@@ -562,7 +562,7 @@ class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
         distances, found = kneighbors(Z[good], n_neighbors + 1, random_state=seed)
         self.neighbors_ = samples.all_neighbors(found)
         self.mean_distances_ = np.full(len(Z), distances.max() ** 2, dtype=np.float64)
-        # the row itself counts; with one neighbor asked nothing else would
+        # the row itself counts; with one neighbor requested nothing else would
         counted = distances[:, : max(2, n_neighbors)].astype(np.float64)
         self.mean_distances_[good] = (counted**2).mean(1)
 

@@ -94,7 +94,7 @@ def discriminator_loss(logits_labeled, logits_unlabeled):
 
 
 def least_labeled(logits, candidates, n_samples):
-    """Choose the rows that the discriminator is surest are not labeled.
+    """Choose the rows that the discriminator is most confident are not labeled.
 
     Parameters
     ----------

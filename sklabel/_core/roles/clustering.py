@@ -172,7 +172,7 @@ class NeighborhoodMixin:
             vars(self).pop("embedder_", None)  # of an earlier fit
         else:
             # unreadable files have been warned of already, and are nobody's neighbors
-            self.embedder_ = self._fit_held(embedder, samples.readable(X))
+            self.embedder_ = self._fit_nested(embedder, samples.readable(X))
 
     def _embed(self, X, samples, standardize=False):
         """Return the readable rows as vectors (n, D); without an embedder X itself.
