@@ -1,9 +1,8 @@
-"""What corrects pseudo-labels: their shares of the classes, and what is confident.
+"""What corrects pseudo-labels: their shares of the classes, and what is confident."""
 
-A method plugs in one of each kind. An alignment maps logits of weak views, ``forward(
-logits, step)``. A threshold says from which probability on a prediction counts,
-``forward()``, and is shown the predictions of each step, ``see(rows, logits)``.
-"""
+# A method takes one of each kind. An alignment maps the logits of weak views:
+# forward(logits, step). Thresholds say from which probability on a prediction counts,
+# forward(), and are shown the predictions of each step: see(rows, logits).
 
 import torch
 from torch import nn
