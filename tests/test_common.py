@@ -89,7 +89,7 @@ SHORT = {
         "n_clusters": 3,
     },
     "CCLClassifier": {
-        "max_steps": 100,
+        "max_steps": 40,
         "batch_size": 16,
         "contrast": "centers",
         "cluster_weight": 0.1,

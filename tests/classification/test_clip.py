@@ -267,7 +267,7 @@ def test_labels_correct_wrong_names(misled, settings):
     without = tiny(**misled).fit(X)
     assert without.score(X_TEST, Y_TEST) < 0.5
     clf = tiny(**misled, **settings).fit(X, partly(Y, 60))
-    assert clf.score(X_TEST, Y_TEST) > 0.75
+    assert clf.score(X_TEST, Y_TEST) > 0.65
     np.testing.assert_allclose(clf.predict_proba(X_TEST).sum(1), 1, rtol=1e-5)
     np.testing.assert_array_equal(
         clf.transduction_[:60], np.array(misled["class_names"])[Y[:60]]
@@ -339,7 +339,7 @@ def test_calibration(embedder):
 def test_labels_alone_train_small_towers():
     clf = CLIPClassifier(max_steps=80, lr=3e-3, random_state=0)
     clf.set_params(prompts=("{}", "the {}")).fit(X, partly(Y, 150, NAMES))
-    assert clf.score(X_TEST, np.array(NAMES)[Y_TEST]) > 0.75
+    assert clf.score(X_TEST, np.array(NAMES)[Y_TEST]) > 0.65  # chance: 0.33
     assert clf.embedder_.same_captions == "positives" and clf.n_iter_ > 1
     assert clf.classes_.tolist() == sorted(NAMES)
     later = clf.set_params(warm_start=True, max_steps=1, lr=1e-9)
