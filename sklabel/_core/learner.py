@@ -242,8 +242,8 @@ class Learner(Training, NetEstimator, abstract=True):
             if own:
                 return estimator
             raise ValueError(
-                f"backbone={backbone!r} has no effect on a frozen embedder: leave it at "
-                '"auto".'
+                f"backbone={backbone!r} has no effect on a frozen embedder: leave it "
+                'at "auto".'
             )
         copied = clone(estimator)
         if not own:
