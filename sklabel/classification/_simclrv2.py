@@ -253,10 +253,16 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     max_epochs: Count = 100
     batch_size: AtLeastTwo = 64
 
+    _default_embedder = SimCLRTransformer
+
     def _train(self, X, labeled, seed):
         statistics, continued = labeled.rows.statistics(), self._continued
         if continued is None:
-            self.embedder_ = self._fit_embedder(labeled.rows.readable(X))
+            embedder = self.embedder
+            if embedder is None:
+                embedder = self._new_embedder(projection_layers=3)
+            readable = labeled.rows.readable(X)
+            self.embedder_ = self._fit_nested(embedder, readable, self.backbone)
         teacher = self._build_teacher(*statistics, continued)
         fine_tuning = labeled.mixed(0)
         self._stage("fine-tune", teacher, fine_tuning, watch=labeled.watch)
@@ -286,17 +292,6 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
             lr=self.distill_lr or self.lr,
             weight_decay=self.distill_weight_decay,
         )
-
-    def _fit_embedder(self, X):
-        embedder = self.embedder
-        if embedder is None:
-            embedder = SimCLRTransformer(
-                projection_layers=3,
-                device=self.device,
-                precision=self.precision,
-                verbose=self.verbose,
-            )
-        return self._fit_nested(embedder, X, self.backbone)
 
     def _build_teacher(self, mean, std, continued=None):
         augment = self._build_augment(self.augment, "weak", mean, std)

@@ -25,7 +25,11 @@ from .._core.parameters import (
     Schedule,
     one_of,
 )
-from .._core.roles.clustering import PredictClustersMixin, check_n_clusters
+from .._core.roles.clustering import (
+    NeighborhoodMixin,
+    PredictClustersMixin,
+    check_n_clusters,
+)
 from .._core.roles.selection import NetworkSelectionRole
 from .._core.samplers import Paired
 from .._core.warn import warn
@@ -247,7 +251,9 @@ def spread_labels(distances, clusters, rows, labels, n_rows=20):
     return spread
 
 
-class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
+class USLTSelector(
+    NeighborhoodMixin, PredictClustersMixin, NetworkSelectionRole, Learner
+):
     """Select the row that a network is surest of in each cluster that it has learned.
 
     Unsupervised selective labeling with training: an embedding is learned, each row's
@@ -445,12 +451,14 @@ class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
     weight_decay: NonNegative = 1e-4
     schedule: Schedule = "constant"
 
+    _default_embedder = SimCLRTransformer
+
     def _choose(self, pool):
         samples = pool.X
         self.n_clusters_ = self._count_clusters(pool)
         with self._seeded() as seed:
             statistics = samples.statistics()
-            pool.space = self._embed(pool)
+            pool.space = self._vectors(pool)
             self._mine_neighbors(pool.space, samples, seed)
             module = self._build_module(*statistics)
             # the number depends on y, which a checkpoint does not know
@@ -529,26 +537,11 @@ class USLTSelector(PredictClustersMixin, NetworkSelectionRole, Learner):
         check_n_clusters(self, samples)
         return self.n_clusters
 
-    def _embed(self, pool):
+    def _vectors(self, pool):
         """Return the vectors (n, D) whose nearest neighbors are mined."""
-        samples, embedder = pool.X, self.embedder
-        vars(self).pop("embedder_", None)
-        if embedder is None and len(self.sample_shape_) == 3:
-            # as published, neighbors come from the head's output
-            embedder = SimCLRTransformer(
-                output="projection",
-                on_error=self.on_error,
-                device=self.device,
-                precision=self.precision,
-                verbose=self.verbose,
-            )
-        if embedder is None:
-            found = samples[samples.good].numpy()
-        else:
-            # files that cannot be read have been reported, and are nobody's neighbors
-            readable = samples.readable(pool.given)
-            self.embedder_ = self._fit_nested(embedder, readable)
-            found = np.asarray(self.embedder_.transform(readable), dtype=np.float32)
+        samples = pool.X
+        self._fit_embedder(pool.given, samples)
+        found = self._embed(pool.given, samples).astype(np.float32, copy=False)
         Z = np.zeros((len(pool), found.shape[1]), dtype=np.float32)
         Z[samples.good] = (
             unit_rows(torch.from_numpy(found)) if self.normalize else found
