@@ -34,7 +34,10 @@ class _Nobody:
 
 
 def fitting(fit):
-    """Decorate ``fit``: check the parameters, and tell callbacks of begin and end."""
+    """Decorate ``fit``: check the parameters, and tell callbacks of begin and end.
+
+    A fit that fails or is broken off leaves the estimator as it was before.
+    """
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
@@ -42,6 +45,7 @@ def fitting(fit):
     def fit_with_callbacks(self, X, *args, **kwargs):
         y = args[0] if args else kwargs.get("y")
         self._task = self._init_callback_context(max_subtasks=None), X, y
+        before = vars(self).copy()
         try:
             self._task[0].call_on_fit_task_begin(estimator=self, X=X, y=y)
             fit(self, X, *args, **kwargs)
@@ -49,6 +53,10 @@ def fitting(fit):
             self._task[0].call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes={}
             )
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
         finally:  # what only a fit needs
             for name in ("_task", "_continued", "_earlier_epochs"):
                 vars(self).pop(name, None)

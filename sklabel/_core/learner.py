@@ -1,5 +1,6 @@
 """The base of all estimators that train a network."""
 
+import copy
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,7 +182,7 @@ class Learner(Training, NetEstimator, abstract=True):
         own = persistence.weights_name(self.net_.module_)
         # what was broken off goes on from its checkpoint, if it is the same training
         self._origins = (*self._origins, own) if self._unfinished else (own,)
-        return self.net_.module_
+        return copy.deepcopy(self.net_.module_)  # as it is, should this fit fail
 
     def _checkpoint(self, sampler, stage, identity):
         """Return the file of a stage; it exists where the stage was begun before."""

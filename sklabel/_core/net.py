@@ -271,7 +271,20 @@ class Net(NeuralNet):
                     self.history.pop()  # the epoch that was broken off
         stage.end()
         del self.progress_
+        self._check_finite(sampler.samples)
         return self
+
+    def _check_finite(self, samples):
+        """Raise if the last steps have led to weights or outputs that are not finite."""
+        finite = all(p.isfinite().all() for p in self.module_.parameters())
+        if finite:
+            rows = samples.spread(_FEWEST_ROWS)
+            finite = bool(self.evaluate(samples, rows).isfinite().all())
+        if not finite:
+            raise ValueError(
+                f"The network is no longer finite after step {self.step_}: lower "
+                f'lr={self.lr}, or use precision="float32".'
+            )
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         super().on_epoch_begin(net, dataset_train, **kwargs)

@@ -11,14 +11,19 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import DataConversionWarning
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 
 import sklabel
 from sklabel import CollapseWarning
 from sklabel._core.health import neighbor_agreement
 from sklabel._core.roles import classification as role
-from sklabel.classification import CCLClassifier, FixMatchClassifier, SimCLRv2Classifier
+from sklabel.classification import (
+    CCLClassifier,
+    FixMatchClassifier,
+    SimCLRv2Classifier,
+    SupervisedClassifier,
+)
 from sklabel.classification._fixmatch import _FixMatch
 from sklabel.clustering import DCECClusterer, SCANClusterer
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
@@ -278,11 +283,47 @@ def test_what_was_broken_off_goes_on_from_its_checkpoint(
             interrupted_after(patch, _SimCLR, 5, error)
             with suppress(RuntimeError):
                 broken.fit(x)
-        if kept:
+        if kept and (fit or error is KeyboardInterrupt):  # else it is not fitted
             broken.save(tmp_path / "model")
             broken = sklabel.load(tmp_path / "model")
+            broken.set_params(checkpoint_dir=tmp_path / "runs")
         broken.fit(x)
         np.testing.assert_array_equal(broken.transform(x), whole.transform(x))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, ValueError])
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_a_fit_that_fails_leaves_what_was_fitted(error, warm_start, monkeypatch):
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    y = np.where(np.arange(40) < 20, np.arange(40) % 2, -1)
+    given = {"warm_start": warm_start, "max_steps": 3, "random_state": 0}
+    clf = FixMatchClassifier(**given).fit(x, y)
+    before, p = {**vars(clf)}, clf.predict_proba(x)
+
+    def breaks(*_, **__):
+        raise error("at the end")
+
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(FixMatchClassifier, "_finish", breaks)
+        clf.fit(x if warm_start else x[:, :4], y)
+    assert vars(clf).keys() == before.keys()
+    assert clf.n_features_in_ == 6 and clf.net_ is before["net_"]
+    np.testing.assert_array_equal(clf.predict_proba(x), p)
+    fresh = FixMatchClassifier(**given)
+    with monkeypatch.context() as patch, pytest.raises(error):
+        patch.setattr(FixMatchClassifier, "_finish", breaks)
+        fresh.fit(x, y)
+    with pytest.raises(NotFittedError):
+        fresh.predict(x)
+
+
+def test_a_training_that_diverges_in_its_last_step_is_an_error():
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    clf = SupervisedClassifier(max_steps=1, lr=1e30, random_state=0)
+    with pytest.raises(ValueError, match=r"no longer finite .*lower lr=1e\+30"):
+        clf.fit(x, np.arange(40) % 2)
+    with pytest.raises(NotFittedError):
+        clf.predict(x)
 
 
 def test_other_labels_after_a_break_go_on_from_what_was_learned(tmp_path, monkeypatch):
@@ -296,10 +337,8 @@ def test_other_labels_after_a_break_go_on_from_what_was_learned(tmp_path, monkey
         with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interr"):
             interrupted_after(patch, _FixMatch, 3)
             fit(clf, x, y)
-        learned = clf.net_.module_
         fit(clf, x, more)
         weights.append(clf.predict_proba(x))
-        assert clf.net_.module_.online is learned.online
     np.testing.assert_array_equal(*weights)
 
 
