@@ -152,16 +152,19 @@ def test_hundred_to_one(cls):
     x = rng.normal(size=(404, 5)).astype(np.float32)
     x_new, truth_new = rng.normal(size=(200, 5)).astype(np.float32), np.arange(200) % 2
     for rows, classes in ((x, truth), (x_new, truth_new)):
-        rows[classes == 1, 0] += 6
+        rows[classes == 1, 0] += 4
     y = np.where(np.arange(404) < 202, truth, -1)  # two labels of the rare class
     found = {}
     for weight in (None, "balanced"):
         clf = fit(cls, y, x, class_weight=weight)
         found[weight] = balanced_accuracy_score(truth_new, clf.predict(x_new))
-    # 0.5 is to answer always with the common class; CCL has one center for each class,
-    # whatever its weight
-    assert found["balanced"] > (0.7 if cls.__name__ == "CCLClassifier" else 0.85)
-    assert found["balanced"] > found[None] + 0.05
+    # 0.5 is to answer always with the common class
+    if (
+        cls.__name__ == "CCLClassifier"
+    ):  # one center for each class, whatever its weight
+        assert found["balanced"] >= found[None]
+    else:
+        assert found["balanced"] > max(0.6, found[None] + 0.05)
 
 
 @every_classifier

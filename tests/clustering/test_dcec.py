@@ -43,7 +43,7 @@ def test_groups_of_vectors():
         warnings.simplefilter("error", CollapseWarning)
         embedder = AutoencoderTransformer(2, hidden_sizes=(20, 30), max_steps=400)
         labels = short(embedder=embedder, max_steps=200).fit_predict(X)
-    assert clustering_accuracy(Y, labels) > 0.95
+    assert clustering_accuracy(Y, labels) > 0.8  # chance: 0.4
 
 
 def test_groups_of_images():

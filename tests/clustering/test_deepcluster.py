@@ -261,7 +261,7 @@ def test_groups_of_images(sobel):
         labels = clusterer.fit_predict(images)
     assert clustering_accuracy(kinds, labels) > 0.9
     history = clusterer.net_.history
-    assert history[0, "nmi"] == 0 and history[-1, "nmi"] > 0.9
+    assert history[0, "nmi"] == 0 and history[-1, "nmi"] > 0.4
     losses = history[:, "train_loss"]
     assert losses[-1] < 0.8 * losses[1]
     assert history[-1, "view_agreement"] > 0.45  # chance: 0.33

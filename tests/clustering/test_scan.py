@@ -239,14 +239,14 @@ def test_a_backbone_that_is_not_trained_keeps_its_bits():
 
 
 def test_a_prior_is_followed():
-    rng = np.random.default_rng(0)
-    y = np.r_[np.zeros(80, int), np.ones(10, int)]
-    x = (np.eye(6)[y] * 8 + rng.normal(size=(90, 6))).astype(np.float32)
-    clusterer = SCANClusterer(
-        2, 5, prior=[8 / 9, 1 / 9], lr=1e-2, batch_size=16, random_state=0
+    # where there are no groups, the prior alone says how large clusters are
+    noise = np.random.default_rng(0).normal(size=(90, 6)).astype(np.float32)
+    clusterer = short(
+        n_clusters=2, prior=[4, 1], lr=1e-2, max_epochs=50, self_label_epochs=0
     )
-    assert clustering_accuracy(y, quiet(clusterer, x).labels_) > 0.95
-    np.testing.assert_allclose(clusterer.prior_, [8 / 9, 1 / 9])
+    shares = quiet(clusterer, noise).predict_proba(noise).mean(0)
+    np.testing.assert_allclose(shares, [0.8, 0.2], atol=0.15)
+    np.testing.assert_allclose(clusterer.prior_, [0.8, 0.2])
     # a share of zero is a cluster that nobody wants
     clusterer.set_params(n_clusters=3, prior=[1, 1, 0])
     with warnings.catch_warnings():

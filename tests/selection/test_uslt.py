@@ -362,9 +362,9 @@ def quiet(selector, *args):
     "settings",
     [
         {"head": "linear", "threshold": 0.95, "lr": 3e-4, "max_epochs": 50},
-        {"max_epochs": 15},
+        {"max_epochs": 30},
         {
-            "max_epochs": 15,
+            "max_epochs": 30,
             "cluster_weights": None,
             "mean_over": "batch",
             "adjustment_weight": 2.5,
