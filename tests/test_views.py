@@ -1,20 +1,19 @@
-"""Which network sees which view of which rows: one training step of every method.
+"""Which network sees which view of which rows: one training step of every method."""
 
-Each case below is a real ``fit`` with a backbone that records what it is given, and
-with augmentations that leave their mark on every row. A line of a table is one forward
-pass, in the order of the passes:
-
-    network  a1(x) a2(x)       two views of the batch, by two calls of the policy a
-    average  a2(shuffled x)    the rows in another order than in the batch
-    network  [x] s1(w2(x))     the batch as it is, and a strong view of a weak one
-
-Rows in brackets teach nothing: no gradient comes back from them. A line ``--`` begins
-the next training step. The networks are
-
-    network  what the optimizer trains
-    average  a frozen copy in training mode: BatchNorm takes the batch's statistics
-    teacher  a frozen copy in evaluation mode
-"""
+# Each case below is a real ``fit`` with a backbone that records what it is given, and
+# with augmentations that leave their mark on every row. A line of a table is one forward
+# pass, in the order of the passes:
+#
+#     network  a1(x) a2(x)       two views of the batch, by two calls of the policy a
+#     average  a2(shuffled x)    the rows in another order than in the batch
+#     network  [x] s1(w2(x))     the batch as it is, and a strong view of a weak one
+#
+# Rows in brackets teach nothing: no gradient comes back from them. A line ``--`` begins
+# the next training step. The networks are
+#
+#     network  what the optimizer trains
+#     average  a frozen copy in training mode: BatchNorm takes the batch's statistics
+#     teacher  a frozen copy in evaluation mode
 
 import textwrap
 import warnings

@@ -1,16 +1,15 @@
-"""Parameters of estimators, declared once as typed fields.
+"""Parameters of estimators, declared once as typed fields."""
 
-A field is a name, a kind and a default::
-
-    class FixMatchClassifier(ClassificationRole, Learner):
-        threshold: UnitInterval = 0.95
-        _: KW_ONLY
-        temperature: Positive = 1.0
-        lr: Positive = 0.03  # declared by Learner; here with another default
-
-From the fields come the constructor and its signature, the constraints that `fit`
-checks, and the texts of inherited parameters in the docstring.
-"""
+# A field is a name, a kind and a default::
+#
+#     class FixMatchClassifier(ClassificationRole, Learner):
+#         threshold: UnitInterval = 0.95
+#         _: KW_ONLY
+#         temperature: Positive = 1.0
+#         lr: Positive = 0.03  # declared by Learner; here with another default
+#
+# From the fields come the constructor and its signature, the constraints that `fit`
+# checks, and the texts of inherited parameters in the docstring.
 
 import inspect
 import sys
