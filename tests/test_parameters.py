@@ -1,8 +1,9 @@
 """What each parameter of a training does, read off a fit of a few steps."""
 
-# A row of `OWN` names a parameter, a value, what to look at and what must be seen there;
-# with the default something else is seen. Parameters whose effect is proven beside their
-# method (by a loss that is computed twice, or by a rule of its own) have no row.
+# A row of `OWN` names a parameter, a value, what to look at and what must be seen
+# there; with the default something else is seen. Parameters whose effect is proven
+# beside their method (by a loss that is computed twice, or by a rule of its own) have
+# no row.
 
 import warnings
 

@@ -1,8 +1,8 @@
 """Which network sees which view of which rows: one training step of every method."""
 
 # Each case below is a real ``fit`` with a backbone that records what it is given, and
-# with augmentations that leave their mark on every row. A line of a table is one forward
-# pass, in the order of the passes:
+# with augmentations that leave their mark on every row. A line of a table is one
+# forward pass, in the order of the passes:
 #
 #     network  a1(x) a2(x)       two views of the batch, by two calls of the policy a
 #     average  a2(shuffled x)    the rows in another order than in the batch

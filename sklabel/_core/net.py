@@ -275,7 +275,7 @@ class Net(NeuralNet):
         return self
 
     def _check_finite(self, samples):
-        """Raise if the last steps have led to weights or outputs that are not finite."""
+        """Raise if the last steps led to weights or outputs that are not finite."""
         finite = all(p.isfinite().all() for p in self.module_.parameters())
         if finite:
             rows = samples.spread(_FEWEST_ROWS)

@@ -1,7 +1,7 @@
 """The order: which rows each batch of an epoch holds."""
 
-# A sampler draws and fetches. ``epoch`` yields what to fetch for each batch and takes all
-# random numbers; ``fetch`` takes none, so that batches may be fetched ahead.
+# A sampler draws and fetches. ``epoch`` yields what to fetch for each batch and takes
+# all random numbers; ``fetch`` takes none, so that batches may be fetched ahead.
 
 import itertools
 
