@@ -15,7 +15,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 # from its own room.
 FLOORS = [
     ["losses", "augment", "modules", "optim", "neighbors"]
-    + ["_core.docstrings", "_core.optional", "_core.samples", "_core.warn"],
+    + ["_core.docstrings", "_core.files", "_core.optional", "_core.samples"]
+    + ["_core.warn"],
     ["backbones", "datasets", "text", "_core.calibration", "_core.callbacks"]
     + ["_core.display", "_core.inputs", "_core.kcenter", "_core.labels"]
     + ["_core.persistence", "_core.samplers"],

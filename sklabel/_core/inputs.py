@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps
 from sklearn.utils.validation import check_array, validate_data
 
+from .files import open_image
 from .samples import PIXEL_RANGES, Samples, _blocks, to_unit
 from .warn import warn
 
@@ -102,7 +103,7 @@ class ImageFiles:
         return np.zeros((*self.size, 3), np.uint8)
 
     def _open(self, path):
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.draft("RGB", self.size[::-1])  # JPEG: decode at reduced scale
             image = ImageOps.exif_transpose(image).convert("RGB")
             if image.size != self.size[::-1]:
@@ -246,7 +247,7 @@ def check_images(X, rows):
 
 def _decoded(path):
     """Return an image file as (h, w, 3) uint8, upright."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
@@ -343,7 +344,7 @@ def _common_size(paths, on_error):
     sizes = {}
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 sizes.setdefault(ImageOps.exif_transpose(image).size[::-1], path)
         except _UNREADABLE as error:
             if on_error != "skip":
