@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import secrets
 import stat
 import time
@@ -88,7 +89,7 @@ def replacing(path):
     a killed process has left is removed by the next one.
     """
     path = Path(path)
-    remove_abandoned(path.parent, f".{path.name}.", ".partial")
+    remove_abandoned(path.parent, rf"\.{re.escape(path.name)}\..*\.partial")
     # as tempfile.mkstemp, but with the mode that the user's umask gives
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
@@ -120,11 +121,11 @@ def sync_folder(folder):
         os.close(number)
 
 
-def remove_abandoned(folder, start, end):
-    """Remove files, by start and end of their names, that nobody has used for an hour."""
+def remove_abandoned(folder, pattern, keep=None):
+    """Remove files of such names, a regular expression, that are over an hour old."""
     with suppress(OSError):
         for name in os.listdir(folder):
-            if name.startswith(start) and name.endswith(end):
+            if name != keep and re.fullmatch(pattern, name):
                 path = os.path.join(folder, name)
                 with suppress(OSError):
                     if time.time() - os.lstat(path).st_mtime > _ABANDONED:

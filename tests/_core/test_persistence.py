@@ -1,5 +1,6 @@
 """Saved estimators: the same predictions after loading, nothing executable, no halves."""
 
+import hashlib
 import json
 import os
 import stat
@@ -100,8 +101,13 @@ def test_files_hold_data_only_and_the_users_mode(tmp_path):
         MAKE["simclr"](X).save(tmp_path)
     finally:
         os.umask(before)
-    files = sorted(path.name for path in tmp_path.iterdir())
-    assert files == ["estimator.json", "weights.safetensors"]
+    (weights,) = tmp_path.glob("weights-*.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "estimator.json",
+        weights.name,
+    }
+    checksum = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert weights.stem == f"weights-{checksum[:12]}"
     json.loads((tmp_path / "estimator.json").read_text())
     if os.name == "posix":
         for path in tmp_path.iterdir():
@@ -120,6 +126,11 @@ def test_an_unfitted_estimator_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not fitted"):
         SimCLRTransformer().save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def _weights(folder):
+    (path,) = folder.glob("weights-*.safetensors")
+    return path
 
 
 def _cut(path):
@@ -143,15 +154,13 @@ def _replace(old, new):
 def _take_weights_of(make):
     def damage(folder):
         make().save(folder / "other")
-        os.replace(
-            folder / "other" / "weights.safetensors", folder / "weights.safetensors"
-        )
+        os.replace(_weights(folder / "other"), _weights(folder))
 
     return damage
 
 
 def _flip_a_bit(folder):
-    path = folder / "weights.safetensors"
+    path = _weights(folder)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -160,9 +169,9 @@ def _flip_a_bit(folder):
 DAMAGES = {
     "nothing there": lambda f: [p.unlink() for p in f.iterdir()],
     "no description": lambda f: (f / "estimator.json").unlink(),
-    "no weights": lambda f: (f / "weights.safetensors").unlink(),
+    "no weights": lambda f: _weights(f).unlink(),
     "half a description": lambda f: _cut(f / "estimator.json"),
-    "half the weights": lambda f: _cut(f / "weights.safetensors"),
+    "half the weights": lambda f: _cut(_weights(f)),
     "another format": _write('{"format": 99}'),
     "a list": _write("[]"),
     "a text": _write('"estimator"'),
