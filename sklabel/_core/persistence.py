@@ -143,7 +143,10 @@ def load(folder, *, allow_external=False):
         )
     before = _local_only.set(not allow_external)
     try:
-        return _decode(description["estimator"], deserialize(weights))
+        found = _decode(description["estimator"], deserialize(weights))
+        if not _is_estimator(found) or "net_" not in vars(found):
+            raise ValueError(f"a {type(found).__name__} is not a fitted estimator")
+        return found
     except Exception as error:  # what stands in the file may be anything
         refused = _refusal(error)
         if refused is not None:
@@ -218,6 +221,9 @@ def is_external(name):
 # -- names of trainings
 
 
+_digests = weakref.WeakKeyDictionary()  # of the data of Samples
+
+
 def fingerprint(estimator, sampler, origin=None, identity=()):
     """Return a short name for one fit: same parameters, data and start, same name.
 
@@ -230,7 +236,9 @@ def fingerprint(estimator, sampler, origin=None, identity=()):
     key = [type(estimator).__name__, parameters, origin]
     key += [getattr(estimator, "embedder_", None)]
     key += [len(samples), samples.sample_shape, samples.channels_last, samples.bad]
-    key += [_data_digest(samples.source), *sampler.identity, *identity]
+    if samples not in _digests:
+        _digests[samples] = _data_digest(samples.source)
+    key += [_digests[samples], *sampler.identity, *identity]
     return digest(key)[:12]
 
 
@@ -251,9 +259,6 @@ def _parameters(estimator):
     for name in ("cache_dir", "checkpoint_dir", "verbose"):
         parameters.pop(name, None)
     return parameters
-
-
-_digests = weakref.WeakKeyDictionary()  # of data: a fit has many stages
 
 
 def _data_digest(source):
@@ -488,8 +493,12 @@ def _is_range(value):
     )
 
 
+def _is_array(value):
+    return isinstance(value, np.ndarray)
+
+
 def _is_vector(value):
-    return isinstance(value, np.ndarray) and value.ndim == 1
+    return _is_array(value) and value.ndim == 1
 
 
 def _are_texts(value):
@@ -532,18 +541,23 @@ _FITTED = {
     "_sklearn_output_config": _is_output,
     "_unfinished": _is_flag,
     "calibration_temperature_": lambda value: _is_number(value) and value > 0,
+    "center_labels_": _is_vector,
+    "class_embedding_": _is_array,
     "classes_": lambda value: _is_vector(value) and len(value) > 0,
-    "confidence_": lambda value: isinstance(value, np.ndarray),
+    "cluster_centers_": _is_array,
+    "confidence_": _is_array,
     "embedder_": _is_estimator,
     "feature_names_in_": _is_vector,
     "interrupted_": _is_flag,
-    "labels_": lambda value: isinstance(value, np.ndarray),
+    "labels_": _is_array,
     "n_clusters_": lambda value: _is_count(value) and value > 0,
     "n_features_in_": lambda value: _is_count(value) and value > 0,
     "n_iter_": _is_count,
     "sample_indices_": _is_vector,
     "sample_shape_": _is_shape,
     "transduction_": _is_vector,
+    "whitening_components_": _is_array,
+    "whitening_mean_": _is_vector,
 }
 _OF_SKLEARN = ("_metadata_request", "_skl_callbacks")  # not kept
 _PUBLIC_NAME = re.compile(r"[A-Za-z]\w*[A-Za-z0-9]_|[A-Za-z]_", re.ASCII)
