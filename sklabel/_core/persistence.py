@@ -440,7 +440,7 @@ def _encode_estimator(estimator, tensors, key):
     parameters = {k: v for k, v in given.items() if k not in _OF_THE_MACHINE}
     fitted = {}
     for name, value in vars(estimator).items():
-        if name in given or name in ("net_", *_OF_SKLEARN):
+        if name in given or name in ("net_", *_NOT_KEPT):
             continue
         if name.startswith("_") and name not in _FITTED:
             raise TypeError(f"{name} has no place in a saved estimator.")
@@ -559,7 +559,9 @@ _FITTED = {
     "whitening_components_": _is_array,
     "whitening_mean_": _is_vector,
 }
-_OF_SKLEARN = ("_metadata_request", "_skl_callbacks")  # not kept
+# of scikit-learn, and what only a fit in progress needs
+_NOT_KEPT = ("_metadata_request", "_skl_callbacks")
+_NOT_KEPT += ("_continued", "_earlier_epochs", "_task")
 _PUBLIC_NAME = re.compile(r"[A-Za-z]\w*[A-Za-z0-9]_|[A-Za-z]_", re.ASCII)
 
 
