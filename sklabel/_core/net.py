@@ -6,8 +6,8 @@ import functools
 import io
 import math
 import time
-from importlib import import_module
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
