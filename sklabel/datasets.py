@@ -7,13 +7,13 @@ import re
 import tempfile
 import urllib.request
 from pathlib import Path
-from threading import get_ident
 
 import numpy as np
 from sklearn.datasets import get_data_home, load_digits
 from sklearn.utils import Bunch
 
 from ._core.docstrings import join_sections, split_sections
+from ._core.files import open_image, replacing
 from ._core.warn import warn
 
 _DIGITS = [str(i) for i in range(10)]
@@ -419,11 +419,9 @@ def _writable(folder):
 
 def _decode_jpegs(stream, offsets):
     """Return images (n, h, w, 3) from JPEG files in a row."""
-    from PIL import Image
-
     images = None
     for i, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:])):
-        with Image.open(io.BytesIO(stream[start:stop].tobytes())) as image:
+        with open_image(io.BytesIO(stream[start:stop].tobytes())) as image:
             pixels = np.asarray(image.convert("RGB"))
         if images is None:
             images = np.empty((len(offsets) - 1, *pixels.shape), dtype=np.uint8)
@@ -459,15 +457,8 @@ def _as_bunch(arrays, target_names, path):
 
 def _save_npz(path, arrays):
     """Write arrays so that the file is there completely or not at all."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}.part")
-    try:
-        with open(scratch, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replacing(path) as file:
+        np.savez(file, **arrays)
 
 
 def _from_torchvision(name):

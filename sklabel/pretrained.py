@@ -17,6 +17,7 @@ from torch import nn
 
 from ._core.inputs import size_pair
 from ._core.optional import import_optional
+from ._core.persistence import refuse_external
 from ._core.warn import warn
 from .backbones import Encoder, _checked_name, _drop_head_
 
@@ -405,6 +406,8 @@ def open_clip_model(
     open_clip = import_optional("open_clip", extra="clip")
     shown, tag, about = f"open_clip/{name}", None, {}
     brings = name.startswith(_WITH_WEIGHTS)
+    if brings or _described_on_a_hub(name):
+        refuse_external(f"{shown!r}")
     if brings and weights not in ("DEFAULT", None):
         raise ValueError(
             f"weights={str(weights)!r} has no effect, {shown!r} brings its own: leave "
@@ -461,6 +464,13 @@ def open_clip_model(
         [data.get("fill_color", 0) / 255] * 3,
     )
     return model, frame, _color(data["mean"]), _color(data["std"])
+
+
+def _described_on_a_hub(name):
+    """Return whether open_clip fetches the description of a model's text tower."""
+    open_clip = import_optional("open_clip", extra="clip")
+    config = open_clip.get_model_config(name) or {}
+    return bool(config.get("text_cfg", {}).get("hf_model_name"))
 
 
 def _about(name, tags, file):
@@ -536,7 +546,14 @@ def open_clip_tokenizer(name):
     """
     open_clip = import_optional("open_clip", extra="clip")
     with _quiet_root_logger(), _downloading(f"open_clip/{name}", "tokenizer", _FOLDER):
-        return open_clip.get_tokenizer(name)
+        # what a folder or a hub describes may ask for code of its own to be run
+        try:
+            return open_clip.get_tokenizer(name, trust_remote_code=False)
+        except TypeError as error:
+            # open_clip's own tokenizer runs no such code, and has no such option
+            if not str(error).startswith("SimpleTokenizer.__init__()"):
+                raise
+            return open_clip.get_tokenizer(name)
 
 
 def _from_open_clip(name, weights, side, pooling, load):

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .files import open_image
+
 _PAPER = (255, 255, 255)
 _INK = (25, 25, 25)
 _GRAY = (110, 110, 110)
@@ -144,7 +146,7 @@ def _open(image, tile):
         if image.ndim == 3 and image.shape[2] == 1:
             image = image[:, :, 0]
         return Image.fromarray(image).convert("RGB")
-    with Image.open(image) as file:
+    with open_image(image) as file:
         file.draft("RGB", (2 * tile, 2 * tile))  # JPEG: decode at reduced scale
         picture = ImageOps.exif_transpose(file)
         if picture.has_transparency_data:  # transparent means paper, not black

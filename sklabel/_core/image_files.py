@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from .files import open_image
+
 _CACHE_BYTES = 2**30  # decoded images are kept up to this size
 _ORIENTATION = 0x0112  # of EXIF; 5 to 8: height and width change places
 # what Pillow raises for a file that is no image, a cut one, or a giant one
@@ -93,7 +95,7 @@ class ImageFiles:
         return np.zeros((*self.size, 3), np.uint8)
 
     def _open(self, path):
-        with Image.open(path) as image:
+        with open_image(path) as image:
             image.draft("RGB", self.size[::-1])  # JPEG: decode at reduced scale
             image = ImageOps.exif_transpose(image).convert("RGB")
             if image.size != self.size[::-1]:
@@ -135,7 +137,7 @@ class StreamedFiles(ImageFiles):
         found = set()
         for path in self.paths:
             try:
-                with Image.open(path) as image:
+                with open_image(path) as image:
                     # of PNG files its own getexif would decode the whole image
                     turned = Image.Image.getexif(image).get(_ORIENTATION, 1) > 4
                     found.add(image.size if turned else image.size[::-1])
@@ -149,5 +151,5 @@ class StreamedFiles(ImageFiles):
 
 def decoded(path):
     """Return an image file as (h, w, 3) uint8, upright."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

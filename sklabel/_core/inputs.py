@@ -5,9 +5,10 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from sklearn.utils.validation import check_array, validate_data
 
+from .files import open_image
 from .image_files import UNREADABLE, ImageFiles, decoded, unreadable
 from .samples import PIXEL_RANGES, Samples, _blocks, to_unit
 from .warn import warn
@@ -232,7 +233,7 @@ def _common_size(paths, on_error):
     sizes = {}
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 sizes.setdefault(ImageOps.exif_transpose(image).size[::-1], path)
         except UNREADABLE as error:
             if on_error != "skip":

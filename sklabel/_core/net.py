@@ -3,10 +3,11 @@
 import collections
 import ctypes
 import functools
+import io
 import math
-import os
 import time
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from skorch.callbacks import Callback
 from tqdm.auto import tqdm
 
 from .. import optim
+from .files import read_regular, replacing
+from .persistence import digest
 from .samples import to_unit
+from .warn import warn
 
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"momentum": 0.9}),
@@ -45,6 +49,8 @@ SCHEDULES["fixmatch"] = SCHEDULES["truncated_cosine"]
 # a matrix product of very few rows is rounded in another way than one of many, and the
 # prediction for a row must not depend on the rows it comes with
 _FEWEST_ROWS = 32
+
+_CHECKPOINT_FORMAT = 2  # 1 had neither checksum nor versions
 
 
 class Net(NeuralNet):
@@ -401,34 +407,70 @@ class Net(NeuralNet):
         }
         if torch.device(self.device).type == "cuda":
             state["rng_cuda"] = torch.cuda.get_rng_state(self.device)
-        partial = path.with_suffix(".partial")
-        with open(partial, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        kept = {"format": _CHECKPOINT_FORMAT, **_versions(), "checksum": digest(state)}
+        content = io.BytesIO()  # torch's own writer hides that a disk is full
+        torch.save({**kept, **state}, content)
+        with replacing(path) as file:
+            file.write(content.getbuffer())
 
     def resume(self):
         """Continue from the checkpoint, if there is one."""
-        if self.checkpoint is None or not Path(self.checkpoint).exists():
+        if self.checkpoint is None:
             return
         try:
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            content = read_regular(self.checkpoint)
+        except FileNotFoundError:
+            return
+        except ValueError as error:
+            raise self._no_checkpoint(f"cannot be read: {error}") from error
+        try:
+            state = torch.load(
+                io.BytesIO(content), map_location="cpu", weights_only=True
+            )
         except Exception as error:  # torch raises many kinds
-            raise ValueError(
-                f"The checkpoint {str(self.checkpoint)!r} is damaged: remove the file "
-                "to train this stage from its beginning."
+            raise self._no_checkpoint("is damaged") from error
+        if not isinstance(state, dict) or state.get("format") != _CHECKPOINT_FORMAT:
+            raise self._no_checkpoint("is of another format than this version writes")
+        about = {name: state.pop(name, None) for name in ("format", *_versions())}
+        if state.pop("checksum", None) != digest(state):
+            raise self._no_checkpoint("is damaged: its checksum is another")
+        others = {name: v for name, v in about.items() if v != _versions().get(name, v)}
+        try:
+            self._continue_from(state)
+        except Exception as error:  # torch and skorch raise many kinds
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            written = f"; it was written with {_shown(others)}" if others else ""
+            raise self._no_checkpoint(
+                f"does not fit this training ({reason}){written}"
             ) from error
+        if others:
+            warn(
+                f"The checkpoint {str(self.checkpoint)!r} was written with "
+                f"{_shown(others)}: the training continues, but its result may differ "
+                "in its last digits from one of a single version.",
+                UserWarning,
+            )
+
+    def _continue_from(self, state):
+        step, total, history = (state[k] for k in ("step", "total_steps", "history"))
+        if not (isinstance(step, int) and isinstance(total, int) and step >= 0):
+            raise ValueError(f"step {step!r} of {total!r}")
+        history = [dict(epoch) for epoch in history]
         self.module_.load_state_dict(state["module"])
         self.optimizer_.load_state_dict(state["optimizer"])
-        self.step_ = state["step"]
-        self.total_steps_ = state["total_steps"]
-        for epoch in state["history"]:
-            self.history.new_epoch()
-            self.history[-1].update(epoch)
         torch.set_rng_state(state["rng"])
         if "rng_cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        self.step_, self.total_steps_ = step, total
+        for epoch in history:
+            self.history.new_epoch()
+            self.history[-1].update(epoch)
+
+    def _no_checkpoint(self, what):
+        return ValueError(
+            f"The checkpoint {str(self.checkpoint)!r} {what}: remove the file to train "
+            "this stage from its beginning."
+        )
 
     def __getstate__(self):
         # once is enough for the weights, and a trained net needs no optimizer's state
@@ -441,6 +483,17 @@ class Net(NeuralNet):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.module = self.module_
+
+
+@functools.cache
+def _versions():
+    """Return the versions on which the bits of a training depend."""
+    own = import_module(__package__.partition(".")[0])
+    return {"sklabel": own.__version__, "torch": str(torch.__version__)}
+
+
+def _shown(versions):
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 class Progress(Callback):

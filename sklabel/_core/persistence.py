@@ -3,9 +3,16 @@
 import functools
 import hashlib
 import importlib
+import inspect
 import json
+import math
 import os
+import re
 import types
+import weakref
+from contextlib import suppress
+from contextvars import ContextVar
+from numbers import Integral, Real
 from pathlib import Path
 
 import joblib
@@ -15,80 +22,206 @@ from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import augment
+from .files import read_regular, remove_abandoned, replacing, sync_folder
 
-_FORMAT = 1
+_FORMAT = 2
+_FORMATS = (1, _FORMAT)  # 1: the weights have the same name in every folder
 _PACKAGE = __package__.partition(".")[0]
 _PUBLIC = ("embedding", "clustering", "classification", "selection")
+_MOST_JSON = 2**27  # bytes
+_MOST_VALUES = 2**27  # of one sample
+# parameters that mean the machine of the user, not the model: a file does not set them
+_OF_THE_MACHINE = ("cache_dir", "checkpoint_dir", "device", "net_params", "verbose")
+# names of models that are fetched, or read from another folder
+_EXTERNAL = re.compile(r"(?:\w+/)?(?:hf[-_]hub|local[-_]dir):", re.ASCII)
+_local_only = ContextVar("local_only", default=False)
 
 
 def save(estimator, folder):
-    """Write ``estimator.json`` and ``weights.safetensors``; the JSON comes last."""
+    """Write the weights under the name of their hash, then ``estimator.json``.
+
+    The renaming of ``estimator.json`` replaces an older model; its weights are removed
+    afterwards. Killed at any moment, one of the two models can be loaded.
+    """
     folder = Path(folder)
     tensors = {}
     encoded = _encode(estimator, tensors, "")
-    weights = serialize(tensors)  # save_file would make it private
-    description = {
-        "format": _FORMAT,
-        "weights": hashlib.sha256(weights).hexdigest(),
-        "estimator": encoded,
-    }
+    weights = serialize(tensors)
+    checksum = hashlib.sha256(weights).hexdigest()
+    description = {"format": _FORMAT, "weights": checksum, "estimator": encoded}
+    text = json.dumps(description).encode()
+    if len(text) > _MOST_JSON:
+        raise ValueError(
+            f"The estimator has {len(text):,} bytes beside its arrays, and load reads "
+            f"at most {_MOST_JSON:,}: use joblib.dump for it."
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "weights.partial"
-    partial.write_bytes(weights)
-    os.replace(partial, folder / "weights.safetensors")
-    partial = folder / "estimator.partial"
-    partial.write_text(json.dumps(description), encoding="utf-8")
-    os.replace(partial, folder / "estimator.json")
+    before = _weights_named_in(folder)
+    with replacing(folder / _weights_file(_FORMAT, checksum)) as file:
+        file.write(weights)
+    with replacing(folder / "estimator.json") as file:
+        file.write(text)
+    after = _weights_file(_FORMAT, checksum)
+    if before not in (None, after):
+        with suppress(OSError):
+            (folder / before).unlink()
+    # what a killed process has left; another one may be saving at this moment
+    remove_abandoned(folder, r"weights-[0-9a-f]{12}\.safetensors", keep=after)
+    remove_abandoned(folder, r"\.weights-.*\.partial")
+    sync_folder(folder)
 
 
-def load(folder):
+def _weights_file(version, checksum):
+    if version == 1:
+        return "weights.safetensors"
+    return f"weights-{checksum[:12]}.safetensors"
+
+
+def _weights_named_in(folder):
+    """Return the name of the weights of the model that stands in a folder, or None."""
+    try:
+        return _weights_file(*_described(folder, allow_external=True)[:2])
+    except (OSError, ValueError):
+        return None
+
+
+def load(folder, *, allow_external=False):
     """Read an estimator that its method ``save`` wrote.
+
+    Nothing of the folder is executed, nothing is fetched from a network, and nothing
+    outside the folder is read: it may come from somebody you do not know.
 
     Parameters
     ----------
     folder : str or Path
+    allow_external : bool, default=False
+        Whether the model may need what lies outside the folder: ``hf-hub:`` and
+        ``local-dir:`` names of open_clip, models whose text tower is described on a
+        hub, and files of the folder that are links to elsewhere. Allow it to models
+        of people you trust only.
 
     Returns
     -------
     estimator : fitted estimator
-        On the device its ``device`` parameter means here.
+        ``device``, ``verbose``, ``checkpoint_dir``, ``cache_dir`` and ``net_params``
+        have their defaults, whatever they were where it was saved.
 
     Raises
     ------
     ValueError
-        If the folder holds no estimator, or one that this version cannot read.
+        If the folder holds no estimator, one that this version cannot read, or one that
+        needs ``allow_external``.
     """
     folder = Path(folder)
     try:
-        description = json.loads((folder / "estimator.json").read_text("utf-8"))
-        weights = (folder / "weights.safetensors").read_bytes()
+        for _ in range(3):  # another process may be replacing the model
+            version, checksum, description = _described(folder, allow_external)
+            try:
+                name = _weights_file(version, checksum)
+                weights = _read(folder, name, allow_external)
+                break
+            except FileNotFoundError as error:
+                missing = error
+        else:
+            raise missing
     except FileNotFoundError as error:
         raise ValueError(
             f"{str(folder)!r} holds no saved estimator ({error.filename} is missing)."
         ) from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(folder)!r} is damaged: {error}") from error
-    found = description.get("format") if isinstance(description, dict) else None
-    if found != _FORMAT:
+    except _Refused as error:
+        raise ValueError(f"{str(folder)!r} is refused: {error}") from None
+    except (OSError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{str(folder)!r} is damaged: {reason}") from error
+    if checksum != hashlib.sha256(weights).hexdigest():
         raise ValueError(
-            f"{str(folder)!r} has format {found!r}; this version reads format "
-            f"{_FORMAT}."
-        )
-    if description.get("weights") != hashlib.sha256(weights).hexdigest():
-        raise ValueError(
-            f"{str(folder)!r} is damaged: weights.safetensors is not the file that "
+            f"{str(folder)!r} is damaged: {name} is not the file that "
             "estimator.json was written with. Save the estimator again."
         )
+    before = _local_only.set(not allow_external)
     try:
-        return _decode(description["estimator"], deserialize(weights))
+        found = _decode(description["estimator"], deserialize(weights))
+        if not _is_estimator(found) or "net_" not in vars(found):
+            raise ValueError(f"a {type(found).__name__} is not a fitted estimator")
+        return found
     except Exception as error:  # what stands in the file may be anything
+        refused = _refusal(error)
+        if refused is not None:
+            raise ValueError(f"{str(folder)!r} is refused: {refused}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{str(folder)!r} holds what this version cannot read ({reason}). Save the "
-            "estimator again."
+            f"{str(folder)!r} holds what this version cannot read ({reason[:1000]}). "
+            "Save the estimator again."
         ) from error
+    finally:
+        _local_only.reset(before)
+
+
+def _read(folder, name, allow_external, limit=None):
+    path = folder / name
+    outside = os.path.dirname(os.path.realpath(path)) != os.path.realpath(folder)
+    if outside and not allow_external:
+        raise _Refused(f"{name} is a link to a file outside of it. {_ALLOW}")
+    return read_regular(path, limit)
+
+
+def _described(folder, allow_external):
+    """Return format, checksum of the weights, and all that stands in the JSON."""
+    text = _read(folder, "estimator.json", allow_external, _MOST_JSON)
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("estimator.json is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("estimator.json holds no description of an estimator")
+    version, checksum = found.get("format"), found.get("weights")
+    if version not in _FORMATS:
+        raise ValueError(
+            f"estimator.json has format {version!r}; this version reads "
+            f"{' and '.join(map(str, _FORMATS))}"
+        )
+    if not isinstance(checksum, str) or not re.fullmatch("[0-9a-f]{64}", checksum):
+        raise ValueError("estimator.json does not name its weights")
+    return version, checksum, found
+
+
+# -- what lies outside of the folder
+
+_ALLOW = "If you trust its author: sklabel.load(folder, allow_external=True)."
+
+
+class _Refused(ValueError):
+    """The folder needs what lies outside of it."""
+
+
+def _refusal(error):
+    """Return the refusal that an error, or what it came from, is."""
+    while error is not None and not isinstance(error, _Refused):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def refuse_external(what):
+    """Raise an error if a model is being loaded that must lie within its folder.
+
+    Called by those who are about to fetch or read something else.
+    """
+    if _local_only.get():
+        raise _Refused(f"{what} would be fetched, or read from elsewhere. {_ALLOW}")
+
+
+def is_external(name):
+    """Return whether the name of a model says that it is fetched or lies elsewhere."""
+    return isinstance(name, str) and _EXTERNAL.match(name) is not None
+
+
+# -- names of trainings
+
+
+_digests = weakref.WeakKeyDictionary()  # of the data of Samples
 
 
 def fingerprint(estimator, sampler, origin=None, identity=()):
@@ -98,57 +231,167 @@ def fingerprint(estimator, sampler, origin=None, identity=()):
     it another one.
     """
     samples = sampler.samples
-    parameters = estimator.get_params(deep=False)
-    for name in ("checkpoint_dir", "verbose", "warm_start"):
-        parameters.pop(name, None)
-    n = len(samples)
-    rows = np.unique(np.linspace(0, n - 1, min(n, 1024)).astype(int))
-    paths = getattr(samples.source, "paths", None)
-    data = joblib.hash(samples.source[rows] if paths is None else list(paths))
-    key = [type(estimator).__name__, _plain(parameters), n, samples.sample_shape, data]
-    key += [origin, _plain(getattr(estimator, "embedder_", None))]
-    key += [joblib.hash(part) for part in (*sampler.identity, *identity)]
-    return joblib.hash(repr(key))[:12]
+    parameters = _parameters(estimator)
+    parameters.pop("warm_start", None)
+    key = [type(estimator).__name__, parameters, origin]
+    key += [getattr(estimator, "embedder_", None)]
+    key += [len(samples), samples.sample_shape, samples.channels_last, samples.bad]
+    if samples not in _digests:
+        _digests[samples] = _data_digest(samples.source)
+    key += [_digests[samples], *sampler.identity, *identity]
+    return digest(key)[:12]
 
 
 def weights_name(module):
     """Return a short name for a module's weights."""
-    return joblib.hash(_plain(module))
+    return digest(_weights(module))
 
 
-def _plain(value):
-    """Return something whose repr is the same in every process."""
+def digest(value):
+    """Return a hash of a value's state, the same in every process."""
+    text = repr(_state(value))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _parameters(estimator):
+    """Return the parameters that a training depends on."""
+    parameters = dict(estimator.get_params(deep=False))
+    for name in ("cache_dir", "checkpoint_dir", "verbose"):
+        parameters.pop(name, None)
+    return parameters
+
+
+def _data_digest(source):
+    """Return a hash of all rows; of image files their paths, sizes and times."""
+    paths = getattr(source, "paths", None)
+    if paths is not None:
+        return digest([[str(path), *_file_state(path)] for path in paths])
+    found = hashlib.sha256(repr((str(source.dtype), source.shape)).encode())
+    n_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
+    step = max(1, 2**24 // max(1, n_bytes))
+    for start in range(0, len(source), step):
+        found.update(np.ascontiguousarray(source[start : start + step]))
+    return found.hexdigest()
+
+
+def _file_state(path):
+    try:
+        found = os.stat(path)
+    except OSError:  # it is left out, or an error is raised for it
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+# of every module, and of no consequence for what it does in training
+_OF_MODULES = set(vars(torch.nn.Module()))
+# times, and who is told of the training
+_NOT_LEARNED = {"cv_results_", "refit_time_", "_skl_callbacks"}
+
+
+def _state(value, above=()):
+    """Return lists, texts and numbers, whose repr is the same in every process."""
+    if any(value is other for other in above):
+        return "circle"
+    inner = functools.partial(_state, above=(*above, value))
+    if value is None or isinstance(value, (bytes, bool)):
+        return value
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
     if isinstance(value, dict):
-        return sorted((name, _plain(part)) for name, part in value.items())
+        parts = [[inner(name), inner(part)] for name, part in value.items()]
+        return ["dict", *sorted(parts, key=repr)]
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, torch.nn.Module):
-        weights = {
-            k: joblib.hash(v.cpu().numpy()) for k, v in value.state_dict().items()
-        }
-        attributes = getattr(value, "get_params", dict)()
-        return [type(value).__name__, repr(value), _plain(attributes), _plain(weights)]
-    if isinstance(value, BaseEstimator):
-        net = getattr(value, "net_", None)
-        weights = net.module_ if net is not None else getattr(value, "encoder_", None)
-        return [
-            type(value).__name__,
-            _plain(value.get_params(deep=False)),
-            _plain(weights),
-        ]
+        return [inner(part) for part in value]
+    if isinstance(value, (set, frozenset)):
+        return ["set", *sorted((inner(part) for part in value), key=repr)]
     if isinstance(value, np.ndarray):
-        return joblib.hash(value)
+        if value.dtype.hasobject:
+            return ["array", value.shape, inner(value.ravel().tolist())]
+        return ["array", value.dtype.str, value.shape, _data_of(value)]
+    if isinstance(value, torch.Tensor):
+        array = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return ["tensor", str(value.dtype), tuple(value.shape), _data_of(array)]
+    if isinstance(value, np.random.RandomState):
+        return ["random", inner(value.get_state(legacy=False))]
+    if isinstance(value, np.random.Generator):
+        return ["random", inner(value.bit_generator.state)]
+    if isinstance(value, torch.Generator):
+        return ["random", inner(value.get_state())]
+    if isinstance(value, (torch.dtype, torch.device, os.PathLike)):
+        return str(value)
     if isinstance(value, functools.partial):
-        return ["partial", *map(_plain, (value.func, value.args, value.keywords))]
+        return ["partial", *map(inner, (value.func, value.args, value.keywords))]
     if isinstance(value, types.FunctionType):
-        # lambdas share one name
-        code, inner = value.__code__, [c.cell_contents for c in value.__closure__ or ()]
-        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-        parts = [code.co_code, code.co_names, constants, value.__defaults__, inner]
-        return [value.__qualname__, *map(_plain, parts)]
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__name__)
-    return repr(value)
+        return ["function", *_function_state(value, inner)]
+    if isinstance(value, types.MethodType):
+        return ["method", inner(value.__func__), inner(value.__self__)]
+    if isinstance(value, (type, types.BuiltinFunctionType)):
+        return f"{value.__module__}.{value.__qualname__}"
+    return [f"{type(value).__module__}.{type(value).__qualname__}"] + (
+        _object_state(value, inner)
+    )
+
+
+def _data_of(array):
+    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+
+
+def _function_state(function, inner):
+    """Return what tells a function from another one; lambdas share one name."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    parts = [function.__qualname__, function.__defaults__, function.__kwdefaults__]
+    parts += [cells, _code_state(function.__code__)]
+    # numbers and texts that it takes from its file
+    names = sorted(set(function.__code__.co_names) & set(function.__globals__))
+    taken = [(name, function.__globals__[name]) for name in names]
+    parts += [pair for pair in taken if isinstance(pair[1], (Real, str))]
+    return map(inner, parts)
+
+
+def _code_state(code):
+    constants = [
+        _code_state(c) if isinstance(c, types.CodeType) else c for c in code.co_consts
+    ]
+    return [code.co_code, code.co_names, constants]
+
+
+def _object_state(value, inner):
+    if isinstance(value, torch.nn.Module):
+        own = {k: v for k, v in vars(value).items() if k not in _OF_MODULES}
+        parts = [own, value._parameters, value._buffers, list(value._modules.items())]
+        hooks = value._forward_pre_hooks, value._forward_hooks
+        return [inner(part) for part in (*parts, *(list(h.values()) for h in hooks))]
+    if isinstance(value, BaseEstimator):
+        parameters = _parameters(value)
+        net = getattr(value, "net_", None)
+        if net is not None:
+            return [inner(parameters), inner(_weights(net.module_))]
+        hidden = {*value.get_params(deep=False), *_NOT_LEARNED}
+        learned = {k: v for k, v in vars(value).items() if k not in hidden}
+        return [inner(parameters), inner(learned)]
+    if hasattr(value, "get_params"):  # of skorch; it remembers the training
+        return [inner(value.get_params(deep=False))]
+    if hasattr(value, "__dict__"):
+        return [inner(vars(value))]
+    try:
+        return [joblib.hash(value)]
+    except Exception:  # such as a lock: it has no state that could be compared
+        return []
+
+
+def _weights(module):
+    """Return what a trained network has learned, and what it is."""
+    attributes = getattr(module, "get_params", dict)()
+    return [type(module).__name__, repr(module), attributes, module.state_dict()]
+
+
+# -- to JSON
 
 
 def _encode(value, tensors, key):
@@ -193,12 +436,16 @@ def _policies():
 
 
 def _encode_estimator(estimator, tensors, key):
-    parameters = estimator.get_params(deep=False)
-    fitted = {
-        name: value
-        for name, value in vars(estimator).items()
-        if name not in parameters and name != "net_"
-    }
+    given = estimator.get_params(deep=False)
+    parameters = {k: v for k, v in given.items() if k not in _OF_THE_MACHINE}
+    fitted = {}
+    for name, value in vars(estimator).items():
+        if name in given or name in ("net_", *_NOT_KEPT):
+            continue
+        if name.startswith("_") and name not in _FITTED:
+            raise TypeError(f"{name} has no place in a saved estimator.")
+        if _may_be_fitted(type(estimator), name):  # not what a user has added
+            fitted[name] = value
     described = {
         "class": [type(estimator).__module__.split(".")[1], type(estimator).__name__],
         "parameters": _encode(parameters, tensors, f"{key}.parameters"),
@@ -213,19 +460,159 @@ def _encode_estimator(estimator, tensors, key):
     return {"estimator": described, "key": key}
 
 
+# -- what fit sets: the names that a file may set, and what they must be
+
+
+def _is_count(value):
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value):
+    return isinstance(value, Real) and math.isfinite(value)
+
+
+def _is_flag(value):
+    return isinstance(value, (bool, np.bool_))
+
+
+def _is_shape(value):
+    return (
+        isinstance(value, tuple)
+        and 1 <= len(value) <= 3
+        and all(_is_count(n) and n > 0 for n in value)
+        and math.prod(map(int, value)) <= _MOST_VALUES
+    )
+
+
+def _is_range(value):
+    return value is None or (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(map(_is_number, value))
+        and value[0] < value[1]
+    )
+
+
+def _is_array(value):
+    return isinstance(value, np.ndarray)
+
+
+def _is_vector(value):
+    return _is_array(value) and value.ndim == 1
+
+
+def _are_texts(value):
+    return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+
+
+def _are_origins(value):
+    return isinstance(value, tuple) and all(
+        name is None or isinstance(name, str) for name in value
+    )
+
+
+def _is_output(value):
+    kinds = ("default", "pandas", "polars", None)
+    return (
+        isinstance(value, dict)
+        and set(value) <= {"transform"}
+        and all(kind in kinds for kind in value.values())
+    )
+
+
+def _is_estimator(value):
+    return isinstance(value, BaseEstimator)
+
+
+# All private names that are kept, and the public ones on which more depends. Any other
+# public name ends in an underscore and may be anything plain.
+_FITTED = {
+    "_channels_last": _is_flag,
+    "_distilled": _is_flag,
+    "_framed": _is_flag,
+    "_fresh": _is_flag,
+    "_held_seed": lambda value: value is None or _is_count(value),
+    "_n_cached": _is_count,
+    "_names": _are_texts,
+    "_network": _is_count,
+    "_origins": _are_origins,
+    "_pixel_range": _is_range,
+    "_row_shape": _is_shape,
+    "_sklearn_output_config": _is_output,
+    "_unfinished": _is_flag,
+    "calibration_temperature_": lambda value: _is_number(value) and value > 0,
+    "center_labels_": _is_vector,
+    "class_embedding_": _is_array,
+    "classes_": lambda value: _is_vector(value) and len(value) > 0,
+    "cluster_centers_": _is_array,
+    "confidence_": _is_array,
+    "embedder_": _is_estimator,
+    "feature_names_in_": _is_vector,
+    "interrupted_": _is_flag,
+    "labels_": _is_array,
+    "n_clusters_": lambda value: _is_count(value) and value > 0,
+    "n_features_in_": lambda value: _is_count(value) and value > 0,
+    "n_iter_": _is_count,
+    "sample_indices_": _is_vector,
+    "sample_shape_": _is_shape,
+    "transduction_": _is_vector,
+    "whitening_components_": _is_array,
+    "whitening_mean_": _is_vector,
+}
+# of scikit-learn, and what only a fit in progress needs
+_NOT_KEPT = ("_metadata_request", "_skl_callbacks")
+_NOT_KEPT += ("_continued", "_earlier_epochs", "_task")
+_PUBLIC_NAME = re.compile(r"[A-Za-z]\w*[A-Za-z0-9]_|[A-Za-z]_", re.ASCII)
+
+
+def _may_be_fitted(cls, name):
+    """Return whether an attribute may be what ``fit`` of a class has set."""
+    if name.startswith("_"):
+        return name in _FITTED
+    own = inspect.getattr_static(cls, name, None)
+    return (
+        _PUBLIC_NAME.fullmatch(name) is not None
+        and name != "net_"
+        and not hasattr(own, "__get__")  # a method or a property
+    )
+
+
+def _is_plain(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    kinds = (bool, int, float, str, np.generic, np.ndarray, BaseEstimator)
+    return value is None or isinstance(value, kinds)
+
+
+def _check_fitted(estimator, fitted):
+    """Raise an error if a file sets what ``fit`` of an estimator does not set."""
+    for name, value in fitted.items():
+        where = f"{type(estimator).__name__}.{name}"
+        if not isinstance(name, str) or not _may_be_fitted(type(estimator), name):
+            raise ValueError(f"{where} is not what fit sets")
+        if not _FITTED.get(name, _is_plain)(value):
+            raise ValueError(f"{where} cannot be {str(value)[:80]!r}")
+
+
+# -- from JSON
+
+
 def _decode(value, tensors):
     if not isinstance(value, dict):
         return value
     if "scalar" in value:
-        return np.dtype(value["dtype"]).type(value["scalar"])
+        return _decode_scalar(value["scalar"], value["dtype"])
     for kind in (list, tuple):
         if kind.__name__ in value:
             return kind(_decode(part, tensors) for part in value[kind.__name__])
     if "dict" in value:
         return {name: _decode(part, tensors) for name, part in value["dict"]}
     if "objects" in value:
-        flat = np.empty(len(value["objects"]), dtype=value["dtype"])
-        flat[:] = [_decode(part, tensors) for part in value["objects"]]
+        parts = [_decode(part, tensors) for part in value["objects"]]
+        flat = np.empty(len(parts), dtype=_checked_dtype(value["dtype"], parts))
+        flat[:] = parts
         return flat.reshape(value["shape"])
     if "array" in value:
         return tensors[value["array"]].numpy()
@@ -235,8 +622,29 @@ def _decode(value, tensors):
             raise ValueError(f"augment.{value['augment']} is not a policy.")
         return policies[value["augment"]](**_decode(value["parameters"], tensors))
     if "frozen" in value:
-        return FrozenEstimator(_decode(value["frozen"], tensors))
+        frozen = _decode(value["frozen"], tensors)
+        if not _is_estimator(frozen):
+            raise ValueError("only an estimator can be frozen")
+        return FrozenEstimator(frozen)
     return _decode_estimator(value["estimator"], tensors, value["key"])
+
+
+def _decode_scalar(value, dtype):
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "biufU" or isinstance(value, (dict, list)):
+        raise ValueError(f"no number or text can be of {dtype}")
+    return dtype.type(value)
+
+
+def _checked_dtype(dtype, parts):
+    """Return the dtype of an array of objects or texts, if it is not far too wide."""
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "OU":
+        raise ValueError(f"no array of objects can be of {dtype}")
+    n_letters = sum(len(part) for part in parts if isinstance(part, str))
+    if dtype.itemsize * len(parts) > 2**20 + 2**8 * (len(parts) + n_letters):
+        raise ValueError(f"{dtype} is too wide for what it holds")
+    return dtype
 
 
 def _decode_estimator(described, tensors, key):
@@ -246,12 +654,67 @@ def _decode_estimator(described, tensors, key):
     public = importlib.import_module(f"{_PACKAGE}.{folder}")
     if name not in public.__all__:
         raise ValueError(f"{folder}.{name} is not known to this version.")
-    estimator = getattr(public, name)(**_decode(described["parameters"], tensors))
-    vars(estimator).update(_decode(described["fitted"], tensors))
+    parameters = _decode(described["parameters"], tensors)
+    for parameter in _OF_THE_MACHINE:
+        parameters.pop(parameter, None)
+    for parameter, value in parameters.items():
+        if is_external(value):
+            refuse_external(f"{parameter}={value!r} of {name}")
+    estimator = getattr(public, name)(**parameters)
+    fitted = _decode(described["fitted"], tensors)
+    _check_fitted(estimator, fitted)
+    vars(estimator).update(fitted)
     if "history" in described:
+        estimator._validate_params()
         prefix = f"{key}.net."
         weights = {
             k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)
         }
-        estimator._restore_net(weights, _decode(described["history"], tensors))
+        history = _decode(described["history"], tensors)
+        shape = vars(estimator).get("sample_shape_")
+        if shape is None:
+            raise ValueError(f"{name}.sample_shape_ is missing")
+        with _Bounded(tensors.values(), shape):
+            estimator._restore_net(weights, history)
     return estimator
+
+
+class _Bounded(TorchDispatchMode):
+    """Refuse what a network of so many weights cannot need, before it is allocated.
+
+    A network is built with weights of its own before those of the file replace them. It
+    may be larger than the file: parts are only for training, and are dropped.
+
+    Parameters
+    ----------
+    tensors : iterable of Tensor
+        All of the file.
+    sample_shape : tuple of int
+        A few samples are encoded to learn the width of an encoder.
+    """
+
+    def __init__(self, tensors, sample_shape):
+        super().__init__()
+        sizes = [tensor.numel() for tensor in tensors]
+        self.n_values = 16 * sum(sizes) + 2**26
+        if len(sample_shape) == 3:  # the weights of vectors are in the file
+            self.n_values += 16 * math.prod(sample_shape)
+        self.n_tensors = 64 * len(sizes) + 10_000
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        made = not any(isinstance(arg, torch.Tensor) for arg in args)
+        if made or name.startswith("new_"):
+            self.n_values -= _n_values(args)
+            self.n_tensors -= 1
+            if self.n_values < 0 or self.n_tensors < 0:
+                raise ValueError("its network would be far larger than its weights")
+        return function(*args, **(kwargs or {}))
+
+
+def _n_values(args):
+    """Return how many values an operation of torch makes, from its arguments."""
+    for size in args:
+        if isinstance(size, (list, tuple)) and all(isinstance(n, int) for n in size):
+            return math.prod(size)
+    return max((n for n in args if isinstance(n, int)), default=1)

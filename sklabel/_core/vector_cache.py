@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
+from .files import check_regular
 from .image_files import unreadable
 from .samples import native
 from .warn import warn
@@ -183,12 +184,13 @@ def _digests(samples):
 def _digests_of_files(files):
     def digest(path):
         try:
+            check_regular(path)
             with open(path, "rb") as file:
                 content = _blake()
                 while block := file.read(2**20):
                     content.update(block)
                 return content.digest()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if not files.skip:
                 raise unreadable(path, error) from error
 

@@ -279,27 +279,6 @@ def test_another_fit_does_not_take_the_checkpoint(tmp_path):
         assert torch.equal(weights(found.net_), weights(fresh.net_))
 
 
-def test_a_half_written_checkpoint_is_never_read(tmp_path, monkeypatch):
-    make = ESTIMATORS["simclr"]
-    whole = make(random_state=0).fit(X)
-    write, count = torch.save, [0]
-
-    def write_half(state, file):
-        count[0] += 1
-        if count[0] == 2:
-            file.write(b"half")
-            raise Stop
-        write(state, file)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "save", write_half)
-        with pytest.raises(Stop):
-            make(random_state=0, checkpoint_dir=tmp_path).fit(X)
-    assert list(tmp_path.rglob("*.partial"))
-    resumed = make(random_state=0, checkpoint_dir=tmp_path).fit(X)
-    assert torch.equal(weights(whole.net_), weights(resumed.net_))
-
-
 def test_a_damaged_checkpoint_is_named_with_the_remedy(tmp_path):
     make = ESTIMATORS["simclr"]
     make(random_state=0, checkpoint_dir=tmp_path).fit(X)

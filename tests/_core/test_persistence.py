@@ -1,10 +1,15 @@
 """Saved estimators: the same predictions after loading, nothing executable."""
 
+import contextlib
+import hashlib
+import itertools
 import json
 import os
 import stat
+import types
 import warnings
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ import torch
 from sklearn.frozen import FrozenEstimator
 
 import sklabel
+from sklabel._core import files
 from sklabel._core.persistence import fingerprint
 from sklabel._core.samplers import Shuffled
 from sklabel._core.samples import Samples
@@ -100,8 +106,13 @@ def test_files_hold_data_only_and_the_users_mode(tmp_path):
         MAKE["simclr"](X).save(tmp_path)
     finally:
         os.umask(before)
-    files = sorted(path.name for path in tmp_path.iterdir())
-    assert files == ["estimator.json", "weights.safetensors"]
+    (weights,) = tmp_path.glob("weights-*.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "estimator.json",
+        weights.name,
+    }
+    checksum = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert weights.stem == f"weights-{checksum[:12]}"
     json.loads((tmp_path / "estimator.json").read_text())
     if os.name == "posix":
         for path in tmp_path.iterdir():
@@ -120,6 +131,11 @@ def test_an_unfitted_estimator_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not fitted"):
         SimCLRTransformer().save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def _weights(folder):
+    (path,) = folder.glob("weights-*.safetensors")
+    return path
 
 
 def _cut(path):
@@ -143,15 +159,13 @@ def _replace(old, new):
 def _take_weights_of(make):
     def damage(folder):
         make().save(folder / "other")
-        os.replace(
-            folder / "other" / "weights.safetensors", folder / "weights.safetensors"
-        )
+        os.replace(_weights(folder / "other"), _weights(folder))
 
     return damage
 
 
 def _flip_a_bit(folder):
-    path = folder / "weights.safetensors"
+    path = _weights(folder)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
@@ -160,9 +174,9 @@ def _flip_a_bit(folder):
 DAMAGES = {
     "nothing there": lambda f: [p.unlink() for p in f.iterdir()],
     "no description": lambda f: (f / "estimator.json").unlink(),
-    "no weights": lambda f: (f / "weights.safetensors").unlink(),
+    "no weights": lambda f: _weights(f).unlink(),
     "half a description": lambda f: _cut(f / "estimator.json"),
-    "half the weights": lambda f: _cut(f / "weights.safetensors"),
+    "half the weights": lambda f: _cut(_weights(f)),
     "another format": _write('{"format": 99}'),
     "a list": _write("[]"),
     "a text": _write('"estimator"'),
@@ -258,3 +272,158 @@ def test_fingerprints_tell_fits_apart():
         fingerprint(SimCLRTransformer(random_state=0, backbone=body), samples)
     )
     assert len({plain, *others}) == len(others) + 1
+
+
+# -- replacing a model
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Mortal:
+    """Let the process die at a file operation, the number ``at``, and do no more."""
+
+    def __init__(self, monkeypatch, at):
+        self.n, self.at = 0, at
+        for where, name in (
+            (files.os, "replace"),
+            (files.os, "fsync"),
+            (files.os, "listdir"),
+            (files.os, "unlink"),
+            (Path, "mkdir"),
+            (Path, "unlink"),
+        ):
+            monkeypatch.setattr(where, name, self.step(getattr(where, name)))
+        monkeypatch.setattr(files, "open", self.open, raising=False)
+
+    def step(self, operation):
+        def counted(*args, **kwargs):
+            self.live()
+            return operation(*args, **kwargs)
+
+        return counted
+
+    def live(self):
+        self.n += 1
+        if self.n >= self.at:
+            raise Killed
+
+    def open(self, path, mode="r"):
+        self.live()
+        file = open(path, mode)
+        write = file.write
+
+        def write_half(data):
+            write(data[: len(data) // 2])
+            file.flush()
+            self.live()
+            return write(data[len(data) // 2 :])
+
+        if "x" not in mode:
+            return file
+        return contextlib.closing(
+            types.SimpleNamespace(
+                write=write_half,
+                flush=file.flush,
+                fileno=file.fileno,
+                close=file.close,
+            )
+        )
+
+
+def _as_format_1(folder):
+    path = folder / "estimator.json"
+    description = json.loads(path.read_text())
+    description["format"] = 1
+    path.write_text(json.dumps(description))
+    _weights(folder).rename(folder / "weights.safetensors")
+
+
+@pytest.mark.parametrize("older", [lambda folder: None, _as_format_1])
+def test_killed_at_any_file_operation_one_of_two_models_loads(
+    tmp_path, monkeypatch, older
+):
+    old = SimCLRTransformer(max_steps=1, random_state=0).fit(X)
+    new = SimCLRTransformer(max_steps=1, random_state=1).fit(X)
+    expected = [model.transform(X) for model in (old, new)]
+    found = []
+    for at in itertools.count(1):
+        folder = tmp_path / f"{at}"
+        old.save(folder)
+        older(folder)
+        with monkeypatch.context() as patch:
+            mortal = Mortal(patch, at)
+            try:
+                new.save(folder)
+            except Killed:
+                pass
+        got = sklabel.load(folder).transform(X)
+        found.append([np.array_equal(got, z) for z in expected].index(True))
+        if mortal.n < at:
+            break
+    assert found == sorted(found) and set(found) == {0, 1}
+    assert at > 12  # two files, each opened, written, synchronized, renamed
+    assert len(list(folder.iterdir())) == 2
+    # and what the killed ones left goes, once nobody can still be writing it
+    folder = tmp_path / "6"
+    assert len(list(folder.iterdir())) > 2
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    new.save(folder)
+    assert len(list(folder.iterdir())) == 2
+    np.testing.assert_array_equal(sklabel.load(folder).transform(X), expected[1])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left")])
+def test_a_save_that_fails_leaves_the_old_model_alone(tmp_path, monkeypatch, error):
+    old = SimCLRTransformer(max_steps=1, random_state=0).fit(X)
+    old.save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(number):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", fail)
+        with pytest.raises(error if isinstance(error, type) else OSError) as caught:
+            SimCLRTransformer(max_steps=1, random_state=1).fit(X).save(tmp_path)
+    if isinstance(error, OSError):
+        assert str(tmp_path) in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path):
+    mine = ["weights.safetensors", "weights-mine.safetensors", "notes.txt"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+        os.utime(tmp_path / name, (0, 0))
+    for seed in range(2):
+        fitted = SimCLRTransformer(max_steps=1, random_state=seed).fit(X)
+        fitted.save(tmp_path)
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)
+    assert len(list(tmp_path.iterdir())) == len(mine) + 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_links_in_the_folder_are_replaced_not_written_through(tmp_path):
+    fitted = SimCLRTransformer(max_steps=1, random_state=0).fit(X)
+    fitted.save(tmp_path / "model")
+    own = tmp_path / "own"
+    own.write_text("mine")
+    for path in list((tmp_path / "model").iterdir()):
+        path.unlink()
+        path.symlink_to(own)
+    for name in ("weights.partial", "estimator.partial"):
+        (tmp_path / "model" / name).symlink_to(own)
+    fitted.save(tmp_path / "model")
+    assert own.read_text() == "mine"
+    sklabel.load(tmp_path / "model")
+
+
+def test_a_model_of_format_1_loads(tmp_path):
+    fitted = SimCLRTransformer(max_steps=1, random_state=0).fit(X)
+    fitted.save(tmp_path)
+    _as_format_1(tmp_path)
+    loaded = sklabel.load(tmp_path)
+    np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))

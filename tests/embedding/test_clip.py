@@ -651,7 +651,7 @@ def test_a_folder_brings_its_weights(published, pictures, tmp_path):
     other /= np.linalg.norm(other, axis=1, keepdims=True)
     np.testing.assert_allclose(other, Z, atol=1e-6)
     fitted.save(tmp_path / "saved")
-    again = sklabel.load(tmp_path / "saved")
+    again = sklabel.load(tmp_path / "saved", allow_external=True)
     np.testing.assert_array_equal(again.transform(pictures), Z)
     np.testing.assert_array_equal(again.encode_text(texts), fitted.encode_text(texts))
 
