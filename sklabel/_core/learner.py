@@ -19,6 +19,7 @@ from ..augment import VectorNoise, build_augment
 from ..backbones import build_backbone
 from . import persistence
 from .callbacks import CallbackSupportMixin, Stage
+from .identity import fingerprint, weights_name
 from .inputs import check_pixel_range, check_samples
 from .net import Net, resolve_device
 from .parameters import Inference, Training
@@ -179,7 +180,7 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"warm_start=True continues on samples of shape {self.sample_shape_}, "
                 f"but X has {sample_shape}: use warm_start=False."
             )
-        own = persistence.weights_name(self.net_.module_)
+        own = weights_name(self.net_.module_)
         # what was broken off goes on from its checkpoint, if it is the same training
         self._origins = (*self._origins, own) if self._unfinished else (own,)
         return copy.deepcopy(self.net_.module_)  # as it is, should this fit fail
@@ -189,7 +190,7 @@ class Learner(Training, NetEstimator, abstract=True):
         if self.checkpoint_dir is None:
             return None
         for origin in self._origins:
-            run = persistence.fingerprint(self, sampler, origin, identity)
+            run = fingerprint(self, sampler, origin, identity)
             folder = Path(self.checkpoint_dir) / f"{type(self).__name__}-{run}"
             if folder.exists():
                 break

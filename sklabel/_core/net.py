@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from .. import optim
 from .files import read_regular, replacing
-from .persistence import digest
+from .identity import digest
 from .samples import to_unit
 from .warn import warn
 

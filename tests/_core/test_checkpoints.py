@@ -15,9 +15,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from sklabel._core import files, net
+from sklabel._core.identity import digest, fingerprint
 from sklabel._core.inputs import ImageFiles
 from sklabel._core.net import Net
-from sklabel._core.persistence import digest, fingerprint
 from sklabel._core.samplers import Shuffled
 from sklabel._core.samples import Samples
 from sklabel.embedding import SimCLRTransformer

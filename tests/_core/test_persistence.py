@@ -18,7 +18,7 @@ from sklearn.frozen import FrozenEstimator
 
 import sklabel
 from sklabel._core import files
-from sklabel._core.persistence import fingerprint
+from sklabel._core.identity import fingerprint
 from sklabel._core.samplers import Shuffled
 from sklabel._core.samples import Samples
 from sklabel.augment import Contrastive, RandAugment, Weak

@@ -1,5 +1,4 @@
-"""What a stranger wrote: model folders, checkpoints, weights, images. Nothing in them is
-executed or fetched, and what is broken is told in one line."""
+"""What a stranger wrote: nothing in it is executed, fetched, or told in many lines."""
 
 import io
 import json
