@@ -385,7 +385,7 @@ def test_images_of_another_scale_than_the_towers_had(trained, given):
     towers.set_params(random_state=0).fit(trained(x), NAMES * 4)
     p = tiny(NAMES, embedder=towers).fit(x).predict_proba(x)
     found = tiny(NAMES, embedder=towers).fit(given(x)).predict_proba(given(x))
-    np.testing.assert_allclose(found, p, atol=0.02)
+    np.testing.assert_allclose(found, p, atol=0.06)
     assert p.std(0).max() > 0.02
 
 
