@@ -15,6 +15,7 @@ from sklabel.augment import Weak
 from sklabel.classification._fixmatch import FixMatchClassifier, _FixMatch
 from sklabel.datasets import load_digit_images
 from sklabel.modules import FixedThreshold, PredictedClasses
+from tests._making import Shift
 from tests._pictures import stripes
 
 X = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
@@ -40,17 +41,6 @@ def test_images_from_few_labels():
     assert len(classes) == 3 and abs(sum(classes) - shares[-1]) < 1e-5
 
 
-class _Shift(nn.Module):
-    """A view that can be worked out by hand."""
-
-    def __init__(self, by):
-        super().__init__()
-        self.by = by
-
-    def forward(self, x):
-        return x + self.by
-
-
 class _Always(nn.Module):
     def __init__(self, logits):
         super().__init__()
@@ -67,8 +57,8 @@ def test_the_loss_is_that_of_the_paper(hard):
         unlabeled_weight=3.0,
         temperature=0.5,
         hard_labels=hard,
-        weak_augment=_Shift(0.5),
-        strong_augment=_Shift(-1.0),
+        weak_augment=Shift(0.5),
+        strong_augment=Shift(-1.0),
     ).fit(X, Y)
     module = clf.net_.module_.eval()  # plain normalization: rows stand for themselves
     x, y = torch.from_numpy(X[:40]), torch.from_numpy(Y[:40])
@@ -145,7 +135,7 @@ def test_hard_cases(name, include, weight):
 def test_balance_draws_every_class_equally_often():
     seen = []
 
-    class Note(_Shift):
+    class Note(Shift):
         def forward(self, x):
             seen.append(x[:, 0].round().long())
             return x

@@ -26,6 +26,7 @@ from sklabel.datasets import load_digit_images
 from sklabel.losses import noisy_student_loss
 from sklabel.optim import exponential_decay
 from tests._golden import cases
+from tests._making import Shift
 from tests._pictures import stripes
 
 X = np.random.default_rng(0).normal(size=(80, 6)).astype(np.float32)
@@ -128,17 +129,6 @@ def test_golden_learning_rate():
     assert rates[0] <= 0.03 and rates[-1] < 0.001
 
 
-class _Shift(nn.Module):
-    """A view that can be worked out by hand."""
-
-    def __init__(self, by):
-        super().__init__()
-        self.by = by
-
-    def forward(self, x):
-        return x + self.by
-
-
 @pytest.mark.parametrize("hard", [True, False])
 def test_the_estimator_trains_with_that_loss(hard, monkeypatch):
     seen = []
@@ -154,7 +144,7 @@ def test_the_estimator_trains_with_that_loss(hard, monkeypatch):
         return loss
 
     monkeypatch.setattr(_NoisyStudent, "loss", spy)
-    shifts = {"weak_augment": _Shift(0.5), "strong_augment": _Shift(-1.0)}
+    shifts = {"weak_augment": Shift(0.5), "strong_augment": Shift(-1.0)}
     quiet(
         short(n_rounds=1, hard_labels=hard, temperature=0.5, max_steps=4, **shifts),
         X,
@@ -300,7 +290,7 @@ def test_who_is_taught():
     y = np.where(np.isin(np.arange(80) % 16, (0, 15)), x[:, 0], -1).astype(int)
     seen = []
 
-    class Note(_Shift):
+    class Note(Shift):
         def forward(self, x):
             seen.append(x[5:, 0].round().long())
             return x

@@ -19,15 +19,8 @@ from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.losses import sharpened_targets, student_assignment, target_divergence
 from sklabel.metrics import clustering_accuracy
 from sklabel.neighbors import kneighbors
+from tests._making import blobs
 from tests._pictures import stripes
-
-
-def blobs(n=90, k=3):
-    rng = np.random.default_rng(0)
-    centers = np.eye(6, dtype=np.float32)[:k] * 6
-    y = np.arange(n) % k
-    return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
-
 
 X, Y = blobs()
 CODES = AutoencoderTransformer(2, hidden_sizes=(20, 30), max_steps=60)

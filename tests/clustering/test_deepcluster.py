@@ -22,15 +22,8 @@ from sklabel.clustering._deepcluster import (
 from sklabel.datasets import load_digit_images
 from sklabel.metrics import clustering_accuracy
 from tests._golden import cases
+from tests._making import blobs, quiet
 from tests._pictures import stripes
-
-
-def blobs(n=90, k=3):
-    rng = np.random.default_rng(0)
-    centers = np.eye(6, dtype=np.float32)[:k] * 6
-    y = np.arange(n) % k
-    return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
-
 
 X, Y = blobs()
 
@@ -38,12 +31,6 @@ X, Y = blobs()
 def short(**parameters):
     given = {"n_clusters": 3, "max_epochs": 3, "random_state": 0, **parameters}
     return DeepClusterer(**given)
-
-
-def quiet(clusterer, x):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CollapseWarning)
-        return clusterer.fit(x)
 
 
 # -- golden values

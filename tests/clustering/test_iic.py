@@ -17,15 +17,8 @@ from sklabel.embedding import SimCLRTransformer
 from sklabel.losses import iic_loss
 from sklabel.metrics import clustering_accuracy
 from sklabel.modules import MultiHead
+from tests._making import blobs, quiet
 from tests._pictures import stripes
-
-
-def blobs(n=90, k=3):
-    rng = np.random.default_rng(0)
-    centers = np.eye(6, dtype=np.float32)[:k] * 6
-    y = np.arange(n) % k
-    return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
-
 
 X, Y = blobs()
 
@@ -33,12 +26,6 @@ X, Y = blobs()
 def short(**parameters):
     given = {"n_clusters": 3, "max_epochs": 2, **parameters}
     return IICClusterer(**{"random_state": 0, **given})
-
-
-def quiet(clusterer, x):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CollapseWarning)
-        return clusterer.fit(x)
 
 
 def digits(n):

@@ -24,15 +24,8 @@ from sklabel.losses import scan_head_scores, scan_loss
 from sklabel.metrics import clustering_accuracy
 from sklabel.modules import SplitBatchNorm
 from sklabel.neighbors import kneighbors
+from tests._making import blobs, quiet
 from tests._pictures import stripes
-
-
-def blobs(n=90, k=3):
-    rng = np.random.default_rng(0)
-    centers = np.eye(6, dtype=np.float32)[:k] * 6
-    y = np.arange(n) % k
-    return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
-
 
 X, Y = blobs()
 
@@ -40,12 +33,6 @@ X, Y = blobs()
 def short(**parameters):
     given = {"n_clusters": 3, "max_epochs": 2, "self_label_epochs": 1, **parameters}
     return SCANClusterer(**{"random_state": 0, **given})
-
-
-def quiet(clusterer, x):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CollapseWarning)
-        return clusterer.fit(x)
 
 
 def test_groups_of_vectors():

@@ -485,11 +485,10 @@ def test_checkpoints_know_the_texts(tmp_path):
 
 def test_fine_tuning_leaves_frozen_parts_and_averages():
     start = tiny(max_steps=1, lr=1e-9, warm_start=True).fit(X, TEXTS)
-    module = start.net_.module_
-    before = {k: v.clone() for k, v in module.state_dict().items()}
+    before = {k: v.clone() for k, v in start.net_.module_.state_dict().items()}
 
     def moved():
-        state = module.state_dict()
+        state = start.net_.module_.state_dict()
         return {k for k, v in state.items() if not torch.equal(v, before[k])}
 
     start.set_params(lr=1e-2, max_steps=3, frozen=("image", "text")).fit(X, TEXTS)
@@ -499,11 +498,12 @@ def test_fine_tuning_leaves_frozen_parts_and_averages():
     assert not moved() & norms and len(moved()) > 5
     assert all("augment" not in name for name in moved())
     # the whole share of the first weights: nothing has changed
-    before = {k: v.clone() for k, v in module.state_dict().items()}
+    before = {k: v.clone() for k, v in start.net_.module_.state_dict().items()}
     start.set_params(start_weight=1.0, frozen="norms").fit(X, TEXTS)
     floats = [k for k, v in before.items() if v.is_floating_point()]
+    after = start.net_.module_.state_dict()
     for name in floats:
-        torch.testing.assert_close(module.state_dict()[name], before[name])
+        torch.testing.assert_close(after[name], before[name])
 
 
 # -- published models

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
 from sklearn.ensemble import (
@@ -38,6 +37,7 @@ from sklabel.embedding import SimCLRTransformer
 from sklabel.selection import _bald
 from sklabel.selection._bald import BALDSelector, bald, batch_bald, mean_std
 from tests._golden import assert_same_ranking, cases
+from tests._making import distributions
 
 
 class Told(ClassifierMixin, BaseEstimator):
@@ -192,11 +192,6 @@ def test_a_batch_holds_no_copies():
 
 
 # -- any probabilities
-
-
-def distributions(shape):
-    values = arrays(np.float64, shape, elements=st.floats(0, 1))
-    return values.map(lambda a: (a + 1e-300) / (a + 1e-300).sum(-1, keepdims=True))
 
 
 some_draws = st.tuples(st.integers(2, 5), st.integers(1, 4), st.integers(2, 4)).flatmap(

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
@@ -28,6 +27,7 @@ from sklabel.selection._uncertainty import (
     variation_ratio,
 )
 from tests._golden import assert_same_ranking, cases
+from tests._making import distributions
 
 MEASURES = ["entropy", "margin", "least_confidence", "variation_ratio"]
 GOLDEN = {
@@ -107,11 +107,6 @@ def test_measures_differ_where_they_should():
     }
     assert first["margin"] == 0
     assert first["entropy"] == first["least_confidence"] == 1
-
-
-def distributions(shape):
-    values = arrays(np.float64, shape, elements=st.floats(0, 1))
-    return values.map(lambda a: (a + 1e-300) / (a + 1e-300).sum(-1, keepdims=True))
 
 
 @settings(max_examples=60, deadline=None)

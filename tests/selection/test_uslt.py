@@ -34,17 +34,7 @@ from sklabel.selection._uslt import (
     spread_labels,
 )
 from tests._golden import cases
-
-
-def leaf(values):
-    return torch.tensor(np.asarray(values), dtype=torch.float64, requires_grad=True)
-
-
-def assert_close(actual, expected, rtol=1e-8, atol=1e-10):
-    if isinstance(actual, torch.Tensor):
-        actual = actual.detach().numpy()
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
-
+from tests.losses._checks import assert_close, leaf
 
 # -- losses
 

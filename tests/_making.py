@@ -1,0 +1,42 @@
+"""Data and small parts that the tests of several files are made of."""
+
+import warnings
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import nn
+
+from sklabel import CollapseWarning
+
+
+def blobs(n=90, k=3):
+    """Return vectors (n, 6) in k groups far apart, and their groups, in turn."""
+    rng = np.random.default_rng(0)
+    centers = np.eye(6, dtype=np.float32)[:k] * 6
+    y = np.arange(n) % k
+    return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
+
+
+def quiet(clusterer, x):
+    """Return a clusterer fitted, whatever its health."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        return clusterer.fit(x)
+
+
+def distributions(shape):
+    """Return a strategy of probabilities along the last axis, zeros included."""
+    values = arrays(np.float64, shape, elements=st.floats(0, 1))
+    return values.map(lambda a: (a + 1e-300) / (a + 1e-300).sum(-1, keepdims=True))
+
+
+class Shift(nn.Module):
+    """A view that can be worked out by hand."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x + self.by
