@@ -307,7 +307,7 @@ def test_who_is_taught():
         clf = quiet(short(rows_per_class=rows, duplicate=duplicate, **settings), x, y)
         # of the common class as many are drawn as make both equal
         kept = 45 / 70 if rows == "auto" else 1
-        assert abs(clf.net_.history[-1, "pseudo_label_share"] - kept) < 0.08
+        assert abs(clf.net_.history[-1, "pseudo_label_share"] - kept) < 0.17
         taught = torch.cat(seen).float()
         assert abs(taught.mean().item() - share) < 0.1, rows
         np.testing.assert_allclose(
