@@ -249,8 +249,7 @@ def test_groups_of_images(sobel):
     assert clustering_accuracy(kinds, labels) > 0.9
     history = clusterer.net_.history
     assert history[0, "nmi"] == 0 and history[-1, "nmi"] > 0.4
-    losses = history[:, "train_loss"]
-    assert losses[-1] < 0.8 * losses[1]
+    # each epoch has new clusters and a new head: losses of two epochs do not compare
     assert history[-1, "view_agreement"] > 0.45  # chance: 0.33
     assert history[-1, "neighbor_agreement"] > 0.8
     names = ("view_agreement", "confident_share", "neighbor_agreement")
