@@ -60,7 +60,7 @@ class OverclusteringMixin:
         )
 
     def _check_information(self, what):
-        """Warn if views say next to nothing of each other."""
+        """Warn if the mutual information of views is near zero."""
         history = self.net_.history  # empty where Ctrl-C broke off the first epoch
         found = history[-1].get("information", np.inf) if history else np.inf
         best = np.log(self.n_clusters)
