@@ -89,6 +89,9 @@ def constraints(kind):
         return [Options(Integral, set(parts))]
     if kind is bool:
         return ["boolean"]
+    if kind in (int, float):  # as a user may write it; numpy's numbers are numbers
+        number = {int: Integral, float: Real}[kind]
+        return [Interval(number, None, None, closed="neither")]
     if kind is Callable:
         return [callable]
     return [None if kind is type(None) else kind]

@@ -75,6 +75,19 @@ def test_a_subclass_checks_its_fields():
         Sharper(sharpnes=1)
 
 
+def test_plain_annotations_are_kinds_too():
+    class Plain(SimCLRTransformer):
+        extra: int = 1
+        lr: float = 0.01
+        loud: bool = False
+        note: str | None = None
+
+    Plain(extra=np.int64(2), lr=1, loud=np.bool_(True), note="x", max_steps=1).fit(X)
+    for wrong in ({"extra": 1.5}, {"lr": "fast"}, {"loud": 2}, {"note": 3}):
+        with pytest.raises(InvalidParameterError, match=next(iter(wrong))):
+            Plain(**wrong).fit(X)
+
+
 def test_a_subclass_is_searched_and_trained():
     search = GridSearchCV(Sharper(max_steps=1), {"sharpness": [1, 2]}, cv=2).fit(X)
     module = search.best_estimator_.net_.module_
