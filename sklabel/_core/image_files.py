@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from .files import open_image
 
 _CACHE_BYTES = 2**30  # decoded images are kept up to this size
+_BLOCK = 32  # files that are decoded side by side to find those that cannot be
 _ORIENTATION = 0x0112  # of EXIF; 5 to 8: height and width change places
 # what Pillow raises for a file that is no image, a cut one, or a giant one
 UNREADABLE = OSError, ValueError, SyntaxError, Image.DecompressionBombError
@@ -69,15 +70,10 @@ class ImageFiles:
 
     def find_unreadable(self):
         """Decode every file once; those that cannot be read are black from then on."""
-
-        def fails(row):
-            try:
-                self[np.array([row])]
-            except ValueError:
-                return True
-            return False
-
-        self.bad = np.fromiter(map(fails, range(len(self))), bool, len(self))
+        skip, self.skip = self.skip, True
+        for start in range(0, len(self), _BLOCK):
+            self[np.arange(start, min(start + _BLOCK, len(self)))]
+        self.skip = skip
         return self.bad
 
     def _read(self, rows):

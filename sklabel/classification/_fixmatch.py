@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from .._core.health import CollapseWarning
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -23,7 +22,6 @@ from .._core.parameters import (
 )
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import split_labeled
-from .._core.warn import warn
 from ..losses import pseudo_label
 from ..modules import (
     AveragedClassifier,
@@ -286,12 +284,7 @@ class FixMatchClassifier(ClassificationRole, Learner):
             return  # no unlabeled row was used, or not one epoch was ended
         share = last["pseudo_label_share"]
         if share < 0.01:
-            warn(
-                f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "
-                "in the last epoch, so that they are hardly used. Train longer, lower "
-                "the threshold, or start from a fitted embedder (backbone=).",
-                CollapseWarning,
-            )
+            self._warn_hardly_used(share, "epoch")
             return
         # the last epoch may be a part of one, or more than one pass
         n_rows = last["train_batch_count"] * mixed.n_unlabeled(self.batch_size)

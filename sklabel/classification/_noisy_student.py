@@ -471,12 +471,7 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
             return  # interrupted
         share = last["pseudo_label_share"]
         if share < 0.01 and not isinstance(self.rows_per_class, Integral):
-            warn(
-                f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} "
-                "in the last round, so that they are hardly used. Train longer, lower "
-                "the threshold, or start from a fitted embedder (backbone=).",
-                CollapseWarning,
-            )
+            self._warn_hardly_used(share, "round")
             return
         self._check_shares(
             np.array(last["pseudo_label_classes"]) / max(share, 1e-12),

@@ -4,8 +4,9 @@ import csv
 import io
 import os
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
+
+from .._core.files import replacing
 
 
 def check_file(path):
@@ -55,17 +56,6 @@ def check_not_filled_in(path):
         )
 
 
-@contextmanager
-def _replacing(path):
-    """Yield a place to write to; it becomes ``path`` when all went well."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def csv_text(header, rows):
     text = io.StringIO()
     # until Python 3.13 a lone carriage return is not quoted by itself
@@ -77,10 +67,10 @@ def csv_text(header, rows):
 
 
 def write_csv(path, header, rows):
-    with _replacing(path) as partial:
-        partial.write_bytes(csv_text(header, rows).encode())
+    with replacing(path) as file:
+        file.write(csv_text(header, rows).encode())
 
 
 def write_picture(path, picture):
-    with _replacing(path) as partial:
-        picture.save(partial, format="PNG")
+    with replacing(path) as file:
+        picture.save(file, format="PNG")

@@ -297,6 +297,15 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
                 CollapseWarning,
             )
 
+    def _warn_hardly_used(self, share, span):
+        """Warn that hardly any row had a pseudo-label in the last ``span``."""
+        warn(
+            f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} in "
+            f"the last {span}, so that they are hardly used. Train longer, lower the "
+            "threshold, or start from a fitted embedder (backbone=).",
+            CollapseWarning,
+        )
+
     def _check_shares(self, shares, prior, rows, n_rows, *remedies, **settings):
         """Warn if one class has nearly all of some rows, or another none of them.
 
