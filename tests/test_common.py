@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import sklearn
 import torch
 from joblib import Parallel, delayed
 from PIL import Image
@@ -33,7 +32,6 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from sklearn.utils.fixes import parse_version
 
 from sklabel import classification, clustering, embedding, selection
 from sklabel._core.roles.selection import SelectionRole
@@ -689,11 +687,6 @@ def test_a_fitted_embedder_in_a_search(digits):
 IMAGES, PATHS, FLAT = "images (n, h, w, c)", "one-column frame of paths", "flat"
 
 
-# SelfTrainingClassifier of scikit-learn 1.6 still takes paths
-NEWER = parse_version(sklearn.__version__) >= parse_version("1.7")
-NUMBERS_ONLY = {PATHS: "asks for numbers"} if NEWER else {}
-
-
 def _first(X):
     return X
 
@@ -733,7 +726,7 @@ META = {
     ),
     "SelfTrainingClassifier": (
         lambda c: SelfTrainingClassifier(c, max_iter=1),
-        {IMAGES: "asks for 2-D X", **NUMBERS_ONLY},
+        {IMAGES: "asks for 2-D X", PATHS: "asks for numbers"},
     ),
     "ColumnTransformer": (
         lambda c: make_pipeline(
