@@ -19,8 +19,8 @@ FLOORS = [
     "backbones datasets text _core.calibration _core.callbacks _core.choice "
     "_core.display _core.few_shot _core.identity _core.image_files _core.kcenter "
     "_core.labels _core.persistence _core.samplers _core.weight_files",
-    "labels _core.inputs _core.vector_cache",
-    "inspection metrics pretrained _core.class_names _core.net _core.texts",
+    "_core.answers _core.inputs _core.vector_cache",
+    "inspection labels metrics pretrained _core.class_names _core.net _core.texts",
     "_core.health _core.parameters",
     "_core.learner",
     "_core.codes _core.overclustering _core.roles.embedding _core.roles.clustering "
