@@ -36,7 +36,8 @@ class _Nobody:
 def fitting(fit):
     """Decorate ``fit``: check the parameters, and tell callbacks of begin and end.
 
-    A fit that fails or is broken off leaves the estimator as it was before.
+    A fit that fails or is broken off leaves the estimator as it was before, unless it
+    has set ``_kept`` to True: then it stays as it is.
     """
 
     @with_callbacks
@@ -54,11 +55,12 @@ def fitting(fit):
                 estimator=self, X=X, y=y, reconstruction_attributes={}
             )
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            if not vars(self).get("_kept"):
+                vars(self).clear()
+                vars(self).update(before)
             raise
         finally:  # what only a fit needs
-            for name in ("_task", "_continued", "_earlier_epochs"):
+            for name in ("_task", "_continued", "_earlier_epochs", "_kept"):
                 vars(self).pop(name, None)
         return self
 
