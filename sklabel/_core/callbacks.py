@@ -58,7 +58,7 @@ def fitting(fit):
             vars(self).update(before)
             raise
         finally:  # what only a fit needs
-            for name in ("_task", "_continued", "_earlier_epochs"):
+            for name in ("_task", "_continued", "_changed", "_earlier_epochs"):
                 vars(self).pop(name, None)
         return self
 
