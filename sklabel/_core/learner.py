@@ -202,6 +202,7 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"{(len(samples), *samples.sample_shape)}) while a minimum of 2 is "
                 f"required by {type(self).__name__}: n_samples = 1 is too few to train."
             )
+        _check_processes(self)
         self._changed = self._changed_parameters()
         self._continued = self._start(samples.sample_shape)
         self.sample_shape_ = samples.sample_shape
@@ -481,6 +482,28 @@ class Learner(Training, NetEstimator, abstract=True):
         self._earlier_epochs = net.history[:]
         self.n_iter_ = len(net.history)
         return module
+
+
+def _check_processes(estimator):
+    """Tell that the processes of torch.distributed do not share a training."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    size, name = distributed.get_world_size(), type(estimator).__name__
+    if size == 1:
+        return
+    if estimator.random_state is None:
+        raise ValueError(
+            f"random_state=None would train another {name} in each of the {size} "
+            "processes of torch.distributed: give all the same number."
+        )
+    if distributed.get_rank() == 0:
+        warn(
+            f"Each of the {size} processes of torch.distributed trains the whole "
+            f"{name} on all rows of its X: nothing is shared among them, and the "
+            "training is no faster than in one process.",
+            UserWarning,
+        )
 
 
 def _holds(outer, inner):

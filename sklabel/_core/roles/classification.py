@@ -142,8 +142,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             Classes; -1, None or NaN for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
-            of its class. Equal weights are the same as none. A labeled row of weight 0 is left out of the training.
-            Unlabeled rows have no weight.
+            of its class. Equal weights are the same as none. A labeled row of weight 0
+            is left out of the training. Unlabeled rows have no weight.
 
         Returns
         -------
