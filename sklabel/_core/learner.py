@@ -24,7 +24,9 @@ from .identity import digest, fingerprint, weights_name
 from .inputs import check_pixel_range, check_samples
 from .net import Net, resolve_device
 from .parameters import Inference, Training
+from .plain import float32_by_default, plain_parameters
 from .samples import PIXEL_RANGES
+from .settings import check_callable, check_folder, check_net, watched
 from .warn import warn
 
 # torch's generator belongs to the process: fits in threads take turns
@@ -88,7 +90,8 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         given = {name: getattr(self, name) for name in built_with}
         vars(self).update(built_with)
         try:
-            self._set_net(weights, history)
+            with plain_parameters(self), float32_by_default():
+                self._set_net(weights, history)
         finally:
             vars(self).update(given)
 
@@ -195,6 +198,7 @@ class Learner(Training, NetEstimator, abstract=True):
             samples = check_samples(self, X, False, self.sample_shape_)
             check_pixel_range(samples, self._pixel_range, type(self).__name__)
             return samples
+        self._check_settings()
         samples = check_samples(self, X, True)
         if samples.n_trained < 2:
             raise ValueError(
@@ -209,6 +213,19 @@ class Learner(Training, NetEstimator, abstract=True):
         self.interrupted_, self._unfinished = False, True
         self._earlier_epochs = ()
         return samples
+
+    def _check_settings(self):
+        """Raise an error for what would be noticed in the middle of the work."""
+        resolve_device(self.device)
+        check_folder(self.checkpoint_dir, "checkpoint_dir")
+        for name, value in self.get_params(deep=False).items():
+            if name.endswith("augment"):
+                for view in value if isinstance(value, (list, tuple)) else [value]:
+                    check_callable(view, name, "a batch", n_arguments=1)
+        check_callable(self.schedule, "schedule", "(step, total_steps, warmup_steps)")
+        names = "optimizer", "lr", "weight_decay"
+        settings = {name: getattr(self, name) for name in names}
+        check_net(settings, self.net_params or {})
 
     def _start(self, sample_shape):
         """Return the module that ``fit`` goes on from; None: from nothing."""
@@ -269,7 +286,12 @@ class Learner(Training, NetEstimator, abstract=True):
         if augment is None:
             return torch.nn.Identity()
         if augment != "auto":
-            return clone(augment, safe=False)
+            own = clone(augment, safe=False)
+            if type(own).__module__.startswith("sklabel."):
+                return own
+            given = self.get_params(deep=False).items()
+            names = [name for name, value in given if value is augment]
+            return watched(own, *(names or ["augment"])[:1])
         if isinstance(default, str):
             return build_augment(default, self.sample_shape_, mean, std)
         if len(self.sample_shape_) == 1:
