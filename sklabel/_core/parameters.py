@@ -214,7 +214,8 @@ class Training(Inference, abstract=True):
     warmup_epochs : float
         Epochs of linear warm-up.
     warm_start : bool
-        Whether ``fit`` continues from the weights of the last fit.
+        Whether ``fit`` continues from the weights of the last fit, under the parameters
+        as they are now. Those that make a network of another shape are refused.
     checkpoint_dir : str, Path or None
         Folder for checkpoints; the same fit called again continues from the last one.
     net_params : dict or None
