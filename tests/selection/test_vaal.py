@@ -37,8 +37,6 @@ from tests._golden import cases
 
 TINY = {"max_steps": 2, "width": 2, "random_state": 0}
 WORKS = {
-    "kl_reduction": "mean",
-    "kl_weight": 0.01,
     "adversary_weight": 0.1,
     "batch_size": 32,
     "lr": 2e-3,
@@ -333,6 +331,17 @@ def test_digits_that_have_no_label_are_chosen():
         warnings.simplefilter("error")
         rows = selector.fit_select(X, y)
     assert (target[rows] >= 7).mean() > (target[y < 0] >= 7).mean() + 0.15
+
+
+def test_the_default_explains_the_rows_and_the_published_sum_does_not():
+    X, y = load_digits(return_X_y=True)[0][:400], half(400)
+    settings = {"max_steps": 200, "width": 8, "batch_size": 32, "lr": 2e-3}
+    settings["random_state"] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        VAALSelector(**settings).fit(X, y)
+    with pytest.warns(CollapseWarning, match='explain .*kl_reduction="mean"'):
+        VAALSelector(kl_reduction="sum", kl_weight=1, **settings).fit(X, y)
 
 
 def test_empty_codes_are_told():
