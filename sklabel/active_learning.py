@@ -11,7 +11,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from ._core.callbacks import CallbackSupportMixin, fitting
-from ._core.inputs import _as_images, _as_paths
+from ._core.columns import holds_images
+from ._core.inputs import unpacked
 from ._core.labels import check_labels, encode_labels, is_labeled
 from ._core.learner import Learner
 from ._core.nested import fit_partly_labeled, last_step
@@ -405,8 +406,8 @@ class ActiveLearningClassifier(
 
     def _check_X(self, X, reset=False):
         """Return vectors as an array; whoever takes images and paths checks them."""
-        X = _as_images(X)
-        if len(getattr(X, "shape", ())) > 2 or _as_paths(X) is not None:
+        X = unpacked(X)
+        if len(getattr(X, "shape", ())) > 2 or holds_images(X):
             return X
         return validate_data(self, X, reset=reset)
 
@@ -468,7 +469,7 @@ class ActiveLearningClassifier(
 
     def _vectors(self):
         """Return X where it is 2-D, else its embedding; files it lacks are refused."""
-        if len(getattr(self._X, "shape", ())) == 2 and _as_paths(self._X) is None:
+        if len(getattr(self._X, "shape", ())) == 2 and not holds_images(self._X):
             return self._X
         if not hasattr(self, "_Z"):
             if not hasattr(self, "embedder_"):
