@@ -114,8 +114,7 @@ def rows_of(title):
     rows = []
     for line in lines[rules[1] + 1 : rules[2]]:
         cells = [
-            line[a:b].strip()
-            for a, b in zip(starts, [*starts[1:], None], strict=True)
+            line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)
         ]
         if cells[0]:
             rows.append(cells)

@@ -373,6 +373,7 @@ _FITTED = {
     "_row_shape": _is_shape,
     "_sklearn_output_config": _is_output,
     "_unfinished": _is_flag,
+    "_value_range": _is_range,
     "calibration_temperature_": lambda value: _is_number(value) and value > 0,
     "center_labels_": _is_vector,
     "class_embedding_": _is_array,

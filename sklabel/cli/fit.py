@@ -47,7 +47,9 @@ def run(args):
     outputs.check_folder(args.model)
 
     embedder = models.load_embedder(args)
-    names, images = inputs.read_images(files, models.size_for(embedder, args), args)
+    names, images = inputs.read_images(
+        files, models.size_for(embedder, args), args, embedder
+    )
     _check_classes({n: given[n] for n in names if n in given}, args)
     if embedder is None:
         embedder = models.fit_embedder(images, args)
@@ -62,6 +64,7 @@ def run(args):
         verbose=int(not args.quiet),
     ).fit(images, inputs.as_y(names, given))
     models.stop_if_interrupted(classifier)
+    inputs.keep_range(classifier, args)
 
     predicted = models.predict(classifier, images, names)
     rows = []

@@ -28,7 +28,7 @@ def run(args):
         outputs.check_file(Path(args.out))
 
     size = models.trained_size(classifier, args.model)
-    names, images = inputs.read_images(files, size, args)
+    names, images = inputs.read_images(files, size, args, classifier)
     predicted = models.predict(classifier, images, names)
 
     rows = [[name, *predicted.get(name, ("", ""))] for name in files]

@@ -62,18 +62,20 @@ def run(args):
     outputs.check_folder(args.save_embedder)
 
     embedder = models.load_embedder(args)
-    names, images = inputs.read_images(files, models.size_for(embedder, args), args)
+    names, images = inputs.read_images(
+        files, models.size_for(embedder, args), args, embedder
+    )
     y = inputs.as_y(names, known)
     options.check_n_samples(args.n_samples, int((y == -1).sum()), "that can be read")
     if embedder is None:
-        embedder = models.fit_embedder(images, args)
+        embedder = inputs.keep_range(models.fit_embedder(images, args), args)
     selector = sklabel.selection.USLSelector(args.n_samples, random_state=args.seed)
     chosen = selector.fit(embedder.transform(images), y).sample_indices_
     asked = [names[row] for row in chosen]
 
     if args.save_embedder is not None:
         models.save(embedder, args.save_embedder)
-    _write_sheet(sheet, files, asked)
+    _write_sheet(sheet, files, asked, args.max_pixels)
     outputs.write_csv(out, ["path", "label"], [[name, ""] for name in asked])
     print(
         f"{len(asked)} of {len(names)} images to label, the most telling first: write "
@@ -93,8 +95,9 @@ def _check_sheet(sheet, out, folder):
         )
 
 
-def _write_sheet(path, files, asked):
+def _write_sheet(path, files, asked, max_pixels):
     from .._core.display import contact_sheet
 
-    picture = contact_sheet([files[name] for name in asked], asked)
+    paths = [files[name] for name in asked]
+    picture = contact_sheet(paths, asked, max_pixels=max_pixels)
     outputs.write_picture(path, picture)
