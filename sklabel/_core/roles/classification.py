@@ -17,8 +17,8 @@ from ..labels import (
     check_labels,
     decode_labels,
     encode_labels,
-    is_labeled,
     most_probable,
+    read_labels,
 )
 from ..parameters import KW_ONLY, Count, OpenUnitInterval, Parameters
 from ..samplers import Mixed
@@ -37,7 +37,7 @@ class LabeledScoreMixin:
         X : array-like
             What ``predict`` takes.
         y : array-like of shape (n_samples,)
-            Classes; rows that are unlabeled (-1, None or NaN) do not count.
+            Classes; rows that are unlabeled (-1, None, NaN or blank) do not count.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each row.
 
@@ -45,7 +45,7 @@ class LabeledScoreMixin:
         -------
         accuracy : float
         """
-        labeled = is_labeled(y)
+        _, labeled, truth = read_labels(y, classes=vars(self).get("classes_"))
         if not labeled.any():
             raise ValueError("y has no labeled row to score on: every label is -1.")
         weights = _check_sample_weight(sample_weight, labeled)[labeled]
@@ -57,8 +57,7 @@ class LabeledScoreMixin:
                 "Found input variables with inconsistent numbers of samples: "
                 f"X has {len(found)} rows, y has {len(labeled)}."
             )
-        truth = np.asarray(y).reshape(-1)  # y may be a column
-        hits = found[labeled] == truth[labeled]
+        hits = found[labeled] == truth
         return float(np.average(hits, weights=weights))
 
 
@@ -139,7 +138,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
             files; or vectors ``(n, D)``.
         y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
+            Classes; -1, None, NaN or a blank text for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
             of its class. A labeled row of weight 0 is left out of the training.
