@@ -35,7 +35,10 @@ _IN_COMMANDS = [
         r'lower\s+lr=\S+,? or use precision="float32"',
         "try another --seed, or another --device",
     ),
-    (r'pass on_error="skip" to leave such files out', "leave it out with --skip-broken"),
+    (
+        r'pass on_error="skip" to leave such files out',
+        "leave it out with --skip-broken",
+    ),
 ]
 
 

@@ -60,7 +60,8 @@ def run(args):
     results = {arm: [] for arm in arms}
     with tqdm(
         total=args.seeds * (_EMBEDDING_SHARE + len(arms)),
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left",
+        bar_format="{desc} {percentage:3.0f}% |{bar}| "
+        "{elapsed} elapsed, {remaining} left",
         disable=args.quiet,
     ) as bar:
         for seed in range(args.seeds):

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import unicodedata
 import urllib.parse
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from . import tables
+from .._core.label_texts import text_label
+from . import options, tables
 
 HEADER = ["path", "label", "confidence", "source", "predicted"]
 _BY_LABEL_STUDIO = re.compile(r"[0-9a-f]{8}-(.+)")  # before a name that was uploaded
@@ -64,69 +66,88 @@ def read(paths, files, folder, args):
         Of `options.add_lists`.
     """
     names = _Names(files, folder, args.path_prefix)
-    given, origin, corrected, predicted = {}, {}, set(), 0
+    given, origin, corrected, predicted, unclear = {}, {}, set(), 0, {}
     for path in paths:
-        table = tables.read(path, [args.path_column, args.label_column])
-        of_path = table.column(
-            args.path_column,
-            "The first line must name the columns; name the one with the paths with "
-            "--path-column.",
-        )
-        of_label = table.column(args.label_column, "Name one with --label-column.")
-        of_source, of_prediction = table.column("source"), table.column("predicted")
         strangers = []
-        for row in table.rows:
-            label, prediction = (
-                tables.unescape(row.cell(column)).strip()
-                for column in (of_label, of_prediction)
-            )
-            if not row.cell(of_path).strip():
-                if not label:
-                    continue
+        for line, cell, text, prediction, is_predicted in _entries(path, args):
+            name = names.find(cell, path, line) if cell.strip() else None
+            if text in args.unlabeled:
+                text = ""
+            if is_predicted and prediction in ("", text):
+                predicted += bool(text)
+                text = ""
+            try:
+                label = text_label(text, args.keep_label)
+            except ValueError as error:
+                unclear.setdefault(text, f"{path}, line {line}: {error}")
+                continue
+            if name is None and cell.strip():
+                strangers.append((line, cell))
+            elif name is None and label is not None:
                 raise ValueError(
-                    f"{path}, line {row.line}: the label {label!r} has no path."
+                    f"{path}, line {line}: the label {text!r} has no path."
                 )
-            name = names.find(row.cell(of_path), path, row.line)
-            if name is None:
-                strangers.append(row)
-                continue
-            is_predicted = row.cell(of_source).strip().casefold() == "predicted"
-            if not label:
-                continue
-            if is_predicted and prediction in ("", label):
-                predicted += 1
-                continue
-            if given.setdefault(name, label) != label:
-                raise ValueError(
-                    f"two labels for {name}: {given[name]!r} ({origin[name]}) and "
-                    f"{label!r} ({path}, line {row.line}). Remove one of them."
-                )
-            origin.setdefault(name, f"{path}, line {row.line}")
-            if is_predicted:
-                corrected.add(name)
+            elif label is not None:
+                if given.setdefault(name, label) != label:
+                    raise ValueError(
+                        f"two labels for {name}: {given[name]!r} ({origin[name]}) and "
+                        f"{label!r} ({path}, line {line}). Remove one of them."
+                    )
+                origin.setdefault(name, f"{path}, line {line}")
+                if is_predicted:
+                    corrected.add(name)
         if strangers:
-            raise _unknown(strangers, of_path, path, folder)
-    if "-1" in given.values():
-        name = next(name for name, label in given.items() if label == "-1")
-        raise ValueError(
-            f"{origin[name]}: the label '-1' stands for unlabeled in this package. "
-            "Leave such cells empty, or give the class another name."
-        )
+            raise _unknown(strangers, path, folder)
+    if unclear:
+        raise _unclear(unclear)
     return Labels(given, len(corrected), predicted)
 
 
-def _unknown(rows, column, path, folder):
-    first, more = rows[0], f" and {len(rows) - 1} more" if len(rows) > 1 else ""
-    name = first.cell(column)
+def _entries(path, args):
+    """Yield line, path, label, predicted label and whether that is all there is."""
+    table = tables.read(path, [args.path_column, args.label_column])
+    of_path = table.column(
+        args.path_column,
+        "The first line must name the columns; name the one with the paths with "
+        "--path-column.",
+    )
+    of_label = table.column(args.label_column, "Name one with --label-column.")
+    of_source, of_prediction = table.column("source"), table.column("predicted")
+    for row in table.rows:
+        label, prediction = (
+            tables.unescape(row.cell(column)).strip()
+            for column in (of_label, of_prediction)
+        )
+        is_predicted = row.cell(of_source).strip().casefold() == "predicted"
+        yield row.line, row.cell(of_path), label, prediction, is_predicted
+
+
+def _unclear(texts):
+    """Return an error for texts that may stand for a missing label."""
+    first, *others = texts
+    more = f" (as may {', '.join(map(repr, others))})" if others else ""
+    unlabeled, kept = (
+        shlex.join(word for text in texts for word in options.option(name, text))
+        for name in ("unlabeled", "keep_label")
+    )
+    return ValueError(
+        f"{texts[first]}{more}. Leave such cells empty or add {unlabeled}; add {kept} "
+        "to keep it as a class."
+    )
+
+
+def _unknown(cells, path, folder):
+    """Return an error for cells, each with its line, that name no image."""
+    (line, name), more = cells[0], f" and {len(cells) - 1} more" if cells[1:] else ""
     if Path(folder, name).expanduser().exists():
         return ValueError(
-            f"{path}, line {first.line}, names {name!r}{more}, which is in {folder} but "
+            f"{path}, line {line}, names {name!r}{more}, which is in {folder} but "
             "is no image that is read."
         )
     return ValueError(
-        f"{path}, line {first.line}, names {name!r}{more}, but no such image is in "
-        f"{folder}: paths in the CSV must be relative to that folder. What stands before "
-        "such a path can be cut off with --path-prefix."
+        f"{path}, line {line}, names {name!r}{more}, but no such image is in "
+        f"{folder}: paths in the CSV must be relative to that folder. --path-prefix cuts "
+        "off what stands before such a path."
     )
 
 

@@ -16,6 +16,8 @@ _REPEATED = (
     "label_column",
     "path_column",
     "path_prefix",
+    "unlabeled",
+    "keep_label",
 )
 
 
@@ -54,6 +56,20 @@ def add_lists(parser):
         "--path-prefix",
         metavar="TEXT",
         help="what stands in the CSV before the path within FOLDER, such as a URL",
+    )
+    parser.add_argument(
+        "--unlabeled",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a cell with this text has no label, such as NA (can be repeated)",
+    )
+    parser.add_argument(
+        "--keep-label",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a class has this name, such as none (can be repeated)",
     )
 
 
@@ -123,14 +139,20 @@ def command_line(command, *words, args=None, **changed):
     # what begins with a dash would be taken for an option
     line += [f"./{word}" if str(word).startswith("-") else str(word) for word in words]
     for name, value in given.items():
-        option = f"--{name.replace('_', '-')}"
-        if value is True:
-            line.append(option)
-        elif value not in (None, False, defaults.get(name)):
+        if value not in (None, False, defaults.get(name)):
             for one in value if isinstance(value, list) else [value]:
-                dash = str(one).startswith("-")
-                line += [f"{option}={one}"] if dash else [option, str(one)]
+                line += option(name, one)
     return shlex.join(line)
+
+
+def option(name, value):
+    """Return an option and its value as words of a command."""
+    dashed = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [dashed]
+    if str(value).startswith("-"):  # else it would be taken for an option
+        return [f"{dashed}={value}"]
+    return [dashed, str(value)]
 
 
 def positive(text):

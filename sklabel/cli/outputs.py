@@ -51,7 +51,11 @@ def check_folder(folder, option, args):
         place = place.parent
     _check_place(folder, place)
     photos = getattr(args, "folder", None)
-    if photos is not None and folder.exists() and folder.samefile(Path(photos).expanduser()):
+    if (
+        photos is not None
+        and folder.exists()
+        and folder.samefile(Path(photos).expanduser())
+    ):
         raise ValueError(
             f"{option} {folder} is the folder of the photographs: give another."
         )

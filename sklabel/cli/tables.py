@@ -1,4 +1,4 @@
-"""CSV files: those of other programs are read, and no spreadsheet runs what we write."""
+"""CSV: that of other programs is read, and no spreadsheet runs what is written."""
 
 import codecs
 import csv
@@ -138,7 +138,9 @@ class Table(NamedTuple):
         if remedy is None:
             return None
         found = ", ".join(map(repr, self.header)) or "none"
-        raise ValueError(f"{self.path} has no column {name!r}; found: {found}. {remedy}")
+        raise ValueError(
+            f"{self.path} has no column {name!r}; found: {found}. {remedy}"
+        )
 
 
 def read(path, wanted):
