@@ -88,7 +88,9 @@ class _ClusteringScorer:
                     return np.asarray(embedder.transform(X))
             return encoded(estimator, X)
         X = X.toarray() if issparse(X) else X
-        return np.asarray(X, dtype=np.float32).reshape((X.shape[0] if hasattr(X, "shape") else len(X)), -1)
+        return np.asarray(X, dtype=np.float32).reshape(
+            (X.shape[0] if hasattr(X, "shape") else len(X)), -1
+        )
 
     def __repr__(self):
         return f"clustering_scorer({self.figure!r})"

@@ -270,9 +270,7 @@ class LabeledKFold(_LabeledSplitter):
         self._folds()  # as scikit-learn's splitters do: wrong parameters fail here
 
     def _folds(self, kind=StratifiedKFold):
-        return kind(
-            self.n_splits, shuffle=self.shuffle, random_state=self.random_state
-        )
+        return kind(self.n_splits, shuffle=self.shuffle, random_state=self.random_state)
 
     def get_n_splits(self, X=None, y=None, groups=None):
         """Return the number of folds.

@@ -260,9 +260,9 @@ def test_arrow_and_polars_keep_their_kinds():
             pd.Series(values, dtype=pd.ArrowDtype(pa.array(values).type)),
         ):
             classes, codes = encode_labels(y)
-            assert classes.tolist() == found and type(classes[0].item() if hasattr(
-                classes[0], "item"
-            ) else classes[0]) is type(found[0])
+            assert classes.tolist() == found and type(
+                classes[0].item() if hasattr(classes[0], "item") else classes[0]
+            ) is type(found[0])
             assert codes.tolist() == [0, -1, 1, 0]
             back = decode_labels(codes, classes, like=y)
             assert pd.isna(back[1]) and back[2] == found[1]
