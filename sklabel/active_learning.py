@@ -12,7 +12,8 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from ._core.answers import check_rows, read_answers
 from ._core.callbacks import CallbackSupportMixin, fitting
-from ._core.inputs import _as_images, _as_paths
+from ._core.columns import holds_images
+from ._core.inputs import unpacked
 from ._core.labels import (
     as_column,
     check_labels,
@@ -477,8 +478,8 @@ class ActiveLearningClassifier(
 
     def _check_X(self, X, reset=False):
         """Return vectors as an array; whoever takes images and paths checks them."""
-        X = _as_images(X)
-        if len(getattr(X, "shape", ())) > 2 or _as_paths(X) is not None:
+        X = unpacked(X)
+        if len(getattr(X, "shape", ())) > 2 or holds_images(X):
             return X
         return validate_data(self, X, reset=reset)
 
@@ -547,7 +548,7 @@ class ActiveLearningClassifier(
 
     def _vectors(self):
         """Return X where it is 2-D, else its embedding; files it lacks are refused."""
-        if len(getattr(self._X, "shape", ())) == 2 and _as_paths(self._X) is None:
+        if len(getattr(self._X, "shape", ())) == 2 and not holds_images(self._X):
             return self._X
         if not hasattr(self, "_Z"):
             if not hasattr(self, "embedder_"):

@@ -334,6 +334,7 @@ class Learner(Training, NetEstimator, abstract=True):
                 ("checkpoint_dir", None),
                 ("image_shape", None),
                 ("image_size", None),
+                ("max_pixels", None),
                 ("on_error", "raise"),
             )
             if estimator.get_params(deep=False).get(name, 0) == empty

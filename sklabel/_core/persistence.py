@@ -21,7 +21,13 @@ from sklearn.frozen import FrozenEstimator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import augment
-from .files import read_regular, remove_abandoned, replacing, sync_folder
+from .files import (
+    read_regular,
+    remove_abandoned,
+    remove_partial,
+    replacing,
+    sync_folder,
+)
 
 _FORMAT = 2
 _FORMATS = (1, _FORMAT)  # 1: the weights have the same name in every folder
@@ -36,7 +42,7 @@ _EXTERNAL = re.compile(r"(?:\w+/)?(?:hf[-_]hub|local[-_]dir):", re.ASCII)
 _local_only = ContextVar("local_only", default=False)
 
 
-def save(estimator, folder):
+def save(estimator, folder, written_by=None):
     """Write the weights under the name of their hash, then ``estimator.json``.
 
     The renaming of ``estimator.json`` replaces an older model; its weights are removed
@@ -48,6 +54,8 @@ def save(estimator, folder):
     weights = serialize(tensors)
     checksum = hashlib.sha256(weights).hexdigest()
     description = {"format": _FORMAT, "weights": checksum, "estimator": encoded}
+    if written_by is not None:  # by whom, if not by a person's own save
+        description["written_by"] = written_by
     text = json.dumps(description).encode()
     if len(text) > _MOST_JSON:
         raise ValueError(
@@ -66,7 +74,7 @@ def save(estimator, folder):
             (folder / before).unlink()
     # what a killed process has left; another one may be saving at this moment
     remove_abandoned(folder, r"weights-[0-9a-f]{12}\.safetensors", keep=after)
-    remove_abandoned(folder, r"\.weights-.*\.partial")
+    remove_partial(folder, r"weights-[0-9a-f]{12}\.safetensors")
     sync_folder(folder)
 
 
@@ -373,6 +381,7 @@ _FITTED = {
     "_row_shape": _is_shape,
     "_sklearn_output_config": _is_output,
     "_unfinished": _is_flag,
+    "_value_range": _is_range,
     "calibration_temperature_": lambda value: _is_number(value) and value > 0,
     "center_labels_": _is_vector,
     "class_embedding_": _is_array,

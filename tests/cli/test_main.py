@@ -89,7 +89,7 @@ def test_interrupted(here, capsys, monkeypatch):
     # in the training, which the estimator itself ends, and elsewhere
     for place in (
         "sklabel.embedding._simclr._SimCLR.loss",
-        "sklabel.cli.outputs.csv_text",
+        "sklabel.cli.tables.as_text",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, stop)
