@@ -8,6 +8,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    RandomizedSearchCV,
+    TunedThresholdClassifierCV,
+)
+from sklearn.multiclass import (
+    OneVsOneClassifier,
+    OneVsRestClassifier,
+    OutputCodeClassifier,
+)
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.semi_supervised import SelfTrainingClassifier
 
 from sklabel.classification import SupervisedClassifier
 from sklabel.labels import is_labeled, keep_as_class, partial_labels
@@ -100,7 +124,7 @@ def test_masked_labels_are_neither_learned_nor_scored():
         np.testing.assert_array_equal(mine[1], theirs[1])
 
 
-# -- the guide
+# -- within scikit-learn's meta-estimators, and the tables of the guide
 
 GUIDE = Path(__file__).parents[1] / "docs/user_guide/labels.rst"
 
@@ -128,15 +152,121 @@ def test_the_table_of_marks():
     names = {"np": np, "pd": pd, "pa": __import__("pyarrow")}
     table = rows_of("What marks an unlabeled row")
     assert len(table) > 10
-    for example, meaning in table:
-        entry = eval(example.strip("`"), names)  # the guide is ours
-        if not hasattr(entry, "__len__") or isinstance(entry, str):
-            entry = [entry]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    for cell, meaning in table:
+        for example in re.findall("`([^`]+)`", cell):
+            entry = eval(example, names)  # the guide is ours
+            y = entry if np.ndim(entry) else [entry]
             if meaning.startswith("error"):
                 with pytest.raises(ValueError):
-                    is_labeled(entry)
+                    is_labeled(y)
             else:
-                found = is_labeled(entry)
-                assert found[-1] == (meaning != "no label"), example
+                assert is_labeled(y)[-1] == (meaning != "no label"), example
+
+
+LR = {"lr": [0.01, 0.02]}
+WITHIN = {
+    "Pipeline": make_pipeline,
+    "FrozenEstimator": lambda c: c,
+    "GridSearchCV": lambda c: GridSearchCV(c, LR, cv=LabeledKFold(2)),
+    "RandomizedSearchCV": lambda c: RandomizedSearchCV(
+        c, LR, n_iter=1, cv=LabeledKFold(2), random_state=0
+    ),
+    "SelfTrainingClassifier": lambda c: SelfTrainingClassifier(c, max_iter=1),
+    "MultiOutputClassifier": MultiOutputClassifier,
+    "ClassifierChain": ClassifierChain,
+    "AdaBoostClassifier": lambda c: AdaBoostClassifier(c, n_estimators=2),
+    "VotingClassifier": lambda c: VotingClassifier([("c", c)], voting="soft"),
+    "StackingClassifier": lambda c: StackingClassifier(
+        [("c", c)], LogisticRegression(), cv=2
+    ),
+    "BaggingClassifier": lambda c: BaggingClassifier(c, 2, random_state=0),
+    "OneVsRestClassifier": OneVsRestClassifier,
+    "OneVsOneClassifier": OneVsOneClassifier,
+    "OutputCodeClassifier": lambda c: OutputCodeClassifier(c, random_state=0),
+    "CalibratedClassifierCV": lambda c: CalibratedClassifierCV(c, cv=2),
+    "FixedThresholdClassifier": FixedThresholdClassifier,
+    "TunedThresholdClassifierCV": lambda c: TunedThresholdClassifierCV(c, cv=2),
+}
+META = "Within scikit-learn's meta-estimators"
+Y = np.where(np.arange(60) < 40, TRUTH, -1)
+
+
+class _Witness(SupervisedClassifier):
+    """Tells whether it has got the marks as they are, and what as features."""
+
+    seen = []
+
+    def fit(self, X, y, sample_weight=None):
+        self.seen.append((np.asarray(X), np.asarray(y), sample_weight))
+        return super().fit(X, y, sample_weight)
+
+
+def what_becomes_of(name, mark):
+    """Return what the table says of a meta-estimator."""
+    y = np.where(Y < 0, mark, Y)
+    if name in ("MultiOutputClassifier", "ClassifierChain"):
+        y = np.stack([y, y], 1)
+    _Witness.seen.clear()
+    model = WITHIN[name](_Witness(max_steps=4, random_state=0))
+    try:
+        model.fit(X, y)
+    except ValueError:
+        return "refused"
+    if -1 in np.ravel(model.classes_):
+        return "as a class"
+    seen = _Witness.seen
+    if any(-1 in x[:, 4:] for x, _, _ in seen):
+        return "as a value"
+    weights = seen[-1][2]
+    if weights is not None:
+        return "as errors"
+    assert set(np.ravel(model.predict(X)).tolist()) <= {0, 1}
+    return "works"
+
+
+def test_the_table_of_meta_estimators():
+    table = rows_of(META)
+    assert [row[0].strip("`") for row in table] == list(WITHIN)
+    for name, with_minus_one, with_nan, _ in table:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = [what_becomes_of(name.strip("`"), mark) for mark in (-1, np.nan)]
+        assert found == [with_minus_one, with_nan], name
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_the_ways_that_work_within_meta_estimators(names):
+    truth = np.array(["no", "yes"], object)[TRUTH] if names else TRUTH
+    y = truth.copy()
+    y[40:] = -1
+    labeled = is_labeled(y)
+    given = y[labeled].tolist()
+    clf = SupervisedClassifier(max_steps=60, lr=0.01)
+    fitted = [clone(clf).set_params(random_state=i).fit(X, y) for i in range(2)]
+    frozen = [(str(i), FrozenEstimator(c)) for i, c in enumerate(fitted)]
+    models = [
+        VotingClassifier(frozen, voting="soft").fit(X[labeled], given),
+        CalibratedClassifierCV(frozen[0][1]).fit(X[labeled], given),
+    ]
+    positive = {"pos_label": "yes"} if names else {}
+    models.append(
+        FixedThresholdClassifier(frozen[0][1], threshold=0.5, **positive).fit(
+            X[labeled], given
+        )
+    )
+    if not names:
+        tuned = TunedThresholdClassifierCV(frozen[0][1], cv="prefit", refit=False)
+        models.append(tuned.fit(X[labeled], given))
+    for model in models:
+        assert set(model.classes_) == set(given)
+        assert np.mean(np.asarray(model.predict(X)) == truth) > 0.8
+    np.testing.assert_allclose(
+        models[0].predict_proba(X), np.mean([c.predict_proba(X) for c in fitted], 0)
+    )
+    p = labeled_cross_val_predict(fitted[0], X, y, cv=2, method="predict_proba")
+    stack = LogisticRegression().fit(p[labeled], given)
+    assert stack.score(p[labeled], given) > 0.8
+    outputs = MultiOutputClassifier(clf).fit(
+        X, np.stack([Y, np.where(Y < 0, Y, 1 - Y)], 1)
+    )
+    assert (outputs.predict(X).sum(1) == 1).mean() > 0.8

@@ -131,7 +131,7 @@ def _by_row(answers, rows):
     if strangers:
         raise ValueError(
             f"answers are for row {strangers[0]}"
-            f"{f' and {len(strangers) - 1} others' if strangers[1:] else ''}, which "
+            f"{f' and {len(strangers) - 1} more' if strangers[1:] else ''}, which "
             "were not asked. Give a list or an array where the answers are in the "
             "order of the rows."
         )
