@@ -145,9 +145,9 @@ def _unknown(cells, path, folder):
             "is no image that is read."
         )
     return ValueError(
-        f"{path}, line {line}, names {name!r}{more}, but no such image is in "
-        f"{folder}: paths in the CSV must be relative to that folder. --path-prefix cuts "
-        "off what stands before such a path."
+        f"{path}, line {line}, names {name!r}{more}, but no such image is in {folder}: "
+        "paths in the CSV must be relative to that folder. --path-prefix cuts off what "
+        "stands before such a path."
     )
 
 
