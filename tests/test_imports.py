@@ -18,7 +18,8 @@ FLOORS = [
     "_core.layers _core.optional _core.samples _core.warn",
     "backbones datasets text _core.calibration _core.callbacks _core.choice "
     "_core.display _core.few_shot _core.identity _core.image_files _core.kcenter "
-    "_core.labels _core.persistence _core.samplers _core.weight_files",
+    "_core.labels _core.persistence _core.propagation _core.samplers "
+    "_core.weight_files",
     "_core.inputs _core.vector_cache",
     "inspection metrics pretrained _core.class_names _core.net _core.texts",
     "_core.health _core.parameters",
