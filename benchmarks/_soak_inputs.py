@@ -1,5 +1,6 @@
 """What `soak.py` gives: the fits that it kills, and wrong input of many kinds."""
 
+import contextlib
 import functools
 import inspect
 import math
@@ -295,7 +296,9 @@ def _fitted(cls):
 def _wrong_data(cls, X, y):
     name = cls.__name__
     for kind, wrong in wrong_X(X).items():
-        length = len(wrong) if hasattr(wrong, "__len__") else len(X)
+        length = len(X)
+        with contextlib.suppress(TypeError):
+            length = len(wrong)
         labels = (np.arange(length) % 3) if length else y
         call = functools.partial(_fit, cls, {}, wrong, labels)
         yield "X of fit", kind, f"{name}.fit", call
