@@ -36,7 +36,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklabel import classification, clustering, embedding, selection
 from sklabel._core.roles.selection import SelectionRole
-from sklabel.classification import FixMatchClassifier
+from sklabel.classification import EmbeddingClassifier, FixMatchClassifier
 from sklabel.clustering import IICSegmenter, SCANClusterer
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import (
@@ -424,6 +424,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(cls):
         USLSelector,
         TypiClustSelector,
         CoreSetSelector,
+        EmbeddingClassifier,
         MaxHerdingSelector,
         UHerdingSelector,
         UncertaintySelector,

@@ -19,7 +19,7 @@ FLOORS = [
     "_core.warn",
     "backbones text _core.calibration _core.callbacks _core.choice _core.decoding "
     "_core.few_shot _core.identity _core.kcenter _core.labels _core.persistence "
-    "_core.samplers _core.weight_files",
+    "_core.propagation _core.samplers _core.weight_files",
     "datasets _core.answers _core.display _core.image_files",
     "labels metrics _core.class_names _core.inputs _core.net _core.texts "
     "_core.vector_cache",

@@ -55,7 +55,7 @@ class CodesMixin:
     names.
     """
 
-    bound = ("embedder", "backbone")  # a warm start trains no embedder
+    bound: ClassVar[tuple[str, ...]] = ("embedder", "backbone")
 
     def _fit_embedder(self, X):
         """Return the embedder, fitted; by default it has codes of 10."""

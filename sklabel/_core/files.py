@@ -112,6 +112,10 @@ def _open(file, max_pixels, first):
                 before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
                 try:
                     image = Image.open(file, formats=_image_formats())
+                    large = before and before < image.width * image.height
+                    large = large and image.width * image.height <= max_pixels
+                    if large and image.format in ("GIF", "TIFF"):
+                        image.load()  # which looks at the limit again
                 finally:
                     Image.MAX_IMAGE_PIXELS = before
     except UnidentifiedImageError as error:
@@ -122,7 +126,8 @@ def _open(file, max_pixels, first):
     except Image.DecompressionBombError as error:
         found = re.search(r"\((\d+) pixels", str(error))
         n_pixels = int(found[1]) if found else 10**9
-        raise ValueError(_too_large(n_pixels, 2 * Image.MAX_IMAGE_PIXELS)) from error
+        most = max_pixels or 2 * Image.MAX_IMAGE_PIXELS
+        raise ValueError(_too_large(n_pixels, most)) from error
     if max_pixels is not None and image.width * image.height > max_pixels:
         raise ValueError(_too_large(image.width * image.height, max_pixels))
     return image

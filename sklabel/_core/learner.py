@@ -139,6 +139,51 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         rows[samples.bad] = np.nan
         return rows
 
+    def _fit_nested(self, estimator, X, backbone="auto"):
+        """Return an estimator fitted: a clone of it, or itself where it is frozen.
+
+        ``backbone``: what the clone trains; "auto": its own.
+        """
+        own = isinstance(backbone, str) and backbone == "auto"
+        if isinstance(estimator, FrozenEstimator):
+            if own:
+                return estimator
+            raise ValueError(
+                f"backbone={backbone!r} has no effect on a frozen embedder: leave it "
+                'at "auto".'
+            )
+        copied = clone(estimator)
+        if not own:
+            # not cloned again: a fitted backbone would forget what it has learned
+            copied.set_params(backbone=backbone)
+        return self._fit_copy(copied, X)
+
+    def _fit_copy(self, estimator, X, y=None):
+        """Fit an estimator of our own, which takes over what it has not been given."""
+        unset = {
+            name: getattr(self, name, empty)
+            for name, empty in (
+                ("checkpoint_dir", None),
+                ("image_shape", None),
+                ("image_size", None),
+                ("max_pixels", None),
+                ("on_error", "raise"),
+            )
+            if estimator.get_params(deep=False).get(name, 0) == empty
+        }
+        if "random_state" in estimator.get_params(deep=False):
+            seed = int(torch.randint(2**31 - 1, ()))
+            # without a seed of our own none is given: its checkpoint would not be found
+            if estimator.random_state is None and self.random_state is not None:
+                unset["random_state"] = seed
+        estimator.set_params(**unset)
+        task = self._task[0].subcontext(task_name="embed")
+        with task.propagate_callback_context(estimator):
+            estimator.fit(X, y)
+        # then nothing is built on it: the stages to come are left out
+        self.interrupted_ |= getattr(estimator, "interrupted_", False)
+        return estimator
+
     @property
     def encoder_(self):
         """Trained encoder, as other estimators take it through ``backbone=``."""
@@ -298,25 +343,6 @@ class Learner(Training, NetEstimator, abstract=True):
             return VectorNoise(noise, noise, mean, std)
         return default
 
-    def _fit_nested(self, estimator, X, backbone="auto"):
-        """Return an estimator fitted: a clone of it, or itself where it is frozen.
-
-        ``backbone``: what the clone trains; "auto": its own.
-        """
-        own = isinstance(backbone, str) and backbone == "auto"
-        if isinstance(estimator, FrozenEstimator):
-            if own:
-                return estimator
-            raise ValueError(
-                f"backbone={backbone!r} has no effect on a frozen embedder: leave it "
-                'at "auto".'
-            )
-        copied = clone(estimator)
-        if not own:
-            # not cloned again: a fitted backbone would forget what it has learned
-            copied.set_params(backbone=backbone)
-        return self._fit_copy(copied, X)
-
     def _new_embedder(self, **settings):
         """Return the embedder that None stands for; it runs where this one runs.
 
@@ -325,32 +351,6 @@ class Learner(Training, NetEstimator, abstract=True):
         names = "device", "precision", "verbose"
         shared = {name: getattr(self, name) for name in names}
         return self._default_embedder(**settings, **shared)
-
-    def _fit_copy(self, estimator, X, y=None):
-        """Fit an estimator of our own, which takes over what it has not been given."""
-        unset = {
-            name: getattr(self, name)
-            for name, empty in (
-                ("checkpoint_dir", None),
-                ("image_shape", None),
-                ("image_size", None),
-                ("max_pixels", None),
-                ("on_error", "raise"),
-            )
-            if estimator.get_params(deep=False).get(name, 0) == empty
-        }
-        if "random_state" in estimator.get_params(deep=False):
-            seed = int(torch.randint(2**31 - 1, ()))
-            # without a seed of our own none is given: its checkpoint would not be found
-            if estimator.random_state is None and self.random_state is not None:
-                unset["random_state"] = seed
-        estimator.set_params(**unset)
-        task = self._task[0].subcontext(task_name="embed")
-        with task.propagate_callback_context(estimator):
-            estimator.fit(X, y)
-        # then nothing is built on it: the stages to come are left out
-        self.interrupted_ |= getattr(estimator, "interrupted_", False)
-        return estimator
 
     # -- warm starts
 

@@ -343,6 +343,12 @@ def _is_range(value):
     )
 
 
+def _are_sizes(value):
+    if not isinstance(value, tuple):
+        return _is_count(value) and 0 < value <= _MOST_VALUES
+    return all(map(_are_sizes, value))
+
+
 def _is_array(value):
     return isinstance(value, np.ndarray)
 
@@ -390,6 +396,7 @@ _FITTED = {
     "_rng": lambda value: isinstance(value, np.random.RandomState),
     "_row_shape": _is_shape,
     "_seconds": _is_number,
+    "_sizes": _are_sizes,
     "_sklearn_output_config": _is_output,
     "_unfinished": _is_flag,
     "_value_range": _is_range,

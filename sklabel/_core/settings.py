@@ -108,13 +108,16 @@ def check_net(settings, more):
     if error is None:
         return
     reason = " ".join(f"{error}".split())[:300] or type(error).__name__
+    reason = reason.rstrip(".")
     if more and _failure(settings) is None:
-        raise ValueError(f"net_params={more!r} is no setting of the net: {reason}")
+        raise ValueError(
+            f"net_params={more!r} cannot be given to the skorch net: {reason}."
+        )
     if reason.startswith("optimizer="):
-        raise ValueError(reason)
+        raise ValueError(f"{reason}.")
     raise ValueError(
         f"optimizer={settings['optimizer']!r} cannot be made with lr={settings['lr']}: "
-        f"{reason}"
+        f"{reason}."
     ) from error
 
 

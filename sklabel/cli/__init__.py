@@ -6,17 +6,13 @@
 
 import argparse
 import difflib
-import os
 import re
-import signal
 import sys
-import threading
 import warnings
-from contextlib import contextmanager, suppress
 
 import sklabel
 
-from . import demo, fit, predict, select
+from . import demo, fit, outputs, predict, select, signals
 
 __all__ = ["main"]
 
@@ -57,7 +53,7 @@ def main(argv=None):
         SIGTERM; 1 after any other error. Each but 0 comes with one line on stderr.
     """
     args = None
-    with warnings.catch_warnings(), _stopped_by_sigterm() as received:
+    with warnings.catch_warnings(), signals.stopping(is_process=argv is None):
         warnings.simplefilter("ignore")
         # shown is what a user can act on, not what libraries tell programmers
         warnings.filterwarnings("default", category=UserWarning)
@@ -67,7 +63,6 @@ def main(argv=None):
         try:
             args = _parse(argv)
             args.run(args)
-            _flush()
         except SystemExit as stop:  # --help and --version
             return int(stop.code or 0)
         except KeyboardInterrupt:
@@ -75,39 +70,16 @@ def main(argv=None):
             more = (
                 "run the same command again to continue" if again else "nothing written"
             )
-            what, status = ("terminated", 143) if received else ("interrupted", 130)
+            what, status = signals.ending()
             return _complain(f"{what}: {more}.", status)
         except BrokenPipeError:  # the reader of our output has left, as head does
-            _give_up_stdout()
+            outputs.give_up_stdout()
             return 1
         except Exception as error:
             if getattr(args, "traceback", False):
                 raise
             return _complain(*_explain(error))
     return 0
-
-
-@contextmanager
-def _stopped_by_sigterm():
-    """Let SIGTERM do what Ctrl-C does; yield a list of the signals received."""
-    received = []
-
-    def stop(number, frame):
-        received.append(number)
-        raise KeyboardInterrupt
-
-    # a program that calls us may have its own handler
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if ours:
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        yield received
-    finally:
-        if ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -167,22 +139,6 @@ def _explain(error):
         return "there is not enough memory: try a smaller --image-size.", 2
     what = f"unexpected {type(error).__name__}: {error}"
     return f"{what} (--traceback shows where it comes from)", 1
-
-
-def _flush():
-    """Write out what was printed; a full disk shows only now."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _give_up_stdout()  # else the end of the program would try again
-        raise OSError(error.errno, error.strerror, "standard output") from error
-
-
-def _give_up_stdout():
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message, status):

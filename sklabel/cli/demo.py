@@ -52,7 +52,7 @@ def run(args):
         outputs.check_picture(sheet, "--out", args)
         outputs.check_csv(table, "--out", args)
 
-    # this loads all that is timed below
+    models.prepare()  # all that is timed below
     arms = {
         "chosen by USL": sklabel.selection.USLSelector,
         "random": sklabel.selection.RandomSelector,
@@ -92,8 +92,9 @@ def run(args):
     with outputs.writing(args, csv=(table, content), picture=(sheet, picture)):
         pass
     n_classes = len(np.unique(target))
-    print(_as_text(results, args.n_samples, len(target), n_classes))
-    print(f"The chosen images by cluster: {sheet}. The labels of run 1: {table}.")
+    text = _as_text(results, args.n_samples, len(target), n_classes)
+    files = f"The chosen images by cluster: {sheet}. The labels of run 1: {table}."
+    outputs.show(f"{text}\n{files}\n")
 
 
 def _embed(images, seed, args, bar):

@@ -63,6 +63,7 @@ def run(args):
     outputs.check_model(args.model, "--model", args)
     outputs.check_folder(args.checkpoint, "--checkpoint", args)
 
+    models.prepare()
     embedder = models.load_embedder(args)
     names, images = inputs.read_images(
         files, models.size_for(embedder, args), args, embedder
@@ -98,7 +99,7 @@ def run(args):
             models.save(classifier, args.model, args.command)
     found = Counter(row[1] for row in rows)
     counts = ", ".join(f"{c} {found[str(c)]}" for c in classifier.classes_)
-    print(f"{len(rows)} images in {out}, {labels.counts()}: {counts}")
+    outputs.show(f"{len(rows)} images in {out}, {labels.counts()}: {counts}\n")
 
 
 def _in_order(paths):

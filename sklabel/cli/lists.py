@@ -145,9 +145,9 @@ def _unknown(cells, path, folder):
             "is no image that is read."
         )
     return ValueError(
-        f"{path}, line {line}, names {name!r}{more}, but no such image is in "
-        f"{folder}: paths in the CSV must be relative to that folder. --path-prefix cuts "
-        "off what stands before such a path."
+        f"{path}, line {line}, names {name!r}{more}, but no such image is in {folder}: "
+        "paths in the CSV must be relative to that folder. --path-prefix cuts off what "
+        "stands before such a path."
     )
 
 
@@ -224,17 +224,16 @@ class _Names:
         """Yield names that a path relative to the folder may mean."""
         yield text
         name = PurePosixPath(_slashes(text)).as_posix()
-        for plain in (name, urllib.parse.unquote(name)):
-            yield plain
-            head, _, tail = plain.rpartition("/")
-            uploaded = _BY_LABEL_STUDIO.fullmatch(tail)
-            if uploaded:
-                yield f"{head}/{uploaded[1]}".lstrip("/")
-        # with the folder's own name, and some of those above it
-        parts, above = PurePosixPath(name).parts, self.root.parts
-        for n in range(1, min(len(parts), len(above))):
-            if parts[:n] == above[-n:]:
-                yield "/".join(parts[n:])
+        for plain in dict.fromkeys([name, urllib.parse.unquote(name)]):
+            parts, above = PurePosixPath(plain).parts, self.root.parts
+            # alone, or with the folder's own name and some of those above it
+            for n in range(min(len(parts), len(above))):
+                if n == 0 or parts[:n] == above[-n:]:
+                    *folders, last = parts[n:]
+                    yield "/".join([*folders, last])
+                    uploaded = _BY_LABEL_STUDIO.fullmatch(last)
+                    if uploaded:
+                        yield "/".join([*folders, uploaded[1]])
 
     def _absolute(self, text, path):
         """Yield names of files that a path from another place leads to."""

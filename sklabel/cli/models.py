@@ -1,12 +1,20 @@
 """Models of the commands: trained, kept in a folder, taken from one."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import sklabel
 
-from . import options, outputs
+from . import options, outputs, signals
 
 _IMAGE_SIZE = 64
+
+
+def prepare():
+    """Load what trains and predicts, which takes seconds."""
+    with signals.loading():
+        for task in ("embedding", "classification", "selection"):
+            getattr(sklabel, task)
 
 
 def fit_embedder(images, args):
@@ -47,7 +55,14 @@ def save(estimator, folder, command):
     """Save an estimator with a note that a command has written it."""
     from .._core import persistence
 
-    persistence.save(estimator, folder, written_by=outputs.written_by(command))
+    is_new = not Path(folder).exists()
+    try:
+        persistence.save(estimator, folder, written_by=outputs.written_by(command))
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                Path(folder).rmdir()
+        raise
 
 
 def check_order(args):

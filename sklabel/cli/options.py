@@ -3,6 +3,8 @@
 import argparse
 import shlex
 
+from . import signals
+
 # of select that fit has, too, in the command that select prints
 _REPEATED = (
     "embedder",
@@ -187,9 +189,10 @@ def _whole_number(text, least):
 
 
 def check_device(name):
-    import torch
+    with signals.loading():
+        import torch
 
-    from .._core.net import resolve_device
+        from .._core.net import resolve_device
 
     try:
         torch.empty(0, device=resolve_device(name))

@@ -11,11 +11,11 @@ import json
 import os
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .._core.files import open_image, read_regular, replacing
-from . import tables
+from . import signals, tables
 
 _KEY = "sklabel"  # of the text in a picture
 _MODEL = "estimator.json"
@@ -185,6 +185,24 @@ def picture(image, command):
     return content.getvalue()
 
 
+def show(text):
+    """Print what a command has to say, all of it or with an error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_stdout()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def give_up_stdout():
+    """Drop what cannot be printed, else the end of the program would try again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 @contextmanager
 def writing(args, *, csv=None, picture=None):
     """Write files completely, all of them or none; what is done within comes first.
@@ -198,7 +216,7 @@ def writing(args, *, csv=None, picture=None):
         taken, and told.
     """
     kinds = ((csv, _is_own_csv), (picture, _is_own_picture))
-    with ExitStack() as stack:
+    with signals.finishing(), ExitStack() as stack:
         for output, is_own in kinds:
             if output is not None:
                 path, content = output

@@ -28,6 +28,7 @@ def run(args):
     files = inputs.list_images(args.folder, least=1)
     if args.out is not None:
         outputs.check_csv(Path(args.out), "--out", args)
+    models.prepare()
     classifier = models.load_classifier(args)
 
     size = models.trained_size(classifier, args.model)
@@ -44,4 +45,4 @@ def run(args):
     else:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8")
-        sys.stdout.write(tables.as_text(lists.HEADER, rows))
+        outputs.show(tables.as_text(lists.HEADER, rows))

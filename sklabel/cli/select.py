@@ -68,6 +68,7 @@ def run(args):
     )
     _check_outputs(out, sheet, args)
 
+    models.prepare()
     embedder = models.load_embedder(args)
     names, images = inputs.read_images(
         files, models.size_for(embedder, args), args, embedder
@@ -87,10 +88,10 @@ def run(args):
         if args.save_embedder is not None:
             models.save(embedder, args.save_embedder, args.command)
     before = f", beside {known.counts()}" if args.labeled else ""
-    print(
+    outputs.show(
         f"{len(asked)} of {len(names)} images to label{before}, the most informative "
         f"first: write their labels into {out}, {sheet} shows them. Then: "
-        f"{_next_command(out, args)}"
+        f"{_next_command(out, args)}\n"
     )
 
 

@@ -209,8 +209,10 @@ def _first_row(text, separator):
 
 
 def _n_found(header, wanted):
+    """Return how well a header fits; more cells are better where a name is missing."""
     names = {_plain(name) for name in header}
-    return sum(_plain(name) in names for name in wanted), len(header)
+    found = sum(_plain(name) in names for name in wanted)
+    return found, 0 if found == len(wanted) else len(header)
 
 
 def _rows(path, text, line, separator, spaced):

@@ -105,7 +105,7 @@ def as_numpy(integer, real):
             return integer(value)
         if isinstance(value, float):
             # a narrow one would be another number
-            return real(value) if real(value) == value else np.float64(value)
+            return real(value) if float(real(value)) == value else np.float64(value)
         return np.str_(value) if type(value) is str else value
 
     return number
@@ -114,7 +114,7 @@ def as_numpy(integer, real):
 KINDS = {
     "signed": as_numpy(np.int64, np.float64),
     "unsigned": as_numpy(np.uint64, np.float32),
-    "narrow": as_numpy(np.int16, np.float16),
+    "narrow": as_numpy(np.int32, np.float16),
 }
 
 
@@ -159,7 +159,7 @@ def test_another_default_dtype_changes_nothing(name, expected, tmp_path):
             assert_same(answers(loaded, X, y), expected(name))
         assert torch.get_default_dtype() == torch.float64
         with pytest.raises(ValueError):
-            estimator.fit(X[:1], y[:1])
+            estimator.fit(X[:0], y[:0])
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)

@@ -10,7 +10,13 @@ from sklearn.base import (
     ClassifierMixin,
 )
 
-from ..calibration import fit_temperature, hold_out, rescale
+from ..calibration import (
+    fit_temperature,
+    hold_out,
+    match_temperature,
+    rescale,
+    with_doubt,
+)
 from ..callbacks import fitting
 from ..health import CollapseWarning, watch_accuracy
 from ..labels import (
@@ -206,7 +212,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         trained, held = codes, np.empty(0, int)
         if self._continued is None or not hasattr(self, "_held_seed"):
             self._held_seed = seed
-        if self.calibration_size is not None:
+        if self.calibration_size not in (None, "auto"):
             # what goes on with the same y withholds the same rows: it knows the others
             usable, held = hold_out(usable, self.calibration_size, self._held_seed)
             trained = codes.copy()
@@ -271,6 +277,10 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             temperature = fit_temperature(p[held.rows], held.codes, held.weights)
             self.calibration_temperature_ = temperature
             self._check_held(len(held.rows))
+        elif self.calibration_size == "auto":
+            asked = p[(codes < 0) & ~np.isnan(p[:, 0])]
+            temperature = match_temperature(asked, self.estimated_accuracy_)
+            self.calibration_temperature_ = temperature
         codes = np.where(codes >= 0, codes, most_probable(p))
         self.transduction_ = decode_labels(codes, self.classes_, like=y)
 
@@ -356,7 +366,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             Columns in the order of ``classes_``.
         """
         ready = self._ready(X)
-        return rescale(ready._predict_rows(X), ready.calibration_temperature_)
+        p = rescale(ready._predict_rows(X), ready.calibration_temperature_)
+        return with_doubt(p) if ready.calibration_size == "auto" else p
 
     def predict(self, X):
         """Return the class of each sample.
