@@ -319,7 +319,7 @@ def test_every_container_of_labels_trains_the_same(cls):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for y in forms:
-            clf = make(cls, max_steps=3).fit(x, y)
+            clf = make(cls).fit(x, y)
             found.append((clf.score(x, y), clf.predict_proba(x)))
     for score, p in found[1:]:
         assert score == found[0][0]
