@@ -186,9 +186,9 @@ def _labeled_mask(column, unlabeled):
     if kind == "O":
         return np.array(
             [
-                not _is_missing(v)
-                and not _is_marker(v, unlabeled)
-                and not (isinstance(v, str) and is_blank(v))
+                not is_blank(v) and v != unlabeled
+                if isinstance(v, str)
+                else not _is_missing(v) and not _is_marker(v, unlabeled)
                 for v in column
             ],
             dtype=bool,
