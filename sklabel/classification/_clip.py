@@ -324,7 +324,9 @@ class CLIPClassifier(ClassificationRole, Learner):
             self.calibration_temperature_ = 1.0
             codes = np.full(len(samples), -1)
             if y is not None:
-                check_labels(y, n_samples=len(samples), min_classes=0)
+                check_labels(
+                    y, n_samples=len(samples), min_classes=0, classes=self.classes_
+                )
                 codes = encode_named(y, self.class_names, self.classes_)
         self.prompts_ = write_prompts(self.prompts, self.classes_, self._names)
         if self.few_shot != "zero_shot" and not (codes[samples.good] >= 0).any():
