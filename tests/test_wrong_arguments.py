@@ -13,7 +13,6 @@ from torch import nn
 from sklabel import (
     augment,
     losses,
-    metrics,
     modules,
     neighbors,
     optim,
