@@ -230,7 +230,7 @@ class CLIPClassifier(ClassificationRole, Learner):
     batch_size: AtLeastTwo = 64
     weight_decay: NonNegative = 0.2
 
-    bound = ("embedder",)
+    _bound = ("embedder",)
     _transduces = True  # whether fit classifies the rows of X, too
 
     @fitting
