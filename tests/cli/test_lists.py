@@ -119,7 +119,9 @@ def test_what_may_be_two_images_is_refused(here):
 def test_strangers_are_named_with_their_line(here):
     Path("photos/notes.txt").touch()
     write_csv("a.csv", [("0.png", "red"), ("no\n.png", ""), ("", ""), ("no2", "x")])
-    with pytest.raises(ValueError, match=r"a.csv, line 3, names 'no\\n.png' and 1 more"):
+    with pytest.raises(
+        ValueError, match=r"a.csv, line 3, names 'no\\n.png' and 1 more"
+    ):
         labels("a.csv")
     write_csv("a.csv", [("notes.txt", "red")])
     with pytest.raises(ValueError, match="line 2.*in photos but is no image that is"):
@@ -142,7 +144,9 @@ def test_several_lists(here):
 # -- texts that may stand for a missing label
 
 
-@pytest.mark.parametrize("text", ["NA", "nan", "None", "null", "<NA>", "?", "-1", "N/A"])
+@pytest.mark.parametrize(
+    "text", ["NA", "nan", "None", "null", "<NA>", "?", "-1", "N/A"]
+)
 def test_a_text_that_may_be_missing_is_refused_with_both_ways_out(here, text):
     rows = [("0.png", "red"), ("1.png", "blue"), ("2.png", text), ("3.png", " ")]
     write_csv("a.csv", rows)
@@ -288,4 +292,6 @@ def test_names_and_labels_that_a_spreadsheet_would_run(here, saved):
     assert labels("labels.csv") == given
     text = Path("labels.csv").read_text()
     assert ",=" not in text and ",@" not in text and '"=' not in text
-    assert json.loads(Path("m/estimator.json").read_text())["written_by"] == "sklabel fit"
+    assert (
+        json.loads(Path("m/estimator.json").read_text())["written_by"] == "sklabel fit"
+    )

@@ -116,7 +116,8 @@ def test_the_separator_may_be_told(tmp_path, first):
 
 
 @pytest.mark.parametrize(
-    "header", ["path, label", "Path,LABEL", "path,label ", " path\t,\tlabel", "label,path"]
+    "header",
+    ["path, label", "Path,LABEL", "path,label ", " path\t,\tlabel", "label,path"],
 )
 def test_spaces_and_capitals_in_the_header(tmp_path, header):
     path = tmp_path / "a.csv"
