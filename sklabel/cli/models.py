@@ -35,8 +35,9 @@ def fit_embedder(images, args):
 
 
 def stop_if_interrupted(estimator):
-    # an estimator takes Ctrl-C as "enough"; of a command, nothing is wanted then
-    if estimator.interrupted_:
+    # an estimator takes Ctrl-C as "enough"; of a command, nothing is wanted then. It
+    # may also have come where a library keeps it to itself
+    if estimator.interrupted_ or signals.received():
         raise KeyboardInterrupt
 
 
