@@ -54,11 +54,11 @@ def predict(classifier, images, names):
 
 def save(estimator, folder, command):
     """Save an estimator with a note that a command has written it."""
-    from .._core import persistence
+    from .._core.persistence import save as save_into
 
     is_new = not Path(folder).exists()
     try:
-        persistence.save(estimator, folder, written_by=outputs.written_by(command))
+        save_into(estimator, folder, written_by=outputs.written_by(command))
     except BaseException:
         if is_new:
             with suppress(OSError):
