@@ -5,11 +5,13 @@ import os
 import re
 import secrets
 import stat
+import threading
 import time
+import unicodedata
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 try:
     import fcntl
@@ -17,7 +19,16 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 # What Pillow reads by itself; for others, such as EPS, it starts a program.
-_IMAGE_FORMATS = ("BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_IMAGE_FORMATS = (
+    *("BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP"),
+    *("AVIF", "JPEG2000"),
+)
+# Files of cameras: they begin as TIFF, but what Pillow finds in them is a preview.
+RAW_ENDINGS = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .k25 .kdc .mef .mos .mrw .nef "
+    ".nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
+)
+_limit_lock = threading.Lock()  # Pillow's limit is one for the whole process
 
 _KINDS = {
     stat.S_ISDIR: "a folder",
@@ -38,21 +49,114 @@ def check_regular(path, mode=None):
         raise ValueError(f"{str(path)!r} is {kind}, not a regular file")
 
 
-def open_image(file):
+def open_image(file, max_pixels=None, first=None):
     """Open an image as ``PIL.Image.open`` does, without any other program.
 
     Parameters
     ----------
     file : str, Path or file object
+        A name is found however its accents are composed.
+    max_pixels : int or None
+        Largest number of pixels; None: ``2 * PIL.Image.MAX_IMAGE_PIXELS``.
+    first : callable or None
+        Is shown the file object before Pillow is; returns an image or None.
 
     Returns
     -------
     image : PIL.Image.Image
-        BMP, GIF, ICO, JPEG (MPO too), PNG, PPM, TIFF or WebP.
+        BMP, GIF, ICO, JPEG (MPO too), JPEG 2000, PNG, PPM, TIFF, WebP or AVIF.
+
+    Raises
+    ------
+    ValueError
+        If it has more pixels.
     """
-    if not hasattr(file, "read"):
-        check_regular(file)
-    return Image.open(file, formats=_image_formats())
+    if hasattr(file, "read"):
+        return _open(file, max_pixels, first)
+    file = open(_check_existing(file), "rb")
+    try:
+        image = _open(file, max_pixels, first)
+        image._exclusive_fp = True  # the image closes it
+    except BaseException:
+        file.close()
+        raise
+    return image
+
+
+def _check_existing(path):
+    """Return the name of a regular file, in the form in which the folder has it."""
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, os.fspath(path))
+            if os.path.exists(other):
+                check_regular(other)
+                return other
+        raise
+    return path
+
+
+def _open(file, max_pixels, first):
+    image = None
+    try:
+        if first is not None:
+            image = first(file)
+            file.seek(0)
+        if image is not None and max_pixels is None:
+            Image._decompression_bomb_check(image.size)
+        elif image is None and max_pixels is None:
+            image = Image.open(file, formats=_image_formats())
+        elif image is None:
+            with _limit_lock:
+                before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+                try:
+                    image = Image.open(file, formats=_image_formats())
+                    large = before and before < image.width * image.height
+                    large = large and image.width * image.height <= max_pixels
+                    if large and image.format in ("GIF", "TIFF"):
+                        image.load()  # which looks at the limit again
+                finally:
+                    Image.MAX_IMAGE_PIXELS = before
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError(
+            "cannot identify it as an image of a format that is read: "
+            f"{', '.join(_image_formats())}, HEIC"
+        ) from error
+    except Image.DecompressionBombError as error:
+        found = re.search(r"\((\d+) pixels", str(error))
+        n_pixels = int(found[1]) if found else 10**9
+        most = max_pixels or 2 * Image.MAX_IMAGE_PIXELS
+        raise ValueError(_too_large(n_pixels, most)) from error
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise ValueError(_too_large(image.width * image.height, max_pixels))
+    return image
+
+
+def _too_large(n_pixels, most):
+    return (
+        f"it has {n_pixels:,} pixels, and more than {most:,} may be an attack that "
+        f"fills the memory; if you trust it, allow it with max_pixels={n_pixels}, in "
+        f"commands --max-pixels {n_pixels}"
+    )
+
+
+def image_format(head):
+    """Return the format that the first bytes of a file are of, or None."""
+    if len(head) < 16:
+        return None
+    for name in _image_formats():
+        accept = Image.OPEN[name][1]
+        if accept is not None and accept(head[:16]) is True:
+            return name
+    return None
+
+
+def read_head(path):
+    """Return the first 64 bytes of a regular file."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        return file.read(64)
 
 
 @functools.cache

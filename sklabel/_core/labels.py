@@ -205,7 +205,7 @@ def _labeled_mask(column, unlabeled):
     return labeled
 
 
-def _check_texts(column, labeled, unlabeled, classes, what):
+def _check_texts(column, labeled, unlabeled, classes, what, rows):
     """Raise where a label is a text that may stand for a missing one."""
     known = set() if classes is None else {c for c in classes if isinstance(c, str)}
     if unlabeled != -1:
@@ -216,7 +216,7 @@ def _check_texts(column, labeled, unlabeled, classes, what):
     if not unclear:
         return
     row, text = next(
-        (row, value)
+        (row if rows is None else rows[row], value)
         for row, value in zip(np.flatnonzero(labeled), values, strict=True)
         if not isinstance(value, ClassName) and value in unclear
     )
@@ -273,7 +273,7 @@ def _labeled_values(column, labeled):
     return values
 
 
-def read_labels(y, unlabeled=-1, classes=None, what="y"):
+def read_labels(y, unlabeled=-1, classes=None, what="y", rows=None):
     """Return what y holds, which rows are labeled, and their labels.
 
     Parameters
@@ -287,6 +287,8 @@ def read_labels(y, unlabeled=-1, classes=None, what="y"):
         Known classes. Texts among them are labels whatever they look like.
     what : str, default="y"
         Name of y in messages.
+    rows : array-like of int of shape (n_samples,), default=None
+        Numbers of the rows in messages; ``None``: from 0.
 
     Returns
     -------
@@ -304,7 +306,7 @@ def read_labels(y, unlabeled=-1, classes=None, what="y"):
     column = as_column(y)
     labeled = _labeled_mask(column, unlabeled)
     if column.dtype.kind in "UO":
-        _check_texts(column, labeled, unlabeled, classes, what)
+        _check_texts(column, labeled, unlabeled, classes, what, rows)
     return column, labeled, _labeled_values(column, labeled)
 
 

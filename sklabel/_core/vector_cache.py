@@ -12,12 +12,12 @@ import torch
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
-from .files import check_regular, remove_partial, replacing
+from .files import remove_partial, replacing
 from .image_files import unreadable
 from .samples import native
 from .warn import warn
 
-_FORMAT = "1"
+_FORMAT = "2"
 _BLOCK_BYTES = 2**28  # of arrays, as floats
 # vectors are written to disk when they are so many, or have waited so long
 _SHARD_BYTES = 2**26
@@ -156,7 +156,7 @@ def cache_name(module, *settings):
 
 def _digests(samples):
     """Return what stands for the content of each row; None for a missing file."""
-    if hasattr(samples.source, "paths"):
+    if getattr(samples.source, "is_encoded", False):
         return _digests_of_files(samples.source)
     layout = samples.channels_last, samples.row_shape
     step = max(1, _BLOCK_BYTES // (4 * int(np.prod(samples.sample_shape))))
@@ -173,20 +173,17 @@ def _digests(samples):
 
 
 def _digests_of_files(files):
-    def digest(path):
+    def digest(row):
+        content = _blake()
         try:
-            check_regular(path)
-            with open(path, "rb") as file:
-                content = _blake()
-                while block := file.read(2**20):
-                    content.update(block)
-                return content.digest()
+            files.update_digest(row, content)
+            return content.digest()
         except (OSError, ValueError) as error:
             if not files.skip:
-                raise unreadable(path, error) from error
+                raise unreadable({files.name(row): error}) from error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(digest, files.paths))
+        return list(pool.map(digest, range(len(files))))
 
 
 def _checksum(*arrays):

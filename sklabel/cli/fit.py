@@ -65,7 +65,9 @@ def run(args):
 
     models.prepare()
     embedder = models.load_embedder(args)
-    names, images = inputs.read_images(files, models.size_for(embedder, args), args)
+    names, images = inputs.read_images(
+        files, models.size_for(embedder, args), args, embedder
+    )
     readable = {n: given[n] for n in names if n in given}
     _check_classes(labels._replace(given=readable), args)
     if embedder is None:
@@ -81,6 +83,7 @@ def run(args):
         verbose=int(not args.quiet),
     ).fit(images, inputs.as_y(names, given))
     models.stop_if_interrupted(classifier)
+    inputs.keep_range(classifier, args)
 
     predicted = models.predict(classifier, images, names)
     rows = []

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import sklabel
 
-_BLOCK = 256  # images that are read before Ctrl-C is noticed
-
 
 def list_images(folder, least=2):
     """Return {path relative to the folder: path} of its images, in natural order."""
@@ -27,7 +25,7 @@ def list_images(folder, least=2):
     return files
 
 
-def read_images(files, size, args, least=2):
+def read_images(files, size, args, model=None, least=2):
     """Decode all images once, for all that is done with them.
 
     An estimator would take the paths too, and decode them in each of its calls.
@@ -39,7 +37,10 @@ def read_images(files, size, args, least=2):
     size : (int, int)
         Height and width to which they are resized.
     args : namespace
-        ``skip_broken`` and ``quiet`` are used.
+        ``skip_broken``, ``quiet`` and ``max_pixels`` are used; ``value_range`` is set,
+        see `keep_range`.
+    model : estimator or None
+        What has been trained on other images already.
     least : int
         How many must be readable.
 
@@ -54,36 +55,48 @@ def read_images(files, size, args, least=2):
 
     from .._core.image_files import ImageFiles
 
-    paths = list(files.values())
-    images = np.empty((len(paths), *size, 3), np.uint8)
-    errors = {}
-    with tqdm(
-        total=len(paths), desc="reading", unit="image", disable=args.quiet
-    ) as bar:
-        for start in range(0, len(paths), _BLOCK):
-            block = ImageFiles(paths[start : start + _BLOCK], size, skip=True)
-            images[start : start + _BLOCK] = block[np.arange(len(block))]
-            errors.update({start + row: why for row, why in block.errors.items()})
-            bar.update(len(block))
-    if not errors:
-        return list(files), images
-    row = min(errors)
-    found = (
-        f"{len(errors)} of {len(paths)} image files cannot be read"
-        f"{', the first is' if len(errors) > 1 else ':'} {paths[row]} "
-        f"({errors[row]})"
+    known = vars(model).get("_value_range") if model is not None else None
+    images = ImageFiles(
+        list(files.values()),
+        size,
+        skip=True,
+        value_range=known,
+        learn=model is None or not hasattr(model, "classes_"),
+        max_pixels=args.max_pixels,
     )
+    pixels = np.empty((len(files), *size, 3), np.uint8)
+    with tqdm(
+        total=len(files), desc="reading", unit="image", disable=args.quiet
+    ) as bar:
+        images.read_into(pixels, bar.update)
+    args.value_range = images.value_range
+    if images.several:
+        _say(images.pages_text())
+    if not images.errors:
+        return list(files), pixels
+    found = images.broken_text()
     if not args.skip_broken:
         raise ValueError(
             f"{found}. Repair or remove such files, or leave them out with "
             "--skip-broken."
         )
-    if len(paths) - len(errors) < least:
+    if len(files) - len(images.errors) < least:
         needed = "At least two images are" if least > 1 else "At least one image is"
         raise ValueError(f"{found}. {needed} needed.")
-    print(f"sklabel: {' '.join(found.split())}; left out.", file=sys.stderr)
-    names = [name for row, name in enumerate(files) if row not in errors]
-    return names, np.delete(images, list(errors), axis=0)
+    _say(f"{found}; left out.")
+    names = [name for row, name in enumerate(files) if row not in images.errors]
+    return names, np.delete(pixels, list(images.errors), axis=0)
+
+
+def _say(text):
+    print(f"sklabel: {' '.join(text.split())}", file=sys.stderr)
+
+
+def keep_range(estimator, args):
+    """Let an estimator that has learned from `read_images` read other files alike."""
+    if getattr(args, "value_range", None) is not None:
+        estimator._value_range = args.value_range
+    return estimator
 
 
 def as_y(names, labels):

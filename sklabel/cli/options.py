@@ -101,6 +101,12 @@ def add_reading(parser):
         action="store_true",
         help="leave out image files that cannot be read",
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="read image files of up to N pixels (default 178,956,970)",
+    )
     add_common(parser)
 
 

@@ -32,7 +32,7 @@ def run(args):
     classifier = models.load_classifier(args)
 
     size = models.trained_size(classifier, args.model)
-    names, images = inputs.read_images(files, size, args, least=1)
+    names, images = inputs.read_images(files, size, args, classifier, least=1)
     predicted = models.predict(classifier, images, names)
 
     rows = [

@@ -70,18 +70,20 @@ def run(args):
 
     models.prepare()
     embedder = models.load_embedder(args)
-    names, images = inputs.read_images(files, models.size_for(embedder, args), args)
+    names, images = inputs.read_images(
+        files, models.size_for(embedder, args), args, embedder
+    )
     y = inputs.as_y(names, known.given)
     options.check_n_samples(args.n_samples, int((y == -1).sum()), "that can be read")
     if embedder is None:
-        embedder = models.fit_embedder(images, args)
+        embedder = inputs.keep_range(models.fit_embedder(images, args), args)
     selector = sklabel.selection.USLSelector(args.n_samples, random_state=args.seed)
     chosen = selector.fit(embedder.transform(images), y).sample_indices_
     asked = [names[row] for row in chosen]
 
     rows = [[name, ""] for name in asked]
     content = tables.as_marked(args.command, ["path", "label"], rows, to_fill_in=True)
-    picture = outputs.picture(_sheet(files, asked), args.command)
+    picture = outputs.picture(_sheet(files, asked, args), args.command)
     with outputs.writing(args, csv=(out, content), picture=(sheet, picture)):
         if args.save_embedder is not None:
             models.save(embedder, args.save_embedder, args.command)
@@ -115,10 +117,11 @@ def _check_outputs(out, sheet, args):
     outputs.check_folder(args.checkpoint, "--checkpoint", args)
 
 
-def _sheet(files, asked):
+def _sheet(files, asked, args):
     from .._core.display import contact_sheet
 
-    return contact_sheet([files[name] for name in asked], asked)
+    paths = [files[name] for name in asked]
+    return contact_sheet(paths, asked, max_pixels=args.max_pixels)
 
 
 def _next_command(out, args):
