@@ -69,9 +69,15 @@ def save(estimator, folder, written_by=None):
     before = _weights_named_in(folder)
     with replacing(folder / _weights_file(_FORMAT, checksum)) as file:
         file.write(weights)
-    with replacing(folder / "estimator.json") as file:
-        file.write(text)
     after = _weights_file(_FORMAT, checksum)
+    try:
+        with replacing(folder / "estimator.json") as file:
+            file.write(text)
+    except BaseException:  # such as a full disk: no model needs these weights
+        if _weights_named_in(folder) != after:
+            with suppress(OSError):
+                (folder / after).unlink()
+        raise
     if before not in (None, after):
         with suppress(OSError):
             (folder / before).unlink()
