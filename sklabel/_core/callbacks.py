@@ -5,6 +5,8 @@ from contextlib import nullcontext
 
 from sklearn.base import _fit_context
 
+from .warn import one_fit
+
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:
@@ -48,7 +50,8 @@ def fitting(fit):
         before = vars(self).copy()
         try:
             self._task[0].call_on_fit_task_begin(estimator=self, X=X, y=y)
-            fit(self, X, *args, **kwargs)
+            with one_fit():
+                fit(self, X, *args, **kwargs)
             self._unfinished = getattr(self, "interrupted_", False)
             self._task[0].call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes={}
