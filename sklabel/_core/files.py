@@ -13,6 +13,11 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 # What Pillow reads by itself; for others, such as EPS, it starts a program.
 _IMAGE_FORMATS = (
     *("BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP"),
@@ -32,7 +37,8 @@ _KINDS = {
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }
-_ABANDONED = 3600  # seconds after which nobody still writes to a partial file
+_PARTIAL = ".partial"  # end of the name of a file that is being written
+_ABANDONED = 3600  # seconds after which nobody still writes to it, where no lock tells
 
 
 def check_regular(path, mode=None):
@@ -190,26 +196,84 @@ def replacing(path):
 
     A reader sees the old file or the new one, also after a power failure. Several
     processes may write to one path. A link at ``path`` is replaced, not followed. What
-    a killed process has left is removed by the next one.
+    a killed process has left is removed by the next one. An error of the disk names
+    ``path``.
     """
     path = Path(path)
-    remove_abandoned(path.parent, rf"\.{re.escape(path.name)}\..*\.partial")
-    # as tempfile.mkstemp, but with the mode that the user's umask gives
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    remove_partial(path.parent, re.escape(path.name))
+    partial = None
     try:
-        with open(partial, "xb") as file:
+        with _new_partial(path) as file:
+            partial = file.name
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            if fcntl is not None:  # before the lock is given up
+                os.replace(partial, path)
+        if fcntl is None:  # Windows renames no open file
+            os.replace(partial, path)
     except BaseException as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None and error.errno:
-            # such as a full disk: it does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        if partial is not None:
+            with suppress(OSError):
+                os.unlink(partial)
+        if isinstance(error, OSError) and error.errno:
+            # a full disk does not say where, and nobody knows the partial file
+            if error.filename is None or str(error.filename).endswith(_PARTIAL):
+                raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
+
+
+def _new_partial(path):
+    """Open a new file beside ``path``, locked as long as its writer lives."""
+    while True:
+        # as tempfile.mkstemp, but with the mode that the user's umask gives
+        name = f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}"
+        file = open(path.with_name(name), "xb")
+        if fcntl is None:
+            return file
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.lexists(file.name):
+            return file
+        file.close()  # another process met it before it was locked
+
+
+def remove_partial(folder, name):
+    """Remove what killed processes left of files of such names, a regular expression.
+
+    The file of a process that lives is locked, and stays. Where there are no locks, a
+    file goes when it is over an hour old.
+    """
+    pattern = re.compile(rf"\.(?:{name})\.[0-9a-f]{{16}}{re.escape(_PARTIAL)}")
+    with suppress(OSError):
+        for entry in os.listdir(folder):
+            if pattern.fullmatch(entry):
+                with suppress(OSError):
+                    _remove_if_abandoned(os.path.join(folder, entry))
+
+
+def _remove_if_abandoned(path):
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return
+    if fcntl is None:
+        _remove_if_old(path)
+        return
+    number = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass
+    except OSError:  # no locks here
+        _remove_if_old(path)
+    finally:
+        os.close(number)
+
+
+def _remove_if_old(path):
+    if time.time() - os.lstat(path).st_mtime > _ABANDONED:
+        os.unlink(path)
 
 
 def sync_folder(folder):
@@ -230,7 +294,5 @@ def remove_abandoned(folder, pattern, keep=None):
     with suppress(OSError):
         for name in os.listdir(folder):
             if name != keep and re.fullmatch(pattern, name):
-                path = os.path.join(folder, name)
                 with suppress(OSError):
-                    if time.time() - os.lstat(path).st_mtime > _ABANDONED:
-                        os.unlink(path)
+                    _remove_if_old(os.path.join(folder, name))

@@ -74,6 +74,7 @@ Optimizer = Annotated[str | type, one_of(OPTIMIZERS), callable]
 Schedule = Annotated[str | Callable, one_of(SCHEDULES), callable]
 LearningRateScaling: TypeAlias = Literal["linear", "sqrt"] | None
 ProbabilisticClassifier = Annotated[BaseEstimator, HasMethods(["fit", "predict_proba"])]
+Committee = Annotated[list[ProbabilisticClassifier], list]
 
 
 def constraints(kind):
@@ -218,7 +219,8 @@ class Training(Inference, abstract=True):
     warmup_epochs : float
         Epochs of linear warm-up.
     warm_start : bool
-        Whether ``fit`` continues from the weights of the last fit.
+        Whether ``fit`` continues from the weights of the last fit, under the parameters
+        as they are now. Those that make a network of another shape are refused.
     checkpoint_dir : str, Path or None
         Folder for checkpoints; the same fit called again continues from the last one.
     net_params : dict or None

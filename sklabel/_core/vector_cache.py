@@ -6,13 +6,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
+from .files import remove_partial, replacing
 from .image_files import unreadable
 from .samples import native
 from .warn import warn
@@ -138,17 +138,9 @@ class VectorCache:
         checksum = _checksum(digests, Z)
         data = serialize({"digests": digests, "Z": Z})
         self.folder.mkdir(parents=True, exist_ok=True)
-        # of tempfile it would be private; others may use the folder too
-        partial = self.folder / f"{uuid4().hex}.partial"
-        try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / f"{checksum}.safetensors")
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        remove_partial(self.folder, r"[0-9a-f]+\.safetensors")
+        with replacing(self.folder / f"{checksum}.safetensors") as file:
+            file.write(data)
 
 
 def cache_name(module, *settings):

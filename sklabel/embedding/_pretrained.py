@@ -176,6 +176,7 @@ class PretrainedTransformer(
         self.sample_shape_ = sample_shape
         with self._seeded():
             self.net_ = self._make_net(self._build(), self._pixel_range)
+        self._built_with = self._made_with()
         self.sample_shape_ = self.encoder_.sample_shape
         self.n_features_in_ = int(np.prod(self.sample_shape_))
         return self

@@ -31,10 +31,10 @@ def test_broken_files_are_left_out_on_request(here, saved, capsys):
     assert len(rows) == 11
     # what a person has said stays, also of a file that cannot be read here
     assert rows["3.png"]["label"] == "blue" and rows["3.png"]["source"] == "given"
-    assert list(rows["7.jpg"].values()) == ["7.jpg", "", "", ""]
+    assert "".join(rows["7.jpg"].values()) == "7.jpg"
     assert main(["predict", "model", "photos", "--skip-broken", "--quiet"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert "7.jpg,," in printed and "3.png,," in printed and len(printed) == 12
+    assert "7.jpg,,,," in printed and "3.png,,,," in printed and len(printed) == 12
     select = ["select", "photos", "--n-samples", "9", *embedder]
     assert main([*select, "--skip-broken"]) == 0
     names = {row["path"] for row in read_csv("to_label.csv")}
@@ -58,7 +58,9 @@ def test_a_broken_file_is_named_with_the_remedy(here, saved, capsys, command):
     assert "2 of 10 image files" in said and "3.png" in said
     for path in (here / "photos").glob("*.png"):
         path.write_bytes(b"")
-    assert "At least two images" in complaint(capsys, *argv, "--skip-broken")
+    said = complaint(capsys, *argv, "--skip-broken")
+    least = "one image is" if command == "predict" else "two images are"
+    assert f"At least {least} needed" in said
     assert sorted(here.rglob("*")) == before
 
 
@@ -96,22 +98,6 @@ def test_a_name_that_is_no_utf8(here, capsys):
     except OSError:
         pytest.skip("the file system knows no such names")
     assert "is not UTF-8" in complaint(capsys, "select", "photos", "--n-samples", "2")
-
-
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_what_spreadsheets_write_is_read(here, saved, delimiter):
-    rows = [("0.png", "", "red", "x"), (".\\1.png", "y", " blue ", "")]
-    rows += [("2.png", "", "", ""), ("", "", "", "")]
-    write_csv("t.csv", rows, ("path", "note", "Class", "n"), delimiter)
-    text = "\ufeff" + Path("t.csv").read_text()
-    Path("t.csv").write_text(text.replace("\n", "\r\n"), newline="")
-    fit = ["fit", "t.csv", "photos", "--embedder", str(saved / "embedder"), "--quiet"]
-    assert main([*fit, "--steps", "2", "--label-column", "Class"]) == 0
-    rows = [row for row in read_csv("labels.csv") if row["source"] == "given"]
-    assert {row["path"]: row["label"] for row in rows} == {
-        "0.png": "red",
-        "1.png": "blue",
-    }
 
 
 def test_files_of_every_ending_are_labeled_and_the_others_counted(here, saved, capsys):

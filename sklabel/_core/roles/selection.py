@@ -305,7 +305,7 @@ class ClassifierSelectionRole(SelectionRole, abstract=True):
         """Return X for the classifier, and as float32 vectors if it holds any."""
         for name in ("n_features_in_", "feature_names_in_"):
             vars(self).pop(name, None)  # paths set none
-        if self.classifier is not None:  # the default one takes vectors only
+        if self._asked():  # the default classifier takes vectors only
             X = unpacked(X)
             if holds_images(X):
                 return X, None
@@ -317,7 +317,11 @@ class ClassifierSelectionRole(SelectionRole, abstract=True):
         as_given = hasattr(X, "columns") or getattr(X, "dtype", None) == np.uint8
         return (X if as_given else vectors), vectors
 
-    def _fit_classifier(self, X, y, random):
+    def _asked(self):
+        """Return the classifiers that are given."""
+        return [] if self.classifier is None else [self.classifier]
+
+    def _fit_classifier(self, X, y, random, again=False, classifier=None):
         """Return the classifier fitted; one that is frozen as it is.
 
         Parameters
@@ -326,16 +330,23 @@ class ClassifierSelectionRole(SelectionRole, abstract=True):
         y : array-like of shape (n_rows,) or None
         random : RandomState
             Gives seeds where the classifier has none.
+        again : bool
+            Whether a copy of a frozen one is fitted on these labels, with its settings.
+        classifier : estimator or None
+            In the place of the selector's own.
 
         Raises
         ------
         ValueError
             If it must be fitted and no row has a label.
         """
-        classifier = self.classifier
+        classifier = self.classifier if classifier is None else classifier
         if isinstance(classifier, FrozenEstimator):
             check_is_fitted(classifier)
-            return classifier
+            if not again:
+                return classifier
+            while isinstance(classifier, FrozenEstimator):
+                classifier = classifier.estimator
         if y is None or not is_labeled(y).any():
             raise ValueError(
                 f"{type(self).__name__} asks a classifier, which needs labels to be "
