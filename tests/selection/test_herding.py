@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -187,14 +188,16 @@ def test_the_size_of_blocks_changes_nothing(size, digits, monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_single_precision_never_decides(scale):
+@pytest.mark.parametrize("n_features", [1, 20, 2000])
+def test_single_precision_never_decides(scale, n_features):
     rng = np.random.default_rng(0)
-    Z = (rng.standard_normal((300, 20)) * scale).astype(np.float32)
+    Z = rng.standard_normal((300, n_features)) * scale / n_features**0.5
+    Z = (Z + 3 * scale).astype(np.float32)
     weights = rng.random(300)
     coverage = Coverage(Z, sigma=scale, weights=weights)
     coverage.add(np.arange(5))
     rows = np.arange(300)
-    error = np.abs(coverage.gains(rows, np.float32) - coverage.gains(rows)).max()
+    error = np.abs(coverage.gains(rows, torch.float32) - coverage.gains(rows)).max()
     assert 0 < error < coverage.single_error() < 1e-3
 
 
@@ -203,7 +206,7 @@ def test_few_gains_are_computed_again(digits, monkeypatch):
     looked_at = []
     gains = Coverage.gains
 
-    def counting(self, rows, dtype=np.float64):
+    def counting(self, rows, dtype=torch.float64):
         looked_at.append(len(rows))
         return gains(self, rows, dtype)
 
