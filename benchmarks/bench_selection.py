@@ -151,11 +151,9 @@ def vectors(args, seed, x, x_test):
 
 def space(args):
     """Return what is noted of an embedding."""
-    given = {"n_test": args.n_test, "embed_seed": args.embed_seed}
-    noted = {name: value for name, value in given.items() if value is not None}
-    if args.weights:
-        return {"space": "mobilenet_v2", **noted}
-    return {"width": args.width, "embed_epochs": args.embed_epochs, **noted}
+    trained = {"space": None, "width": args.width, "embed_epochs": args.embed_epochs}
+    made = {"space": "mobilenet_v2"} if args.weights else trained
+    return {**made, "n_test": args.n_test, "embed_seed": args.embed_seed}
 
 
 def photographs(folder):
