@@ -1,12 +1,12 @@
 """Scale of the selectors that need no label: seconds, peak memory, recall, objective.
 
-``--task usl``, ``coreset``, ``herding``: one run on made vectors in a memory map, or on a
-data set. ``--task peers``: in turn with what a user would take otherwise: USL's two
-costly steps (exact neighbors, Lloyd's k-means from random rows) with KeOps on the CPU
-as its released code has them with KeOps on a GPU, and scikit-activeml's k-center (``pip
-install pykeops scikit-activeml``). KeOps is timed on ``--keops-rows`` of the query rows
-and ``--keops-iter`` iterations, and counted for all. One run is one process, so that
-the peak memory is that of the run.
+``--task usl``, ``coreset`` and ``herding``: one run on made vectors in a memory map, or
+on a data set. ``--task peers``: in turn with what a user would take otherwise: USL's
+two costly steps (exact neighbors, Lloyd's k-means from random rows) with KeOps on the
+CPU as its released code has them with KeOps on a GPU, and scikit-activeml's k-center
+(``pip install pykeops scikit-activeml``). KeOps is timed on ``--keops-rows`` of the
+query rows and ``--keops-iter`` iterations, and counted for all. One run is one process,
+so that the peak memory is that of the run.
 """
 
 import argparse

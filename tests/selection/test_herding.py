@@ -265,6 +265,22 @@ def test_the_radius_narrows_with_labels(digits):
     assert radii[0] > radii[1] > radii[2]
 
 
+def test_from_coverage_to_uncertainty_as_the_radius_narrows(digits):
+    X, y = digits
+    partly = np.where(np.arange(400) < 50, y, -1)
+    settings = {"temperature": 1.0, "random_state": 0}
+
+    def chosen(sigma):
+        return set(UHerdingSelector(30, sigma=sigma, **settings).fit_select(X, partly))
+
+    margin = set(UncertaintySelector("margin", 30).fit_select(X, partly))
+    cover = set(MaxHerdingSelector(30, sigma=2).fit_select(X, partly))
+    assert chosen(1e-3) == margin
+    shared = [len(chosen(sigma) & margin) for sigma in (0.02, 0.3, 0.5)]
+    assert shared[0] > shared[1] > shared[2]
+    assert len(chosen(2.0) & cover) > len(margin & cover)
+
+
 @pytest.mark.parametrize("y", [None, np.full(400, -1), np.r_[3, 3, np.full(398, -1)]])
 def test_without_two_classes_it_is_max_herding(y, digits):
     X, _ = digits
