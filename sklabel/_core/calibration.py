@@ -3,10 +3,13 @@
 from numbers import Integral
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
+from scipy.stats import beta
 
 # fewer say too little about a temperature
 _FEWEST_ROWS = 10
+# what few labels cannot exclude
+_DOUBT = 1e-3
 
 
 def hold_out(codes, size, seed):
@@ -95,6 +98,11 @@ def fit_temperature(p, codes, weights=None):
     )
 
 
+def with_doubt(p):
+    """Return probabilities (n, K) of which a thousandth is every class's: none is 1."""
+    return (1 - _DOUBT) * p + p.dtype.type(_DOUBT / p.shape[1])
+
+
 def rescale(p, temperature):
     """Return probabilities (n, K) whose logits are divided by a temperature."""
     if temperature == 1:
@@ -107,3 +115,48 @@ def rescale(p, temperature):
 def _log(p):
     # a class of probability 0 is one too small for single precision
     return np.log(np.maximum(np.asarray(p, np.float64), 1e-38))
+
+
+def match_temperature(p, accuracy, fewest=1e-3):
+    """Return the temperature by which the mean confidence becomes an accuracy.
+
+    For few labels: the accuracy on rows left out in turn needs no withheld label, and
+    a mean over all unlabeled rows is steadier than a likelihood of few.
+
+    Parameters
+    ----------
+    p : ndarray of shape (n, K)
+        Probabilities of rows without a label.
+    accuracy : float
+        Estimate of the accuracy on these rows.
+    fewest : float, default=1e-3
+        How far from 1, and from the 1/K of a guess, the mean stays.
+
+    Returns
+    -------
+    temperature : float
+        Above 1 where the probabilities were too sure. Between 0.01 and 100.
+    """
+    if not len(p):
+        return 1.0
+    log_p = _log(p)
+    n_classes = p.shape[1]
+    aim = np.clip(accuracy, 1 / n_classes + fewest, 1 - fewest)
+
+    def excess(log_temperature):
+        logits = log_p * np.exp(-log_temperature)
+        sums = np.exp(logits - logits.max(1, keepdims=True)).sum(1)
+        return float(np.mean(1 / sums)) - aim  # falls with the temperature
+
+    limit = np.log(100)
+    if excess(limit) >= 0:
+        return 100.0
+    if excess(-limit) <= 0:
+        return 0.01
+    return float(np.exp(brentq(excess, -limit, limit, xtol=1e-4)))
+
+
+def beta_interval(hits, misses, coverage=0.95):
+    """Return the central interval of a Beta distribution of an accuracy."""
+    tail = (1 - coverage) / 2
+    return beta.ppf([tail, 1 - tail], hits, misses)

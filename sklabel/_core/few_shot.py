@@ -136,6 +136,45 @@ def linear_probe(Z, codes, weights, start, C):
     return start + change[:, :-1], change[:, -1]
 
 
+def linear_probes(Z, codes, weights, n_classes, C):
+    """Return `linear_probe` pulled to zero, for several weightings of the same rows.
+
+    The rows left out of a fold have weight 0 in it.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (m, D)
+    codes : ndarray of int of shape (m,)
+    weights : ndarray of shape (n_probes, m)
+    n_classes : int
+    C : float
+
+    Returns
+    -------
+    coef : ndarray of shape (n_probes, n_classes, D)
+    intercept : ndarray of shape (n_probes, n_classes)
+    """
+    # the penalty keeps the weights among the rows: no more directions than rows count
+    left, sizes, basis = np.linalg.svd(np.asarray(Z, np.float64), full_matrices=False)
+    A = np.column_stack([left * sizes, np.ones(len(Z))])
+    T = np.eye(n_classes)[codes]
+    given = C * weights[:, :, None]
+    shape = len(weights), n_classes, A.shape[1]
+
+    def loss(flat):
+        W = flat.reshape(shape)
+        log_p = log_softmax(A @ W.transpose(0, 2, 1), axis=2)  # (n_probes, m, K)
+        value = (flat @ flat) / 2 - (given * T * log_p).sum()
+        error = given * (np.exp(log_p) - T)
+        return value, (error.transpose(0, 2, 1) @ A + W).ravel()
+
+    options = {"maxiter": 500, "ftol": 1e-10, "gtol": 1e-5}
+    start = np.zeros(np.prod(shape))
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    W = found.x.reshape(shape)
+    return W[:, :, :-1] @ basis, W[:, :, -1]
+
+
 def corrected_probe(Z, codes, weights, start, C):
     """Return `linear_probe` of the classes that have rows; the others keep ``start``.
 

@@ -2,6 +2,7 @@
 
 from ._ccl import CCLClassifier
 from ._clip import CLIPClassifier
+from ._embedding import EmbeddingClassifier
 from ._fixmatch import FixMatchClassifier
 from ._mixmatch import MixMatchClassifier
 from ._noisy_student import NoisyStudentClassifier
@@ -11,6 +12,7 @@ from ._supervised import SupervisedClassifier
 __all__ = [
     "CCLClassifier",
     "CLIPClassifier",
+    "EmbeddingClassifier",
     "FixMatchClassifier",
     "MixMatchClassifier",
     "NoisyStudentClassifier",

@@ -133,12 +133,6 @@ class _VAAL(Method):
         self.register_buffer("std", std)
         self.n_steps = 0
 
-    def take_over(self, other):
-        """Go on from what another one has learned."""
-        for name in ("backbone", "to_mean", "to_logvar", "decoder", "discriminator"):
-            setattr(self, name, getattr(other, name))
-        self.mean, self.std, self.n_steps = other.mean, other.std, other.n_steps
-
     def encode(self, x):
         """Return mean and log-variance of the codes, in float32."""
         h = self.backbone(x).float()
@@ -463,9 +457,8 @@ class VAALSelector(NetworkSelectionRole, Learner):
             adversary_weight=self.adversary_weight,
             vae_steps=self.vae_steps,
         )
-        if self._continued is not None:
-            module.take_over(self._continued)
-        return module
+        learned = "backbone", "to_mean", "to_logvar", "decoder", "discriminator"
+        return self._take_over(module, *learned, "mean", "std", "n_steps")
 
     def _check_health(self, samples, logits, known, candidates):
         """Warn if the choice is as good as random, and say what to change."""

@@ -19,7 +19,8 @@ from sklearn.utils.validation import (
 
 from ...neighbors import kneighbors
 from ..callbacks import CallbackSupportMixin, fitting
-from ..inputs import _as_paths, check_samples
+from ..columns import as_column, holds_images
+from ..inputs import check_samples, unpacked
 from ..labels import check_labels, encode_labels, is_labeled
 from ..nested import fit_partly_labeled, seeded_clone
 from ..parameters import (
@@ -178,8 +179,9 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
 
     def _check_vectors(self, X):
         """Return X as float32 vectors, C-contiguous; a memory map is not copied."""
+        X = unpacked(X)
         shape = getattr(X, "shape", ())
-        paths = len(shape) < 3 and _as_paths(X) is not None
+        paths = len(shape) < 3 and holds_images(X)
         if paths or len(shape) > 2:
             given = "paths of images" if paths else f"an array of shape {shape}"
             raise ValueError(
@@ -256,9 +258,9 @@ class AnyRowsMixin:
     """Selectors that never look into X: images and paths are merely counted."""
 
     def _check_rows(self, X):
-        paths = _as_paths(X)
-        if paths is not None:
-            return paths, None
+        X = unpacked(X)
+        if holds_images(X):
+            return as_column(X), None
         shape = np.shape(X) if not hasattr(X, "shape") else X.shape
         if len(shape) > 2:
             return check_samples(self, X, True), None
@@ -304,7 +306,8 @@ class ClassifierSelectionRole(SelectionRole, abstract=True):
         for name in ("n_features_in_", "feature_names_in_"):
             vars(self).pop(name, None)  # paths set none
         if self._asked():  # the default classifier takes vectors only
-            if _as_paths(X) is not None:
+            X = unpacked(X)
+            if holds_images(X):
                 return X, None
             if len(getattr(X, "shape", None) or np.shape(X)) > 2:
                 check_samples(self, X, True)

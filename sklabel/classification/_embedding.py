@@ -1,0 +1,395 @@
+"""Labels in seconds from a frozen embedding: a linear probe and a neighbor graph."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from .._core.calibration import beta_interval
+from .._core.few_shot import linear_probes
+from .._core.inputs import check_samples
+from .._core.learner import NetEstimator, unfrozen
+from .._core.net import Net, resolve_device
+from .._core.parameters import (
+    KW_ONLY,
+    BelowOne,
+    Count,
+    OpenUnitInterval,
+    Positive,
+    UnitInterval,
+)
+from .._core.propagation import (
+    SMALLEST_SCALE,
+    LabeledRows,
+    local_weights,
+    neighbor_graph,
+    spread,
+)
+from .._core.roles.classification import ClassificationRole
+from .._core.samples import Samples, evenly_spaced
+from ..losses import unit_rows
+from ..modules import Method
+
+# normal priors, while few labels say anything: log odds of the graph's weight, and the
+# logarithm of the factor of both
+_WEIGHT_PRIOR = 1.1, 0.7
+_FACTOR_PRIOR = 0.0, 0.6
+# rows left out that the first guess of the accuracy counts as
+_GUESS_ROWS = 4
+# rows without a label on which probe and graph are compared
+_MOST_ASKED = 2000
+
+
+class _Projection(nn.Module):
+    """Center, turn to the principal components, and scale to length 1."""
+
+    def __init__(self, mean, components):
+        super().__init__()
+        self.register_buffer("mean", mean)  # (D,)
+        self.register_buffer("components", components)  # (d, D); 0 rows: none
+        self.n_features_out = len(components) or len(mean)
+
+    def forward(self, x):
+        x = x - self.mean
+        return unit_rows(x @ self.components.T if len(self.components) else x)
+
+
+class _ProbeAndGraph(Method):
+    """Class probabilities of a linear probe and of the neighbors among known rows."""
+
+    backbone: nn.Module
+    probe: nn.Module
+    n_neighbors: int
+    keys: torch.Tensor  # (n, d), rows of length 1
+    scales: torch.Tensor  # (n,)
+    values: torch.Tensor  # (n, K), what walks have brought to each
+    factors: torch.Tensor  # (2,), of the logarithms of probe and graph
+
+    def __post_init__(self):
+        for name in ("keys", "scales", "values", "factors"):
+            tensor = vars(self).pop(name)
+            self.register_buffer(name, tensor.float())
+        self.requires_grad_(False)
+
+    def forward(self, x):
+        z = self.backbone(x)
+        logits = self.factors[0] * self.probe(z).log_softmax(1)
+        logits = logits + self.factors[1] * self.spread(z)
+        return logits.softmax(1)
+
+    def opinions(self, x):
+        """Return the class that each of the two finds most probable, (B, 2)."""
+        z = self.backbone(x)
+        found = self.probe(z).argmax(1), self.spread(z).argmax(1)
+        return torch.stack(found, 1)
+
+    def spread(self, z):
+        """Return the logarithms of the graph's probabilities, (B, K)."""
+        n_near = min(self.n_neighbors + 1, len(self.keys))  # a known row is its own
+        cosines, near = (z @ self.keys.T).topk(n_near)
+        distances = (1 - cosines).clamp(min=0)
+        scale = distances[:, -1:].clamp(min=SMALLEST_SCALE)
+        weights = local_weights(distances, scale, self.scales[near])
+        return spread(weights, self.values[near])
+
+
+class EmbeddingClassifier(ClassificationRole, NetEstimator):
+    """Classify from few labels on a frozen embedding, within seconds.
+
+    Two classifiers of the same vectors are multiplied: a linear probe (logistic
+    regression) on the labeled rows, and labels that spread over the graph of nearest
+    neighbors to the rows without one (label propagation). How much each counts is
+    learned from labeled rows that are left out in turn, as is the confidence. No
+    network is trained. Read more in the :ref:`User Guide <embedding_classifier>`.
+
+    Parameters
+    ----------
+    embedder : transformer or None
+        Makes vectors of X: one of :mod:`sklabel.embedding` or of scikit-learn; cloned
+        and fitted to X, or used as it is within a
+        :class:`sklearn.frozen.FrozenEstimator`. None: X holds the vectors.
+    n_neighbors : int
+        Neighbors that each row is linked to in the graph.
+    alpha : float
+        How likely a walk on the graph goes on after each step, in [0, 1). The larger,
+        the farther labels spread.
+    C : float
+        Inverse strength of the probe's penalty, > 0, for vectors of length 1.
+    graph_weight : float or "auto"
+        Weight of the graph, in [0, 1], against the probe. "auto": about 0.7 where there
+        are few labels, then what makes rows that are left out most likely.
+    n_components : int
+        Principal components that are kept, where the vectors have more features.
+    class_weight : dict, "balanced" or None
+        Weight of labeled rows of a class in the probe: {class: weight}; "balanced":
+        every class the same; None: every row the same. In the graph every class has
+        the same weight.
+    calibration_size : int, float, "auto" or None
+        "auto": the temperature by which the mean confidence in rows without a label is
+        ``estimated_accuracy_``; it takes no label away. A number of labeled rows, or
+        their share: these are withheld, to fit the temperature. None: probabilities as
+        rows left out make them most likely.
+
+    Attributes
+    ----------
+    embedder_ : transformer
+        Fitted embedder, where there is one.
+    estimated_accuracy_ : float
+        Accuracy to expect on rows without a label: that on labeled rows left out in
+        turn, where the others have a label of their class.
+    estimated_accuracy_interval_ : ndarray of shape (2,)
+        Where the accuracy lies with a probability of 95 %. It knows of chance alone:
+        labels that were not drawn at random may be easier or harder than the others.
+    graph_weight_ : float
+        Weight of the graph, in [0, 1].
+    calibration_temperature_ : float
+        Divides the logits of :meth:`predict_proba`.
+    net_ : skorch.NeuralNet
+        Holds what predicts: projection, probe, and the rows of X with their labels.
+    encoder_ : nn.Module
+        Projection of the vectors.
+    sample_shape_ : tuple of int
+        Shape of one sample: that of the embedder where it has one, else ``(D,)``.
+
+    Raises
+    ------
+    ValueError
+        If no row is labeled, all labels are of one class, y does not fit X, or X holds
+        no vectors where there is no embedder.
+
+    See Also
+    --------
+    FixMatchClassifier : Trains the encoder too: better where there is time.
+    sklabel.embedding.PretrainedTransformer : Embeddings of published encoders.
+
+    Notes
+    -----
+    Vectors are centered, reduced to ``n_components`` and scaled to length 1. The graph
+    has local scales [2]_ and labels spread over it as in [1]_, with 50 steps; each
+    class begins with the same mass in all [3]_. A new row takes the labels of its
+    nearest rows of X, whose vectors are kept for that: ``4 * n_samples * n_components``
+    bytes.
+
+    Labeled rows are left out one at a time, from 51 labels on in ten parts. Where each
+    class has one label nothing can be left out: then the guess is the mean of how often
+    probe and graph agree and of how sure they are. It always counts as four rows.
+
+    Of 1,000 labels and more, training a network makes better use
+    (:class:`FixMatchClassifier`, :class:`SupervisedClassifier`).
+
+    References
+    ----------
+    .. [1] D. Zhou et al., "Learning with local and global consistency", NIPS 2003.
+    .. [2] L. Zelnik-Manor, P. Perona, "Self-tuning spectral clustering", NIPS 2004.
+    .. [3] X. Zhu, Z. Ghahramani, J. Lafferty, "Semi-supervised learning using Gaussian
+       fields and harmonic functions", ICML 2003; section 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.classification import EmbeddingClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y_partly = np.where(np.arange(len(y)) < 40, y, -1)
+    >>> clf = EmbeddingClassifier(random_state=0).fit(X, y_partly)
+    >>> clf.score(X, y) > 0.9
+    True
+    >>> low, high = clf.estimated_accuracy_interval_
+    >>> bool(low < clf.score(X, y) < high)
+    True
+    """
+
+    embedder: BaseEstimator | None = None
+    _: KW_ONLY
+    n_neighbors: Count = 10
+    alpha: BelowOne = 0.95
+    C: Positive = 100.0
+    graph_weight: UnitInterval | Literal["auto"] = "auto"
+    n_components: Count = 256
+    calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = "auto"
+
+    _continued = None  # there is no warm start
+    _pixel_range = None  # of vectors
+
+    def _check_X(self, X, reset=False):
+        """Return the vectors of X as `Samples`."""
+        if not reset:
+            check_is_fitted(self)
+        else:
+            vars(self).pop("embedder_", None)
+            self.interrupted_ = False
+            if self.embedder is not None:
+                with self._seeded():
+                    self.embedder_ = self._fit_nested(self.embedder, X)
+        if hasattr(self, "embedder_"):
+            return self._embed(X)
+        samples = check_samples(self, X, reset, getattr(self, "sample_shape_", None))
+        if len(samples.sample_shape) != 1:
+            raise ValueError(
+                f"{type(self).__name__} without an embedder takes vectors, but X has "
+                f"samples of shape {samples.sample_shape}: give embedder=, such as "
+                "PretrainedTransformer() or another one of sklabel.embedding."
+            )
+        if reset:
+            self.sample_shape_ = samples.sample_shape
+        return samples
+
+    def _embed(self, X):
+        """Return the vectors that the embedder makes of X."""
+        Z = np.asarray(self.embedder_.transform(X), dtype=np.float32)
+        if Z.ndim != 2:
+            raise ValueError(
+                f"embedder={type(unfrozen(self.embedder_)).__name__} makes an array of "
+                f"shape {Z.shape} of X, not one vector for each row."
+            )
+        self.sample_shape_ = getattr(unfrozen(self.embedder_), "sample_shape_", None)
+        self.sample_shape_ = self.sample_shape_ or np.shape(X)[1:]
+        bad = np.isnan(Z).any(1)
+        return Samples(np.nan_to_num(Z), Z.shape[1:], bad=bad)
+
+    def _train(self, X, labeled, seed):
+        rows = labeled.rows.good
+        if len(rows) < 2:
+            raise ValueError("X has fewer than two rows that can be used: add others.")
+        Z, codes = labeled.rows[rows].float(), labeled.codes[rows]
+        known = np.flatnonzero(codes >= 0)
+        weights = np.ones(len(known))
+        if labeled.weights is not None:
+            weights = labeled.weights[rows][known]
+            known, weights = known[weights > 0], weights[weights > 0]
+            weights = weights * (len(weights) / weights.sum())
+        projection = self._fit_projection(Z.numpy(), seed)
+        keys = torch.cat([projection(z) for z in Z.split(4096)])
+        given = LabeledRows(known, codes[known], weights, len(self.classes_), seed)
+        module, hits = self._fit_both(projection, keys, given, seed)
+        self._sizes = tuple(module.values.shape), Z.shape[1], keys.shape[1]
+        self.net_ = self._make_net(module, None)
+        without = rows[codes < 0] if (codes < 0).any() else rows
+        without = without[evenly_spaced(len(without), _MOST_ASKED)]
+        self._estimate_accuracy(hits, labeled.rows, without)
+
+    def _fit_projection(self, Z, seed):
+        if Z.shape[1] <= self.n_components:
+            mean, components = Z.mean(0, dtype=np.float64), np.empty((0, Z.shape[1]))
+        else:
+            pca = PCA(min(self.n_components, len(Z)), random_state=seed).fit(Z)
+            mean, components = pca.mean_, pca.components_
+        return _Projection(_tensor(mean), _tensor(components))
+
+    def _fit_both(self, projection, keys, given, seed):
+        """Return the module of probe and graph, weighed by rows left out in turn."""
+        z = keys.numpy()
+        graph = neighbor_graph(z, min(self.n_neighbors, len(z) - 1), seed)
+        values, of_graph = given.propagate(graph, self.alpha)
+        coef, bias = linear_probes(
+            z[given.rows],
+            given.codes,
+            given.training_weights(),
+            given.n_classes,
+            self.C,
+        )
+        out = given.left_out
+        own = given.fold[out]
+        logits = np.einsum("mkd,md->mk", coef[own], z[given.rows[out]]) + bias[own]
+        of_probe = log_softmax(logits, axis=1)
+        # a row whose class has no other says nothing
+        useful = given.masses()[own, given.codes[out]] > 0
+        codes = given.codes[out][useful]
+        parts = of_probe[useful], of_graph.numpy()[useful]
+        self.graph_weight_, factor = self._weigh(*parts, codes)
+        factors = factor * np.array([1 - self.graph_weight_, self.graph_weight_])
+        found = (factors[0] * parts[0] + factors[1] * parts[1]).argmax(1)
+        probe = nn.Linear(z.shape[1], given.n_classes)
+        probe.weight.data, probe.bias.data = _tensor(coef[-1]), _tensor(bias[-1])
+        module = _ProbeAndGraph(
+            projection,
+            probe,
+            self.n_neighbors,
+            keys,
+            graph.scales,
+            values,
+            _tensor(factors),
+        )
+        return module, found == codes
+
+    def _weigh(self, of_probe, of_graph, codes):
+        """Return the weight of the graph, and the factor of both: the most likely ones.
+
+        Parameters
+        ----------
+        of_probe, of_graph : ndarray of shape (m, K)
+            Logarithms of probabilities of rows that were left out.
+        codes : ndarray of int of shape (m,)
+        """
+        rows = np.arange(len(codes))
+        fixed = self.graph_weight != "auto"
+
+        def loss(where):
+            weight = self.graph_weight if fixed else expit(where[1])
+            logits = np.exp(where[0]) * ((1 - weight) * of_probe + weight * of_graph)
+            loss = -log_softmax(logits, axis=1)[rows, codes].sum()
+            for value, (mean, deviation) in zip(where, priors, strict=False):
+                loss += ((value - mean) / deviation) ** 2 / 2
+            return loss
+
+        priors = (_FACTOR_PRIOR, _WEIGHT_PRIOR)[: 1 if fixed else 2]
+        best = minimize(loss, [mean for mean, _ in priors], method="Nelder-Mead").x
+        weight = self.graph_weight if fixed else expit(best[1])
+        return float(weight), float(np.exp(best[0]))
+
+    def _estimate_accuracy(self, hits, samples, rows):
+        """Set the accuracy to expect, from rows left out, and from two opinions.
+
+        Parameters
+        ----------
+        hits : ndarray of bool
+            Of labeled rows that were left out.
+        samples : Samples
+        rows : ndarray of int
+            Some without a label: how often probe and graph agree on them is the guess
+            before any label is left out.
+        """
+        both = self.net_.evaluate(samples, rows, self.net_.module_.opinions)
+        agreement = (
+            float((both[:, 0] == both[:, 1]).double().mean()) if len(rows) else 1
+        )
+        right = hits.sum() + _GUESS_ROWS * agreement
+        wrong = (~hits).sum() + _GUESS_ROWS * (1 - agreement)
+        self.estimated_accuracy_ = float(right / (right + wrong))
+        self.estimated_accuracy_interval_ = beta_interval(right, wrong)
+
+    def _make_net(self, module, pixel_range):
+        return Net(
+            module,
+            pixel_range=pixel_range,
+            precision="float32",
+            device=resolve_device(self.device),
+        ).initialize()
+
+    def _rebuild_module(self, mean, std):
+        (n_rows, n_classes), width, n_components = self._sizes
+        n_kept = n_components if n_components < width else 0
+        return _ProbeAndGraph(
+            _Projection(torch.zeros(width), torch.zeros(n_kept, width)),
+            nn.Linear(n_components, n_classes),
+            self.n_neighbors,
+            torch.zeros(n_rows, n_components),
+            torch.zeros(n_rows),
+            torch.zeros(n_rows, n_classes),
+            torch.zeros(2),
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = self.embedder is not None
+        return tags
+
+
+def _tensor(values):
+    return torch.as_tensor(values, dtype=torch.float32)
