@@ -50,7 +50,7 @@ class Coverage:
     Parameters
     ----------
     Z : ndarray of shape (n, D), float32 or float64
-        Vectors; a centered copy is held.
+        Vectors, held beside a centered copy.
     sigma : float
         Radius of the kernel, > 0.
     weights : ndarray of shape (n,) or None
@@ -63,9 +63,10 @@ class Coverage:
     """
 
     def __init__(self, Z, sigma=1.0, weights=None):
-        # distances stay, products lose fewer digits
-        self.Z = torch.from_numpy(Z - Z.mean(axis=0, dtype=np.float64).astype(Z.dtype))
-        self.sigma = sigma
+        self.Z, self.sigma = Z, sigma
+        # for single precision: distances stay, products lose fewer digits
+        mean = Z.mean(axis=0, dtype=np.float64).astype(Z.dtype)
+        self.centered = torch.from_numpy((Z - mean).astype(np.float32, copy=False))
         weights = np.ones(len(Z)) if weights is None else weights
         self.weights = torch.from_numpy(np.array(weights, dtype=np.float64))
         self.covered = torch.zeros(len(Z), dtype=torch.float64)
@@ -91,19 +92,24 @@ class Coverage:
 
         Rounding grows with the root of the length of a product, and is less in a mean.
         """
-        longest = float(torch.linalg.vector_norm(self.Z, dim=1).max()) ** 2
+        longest = float(torch.linalg.vector_norm(self.centered, dim=1).max()) ** 2
         rounding = (8 + 2 * self.Z.shape[1] ** 0.5) * np.finfo(np.float32).eps
         error = rounding * (1 + 4 * longest / self.sigma**2)
         return error * float(self.weights.mean())
 
+    def _rows(self, where, dtype):
+        if dtype == torch.float32:
+            return self.centered[where]
+        return torch.from_numpy(self.Z[where].astype(np.float64))
+
     def _kernel(self, rows, dtype=torch.float64):
         """Yield blocks of rows, and their kernel (b, m) with these m rows."""
-        b = self.Z[torch.from_numpy(rows)].to(dtype)
+        b = self._rows(rows, dtype)
         squares = b.square().sum(1)
         step = max(1, _BLOCK_VALUES // max(len(rows), self.Z.shape[1]))
         for start in range(0, len(self.Z), step):
             block = slice(start, start + step)
-            a = self.Z[block].to(dtype)
+            a = self._rows(block, dtype)
             lengths = a.square().sum(1)[:, None] + squares
             k = torch.addmm(lengths, a, b.T, alpha=-2).mul_(-1 / self.sigma**2)
             yield block, k.clamp_(-_FAR, 0).exp_()

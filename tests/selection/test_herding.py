@@ -162,6 +162,16 @@ def test_any_rows_and_weights(Z, sigma, n_known, data):
     )
 
 
+def test_close_rows_far_from_the_others():
+    Z = np.zeros((17, 1), dtype=np.float32)
+    Z[:2, 0] = -2.6835938, -2.7391012
+    weights = np.zeros(17)
+    weights[0] = 1
+    rows, _, coverage = herd(Z, 3, weights=weights, sigma=0.05)
+    assert rows[0] == 0
+    np.testing.assert_allclose(coverage, check_steps(Z, rows, 0.05, (), weights))
+
+
 # -- ties, copies, blocks
 
 
