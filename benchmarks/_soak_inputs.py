@@ -192,7 +192,7 @@ def wrong_y(n):
         "NA": np.where(y, "cat", "NA").astype(object),
         "question marks": np.where(y, "cat", "?").astype(object),
         "text -1": np.where(y, "cat", "-1").astype(object),
-        "texts and numbers": np.where(y, "cat", 3).astype(object).tolist()[:-1] + [3.5],
+    XX
         "lists": np.array([[k] * 2 for k in y]).tolist(),
         "mappings": [{"label": k} for k in y],
         "a mapping": dict(enumerate(y)),
