@@ -9,17 +9,25 @@ of the embedding on 40 chosen labels. ``--task transfer``: the same on blood cel
 chosen by an embedding (CLD) that has only seen CIFAR-10; FixMatch starts from random
 weights there.
 
+``--task rounds``: a logistic regression on the embedding in the active-learning loop;
+the first rows by ``--first``, then more by a selector up to each budget; accuracy on
+the test images.
+
 ``--task loop``: contrastive clustering (CCL) in the active-learning loop, one per cent
 of the rows chosen at random, then more by a selector; accuracy on the test images at
 each budget.
 
 The embedding is SimCLR's with a small network, from the training images without labels,
-one for each seed. Rows that are in the results file are not run again, so a broken run
+one for each seed; with ``--weights FILE`` that of a published mobilenet_v2, and each
+seed has four fifths of the rows, drawn at random. ``--data`` may be a folder with
+photographs in ``train/CLASS/`` and ``test/CLASS/``. ``--vectors FOLDER`` keeps
+embeddings. Rows that are in the results file are not run again, so a broken run
 continues.
 """
 
 import argparse
 import warnings
+from pathlib import Path
 
 import numpy as np
 from _common import Results, load, parse, shared, small_network, summary
@@ -32,7 +40,11 @@ from sklearn.preprocessing import StandardScaler
 
 from sklabel.active_learning import ActiveLearningClassifier
 from sklabel.classification import CCLClassifier
-from sklabel.embedding import AutoencoderTransformer, CLDTransformer
+from sklabel.embedding import (
+    AutoencoderTransformer,
+    CLDTransformer,
+    PretrainedTransformer,
+)
 from sklabel.metrics import class_balance, class_coverage
 from sklabel.selection import (
     BADGESelector,
@@ -40,10 +52,13 @@ from sklabel.selection import (
     CoreGCNSelector,
     CoreSetSelector,
     LearningLossSelector,
+    MaxHerdingSelector,
     MMASelector,
     RandomSelector,
     StratifiedSelector,
     TODSelector,
+    TypiClustSelector,
+    UHerdingSelector,
     UncertainGCNSelector,
     UncertaintySelector,
     USLSelector,
@@ -61,8 +76,6 @@ def short(Selector, **settings):
     return Selector(max_steps=300, batch_size=64, **settings)
 
 
-# its codes are empty with the published weight of 1 on a sum
-VAAL = {"kl_reduction": "mean", "kl_weight": 0.01}
 # each takes the embedding; StratifiedSelector sees all labels, so it is no method
 FREE = {
     "random": RandomSelector,
@@ -70,14 +83,17 @@ FREE = {
     "USL": USLSelector,
     "USL-T": lambda: USLTSelector(train_backbone=False),
     "core-set": CoreSetSelector,
+    "TypiClust": TypiClustSelector,
+    "MaxHerding": MaxHerdingSelector,
 }
 ASKING = {
     "entropy": lambda: UncertaintySelector("entropy", classifier=probe()),
     "margin": lambda: UncertaintySelector("margin", classifier=probe()),
     "BALD": lambda: BALDSelector(classifier=probe()),
     "BADGE": lambda: BADGESelector(classifier=probe()),
+    "UHerding": lambda: UHerdingSelector(classifier=probe()),
     "MMA": lambda: MMASelector(classifier=probe()),
-    "VAAL": lambda: short(VAALSelector, **VAAL),
+    "VAAL": lambda: short(VAALSelector),
     "learning loss": lambda: short(LearningLossSelector),
     "TOD": lambda: short(TODSelector, warm_start=True),
     "UncertainGCN": UncertainGCNSelector,
@@ -102,6 +118,56 @@ def choose(name, n_samples, seed, Z, y, known, memory):
     return np.concatenate([known, selector.fit_select(Z, hidden)])
 
 
+def embedded(args, seed, x, y, x_test):
+    """Return vectors to choose from, their classes, and vectors of the test images."""
+    Z, Z_test = vectors(args, seed, x, x_test)
+    if not args.weights:
+        return Z, y, Z_test
+    rows = np.random.default_rng(seed).permutation(len(x))[: len(x) * 4 // 5]
+    return Z[rows], y[rows], Z_test
+
+
+def vectors(args, seed, x, x_test):
+    """Return the embedding of the training and of the test images."""
+    name = "mobilenet_v2" if args.weights else f"simclr-{seed}-{args.embed_epochs}"
+    path = f"{Path(args.data).name}-{name}-{len(x)}.npz"
+    path = Path(args.vectors) / path if args.vectors else None
+    if path is not None and path.exists():
+        with np.load(path) as file:
+            return file["Z"], file["Z_test"]
+    if args.weights:
+        fitted = PretrainedTransformer(
+            "mobilenet_v2", weights=args.weights, input_size=args.input_size
+        ).fit(x)
+    else:
+        fitted = embedder(args, seed, x).fit(x)
+    Z, Z_test = fitted.transform(x), fitted.transform(x_test)
+    if path is not None:
+        path.parent.mkdir(exist_ok=True)
+        np.savez(path, Z=Z, Z_test=Z_test)
+    return Z, Z_test
+
+
+def space(args):
+    """Return what is noted of an embedding."""
+    if args.weights:
+        return {"space": "mobilenet_v2"}
+    return {"width": args.width, "embed_epochs": args.embed_epochs}
+
+
+def photographs(folder):
+    """Return paths and classes of train/CLASS/ and test/CLASS/."""
+    parts = []
+    for part in ("train", "test"):
+        files = sorted(Path(folder, part).glob("*/*"))
+        names = [file.parent.name for file in files]
+        parts += [
+            np.array(list(map(str, files))),
+            np.unique(names, return_inverse=True)[1],
+        ]
+    return tuple(parts)
+
+
 def figures_of(rows, y, n_classes):
     return {
         "coverage": class_coverage(y[rows], np.arange(n_classes)),
@@ -114,33 +180,32 @@ def run_probe(args, results, data):
     rows_of_results, n_classes = [], len(np.unique(y))
     names = [*FREE, *ASKING] if args.method is None else args.method
     for seed in args.seeds:
-        Z = Z_test = None
+        Z = target = Z_test = None
         for name in names:
             known, memory = np.empty(0, np.int64), {}
             for n_labels in args.n_labels:
                 key = {
                     "task": "probe",
-                    "data": args.data,
+                    "data": Path(args.data).name,
                     "n_train": len(x),
-                    "width": args.width,
-                    "embed_epochs": args.embed_epochs,
+                    **space(args),
                     "n_labels": n_labels,
                     "method": name,
                     "seed": seed,
                 }
                 done = results.find(**key)
                 if done is None and Z is None:
-                    fitted = embedder(args, seed, x).fit(x)
-                    Z, Z_test = fitted.transform(x), fitted.transform(x_test)
+                    Z, target, Z_test = embedded(args, seed, x, y, x_test)
 
                 def run(name=name, n_labels=n_labels, known=known, memory=memory):
-                    rows = choose(name, n_labels, seed, Z, y, known, memory)
-                    if len(np.unique(y[rows])) == 1:
-                        accuracy = float((y_test == y[rows[0]]).mean())
+                    rows = choose(name, n_labels, seed, Z, target, known, memory)
+                    found = target[rows]
+                    if len(np.unique(found)) == 1:
+                        accuracy = float((y_test == found[0]).mean())
                     else:
-                        accuracy = probe().fit(Z[rows], y[rows]).score(Z_test, y_test)
-                    found = {"accuracy": accuracy, "rows": rows.tolist()}
-                    return {**found, **figures_of(rows, y, n_classes)}
+                        accuracy = probe().fit(Z[rows], found).score(Z_test, y_test)
+                    figures = figures_of(rows, target, n_classes)
+                    return {"accuracy": accuracy, "rows": rows.tolist(), **figures}
 
                 row = results.run(run, **key)
                 known = np.array(row["rows"])
@@ -193,12 +258,67 @@ def run_fixmatch(args, results, data):
         summary(rows_of_results, ["task", "data", "method"], figure)
 
 
+def round_selectors():
+    return {
+        "random": RandomSelector(),
+        "entropy": UncertaintySelector("entropy"),
+        "margin": UncertaintySelector("margin"),
+        "BALD": BALDSelector(),
+        "BADGE": BADGESelector(),
+        "UHerding": UHerdingSelector(),
+        "UHerding, published radius": UHerdingSelector(sigma="least"),
+        "UHerding, T = 1": UHerdingSelector(temperature=1.0),
+        "USL": USLSelector(),
+        "core-set": CoreSetSelector(),
+        "TypiClust": TypiClustSelector(),
+        "MaxHerding": MaxHerdingSelector(),
+    }
+
+
+def run_rounds(args, results, data):
+    x, y, x_test, y_test = data
+    rows_of_results, budgets = [], args.n_labels
+    for seed in args.seeds:
+        Z = target = Z_test = None
+        for name, selector in round_selectors().items():
+            if args.method is not None and name not in args.method:
+                continue
+            key = {
+                "task": "rounds",
+                "data": Path(args.data).name,
+                "n_train": len(x),
+                **space(args),
+                "first": args.first,
+                "budgets": budgets,
+                "method": name,
+                "seed": seed,
+            }
+            if results.find(**key) is None and Z is None:
+                Z, target, Z_test = embedded(args, seed, x, y, x_test)
+
+            def run(selector=selector, seed=seed, Z=Z, target=target, Z_test=Z_test):
+                loop = ActiveLearningClassifier(
+                    probe(), selector, FREE[args.first](), random_state=seed
+                ).begin(Z)
+                found, known = {}, 0
+                for n_labels in budgets:
+                    asked = loop.set_params(n_samples=n_labels - known).query()
+                    loop.teach(asked, target[asked])
+                    known = n_labels
+                    found[f"accuracy_{n_labels}"] = loop.score(Z_test, y_test)
+                return found
+
+            rows_of_results.append(results.run(run, **key))
+    for n_labels in budgets:
+        summary(rows_of_results, ["data", "method"], f"accuracy_{n_labels}")
+
+
 def loop_selectors():
     return {
         "random": RandomSelector(),
         "entropy": UncertaintySelector("entropy"),
         "BALD": BALDSelector(),
-        "VAAL": short(VAALSelector, **VAAL),
+        "VAAL": short(VAALSelector),
         "core-set": CoreSetSelector(),
     }
 
@@ -262,10 +382,17 @@ def cld(args, seed, x):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--task", choices=["probe", "fixmatch", "transfer", "loop"], default="probe"
+        "--task",
+        choices=["probe", "fixmatch", "transfer", "rounds", "loop"],
+        default="probe",
     )
     parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
-    parser.add_argument("--method", nargs="+", choices=[*FREE, *ASKING])
+    names = {**FREE, **ASKING, **round_selectors()}
+    parser.add_argument("--method", nargs="+", choices=[*names])
+    parser.add_argument("--first", choices=[*FREE], default="USL", help="of the loop")
+    parser.add_argument("--weights", help="of mobilenet_v2")
+    parser.add_argument("--input-size", type=int, help="of mobilenet_v2")
+    parser.add_argument("--vectors", help="folder of embeddings")
     parser.add_argument("--n-labels", type=int, nargs="+", help="ascending")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--n-train", type=int, default=5000, help="first rows")
@@ -281,11 +408,15 @@ def main():
     if args.task == "transfer":
         args.data = "bloodmnist"
     if args.n_labels is None:
-        args.n_labels = [10, 20, 40, 100, 250] if args.task == "probe" else [40]
-    x, y, x_test, y_test = load(args.data)
+        many = args.task in ("probe", "rounds")
+        args.n_labels = [10, 20, 40, 100, 250] if many else [40]
+    read = photographs if Path(args.data).is_dir() else load
+    x, y, x_test, y_test = read(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
     results = Results("selection")
-    run = {"probe": run_probe, "loop": run_loop}.get(args.task, run_fixmatch)
+    run = {"probe": run_probe, "rounds": run_rounds, "loop": run_loop}.get(
+        args.task, run_fixmatch
+    )
     run(args, results, data)
 
 

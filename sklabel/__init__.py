@@ -14,6 +14,7 @@ __all__ = [
     "datasets",
     "embedding",
     "inspection",
+    "labels",
     "load",
     "losses",
     "metrics",

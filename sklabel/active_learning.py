@@ -10,13 +10,29 @@ from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
+from ._core.answers import check_rows, read_answers
 from ._core.callbacks import CallbackSupportMixin, fitting
-from ._core.inputs import _as_images, _as_paths
-from ._core.labels import check_labels, encode_labels, is_labeled
+from ._core.columns import holds_images
+from ._core.inputs import unpacked
+from ._core.labels import (
+    as_column,
+    check_labels,
+    check_look_alikes,
+    encode_labels,
+    is_labeled,
+    read_labels,
+)
 from ._core.learner import Learner
 from ._core.nested import fit_partly_labeled, last_step
-from ._core.parameters import KW_ONLY, Count, CountOrZero, Parameters, RandomState
-from ._core.roles.classification import LabeledScoreMixin
+from ._core.parameters import (
+    KW_ONLY,
+    Count,
+    CountOrZero,
+    Parameters,
+    RandomState,
+    Verbosity,
+)
+from ._core.roles.classification import ClassificationRole, LabeledScoreMixin
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
 from .selection import (
@@ -40,11 +56,23 @@ def _classifier_has(name):
 
 
 def _as_labels(labels):
-    """Return answers as labels: names stay objects, numbers become numbers again."""
+    """Return answers as labels: integers become an array of them, others stay."""
     known = labels[is_labeled(labels)]
-    if all(isinstance(value, (int, np.integer)) for value in known):
-        return labels.astype(np.int64)
+    kinds = set(map(type, known))
+    if all(issubclass(kind, (int, np.integer)) and kind is not bool for kind in kinds):
+        try:
+            return labels.astype(np.int64)
+        except OverflowError:  # numbers without an end, such as hashes
+            return labels
     return labels
+
+
+def _as_objects(y):
+    """Return a column of labels as a 1-D array of objects, None where one is masked."""
+    column = as_column(y)
+    objects = np.empty(len(column), dtype=object)
+    objects[:] = column.tolist()
+    return objects
 
 
 class ActiveLearningClassifier(
@@ -83,9 +111,10 @@ class ActiveLearningClassifier(
     n_initial : int or None
         Rows asked at first; None: ``n_samples``.
     oracle : callable or None
-        ``oracle(indices)`` returns the labels of rows; -1, None or NaN where it has
-        none, and such a row is not asked again. None: labels are uncovered from the y
-        that is given to ``fit``, for the rows asked alone. A search or a
+        ``oracle(indices)`` returns the labels of rows, as :meth:`teach` takes them; -1,
+        None, NaN or a blank text where it has none, and such a row is not asked again.
+        None: labels are uncovered from the y that is given to ``fit``, for the rows
+        asked alone; rows without one there are not asked. A search or a
         cross-validation needs None: there the rows are those of a fold, of which an
         oracle does not know.
     embedder : estimator or None
@@ -98,6 +127,9 @@ class ActiveLearningClassifier(
         round starts anew, and so does one that meets a new class.
     random_state : int, RandomState instance or None
         Seed of classifier, selectors and embedder that have none of their own.
+    verbose : int
+        1: a line per round, with labels so far, accuracy where it is known, and
+        seconds. 0: nothing.
 
     Attributes
     ----------
@@ -179,6 +211,7 @@ class ActiveLearningClassifier(
     embedder: BaseEstimator | None = None
     warm_start: bool = False
     random_state: RandomState = None
+    verbose: Verbosity = 0
 
     @fitting
     def fit(self, X, y=None):
@@ -191,24 +224,35 @@ class ActiveLearningClassifier(
             files.
         y : array-like of shape (n_samples,) or None
             With ``oracle`` the labels known so far, -1 where there is none, or None.
-            Without, the labels to uncover: -1 where a row would get no answer.
+            Without, the labels to uncover: -1 where there is none to uncover, and such
+            a row is not asked.
 
         Returns
         -------
         self : ActiveLearningClassifier
+
+        Notes
+        -----
+        Where an oracle fails or gives what :meth:`teach` refuses, its error ends the
+        fit, and the answers of the rounds before stay: go on with :meth:`query` and
+        :meth:`teach`, or with ``fit(X, loop.labels_)``.
         """
         X, hidden = self._check_X(X, reset=True), None
         if self.oracle is None:
-            check_labels(y, n_samples=_num_samples(X))
-            hidden, y = np.asarray(y, dtype=object).reshape(-1), None
+            hidden, y = _as_objects(check_labels(y, n_samples=_num_samples(X))), None
         self._start(X, y)
         self._hidden = hidden
+        n_given = is_labeled(self.labels_).sum()
         for _ in range(self.n_rounds + 1):
             rows = self.query()
             if len(rows) == 0:
                 break
             answers = hidden[rows] if self.oracle is None else self.oracle(rows)
-            self.teach(rows, answers)
+            try:
+                self.teach(rows, answers)
+            finally:  # answers are not lost, whatever fails after them
+                answered = is_labeled(self.labels_).sum() > n_given
+                self._kept = self.oracle is not None and answered
         if not hasattr(self, "classifier_"):
             raise ValueError(
                 f"All {len(np.flatnonzero(is_labeled(self.labels_)))} answers are of "
@@ -236,6 +280,14 @@ class ActiveLearningClassifier(
 
     def _start(self, X, y):
         n_rows = _num_samples(X)
+        if y is not None:  # an error before anything is changed
+            known, labeled, _ = read_labels(y)
+            known = _as_objects(known)
+            if len(known) != n_rows:
+                raise ValueError(
+                    "Found input variables with inconsistent numbers of samples: X "
+                    f"has {n_rows} rows, y has {len(known)}."
+                )
         for name in (
             "classifier_",
             "classes_",
@@ -254,13 +306,6 @@ class ActiveLearningClassifier(
         self.history_ = []
         self._X = X
         if y is not None:
-            known = np.asarray(y, dtype=object).reshape(-1)
-            if len(known) != n_rows:
-                raise ValueError(
-                    "Found input variables with inconsistent numbers of samples: X "
-                    f"has {n_rows} rows, y has {len(known)}."
-                )
-            labeled = is_labeled(y)
             self.labels_[labeled] = known[labeled]
             self._train()
         return self
@@ -318,40 +363,42 @@ class ActiveLearningClassifier(
         self._seconds = time.perf_counter() - start
         return rows
 
-    def teach(self, indices, y):
+    def teach(self, indices, y, *, correct=False):
         """Take answers, and train on all of them.
 
         Parameters
         ----------
         indices : array-like of int
-            Rows, of those asked or others, in any order. Rows of the question that are
-            left out may be asked again.
-        y : array-like
-            Their labels; -1, None or NaN for a row that gets none and shall not be
-            asked again. An earlier answer is replaced.
+            Rows, of those asked or others, in any order, each once. Rows of the
+            question that are left out may be asked again.
+        y : array-like, or mapping or Series by row
+            Their labels: a list or an array in the order of ``indices``, or
+            {row: label}, where rows may be left out. -1, None, NaN or a blank text for
+            a row that gets none and shall not be asked again.
+        correct : bool, default=False
+            Whether answers may replace earlier ones.
 
         Returns
         -------
         self : ActiveLearningClassifier
+
+        Raises
+        ------
+        ValueError
+            If there are not as many answers as rows, answers for other rows, a row
+            twice, one with another label before (unless ``correct``), or what cannot
+            be a label. Nothing is changed then.
+        TypeError
+            If the answers have no order, as those of a set, or mix texts and numbers.
         """
         self._check_attached()
-        rows = np.asarray(indices, dtype=np.int64).reshape(-1)
-        answers = np.empty(len(rows), dtype=object)
-        given = y.tolist() if hasattr(y, "tolist") else list(y)
-        if len(given) != len(rows):
-            raise ValueError(
-                f"{len(given)} answers for {len(rows)} rows: give one for each, -1 "
-                "where there is none."
-            )
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self.labels_)):
-            raise ValueError(
-                f"indices must be rows of X, 0 to {len(self.labels_) - 1}, got "
-                f"{rows.min()} to {rows.max()}."
-            )
-        answers[:] = given
-        answered = is_labeled(answers)
+        rows = check_rows(indices, len(self.labels_))
+        known = self.labels_[is_labeled(self.labels_)]
+        rows, answers, answered = read_answers(rows, y, classes=known)
+        if not correct:
+            self._check_contradictions(rows, answers, answered)
         labels = self.labels_.copy()
-        labels[rows[answered]] = answers[answered]
+        labels[rows] = np.where(answered, answers, -1)
         if answered.any():
             encode_labels(_as_labels(labels))  # an error before anything is changed
         start = time.perf_counter()
@@ -369,7 +416,31 @@ class ActiveLearningClassifier(
                 **self._curve(),
             }
         )
+        if self.verbose:
+            self._print_round()
         return self
+
+    def _check_contradictions(self, rows, answers, answered):
+        """Raise where a row has another label already."""
+        before = self.labels_[rows]
+        for row, old, new, known, has in zip(
+            rows.tolist(), before, answers, is_labeled(before), answered, strict=True
+        ):
+            if known and not (has and old == new):
+                raise ValueError(
+                    f"Row {row} has the label {old!r}, but the answer is {new!r} now: "
+                    "teach it with correct=True to replace the earlier answer."
+                )
+
+    def _print_round(self):
+        step = self.history_[-1]
+        accuracy = step.get("accuracy")
+        print(
+            f"round {len(self.history_)}: {step['n_labeled']} of {step['n_asked']} "
+            "rows asked are labeled"
+            + ("" if accuracy is None else f", accuracy {accuracy:.3f} on the others")
+            + f", {step['seconds']:.1f} s"
+        )
 
     @available_if(_classifier_has("predict_proba"))
     def predict_proba(self, X):
@@ -401,12 +472,14 @@ class ActiveLearningClassifier(
         y : ndarray of shape (n_samples,)
         """
         check_is_fitted(self, "classifier_")
-        return self.classifier_.predict(self._check_X(X))
+        found = np.asarray(self.classifier_.predict(self._check_X(X)))
+        # scikit-learn's semi-supervised classifiers know no bool beside -1
+        return found.astype(bool) if self.classes_.dtype == bool else found
 
     def _check_X(self, X, reset=False):
         """Return vectors as an array; whoever takes images and paths checks them."""
-        X = _as_images(X)
-        if len(getattr(X, "shape", ())) > 2 or _as_paths(X) is not None:
+        X = unpacked(X)
+        if len(getattr(X, "shape", ())) > 2 or holds_images(X):
             return X
         return validate_data(self, X, reset=reset)
 
@@ -443,8 +516,12 @@ class ActiveLearningClassifier(
                 )
             same = np.array_equal(classes, vars(self).get("classes_"))
             last.set_params(warm_start=same)
+        new = set(classes.tolist()) - set(vars(self).get("classes_", ()))
+        if new and not isinstance(last_step(classifier), ClassificationRole):
+            check_look_alikes(classes)  # sklabel's classifiers tell it themselves
         self.classifier_ = fit_partly_labeled(classifier, self._X, y)
-        self.classes_ = np.asarray(self.classifier_.classes_)
+        own = np.asarray(self.classifier_.classes_)
+        self.classes_ = classes if classes.dtype == bool else own
 
     def _select(self, selector, n_samples):
         """Return rows chosen by a selector, or by the last of a pipeline."""
@@ -457,6 +534,9 @@ class ActiveLearningClassifier(
         elif alone and not isinstance(last, (Learner, *_OF_ANYTHING)):
             X = self._vectors()
         rows = np.setdiff1d(np.arange(len(y)), self.refused_)
+        hidden = vars(self).get("_hidden")
+        if hidden is not None:  # what has no answer is not asked
+            rows = rows[is_labeled(hidden[rows])]
         n_open = int((~is_labeled(y[rows])).sum())
         n_samples = min(n_samples or self.n_samples, n_open)
         if n_samples == 0:
@@ -468,7 +548,7 @@ class ActiveLearningClassifier(
 
     def _vectors(self):
         """Return X where it is 2-D, else its embedding; files it lacks are refused."""
-        if len(getattr(self._X, "shape", ())) == 2 and _as_paths(self._X) is None:
+        if len(getattr(self._X, "shape", ())) == 2 and not holds_images(self._X):
             return self._X
         if not hasattr(self, "_Z"):
             if not hasattr(self, "embedder_"):

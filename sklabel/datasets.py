@@ -1,19 +1,28 @@
 """Images to try things on: scikit-learn's digits, folders, and fetched sets."""
 
 import hashlib
+import importlib.util
 import io
 import os
 import re
 import tempfile
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import get_data_home, load_digits
 from sklearn.utils import Bunch
 
+from ._core.decoding import decode, is_heif
 from ._core.docstrings import join_sections, split_sections
-from ._core.files import open_image, replacing
+from ._core.files import (
+    RAW_ENDINGS,
+    image_format,
+    open_image,
+    read_head,
+    replacing,
+)
 from ._core.warn import warn
 
 _DIGITS = [str(i) for i in range(10)]
@@ -98,16 +107,11 @@ def load_digit_images(*, return_X_y=False):
     )
 
 
-def load_image_folder(
-    folder,
-    *,
-    recursive=True,
-    extensions=(".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    labels="folder",
-):
+def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder"):
     """List the image files of a folder, with the class each subfolder stands for.
 
-    No image is opened: the paths are a valid X for every estimator of sklabel.
+    The paths are a valid X for every estimator of sklabel. Of files whose ending is
+    unknown the first bytes are read; nothing is decoded.
 
     Parameters
     ----------
@@ -116,9 +120,11 @@ def load_image_folder(
     recursive : bool, default=True
         Whether files in subfolders, at any depth, are listed too. Files and folders
         whose name begins with a dot are not.
-    extensions : tuple of str
+    extensions : tuple of str or None, default=None
         Which files are images, by the end of their name; upper and lower case are
-        the same.
+        the same. None: all that can be read, by their content where the name does not
+        say it: BMP, GIF, ICO, JPEG, JPEG 2000, PNG, PPM, TIFF, WebP, AVIF and, with the
+        extra ``heif``, HEIC.
     labels : {"folder"} or None, default="folder"
         ``"folder"``: the first subfolder on the way to a file is its class; files
         in ``folder`` itself are unlabeled. ``None``: all files are unlabeled.
@@ -128,7 +134,9 @@ def load_image_folder(
     bunch : Bunch
         ``paths`` object array of str of shape (n,), in natural order (``img2`` before
         ``img10``); ``target`` int64 of shape (n,), position in ``target_names`` or -1
-        where unlabeled; ``target_names`` the sorted names of the class folders.
+        where unlabeled; ``target_names`` the sorted names of the class folders;
+        ``ignored`` list of str, the other files. A warning counts those by kind that
+        are likely images.
 
     Raises
     ------
@@ -138,6 +146,12 @@ def load_image_folder(
         If ``folder`` is a file.
     ValueError
         If no image is found, or ``labels`` is something else.
+
+    Warns
+    -----
+    UserWarning
+        If images are left out, or the class folders are parts of a data set, such as
+        train and test.
     """
     folder = Path(folder).expanduser()
     if labels not in ("folder", None):
@@ -148,18 +162,30 @@ def load_image_folder(
         raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder.")
     if isinstance(extensions, str):
         extensions = (extensions,)
-    endings = tuple(
+    endings = extensions and tuple(
         e.lower() if e.startswith(".") else f".{e.lower()}" for e in extensions
     )
-    paths = sorted(_list_files(folder, recursive, endings), key=_natural_key)
+    paths, ignored = [], []
+    for path in sorted(_list_files(folder, recursive), key=_natural_key):
+        if endings is None:
+            listed = _is_image(folder / path)
+        else:
+            listed = path.name.lower().endswith(endings)
+        (paths if listed else ignored).append(path)
+    left_out = _count_images(ignored) if endings is None else ""
     if not paths:
         where = "or its subfolders" if recursive else "itself (recursive=False)"
+        wanted = f"no file ends in {', '.join(endings or _USUAL)}"
+        wanted += "" if endings else ", or is an image by its content"
         raise ValueError(
-            f"No image found in {str(folder)!r} {where}: no file ends in "
-            f"{', '.join(endings)}."
+            f"No image found in {str(folder)!r} {where}: {wanted}."
+            f"{f' {left_out}.' if left_out else ''}"
         )
+    if left_out:
+        warn(f"{left_out} (in {str(folder)!r})", UserWarning)
     names = [p.parts[0] if labels and len(p.parts) > 1 else None for p in paths]
     target_names = sorted({n for n in names if n is not None}, key=_natural_text)
+    _warn_of_parts(folder, target_names)
     code = {name: i for i, name in enumerate(target_names)}
     column = np.empty(len(paths), dtype=object)
     column[:] = [str(folder / p) for p in paths]
@@ -167,10 +193,82 @@ def load_image_folder(
         paths=column,
         target=np.array([code.get(n, -1) for n in names], dtype=np.int64),
         target_names=np.array(target_names, dtype=object),
+        ignored=[str(folder / p) for p in ignored],
     )
 
 
-def _list_files(folder, recursive, endings):
+_USUAL = ".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"
+# endings that are not looked behind
+_IMAGE_ENDINGS = frozenset(
+    ".apng .avif .avifs .bmp .dib .gif .ico .j2c .j2k .jp2 .jpe .jpeg .jpf .jpg .jfif "
+    ".jpx .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+# nor are those of what lies beside images, and is not missed among them
+_COMPANIONS = frozenset(
+    ".bak .cfg .csv .db .doc .docx .gz .html .ini .ipynb .joblib .json .jsonl .log .md "
+    ".mat .npy .npz .parquet .pdf .pkl .pt .pth .py .rst .safetensors .sh .tar .toml "
+    ".tsv .txt .xls .xlsx .xml .xmp .yaml .yml .zip".split()
+)
+_HEIF_ENDINGS = frozenset((".heic", ".heif", ".hif"))
+_PARTS = frozenset(
+    "dev eval holdout test testing train training val valid validation".split()
+)
+
+
+def _is_image(path):
+    """Return whether a file can be read as an image, by its name or its content."""
+    ending = path.suffix.lower()
+    if ending in RAW_ENDINGS or ending in _COMPANIONS:
+        return False
+    if ending in _IMAGE_ENDINGS:
+        return True
+    try:
+        head = read_head(path)
+    except (OSError, ValueError):
+        return False
+    if is_heif(head):
+        return importlib.util.find_spec("pillow_heif") is not None
+    found = image_format(head)
+    if found not in ("BMP", "ICO", "PPM"):
+        return found is not None
+    try:  # two letters or a few zeros may begin anything
+        open_image(path).close()
+    except (OSError, ValueError, SyntaxError):
+        return False
+    return True
+
+
+def _count_images(paths):
+    """Return a line on the files left out that are likely images, by kind; or ""."""
+    kinds = Counter(path.suffix.lower() or "no ending" for path in paths)
+    kinds = {kind: n for kind, n in kinds.items() if kind not in _COMPANIONS}
+    if not kinds:
+        return ""
+    total = sum(kinds.values())
+    counts = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items()))
+    remedies = []
+    if _HEIF_ENDINGS & set(kinds):
+        remedies.append("install sklabel[heif] to read .heic")
+    if RAW_ENDINGS & set(kinds):
+        remedies.append("export raw files of cameras as JPEG or TIFF")
+    files = "files" if total > 1 else "file"
+    return f"{total} {files} ignored: {'; '.join([counts, *remedies])}"
+
+
+def _warn_of_parts(folder, names):
+    """Warn where the classes are the parts of a data set."""
+    parts = [name for name in names if name.lower() in _PARTS]
+    if parts and (len(parts) == len(names) or len(parts) > 1):
+        warn(
+            f"The folders {', '.join(map(repr, parts))} of {str(folder)!r} are taken "
+            "for classes, but their names are those of parts of a data set. Give one "
+            f"part, for example load_image_folder({str(folder / parts[0])!r}), or "
+            "labels=None.",
+            UserWarning,
+        )
+
+
+def _list_files(folder, recursive):
     """Return paths relative to the folder; links are followed, circles are not."""
     found, visited = [], set()
     for place, subfolders, files in os.walk(folder, followlinks=True):
@@ -180,11 +278,7 @@ def _list_files(folder, recursive, endings):
             continue
         visited.add(real)
         subfolders[:] = sorted(s for s in subfolders if recursive and s[0] != ".")
-        found += [
-            Path(place, f).relative_to(folder)
-            for f in files
-            if f[0] != "." and f.lower().endswith(endings)
-        ]
+        found += [Path(place, f).relative_to(folder) for f in files if f[0] != "."]
     return found
 
 
@@ -422,7 +516,7 @@ def _decode_jpegs(stream, offsets):
     images = None
     for i, (start, stop) in enumerate(zip(offsets[:-1], offsets[1:])):
         with open_image(io.BytesIO(stream[start:stop].tobytes())) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = decode(image)
         if images is None:
             images = np.empty((len(offsets) - 1, *pixels.shape), dtype=np.uint8)
         images[i] = pixels

@@ -18,6 +18,15 @@ def blobs(n=90, k=3):
     return (centers[y] + rng.normal(size=(n, 6))).astype(np.float32), y
 
 
+def mixed(X):
+    """Return vectors (n, 6) turned so that every feature tells the groups apart.
+
+    Features are standardized, so those that hold noise alone would count as much.
+    """
+    turn = np.random.default_rng(0).normal(size=(6, 6))
+    return (X @ turn).astype(np.float32)
+
+
 def quiet(clusterer, x):
     """Return a clusterer fitted, whatever its health."""
     with warnings.catch_warnings():

@@ -4,6 +4,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.base import clone
@@ -19,6 +20,7 @@ from sklabel.active_learning import ActiveLearningClassifier
 from sklabel.classification import CCLClassifier, SupervisedClassifier
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+from sklabel.labels import keep_as_class, partial_labels
 from sklabel.model_selection import LabeledKFold
 from sklabel.selection import RandomSelector, UncertaintySelector, USLSelector
 
@@ -94,21 +96,233 @@ def test_a_person_may_skip_refuse_and_correct():
             np.flatnonzero(loop.labels_ != -1)
         )
         loop.teach(asked, TRUTH[asked])
-    loop.teach([rows[1], rows[0]], [TRUTH[rows[1]], (TRUTH[rows[0]] + 1) % 3])
+    changed = [TRUTH[rows[1]], (TRUTH[rows[0]] + 1) % 3]
+    with pytest.raises(ValueError, match=f"Row {rows[0]} has the label .*correct=True"):
+        loop.teach([rows[1], rows[0]], changed)
+    assert loop.refused_.tolist() == [rows[1]]  # nothing was changed
+    loop.teach([rows[1], rows[0]], changed, correct=True)
     assert loop.refused_.tolist() == [] and loop.labels_[rows[0]] != TRUTH[rows[0]]
     asked = loop.sample_indices_
     assert len(asked) == len(set(asked)) == loop.history_[-1]["n_asked"]
 
 
-def test_wrong_answers_change_nothing():
+WRONG = {
+    "of all kinds": lambda rows: [0, "one", 2.5, 1, 2, 0],
+    "a set": lambda rows: set(TRUTH[rows].tolist()) | {7, 8, 9},
+    "a generator": lambda rows: (int(TRUTH[row]) for row in rows),
+    "a map": lambda rows: map(int, TRUTH[rows]),
+    "values of a dict": lambda rows: dict.fromkeys(rows, 1).values(),
+    "one text": lambda rows: "abcdef",
+    "one number": lambda rows: 3,
+    "nothing": lambda rows: None,
+    "too few": lambda rows: TRUTH[rows][1:],
+    "too many": lambda rows: [*TRUTH[rows], 0],
+    "two columns": lambda rows: np.stack([TRUTH[rows]] * 2, 1),
+    "other rows": lambda rows: {(int(row) + 1) % N: 1 for row in rows},
+    "texts as rows": lambda rows: {str(row): 1 for row in rows},
+    "Series of other rows": lambda rows: pd.Series(1, index=(rows + 1) % N),
+    "Series of names": lambda rows: pd.Series(list("abcdef"), index=list("abcdef")),
+    "Series with a row twice": lambda rows: pd.Series(1, index=[rows[0]] * 6),
+    "the text nan": lambda rows: np.array(["a", "b", "c", "a", np.nan, "b"]),
+    "a question mark": lambda rows: ["a", "b", "?", "a", "b", "c"],
+    "bytes": lambda rows: [b"a"] * 6,
+    "shares": lambda rows: [0.5] * 6,
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_answers_change_nothing(kind):
+    loop = short(initial_selector=RandomSelector()).begin(X)
+    loop.teach([0, 1, 2], TRUTH[:3])
+    rows = loop.query()
+    state = pickle.dumps(loop)
+    for given in (rows, rows.tolist()):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            loop.teach(given, WRONG[kind](rows))
+        assert len(str(raised.value)) > 20
+    assert pickle.dumps(loop) == state
+    loop.teach(rows, TRUTH[rows])  # the right ones are taken then
+    assert loop.history_[-1]["n_labeled"] == 9
+
+
+RIGHT = {
+    "list": lambda rows, y: y[rows].tolist(),
+    "tuple": lambda rows, y: tuple(y[rows]),
+    "array": lambda rows, y: y[rows],
+    "column": lambda rows, y: y[rows][:, None],
+    "dict": lambda rows, y: {int(row): y[row] for row in rows[::-1]},
+    "dict of numpy": lambda rows, y: {row: y[row] for row in rows[::-1]},
+    "Series by row": lambda rows, y: pd.Series(y, dtype=object).loc[rows[::-1]],
+    "Series in order": lambda rows, y: pd.Series(y[rows].tolist()),
+    "one-column frame": lambda rows, y: pd.DataFrame({"y": y}).loc[rows[::-1]],
+    "masked": lambda rows, y: np.ma.array(y[rows], mask=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")
+@pytest.mark.parametrize("kind", RIGHT)
+@pytest.mark.parametrize("names", [None, ["ant", "bee", "cow"], [True, False, True]])
+def test_answers_in_every_right_form_are_the_same(kind, names):
+    y = TRUTH if names is None else np.array(names, dtype=object)[TRUTH]
+    plain = short(oracle=lambda rows: y[rows].tolist()).fit(X)
+    loop = short(oracle=lambda rows: RIGHT[kind](rows, y)).fit(X)
+    np.testing.assert_array_equal(loop.sample_indices_, plain.sample_indices_)
+    assert loop.labels_.tolist() == plain.labels_.tolist()
+    asked = loop.sample_indices_
+    assert loop.labels_[asked].tolist() == y[asked].tolist()
+    np.testing.assert_array_equal(loop.predict(X), plain.predict(X))
+    assert loop.classes_.tolist() == sorted(set(y.tolist()))
+    assert {type(v) for v in loop.classes_.tolist()} == {type(y.tolist()[0])}
+
+
+def test_a_mapping_may_leave_rows_out_and_refuse_some():
     loop = short().begin(X)
     rows = loop.query()
+    loop.teach(rows, {rows[1]: 1, rows[0]: None, rows[2]: ""})
+    assert loop.refused_.tolist() == sorted([rows[0], rows[2]])
+    assert np.flatnonzero(loop.labels_ != -1).tolist() == [rows[1]]
+    loop.teach(rows, {})
+    assert loop.history_[-1]["n_labeled"] == 1
+
+
+@pytest.mark.parametrize(
+    "rows", [[1.0, 2.0], [True, False], [1, 1], [-1, 2], [N, 0], "12", {1, 2}]
+)
+def test_wrong_rows_change_nothing(rows):
+    loop = short().begin(X)
+    with pytest.raises(ValueError, match="indices"):
+        loop.teach(rows, [0, 1])
+    assert (loop.labels_ == -1).all() and loop.history_ == []
+
+
+def test_answers_contradict_only_where_it_is_said():
+    loop = short().begin(X, partial_labels(N, [0, 1, 2], ["a", "b", "a"]))
+    loop.teach([0], ["a"])  # the same once more
+    for answer in ("b", None, " "):
+        with pytest.raises(ValueError, match="Row 0 has the label 'a'.*correct=True"):
+            loop.teach([0], [answer])
+    assert loop.labels_[0] == "a" and loop.refused_.tolist() == []
+    loop.teach([0], ["b"], correct=True)
+    assert loop.labels_[0] == "b"
+    loop.teach([2], [None], correct=True)  # a label is taken back
+    assert loop.labels_[2] == -1 and loop.refused_.tolist() == [2]
+    loop.teach([2], ["a"])  # and given after all
+    assert loop.labels_[2] == "a" and loop.refused_.tolist() == []
+
+
+class _Fails(LogisticRegression):
+    def fit(self, X, y, sample_weight=None):
+        raise RuntimeError("no training")
+
+
+@pytest.mark.parametrize("failure", ["oracle", "answers", "interrupt", "training"])
+def test_what_an_oracle_has_said_is_not_lost(failure):
+    said = {}
+
+    def oracle(rows):
+        if len(said) == 12 and failure != "training":
+            if failure == "answers":
+                return {"x": 1}
+            raise {"oracle": OSError, "interrupt": KeyboardInterrupt}[failure]
+        said.update({int(row): int(TRUTH[row]) for row in rows})
+        return TRUTH[rows]
+
+    loop = short(_Fails() if failure == "training" else None, oracle=oracle, n_rounds=5)
+    with pytest.raises((OSError, KeyboardInterrupt, ValueError, RuntimeError)):
+        loop.fit(X)
+    kept = np.flatnonzero(loop.labels_ != -1)
+    assert kept.tolist() == sorted(said) and len(kept) in (6, 12)
+    if failure == "training":
+        return
+    rows = loop.query()  # the question is still open
+    assert not set(rows) & set(said)
+    assert loop.teach(rows, TRUTH[rows]).history_[-1]["n_labeled"] == 18
+    again = short(oracle=lambda rows: TRUTH[rows]).fit(X, loop.labels_)
+    assert again.history_[-1]["n_labeled"] == 18 + 18
+
+
+def test_a_fit_that_fails_before_any_answer_leaves_the_loop_as_it_was():
+    loop = short(oracle=lambda rows: TRUTH[rows]).fit(X)
     before = loop.labels_.copy()
+    loop.set_params(oracle=lambda rows: None)
     with pytest.raises(TypeError):
-        loop.teach(rows, [0, "one", 2.5, 1, 2, 0])
+        loop.fit(X)
     np.testing.assert_array_equal(loop.labels_, before)
-    np.testing.assert_array_equal(loop.query(), rows)
-    assert loop.history_ == []
+    with pytest.raises(ValueError, match="inconsistent"):
+        loop.begin(X, [0, 1])
+    np.testing.assert_array_equal(loop.labels_, before)
+
+
+def test_rows_that_have_no_answer_are_not_asked():
+    y = np.where(np.arange(N) % 5 == 0, TRUTH, -1)  # 30 answers
+    for form in (y, np.where(y < 0, np.nan, y), np.ma.array(TRUTH, mask=y < 0)):
+        loop = short(n_samples=8, n_rounds=9).fit(X, form)
+        assert [step["n_labeled"] for step in loop.history_] == [8, 16, 24, 30]
+        assert loop.refused_.tolist() == []
+        assert (y[loop.sample_indices_] >= 0).all()
+    search = GridSearchCV(short(), {"n_samples": [4, 8]}, cv=LabeledKFold(3)).fit(X, y)
+    found = search.best_estimator_
+    assert found.history_[-1]["n_labeled"] == len(found.sample_indices_)
+    # semi-supervised classifiers learn from them
+    loop = short(LabelSpreading(gamma=0.5), n_samples=12).fit(X, y)
+    assert len(loop.classifier_.transduction_) == N
+
+
+@pytest.mark.parametrize("answers", [TRUTH > 0, (TRUTH > 0).astype(object)])
+@pytest.mark.parametrize(
+    "classifier",
+    [LogisticRegression(), SupervisedClassifier(max_steps=5), LabelSpreading(gamma=1)],
+)
+def test_bool_stays_bool(classifier, answers):
+    loop = short(classifier).fit(X, answers)
+    assert loop.classes_.dtype == bool and loop.predict(X).dtype == bool
+    assert loop.score(X, TRUTH > 0) == np.mean(loop.predict(X) == (TRUTH > 0))
+    assert {type(v) for v in loop.labels_[loop.sample_indices_]} == {bool}
+
+
+def test_names_with_the_spreading_classifiers_of_scikit_learn():
+    names = np.array(["ant", "bee", "cow"])[TRUTH]
+    loop = short(LabelSpreading(gamma=0.5), n_samples=12).fit(X, names)
+    assert loop.classes_.tolist() == ["ant", "bee", "cow"]
+    assert set(loop.classifier_.transduction_) <= set(names)
+    assert loop.score(X, names) > 0.8
+
+
+def test_labels_that_look_alike_are_told_in_the_round_they_come_up():
+    loop = short(initial_selector=RandomSelector()).begin(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop.teach([0, 1], ["Cat", "dog"])
+    with pytest.warns(UserWarning, match="look alike: 'Cat' and 'cat'") as seen:
+        loop.teach([2], ["cat"])
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop.teach([3], ["cat"])
+
+
+def test_a_class_named_none_in_the_loop():
+    names = np.array(["none", "some", "many"], dtype=object)[TRUTH]
+    loop = short().begin(X)
+    rows = loop.query()
+    with pytest.raises(ValueError, match="'none'.*keep_as_class"):
+        loop.teach(rows, names[rows])
+    loop.teach(rows, keep_as_class(names[rows], "none"))
+    rows = loop.query()
+    loop.teach(rows, names[rows])  # known by now
+    assert loop.classes_.tolist() == ["many", "none", "some"]
+    assert loop.score(X, names) > 0.5
+    y = keep_as_class(names, "none")
+    assert short().fit(X, y).score(X, names) > 0.5
+
+
+def test_a_line_per_round(capsys):
+    short(verbose=1, n_rounds=1).fit(X, TRUTH)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("round 2: 12 of 12 rows asked are labeled, accuracy 0.")
+    short(n_rounds=1).fit(X, TRUTH)
+    assert capsys.readouterr().out == ""
 
 
 class _Witness(RandomSelector):

@@ -131,6 +131,83 @@ def test_image_folder_errors(tmp_path):
         load_image_folder(tmp_path, labels="names")
 
 
+def test_images_are_found_by_content(tmp_path, recwarn):
+    image = Image.new("RGB", (8, 8))
+    for name, kind in (
+        ("a.jfif", "JPEG"),
+        ("b.JPE", "JPEG"),
+        ("c.ppm", "PPM"),
+        ("d", "PNG"),
+        ("e.dat", "TIFF"),
+        ("f.jpg", "PNG"),
+        ("g.w", "PPM"),
+        ("h.x", "BMP"),
+    ):
+        image.save(tmp_path / name, kind)
+    for name, content in (
+        ("notes.txt", b"P5 8 8 255 " + bytes(64)),
+        ("letter", b"BM, as they say, is no image at all"),
+        ("short", b"B"),
+        ("empty", b""),
+        ("labels.csv", b"path,label"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    bunch = load_image_folder(tmp_path)
+    assert [Path(p).name for p in bunch.paths] == [
+        *("a.jfif", "b.JPE", "c.ppm", "d", "e.dat", "f.jpg", "g.w", "h.x")
+    ]
+    assert sorted(Path(p).name for p in bunch.ignored) == [
+        *("empty", "labels.csv", "letter", "notes.txt", "short")
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no pipes elsewhere")
+def test_a_pipe_is_no_image(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b")
+    bunch = load_image_folder(tmp_path)
+    assert len(bunch.paths) == 1 and len(bunch.ignored) == 1
+
+
+def test_what_is_left_out_is_counted_by_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    for name in ("a.heic", "b.HEIC", "c.cr2", "d.svg", "notes.txt"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
+    with pytest.warns(UserWarning) as caught:
+        bunch = load_image_folder(tmp_path)
+    (said,) = [str(w.message) for w in caught]
+    assert said.startswith("4 files ignored: .cr2 1, .heic 2, .svg 1; install ")
+    assert "sklabel[heif]" in said and len(bunch.ignored) == 5
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"No image found.*4 files ignored: \.cr2 1"):
+        load_image_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names, warned",
+    [
+        (["train", "val"], True),
+        (["Train", "Test", "valid"], True),
+        (["test"], True),
+        (["train", "test", "extra"], True),
+        (["train", "car", "ship"], False),
+        (["cat", "dog"], False),
+    ],
+)
+def test_parts_of_a_data_set_are_no_classes(tmp_path, recwarn, names, warned):
+    for name in names:
+        (tmp_path / name / "cat").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "cat" / "a.png")
+    load_image_folder(tmp_path)
+    assert len(recwarn.list) == warned
+    if warned:
+        assert "parts of a data set" in str(recwarn.list[0].message)
+    recwarn.clear()
+    load_image_folder(tmp_path, labels=None)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("name", FETCHERS)
 @pytest.mark.parametrize("where", ["argument", "variable", "home"])
 def test_a_file_that_is_there_is_read(name, where, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ SHARED = [
     "image_shape",
     "image_size",
     "on_error",
+    "max_pixels",
     "device",
     "precision",
     "random_state",

@@ -14,15 +14,16 @@ FILES = sorted(ROOT.rglob("*.py"))
 # `_core`, and its `roles` every file is one. A file imports from lower floors only, or
 # from its own room.
 FLOORS = [
-    "losses augment modules optim neighbors _core.docstrings _core.files "
-    "_core.layers _core.optional _core.samples _core.warn",
-    "backbones datasets text _core.calibration _core.callbacks _core.choice "
-    "_core.display _core.few_shot _core.identity _core.image_files _core.kcenter "
-    "_core.labels _core.persistence _core.propagation _core.samplers "
-    "_core.weight_files",
-    "_core.inputs _core.vector_cache",
-    "inspection metrics pretrained _core.class_names _core.net _core.texts",
-    "_core.health _core.parameters",
+    "losses augment modules optim neighbors _core.columns _core.docstrings _core.files "
+    "_core.label_texts _core.layers _core.optional _core.plain _core.samples "
+    "_core.warn",
+    "backbones text _core.calibration _core.callbacks _core.choice _core.decoding "
+    "_core.few_shot _core.identity _core.kcenter _core.labels _core.persistence "
+    "_core.propagation _core.samplers _core.weight_files",
+    "datasets _core.answers _core.display _core.image_files",
+    "labels metrics _core.class_names _core.inputs _core.net _core.texts "
+    "_core.vector_cache",
+    "inspection pretrained _core.health _core.parameters _core.settings",
     "_core.learner",
     "_core.codes _core.overclustering _core.roles.embedding _core.roles.clustering "
     "_core.roles.classification _core.roles.search",

@@ -186,10 +186,10 @@ def test_groups_of_the_test_part_leave_the_unlabeled_rows_too():
         next(cv.split(X, y, groups[:3]))
 
 
-def test_stratified_folds_do_not_use_groups_and_say_so():
+def test_random_splits_do_not_use_groups_and_say_so():
     X, y = toy()
     with pytest.warns(UserWarning, match="groups parameter is ignored"):
-        for train, _ in LabeledKFold(3).split(X, y, np.arange(len(y))):
+        for train, _ in LabeledShuffleSplit(3).split(X, y, np.arange(len(y))):
             assert np.isin(np.flatnonzero(y == -1), train).all()
 
 

@@ -5,6 +5,8 @@ from contextlib import nullcontext
 
 from sklearn.base import _fit_context
 
+from .plain import float32_by_default, plain_parameters
+
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:
@@ -36,7 +38,8 @@ class _Nobody:
 def fitting(fit):
     """Decorate ``fit``: check the parameters, and tell callbacks of begin and end.
 
-    A fit that fails or is broken off leaves the estimator as it was before.
+    A fit that fails or is broken off leaves the estimator as it was before, unless it
+    has set ``_kept`` to True: then it stays as it is.
     """
 
     @with_callbacks
@@ -48,17 +51,25 @@ def fitting(fit):
         before = vars(self).copy()
         try:
             self._task[0].call_on_fit_task_begin(estimator=self, X=X, y=y)
-            fit(self, X, *args, **kwargs)
+            with plain_parameters(self), float32_by_default():
+                fit(self, X, *args, **kwargs)
             self._unfinished = getattr(self, "interrupted_", False)
             self._task[0].call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes={}
             )
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            if not vars(self).get("_kept"):
+                vars(self).clear()
+                vars(self).update(before)
             raise
         finally:  # what only a fit needs
-            for name in ("_task", "_continued", "_earlier_epochs"):
+            for name in (
+                "_task",
+                "_continued",
+                "_changed",
+                "_earlier_epochs",
+                "_kept",
+            ):
                 vars(self).pop(name, None)
         return self
 

@@ -3,9 +3,9 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from .files import open_image
+from .decoding import UNREADABLE, Pictures
 
 _PAPER = (255, 255, 255)
 _INK = (25, 25, 25)
@@ -16,7 +16,7 @@ _GAP = 8
 _LONGEST_SIDE = 8000  # of a sheet: larger ones are a burden to open
 
 
-def contact_sheet(images, captions, *, n_columns=None, tile=160):
+def contact_sheet(images, captions, *, n_columns=None, tile=160, max_pixels=None):
     """Draw numbered images in rows, in the order given.
 
     Parameters
@@ -30,6 +30,8 @@ def contact_sheet(images, captions, *, n_columns=None, tile=160):
     tile : int, default=160
         Side of the square in which an image is shown, in pixels; smaller where the
         sheet would be longer than 8,000 pixels.
+    max_pixels : int or None, default=None
+        Files of more pixels are empty tiles; None: Pillow's limit.
 
     Returns
     -------
@@ -53,10 +55,11 @@ def contact_sheet(images, captions, *, n_columns=None, tile=160):
         _PAPER,
     )
     draw = ImageDraw.Draw(sheet)
+    pictures = Pictures(images, max_pixels, side=2 * tile)
     for i in range(n):
         x = _MARGIN + i % n_columns * (tile + _GAP)
         y = _MARGIN + i // n_columns * (tile + caption_height + _GAP)
-        _paste(sheet, draw, images[i], x, y, tile)
+        _paste(sheet, draw, pictures, i, x, y, tile)
         middle, y = x + tile / 2, y + tile + 2
         draw.text((middle, y), str(i + 1), fill=_INK, font=large, anchor="ma")
         y += _line(large)
@@ -109,6 +112,7 @@ def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, t
         "RGB", (2 * _MARGIN + width, 2 * _MARGIN + len(notes) * (step + 4)), _PAPER
     )
     draw = ImageDraw.Draw(sheet)
+    pictures = Pictures(images, side=2 * tile)
     for i, row in enumerate(chosen):
         y = _MARGIN + i * (step + 4) + 3
         middle = y + tile / 2
@@ -118,20 +122,20 @@ def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, t
         x = _MARGIN + left
         box = (x - 3, y - 3, x + tile + 2, y + tile + 2)
         draw.rectangle(box, outline=_FRAME, width=3)
-        _paste(sheet, draw, images[row], x, y, tile)
+        _paste(sheet, draw, pictures, row, x, y, tile)
         x += step + 14
         for member in members[i]:
-            _paste(sheet, draw, images[member], x, y, tile)
+            _paste(sheet, draw, pictures, member, x, y, tile)
             x += step
         draw.text((x + 4, middle), notes[i], fill=_GRAY, font=small, anchor="lm")
     return sheet
 
 
-def _paste(sheet, draw, image, x, y, tile):
+def _paste(sheet, draw, pictures, row, x, y, tile):
     """Put an image into the middle of its tile, as large as fits."""
     try:
-        picture = _open(image, tile)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = _picture(pictures, row)
+    except UNREADABLE:
         draw.rectangle((x, y, x + tile - 1, y + tile - 1), outline=_GRAY)
         return
     scale = tile / max(picture.size)
@@ -141,19 +145,13 @@ def _paste(sheet, draw, image, x, y, tile):
     sheet.paste(picture, (x + (tile - size[0]) // 2, y + (tile - size[1]) // 2))
 
 
-def _open(image, tile):
-    if isinstance(image, np.ndarray):
-        if image.ndim == 3 and image.shape[2] == 1:
-            image = image[:, :, 0]
-        return Image.fromarray(image).convert("RGB")
-    with open_image(image) as file:
-        file.draft("RGB", (2 * tile, 2 * tile))  # JPEG: decode at reduced scale
-        picture = ImageOps.exif_transpose(file)
-        if picture.has_transparency_data:  # transparent means paper, not black
-            picture = picture.convert("RGBA")
-            paper = Image.new("RGBA", picture.size, _PAPER)
-            picture = Image.alpha_composite(paper, picture)
-        return picture.convert("RGB")
+def _picture(pictures, row):
+    image = pictures.items[row]
+    if not isinstance(image, np.ndarray):
+        return Image.fromarray(pictures[row])
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    return Image.fromarray(image).convert("RGB")
 
 
 def _elide(text, font, width):

@@ -5,14 +5,30 @@ import os
 import re
 import secrets
 import stat
+import threading
 import time
+import unicodedata
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # What Pillow reads by itself; for others, such as EPS, it starts a program.
-_IMAGE_FORMATS = ("BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_IMAGE_FORMATS = (
+    *("BMP", "GIF", "ICO", "JPEG", "PNG", "PPM", "TIFF", "WEBP"),
+    *("AVIF", "JPEG2000"),
+)
+# Files of cameras: they begin as TIFF, but what Pillow finds in them is a preview.
+RAW_ENDINGS = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .k25 .kdc .mef .mos .mrw .nef "
+    ".nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
+)
+_limit_lock = threading.Lock()  # Pillow's limit is one for the whole process
 
 _KINDS = {
     stat.S_ISDIR: "a folder",
@@ -21,7 +37,8 @@ _KINDS = {
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }
-_ABANDONED = 3600  # seconds after which nobody still writes to a partial file
+_PARTIAL = ".partial"  # end of the name of a file that is being written
+_ABANDONED = 3600  # seconds after which nobody still writes to it, where no lock tells
 
 
 def check_regular(path, mode=None):
@@ -32,21 +49,114 @@ def check_regular(path, mode=None):
         raise ValueError(f"{str(path)!r} is {kind}, not a regular file")
 
 
-def open_image(file):
+def open_image(file, max_pixels=None, first=None):
     """Open an image as ``PIL.Image.open`` does, without any other program.
 
     Parameters
     ----------
     file : str, Path or file object
+        A name is found however its accents are composed.
+    max_pixels : int or None
+        Largest number of pixels; None: ``2 * PIL.Image.MAX_IMAGE_PIXELS``.
+    first : callable or None
+        Is shown the file object before Pillow is; returns an image or None.
 
     Returns
     -------
     image : PIL.Image.Image
-        BMP, GIF, ICO, JPEG (MPO too), PNG, PPM, TIFF or WebP.
+        BMP, GIF, ICO, JPEG (MPO too), JPEG 2000, PNG, PPM, TIFF, WebP or AVIF.
+
+    Raises
+    ------
+    ValueError
+        If it has more pixels.
     """
-    if not hasattr(file, "read"):
-        check_regular(file)
-    return Image.open(file, formats=_image_formats())
+    if hasattr(file, "read"):
+        return _open(file, max_pixels, first)
+    file = open(_check_existing(file), "rb")
+    try:
+        image = _open(file, max_pixels, first)
+        image._exclusive_fp = True  # the image closes it
+    except BaseException:
+        file.close()
+        raise
+    return image
+
+
+def _check_existing(path):
+    """Return the name of a regular file, in the form in which the folder has it."""
+    try:
+        check_regular(path)
+    except FileNotFoundError:
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, os.fspath(path))
+            if os.path.exists(other):
+                check_regular(other)
+                return other
+        raise
+    return path
+
+
+def _open(file, max_pixels, first):
+    image = None
+    try:
+        if first is not None:
+            image = first(file)
+            file.seek(0)
+        if image is not None and max_pixels is None:
+            Image._decompression_bomb_check(image.size)
+        elif image is None and max_pixels is None:
+            image = Image.open(file, formats=_image_formats())
+        elif image is None:
+            with _limit_lock:
+                before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+                try:
+                    image = Image.open(file, formats=_image_formats())
+                    large = before and before < image.width * image.height
+                    large = large and image.width * image.height <= max_pixels
+                    if large and image.format in ("GIF", "TIFF"):
+                        image.load()  # which looks at the limit again
+                finally:
+                    Image.MAX_IMAGE_PIXELS = before
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError(
+            "cannot identify it as an image of a format that is read: "
+            f"{', '.join(_image_formats())}, HEIC"
+        ) from error
+    except Image.DecompressionBombError as error:
+        found = re.search(r"\((\d+) pixels", str(error))
+        n_pixels = int(found[1]) if found else 10**9
+        most = max_pixels or 2 * Image.MAX_IMAGE_PIXELS
+        raise ValueError(_too_large(n_pixels, most)) from error
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise ValueError(_too_large(image.width * image.height, max_pixels))
+    return image
+
+
+def _too_large(n_pixels, most):
+    return (
+        f"it has {n_pixels:,} pixels, and more than {most:,} may be an attack that "
+        f"fills the memory; if you trust it, allow it with max_pixels={n_pixels}, in "
+        f"commands --max-pixels {n_pixels}"
+    )
+
+
+def image_format(head):
+    """Return the format that the first bytes of a file are of, or None."""
+    if len(head) < 16:
+        return None
+    for name in _image_formats():
+        accept = Image.OPEN[name][1]
+        if accept is not None and accept(head[:16]) is True:
+            return name
+    return None
+
+
+def read_head(path):
+    """Return the first 64 bytes of a regular file."""
+    check_regular(path)
+    with open(path, "rb") as file:
+        return file.read(64)
 
 
 @functools.cache
@@ -86,26 +196,84 @@ def replacing(path):
 
     A reader sees the old file or the new one, also after a power failure. Several
     processes may write to one path. A link at ``path`` is replaced, not followed. What
-    a killed process has left is removed by the next one.
+    a killed process has left is removed by the next one. An error of the disk names
+    ``path``.
     """
     path = Path(path)
-    remove_abandoned(path.parent, rf"\.{re.escape(path.name)}\..*\.partial")
-    # as tempfile.mkstemp, but with the mode that the user's umask gives
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
+    remove_partial(path.parent, re.escape(path.name))
+    partial = None
     try:
-        with open(partial, "xb") as file:
+        with _new_partial(path) as file:
+            partial = file.name
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            if fcntl is not None:  # before the lock is given up
+                os.replace(partial, path)
+        if fcntl is None:  # Windows renames no open file
+            os.replace(partial, path)
     except BaseException as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None and error.errno:
-            # such as a full disk: it does not say where
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        if partial is not None:
+            with suppress(OSError):
+                os.unlink(partial)
+        if isinstance(error, OSError) and error.errno:
+            # a full disk does not say where, and nobody knows the partial file
+            if error.filename is None or str(error.filename).endswith(_PARTIAL):
+                raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
+
+
+def _new_partial(path):
+    """Open a new file beside ``path``, locked as long as its writer lives."""
+    while True:
+        # as tempfile.mkstemp, but with the mode that the user's umask gives
+        name = f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}"
+        file = open(path.with_name(name), "xb")
+        if fcntl is None:
+            return file
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.lexists(file.name):
+            return file
+        file.close()  # another process met it before it was locked
+
+
+def remove_partial(folder, name):
+    """Remove what killed processes left of files of such names, a regular expression.
+
+    The file of a process that lives is locked, and stays. Where there are no locks, a
+    file goes when it is over an hour old.
+    """
+    pattern = re.compile(rf"\.(?:{name})\.[0-9a-f]{{16}}{re.escape(_PARTIAL)}")
+    with suppress(OSError):
+        for entry in os.listdir(folder):
+            if pattern.fullmatch(entry):
+                with suppress(OSError):
+                    _remove_if_abandoned(os.path.join(folder, entry))
+
+
+def _remove_if_abandoned(path):
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return
+    if fcntl is None:
+        _remove_if_old(path)
+        return
+    number = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass
+    except OSError:  # no locks here
+        _remove_if_old(path)
+    finally:
+        os.close(number)
+
+
+def _remove_if_old(path):
+    if time.time() - os.lstat(path).st_mtime > _ABANDONED:
+        os.unlink(path)
 
 
 def sync_folder(folder):
@@ -126,7 +294,5 @@ def remove_abandoned(folder, pattern, keep=None):
     with suppress(OSError):
         for name in os.listdir(folder):
             if name != keep and re.fullmatch(pattern, name):
-                path = os.path.join(folder, name)
                 with suppress(OSError):
-                    if time.time() - os.lstat(path).st_mtime > _ABANDONED:
-                        os.unlink(path)
+                    _remove_if_old(os.path.join(folder, name))

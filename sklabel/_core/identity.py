@@ -56,23 +56,14 @@ def _parameters(estimator):
 
 def _data_digest(source):
     """Return a hash of all rows; of image files their paths, sizes and times."""
-    paths = getattr(source, "paths", None)
-    if paths is not None:
-        return digest([[str(path), *_file_state(path)] for path in paths])
+    if getattr(source, "is_encoded", False):
+        return digest(source.states())
     found = hashlib.sha256(repr((str(source.dtype), source.shape)).encode())
     n_bytes = source.dtype.itemsize * math.prod(source.shape[1:])
     step = max(1, 2**24 // max(1, n_bytes))
     for start in range(0, len(source), step):
         found.update(np.ascontiguousarray(source[start : start + step]))
     return found.hexdigest()
-
-
-def _file_state(path):
-    try:
-        found = os.stat(path)
-    except OSError:  # it is left out, or an error is raised for it
-        return None, None
-    return found.st_size, found.st_mtime_ns
 
 
 # of every module, and of no consequence for what it does in training

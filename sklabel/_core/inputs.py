@@ -1,15 +1,17 @@
 """What X may be: vectors, images, paths of image files."""
 
-import os
+import math
 from numbers import Integral
 
 import numpy as np
 import torch
-from PIL import ImageOps
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_array, validate_data
 
-from .files import open_image
-from .image_files import UNREADABLE, ImageFiles, decoded, unreadable
+from .columns import WHAT_X_MAY_BE, as_array, as_column
+from .decoding import GRAY, UNREADABLE, Pictures
+from .image_files import _CACHE_BYTES, ImageFiles, unreadable
 from .samples import PIXEL_RANGES, Samples, _blocks, to_unit
 from .warn import warn
 
@@ -22,14 +24,14 @@ def check_samples(estimator, X, reset, sample_shape=None):
     Parameters
     ----------
     estimator : Learner
-        Its ``image_shape``, ``image_size`` and ``on_error`` are used; with ``reset``
-        its ``n_features_in_`` is set.
+        Its ``image_shape``, ``image_size``, ``on_error`` and ``max_pixels`` are used;
+        with ``reset`` its ``n_features_in_`` is set, and ``_value_range`` where images
+        have values without a range of their own.
     X : array-like
-        Vectors ``(n, D)``; images ``(n, h, w)``, ``(n, h, w, c)``, ``(n, c, h, w)``;
-        or paths of image files, 1-D or one DataFrame column.
+        See ``WHAT_X_MAY_BE``.
     reset : bool
         True in ``fit``; otherwise X must have the fitted ``sample_shape``.
-    sample_shape : tuple of int or None
+    sample_shape : tuple of int
         The fitted shape.
 
     Returns
@@ -41,25 +43,102 @@ def check_samples(estimator, X, reset, sample_shape=None):
     ValueError
         Naming the row or file and what to do.
     """
-    paths = _as_paths(X)
-    if paths is not None:
-        samples = _from_paths(estimator, paths, reset, sample_shape)
+    X = as_array(X)
+    column = as_column(X)
+    files = column is not None and column.kind in ("path", "bytes", "picture")
+    if reset and not files:
+        vars(estimator).pop("_value_range", None)
+    if files:
+        samples = _from_files(estimator, column, reset, sample_shape)
     else:
-        X = _as_images(X)
+        bad = None
+        if column is not None:
+            X, bad = _from_arrays(column, getattr(estimator, "on_error", "raise"))
         ndim = 0 if X is None or not hasattr(X, "shape") else len(X.shape)
+        if not reset:
+            _refuse_one(X, sample_shape, type(estimator).__name__)
         if ndim not in (3, 4):
             return _from_table(estimator, X, reset)
-        samples = _from_images(X, sample_shape)
+        given = getattr(estimator, "image_shape", None)
+        samples = _from_images(X, sample_shape, given)
+        if bad is not None:
+            samples = samples.without(bad)
+        if reset:
+            _warn_of_dark_bytes(samples)
     if reset:
         estimator.n_features_in_ = int(np.prod(samples.sample_shape))
         vars(estimator).pop("feature_names_in_", None)
     elif samples.sample_shape != sample_shape:
-        raise ValueError(
-            f"X has samples of shape {samples.sample_shape}, but "
-            f"{type(estimator).__name__} was fitted on samples of shape "
-            f"{sample_shape}: resize the images to that size."
-        )
+        _refuse_shape(samples, sample_shape, type(estimator).__name__)
     return samples
+
+
+def unpacked(X):
+    """Return X as an array where it is one in another form, else as it is."""
+    X = as_array(X)
+    column = as_column(X)
+    if column is not None and column.kind in ("array", "vector"):
+        return _from_arrays(column, "raise")[0]
+    return X
+
+
+def _refuse_one(X, fitted, name):
+    """Raise an error where X is one image of the fitted shape, and not many."""
+    shape = tuple(getattr(X, "shape", ()))
+    if len(fitted) != 3 or len(shape) not in (2, 3):
+        return
+    n_channels, height, width = fitted
+    one = [(n_channels, height, width), (height, width, n_channels)]
+    if n_channels == 1 and (len(shape) == 2 and shape[1] != math.prod(fitted)):
+        one.append((height, width))
+    many = len(shape) == 3 and n_channels == 1 and shape[1:] == (height, width)
+    if shape in one and not many:
+        raise ValueError(
+            f"X of shape {shape} is one image, and {name} takes many: give X[None] for "
+            f"one. {WHAT_X_MAY_BE}"
+        )
+
+
+def _refuse_shape(samples, fitted, name):
+    """Raise an error for samples of another shape than the fitted one."""
+    found = samples.sample_shape
+    remedy = "resize the images to that size"
+    if len(fitted) != 3:
+        remedy = "fit it on such images too, or give it vectors"
+    elif found[0] != fitted[0] and found[1:] == fitted[1:]:
+        if getattr(samples.source, "is_encoded", False):
+            remedy = (
+                "image files are read as RGB, so fit on files too, or give the pixels "
+                f"as an array of {fitted[0]} channel{'s' if fitted[0] > 1 else ''}, "
+                'for example of pictures opened by Pillow, image.convert("L")'
+            )
+        else:
+            remedy = f"give images of {fitted[0]} channels, not of {found[0]}"
+            if (found[0], fitted[0]) == (1, 3):
+                remedy += ", for example np.repeat(X[..., None], 3, axis=3)"
+    raise ValueError(
+        f"X has samples of shape {found}, but {name} was fitted on samples of shape "
+        f"{fitted}: {remedy}."
+    )
+
+
+def _warn_of_dark_bytes(samples):
+    """Warn of uint8 images that use less than half of their range."""
+    if not samples.is_bytes:
+        return
+    low, high = 255, 0
+    for rows in _blocks(len(samples)):
+        block = samples.source[rows]
+        low, high = min(low, int(block.min())), max(high, int(block.max()))
+        if high > 127:  # nearly always in the first block
+            return
+    if high > low:
+        warn(
+            f"X holds uint8 images with values from {low} to {high}, which are taken "
+            f"as parts of 0 to 255, so that all are dark. If {high} stands for white, "
+            f"stretch them: (X * (255 / {high})).astype(np.uint8).",
+            UserWarning,
+        )
 
 
 def check_pixel_range(samples, fitted, name):
@@ -92,7 +171,7 @@ def check_pixel_range(samples, fitted, name):
 
 
 def _same_scale(samples, black, white):
-    if hasattr(samples.source, "paths"):
+    if getattr(samples.source, "is_encoded", False):
         return white == 255  # or fit has seen something else than bytes
     # what others than [0, 1] and [0, 255] say is less sure: that was learned from X
     known = (black, white) in PIXEL_RANGES
@@ -122,14 +201,24 @@ def check_images(X, rows):
     images : list of m ndarray of shape (h, w) or (h, w, 3)
         uint8, or floats in [0, 1].
     """
-    paths = _as_paths(X)
-    if paths is not None:
-        return [decoded(paths[row]) for row in rows]
-    X = _as_images(X)
+    X = as_array(X)
+    column = as_column(X)
+    if column is not None and column.kind in ("path", "bytes", "picture"):
+        pictures, images, errors = Pictures(column), [], {}
+        for row in rows:
+            try:
+                images.append(pictures[row])
+            except UNREADABLE as error:
+                errors[column.name(row)] = error
+        if errors:
+            raise unreadable(errors)
+        return images
+    if column is not None:
+        X, _ = _from_arrays(column, "raise")
     if np.ndim(X) not in (3, 4):
         raise ValueError(
             f"X has shape {np.shape(X)}: give images, (n, h, w), (n, h, w, c) or "
-            "(n, c, h, w), or paths of image files."
+            f"(n, c, h, w), or paths of image files. {WHAT_X_MAY_BE}"
         )
     samples = _from_images(X, None)
     low, high = samples.pixel_range()
@@ -145,9 +234,9 @@ def _from_table(estimator, X, reset):
     shape = getattr(estimator, "image_shape", None)
     if shape is None:
         # float32 first: with another first dtype lists of floats would be cast to it
-        X = validate_data(estimator, X, reset=reset, dtype=np.float32)
+        X = _validated(estimator, X, reset, np.float32)
         return Samples(X, X.shape[1:])
-    X = validate_data(estimator, X, reset=reset, dtype="numeric")
+    X = _validated(estimator, X, reset, "numeric")
     if np.prod(shape) != X.shape[1]:
         raise ValueError(
             f"image_shape={tuple(shape)} has {np.prod(shape)} values, but the rows of "
@@ -159,32 +248,57 @@ def _from_table(estimator, X, reset):
     return Samples(X, (n_channels, height, width), channels_last=True)
 
 
-def _from_images(X, expected):
+def _validated(estimator, X, reset, dtype):
+    try:
+        return validate_data(estimator, X, reset=reset, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        # what numpy says where a cell is no number
+        odd = "could not convert", "setting an array element", "must be a string or a"
+        if not any(text in str(error) for text in odd):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise type(error)(
+            f"X is a {type(X).__name__} that holds no numbers ({reason}). "
+            f"{WHAT_X_MAY_BE}"
+        ) from error
+
+
+def _from_images(X, expected, image_shape=None):
     shape = tuple(X.shape)
     if shape[0] == 0:
         raise ValueError(f"Found array with 0 sample(s) (shape={shape}): X is empty.")
     if 0 in shape:
         raise ValueError(f"X has shape {shape}: images need at least one pixel.")
+    told = expected
+    if told is None and image_shape is not None:
+        height, width, *n_channels = image_shape
+        told = (*(n_channels or [1]), height, width)
     readings = {}
     if len(shape) == 3:
         readings["(n, h, w)"] = (1, *shape[1:])
     else:
-        if shape[3] in _CHANNELS:
-            readings["(n, h, w, c)"] = (shape[3], shape[1], shape[2])
-        if shape[1] in _CHANNELS:
-            readings["(n, c, h, w)"] = shape[1:]
+        last, first = (shape[3], shape[1], shape[2]), shape[1:]
+        if shape[3] in _CHANNELS or last == told:
+            readings["(n, h, w, c)"] = last
+        if shape[1] in _CHANNELS or first == told:
+            readings["(n, c, h, w)"] = first
+        if told in readings.values():
+            readings = {name: r for name, r in readings.items() if r == told}
     if not readings:
         raise ValueError(
             f"X has shape {shape}, but neither its second nor its last axis is "
-            f"{_CHANNELS} long, so no axis can hold the channels."
+            f"{_CHANNELS} long, so no axis can hold the channels. Say which one does: "
+            f"image_shape={(shape[1], shape[2], shape[3])} if it is the last one, "
+            f"image_shape={(shape[2], shape[3], shape[1])} if it is the second."
         )
     if len(readings) == 2:
         fitted = [name for name, reading in readings.items() if reading == expected]
         if len(fitted) != 1 and len(set(readings.values())) > 1:
             raise ValueError(
                 f"X of shape {shape} is ambiguous: it reads as (n, h, w, c) with "
-                f"{shape[3]} channels or as (n, c, h, w) with {shape[1]}. Flatten it, "
-                "X.reshape(len(X), -1), and give image_shape=(h, w, c)."
+                f"{shape[3]} channels or as (n, c, h, w) with {shape[1]}: give "
+                f"image_shape={(shape[1], shape[2], shape[3])} or "
+                f"{(shape[2], shape[3], shape[1])}, (height, width, channels)."
             )
         readings = {name: readings[name] for name in fitted or ["(n, h, w, c)"]}
     ((name, sample_shape),) = readings.items()
@@ -192,30 +306,70 @@ def _from_images(X, expected):
     return Samples(X, sample_shape, channels_last=name != "(n, c, h, w)")
 
 
-def _from_paths(estimator, paths, reset, expected):
-    on_error = getattr(estimator, "on_error", "raise")
-    if not reset:
-        size = expected[1:]
-    else:
+def _from_files(estimator, column, reset, expected):
+    skip = getattr(estimator, "on_error", "raise") == "skip"
+    settings = {"max_pixels": getattr(estimator, "max_pixels", None)}
+    if reset:
+        known = [vars(part) for part in _fitted_parts(estimator)]
+        near = next((p["_value_range"] for p in known if "_value_range" in p), None)
+        # pictures in memory know their mode; files may be gray in one row only
+        gray = column.kind == "picture" and not column.lazy and _all_gray(column)
+        files = ImageFiles(column, None, skip, near=near, gray=gray, **settings)
         size = getattr(estimator, "image_size", None)
-        if size is None:
-            size = _common_size(paths, on_error)
-        size = size_pair(size, "image_size")
-    files = ImageFiles(paths, size)
-    bad = None
-    if on_error == "skip":
-        bad = files.find_unreadable()
-        if bad.any():
-            warn(
-                f"{bad.sum()} of {len(bad)} image files cannot be read and are left "
-                f"out; the first is {files.paths[bad][0]!r}.",
-                UserWarning,
+        shapes = [p["sample_shape_"] for p in known if len(p["sample_shape_"]) == 3]
+        if size is None and shapes:
+            size = shapes[0][1:]
+        files.size = (
+            _common_size(files) if size is None else size_pair(size, "image_size")
+        )
+    else:
+        if len(expected) != 3:
+            raise ValueError(
+                f"X holds images, but {type(estimator).__name__} was fitted on vectors "
+                f"of length {expected[0]}: give it vectors."
             )
+        files = ImageFiles(
+            column,
+            expected[1:],
+            skip,
+            value_range=getattr(estimator, "_value_range", None),
+            learn=False,
+            gray=column.kind == "picture" and expected[0] == 1,
+            **settings,
+        )
+    bad = None
+    if reset or skip:
+        files.prepare()
+    if skip:
+        bad = files.bad
+        if bad.any():
+            warn(files.warn_text(), UserWarning)
         if bad.all():
             raise ValueError(f"None of the {len(bad)} image files can be read.")
-    elif reset and files.fits_in_memory:
-        files[np.arange(len(files))]  # a broken file is met now, not after an hour
-    return Samples(files, (3, *files.size), channels_last=True, bad=bad)
+    if reset:
+        vars(estimator).pop("_value_range", None)
+        if files.value_range is not None:
+            estimator._value_range = files.value_range
+        if files.several:
+            warn(files.pages_text(), UserWarning)
+    shape = (files.n_channels, *files.size)
+    return Samples(files, shape, channels_last=True, bad=bad)
+
+
+def _all_gray(column):
+    pictures = (column[row] for row in range(len(column)))
+    return all(p is None or p.mode in GRAY for p in pictures)
+
+
+def _fitted_parts(estimator):
+    """Return the fitted estimators of ours that an estimator goes on from."""
+    parts = [getattr(estimator, name, None) for name in ("backbone", "embedder")]
+    parts = [p.estimator if isinstance(p, FrozenEstimator) else p for p in parts]
+    return [
+        part
+        for part in parts
+        if isinstance(part, BaseEstimator) and "sample_shape_" in vars(part)
+    ]
 
 
 def size_pair(size, name):
@@ -229,74 +383,113 @@ def size_pair(size, name):
     return tuple(map(int, pair))
 
 
-def _common_size(paths, on_error):
-    sizes = {}
-    for path in paths:
-        try:
-            with open_image(path) as image:
-                sizes.setdefault(ImageOps.exif_transpose(image).size[::-1], path)
-        except UNREADABLE as error:
-            if on_error != "skip":
-                raise unreadable(path, error) from error
-        if len(sizes) > 1:
-            (size1, path1), (size2, path2) = list(sizes.items())[:2]
-            raise ValueError(
-                f"The images differ in size: {path1!r} is {size1}, {path2!r} is "
-                f"{size2} (height, width). Give image_size, for example image_size=64."
-            )
-    if not sizes:
-        raise ValueError(f"None of the {len(paths)} image files can be read.")
+def _common_size(files):
+    sizes = files.sizes()
+    if len(sizes) > 1:
+        (size1, row1), (size2, row2) = list(sizes.items())[:2]
+        raise ValueError(
+            f"The images differ in size: {files.name(row1)!r} is {size1}, "
+            f"{files.name(row2)!r} is {size2} (height, width). Give image_size, for "
+            "example image_size=64."
+        )
     return next(iter(sizes))
 
 
-def _as_paths(X):
-    """Return a list of str where X is one column of paths, else None."""
-    shape = getattr(X, "shape", None)
-    if shape is not None and not (
-        len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
-    ):
-        return None
-    if isinstance(X, (str, os.PathLike)):
-        raise ValueError(
-            f"X={str(X)!r} is a single path: give a list of image files, for example "
-            "sklabel.datasets.load_image_folder(folder).paths."
-        )
-    if hasattr(X, "iloc"):
-        X = X.to_numpy()
-    if isinstance(X, np.ndarray):
-        X = X.ravel() if X.dtype.kind in "OUST" else ()
-    elif not isinstance(X, (list, tuple)):
-        return None
-    if not len(X) or not isinstance(X[0], (str, os.PathLike)):
-        return None
-    for row, path in enumerate(X):
-        if not isinstance(path, (str, os.PathLike)):
-            raise ValueError(
-                f"X[0] is a path, but X[{row}] is {path!r}: every row must be a path."
-            )
-    return [os.fspath(path) for path in X]
+class ArrayRows:
+    """Images or vectors that are arrays of their own, fetched row by row.
+
+    Parameters
+    ----------
+    column : Column
+        Of arrays or tensors, all of one shape.
+    """
+
+    def __init__(self, column):
+        self.column = column
+        first = self._fetch(0)
+        self.shape = (len(column), *first.shape)
+        self.dtype = first.dtype
+
+    def __len__(self):
+        return len(self.column)
+
+    def __getitem__(self, rows):
+        if isinstance(rows, slice):
+            rows = range(*rows.indices(len(self)))
+        return np.stack([self._fetch(row) for row in rows])
+
+    def _fetch(self, row):
+        item = self.column[row]
+        if item is None:
+            raise ValueError(f"X[{row}] is missing: remove it, or give an image.")
+        found = np.asarray(as_array(item))
+        if row and found.shape != self.shape[1:]:
+            _refuse_sizes(0, self.shape[1:], row, found.shape)
+        return found
 
 
-def _as_images(X):
-    """Turn tensors and lists of images into arrays, leave anything else alone."""
-    if isinstance(X, torch.Tensor):
-        return X.detach().cpu().numpy()
-    if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) in (2, 3):
-        shapes = {np.shape(image): row for row, image in enumerate(X)}
-        if len(shapes) > 1:
-            (shape1, row1), (shape2, row2) = list(shapes.items())[:2]
+def _from_arrays(column, on_error):
+    """Return a column of arrays as one array, and which rows are missing."""
+    if column.lazy:
+        rows = ArrayRows(column)
+        n_bytes = rows.dtype.itemsize * math.prod(rows.shape)
+        return (rows[:] if n_bytes <= _CACHE_BYTES else rows), None
+    images = [column[row] for row in range(len(column))]
+    images = [None if image is None else as_array(image) for image in images]
+    bad = np.array([image is None for image in images])
+    if bad.any():
+        lost = ", ".join(f"X[{row}]" for row in np.flatnonzero(bad)[:10])
+        if on_error != "skip":
             raise ValueError(
-                f"The images differ in size: X[{row1}] is {shape1}, X[{row2}] is "
-                f"{shape2}. Resize them, or give paths of image files and image_size."
+                f"{bad.sum()} of {len(bad)} images are missing: {lost}. Remove them, "
+                'or pass on_error="skip" to leave them out.'
             )
-        return np.stack([np.asarray(image) for image in X])
-    return X
+        warn(f"{bad.sum()} of {len(bad)} images are missing: {lost}.", UserWarning)
+        filler = np.zeros_like(images[int(np.flatnonzero(~bad)[0])])
+        images = [filler if image is None else image for image in images]
+    shapes = {np.shape(image): row for row, image in reversed([*enumerate(images)])}
+    if len(shapes) > 1:
+        (shape1, row1), (shape2, row2) = sorted(shapes.items(), key=lambda i: i[1])[:2]
+        _refuse_sizes(row1, shape1, row2, shape2)
+    return np.stack([np.asarray(image) for image in images]), bad if bad.any() else None
+
+
+def _refuse_sizes(row1, shape1, row2, shape2):
+    raise ValueError(
+        f"The images differ in size: X[{row1}] is {shape1}, X[{row2}] is {shape2}. "
+        "Resize them, or give paths of image files and image_size."
+    )
+
+
+class DiskRows:
+    """Rows of an array on disk that does not fit into memory, such as zarr or h5py."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, tuple(array.shape), array.dtype
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        if isinstance(rows, slice):
+            return np.asarray(self.array[rows])
+        # h5py wants each row once, in rising order
+        found, back = np.unique(np.asarray(rows), return_inverse=True)
+        return np.asarray(self.array[found])[back]
+
+
+def _loaded(X):
+    """Return an array of another library in memory, if it fits."""
+    big = X.dtype.itemsize * math.prod(X.shape) > _CACHE_BYTES
+    return DiskRows(X) if big and hasattr(X, "__getitem__") else np.asarray(X)
 
 
 def _pixels(X):
     """Return images as uint8 or float32, or as they are where they lie on disk."""
-    if not isinstance(X, np.ndarray):
-        X = np.asarray(X)
+    on_disk = isinstance(X, (np.memmap, ArrayRows))
+    if not isinstance(X, np.ndarray) and not on_disk:
+        X = as_array(_loaded(X))
+        on_disk = isinstance(X, DiskRows)
     if X.dtype == np.uint8:
         return X
     if X.dtype.kind not in "fiub":
@@ -310,6 +503,6 @@ def _pixels(X):
             raise ValueError(
                 f"Input X contains NaN or infinity in image {row}: remove or repair it."
             )
-    if isinstance(X, np.memmap):
+    if on_disk:
         return X
     return check_array(X, dtype=np.float32, allow_nd=True, ensure_all_finite=False)

@@ -1,30 +1,30 @@
 """Partly labeled y: which rows have a label, labels to codes and back."""
 
+import decimal
 import numbers
 
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
 
+from .label_texts import ClassName, is_blank, is_unclear, look_alikes
 from .warn import warn
 
 # pandas writes a missing value with these types; looked up by name, so that pandas
 # need not be installed
-_MISSING_TYPES = frozenset({"NAType", "NaTType"})
+_MISSING_TYPES = frozenset({"NAType", "NaTType", "MaskedConstant"})
+_MOST_NAMED = 3  # pairs of labels in one warning
 
 
-def _as_column(y):
-    """Return y as a 1-D array of bool, number, text or object entries."""
+def as_column(y):
+    """Return y as a 1-D array of bool, number, text or object entries.
+
+    None stands where a masked array, Arrow or polars has no value.
+    """
     if y is None:
         raise ValueError(
             "This needs labels: it requires y to be passed, but the target y is None."
         )
-    if hasattr(y, "to_numpy"):  # Series, Categorical, one-column DataFrame
-        column = _entries(y)
-    else:
-        column = np.asarray(y)
-        if column.dtype.kind in "US" and not hasattr(y, "dtype"):
-            # A list such as ["cat", -1]: numpy alone would write -1 as text.
-            column = np.array(y, dtype=object)
+    column = _entries(y)
     if column.ndim == 2 and column.shape[1] == 1:
         warn(
             "A column-vector y was passed when a 1d array was expected. Please change "
@@ -33,21 +33,78 @@ def _as_column(y):
         )
         column = column[:, 0]
     if column.ndim != 1:
+        kind = "" if column.ndim or np.isscalar(y) else f" (a {type(y).__name__})"
         raise ValueError(
-            f"y should be a 1d array, got an array of shape {column.shape} instead."
+            f"y should be a 1d array, got an array of shape {column.shape} instead"
+            f"{kind}."
         )
     if column.dtype.kind == "T":  # numpy's variable-width text
         column = column.astype(object)
+    if column.dtype.kind == "S":
+        raise _bytes(column[0] if len(column) else b"")
     if column.dtype.kind not in "biufUO":
         raise _unknown_type(column.dtype)
     return column
 
 
 def _entries(y):
-    """Return what a Series, Categorical or DataFrame holds, integers as integers.
+    """Return what y holds as an array of its shape."""
+    library = type(y).__module__.partition(".")[0]
+    if isinstance(y, np.ma.MaskedArray):
+        return _of_masked(y)
+    if isinstance(y, (list, tuple)):
+        return _of_sequence(y)
+    if library == "pyarrow" and hasattr(y, "to_pylist"):
+        return _of_arrow(y)
+    if library == "polars" and hasattr(y, "to_numpy"):
+        return _of_polars(y)
+    if hasattr(y, "to_numpy"):  # Series, Categorical, one-column DataFrame
+        return _of_pandas(y)
+    if hasattr(y, "detach"):
+        return _of_tensor(y)
+    return np.asarray(y)
 
-    Beside missing values pandas itself turns them into floats.
-    """
+
+def _of_masked(y):
+    column, mask = np.ma.getdata(y), np.ma.getmaskarray(y)
+    if column.dtype.names is None and mask.any():
+        column = column.astype(object)
+        column[mask] = None
+    return column
+
+
+def _of_sequence(y):
+    """Return a list as an array; numpy alone writes ["cat", -1] and [True, -1] anew."""
+    entries = [
+        v.detach().cpu().item() if hasattr(v, "detach") and v.ndim == 0 else v
+        for v in (None if v is np.ma.masked else v for v in y)
+    ]
+    kinds = set(map(type, entries))
+    if any(issubclass(kind, (str, bytes)) for kind in kinds) or (
+        len(kinds) > 1 and kinds & {bool, np.bool_}
+    ):
+        return np.array(entries, dtype=object)
+    return np.asarray(entries)
+
+
+def _of_arrow(y):
+    if hasattr(y, "column"):  # a table
+        if y.num_columns != 1:
+            return np.empty(y.shape)
+        return _of_arrow(y.column(0))[:, None]
+    if y.null_count or hasattr(y.type, "value_type"):
+        return np.array(y.to_pylist(), dtype=object)
+    return np.asarray(y)
+
+
+def _of_polars(y):
+    if hasattr(y, "to_series"):  # a frame
+        return _of_polars(y.to_series())[:, None] if y.width == 1 else np.empty(y.shape)
+    return np.array(y.to_list(), dtype=object) if y.null_count() else y.to_numpy()
+
+
+def _of_pandas(y):
+    """Return integers as integers, which pandas makes floats beside missing values."""
     column = _only_column(y)
     dtype = getattr(column, "dtype", None)
     if not hasattr(dtype, "construct_array_type"):  # a type of numpy
@@ -58,6 +115,14 @@ def _entries(y):
     else:  # nullable
         entries = column.to_numpy(dtype=object)
     return entries.reshape(y.shape)
+
+
+def _of_tensor(y):
+    y = y.detach().cpu()
+    try:
+        return y.numpy()
+    except TypeError:  # bfloat16
+        return y.float().numpy()
 
 
 def _only_column(y):
@@ -85,10 +150,21 @@ def _unknown_type(kind):
     )
 
 
+def _bytes(value):
+    return ValueError(
+        f"Unknown label type: bytes, such as {bytes(value)!r} in y. Decode them into "
+        'text, for example y = [name.decode("utf-8") for name in y].'
+    )
+
+
 def _is_missing(value):
-    """Tell whether one entry of an object array is None, NaN or pandas' NA."""
+    """Tell whether one entry of an object array is None, NaN, NA, NaT or masked."""
     if value is None or type(value).__name__ in _MISSING_TYPES:
         return True
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return bool(np.isnat(value))
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
     return isinstance(value, (float, np.floating)) and value != value
 
 
@@ -109,7 +185,12 @@ def _labeled_mask(column, unlabeled):
     kind = column.dtype.kind
     if kind == "O":
         return np.array(
-            [not _is_missing(v) and not _is_marker(v, unlabeled) for v in column],
+            [
+                not _is_missing(v)
+                and not _is_marker(v, unlabeled)
+                and not (isinstance(v, str) and is_blank(v))
+                for v in column
+            ],
             dtype=bool,
         )
     if kind == "b" or unlabeled is None or (kind == "U") != isinstance(unlabeled, str):
@@ -118,7 +199,36 @@ def _labeled_mask(column, unlabeled):
         labeled = column != unlabeled
     if kind == "f":
         labeled &= ~np.isnan(column)
+    if kind == "U":
+        blank = [text for text in set(column.tolist()) if is_blank(text)]
+        labeled &= ~np.isin(column, blank)
     return labeled
+
+
+def _check_texts(column, labeled, unlabeled, classes, what, rows):
+    """Raise where a label is a text that may stand for a missing one."""
+    known = set() if classes is None else {c for c in classes if isinstance(c, str)}
+    if unlabeled != -1:
+        known |= {"-1", "-1.0", "-1."}
+    values = column[labeled].tolist()
+    texts = {v for v in values if isinstance(v, str) and not isinstance(v, ClassName)}
+    unclear = {text for text in texts - known if is_unclear(text)}
+    if not unclear:
+        return
+    row, text = next(
+        (row if rows is None else rows[row], value)
+        for row, value in zip(np.flatnonzero(labeled), values, strict=True)
+        if not isinstance(value, ClassName) and value in unclear
+    )
+    more = len(unclear) - 1
+    others = f" and {more} other such text{'s' if more > 1 else ''}" if more else ""
+    raise ValueError(
+        f"{what} holds the text {text!r} (first in row {row}){others}, which may stand "
+        "for a missing label or name a class. Mark unlabeled rows by -1, None or "
+        "np.nan, beside texts in an object array: y = np.array(names, dtype=object); "
+        "y[unlabeled_rows] = -1. To keep it as a class: y = "
+        f"sklabel.labels.keep_as_class(y, {text!r})."
+    )
 
 
 def _labeled_values(column, labeled):
@@ -127,14 +237,27 @@ def _labeled_values(column, labeled):
     if values.dtype == object:
         texts = [isinstance(v, str) for v in values]
         is_bool = [isinstance(v, (bool, np.bool_)) for v in values]
+        for v in values:
+            if isinstance(v, bytes):
+                raise _bytes(v)
         if not any(texts):
             for v in values:
                 if not isinstance(v, (numbers.Real, np.bool_)):
                     raise _unknown_type(type(v).__name__)
             if all(is_bool):
                 values = values.astype(bool)
+            elif any(is_bool):
+                raise TypeError(
+                    "y must hold either True and False or numbers as labels, not "
+                    "both: write every label as a number, or mark unlabeled rows by "
+                    "-1 or None."
+                )
             else:
                 values = np.array(values.tolist())
+                if values.dtype.kind == "f" and all(
+                    isinstance(v, numbers.Integral) for v in column[labeled]
+                ):  # what int64 cannot hold would be rounded
+                    values = np.array(column[labeled].tolist(), dtype=object)
         elif not all(texts):
             names = sorted({type(v).__name__ for v in values})
             raise TypeError(
@@ -150,29 +273,80 @@ def _labeled_values(column, labeled):
     return values
 
 
-def _read(y, unlabeled):
-    """Return the column, the mask of labeled rows and their checked labels."""
-    column = _as_column(y)
-    if unlabeled == -1 and column.dtype.kind in "UO":
-        if any(isinstance(v, str) and v == "-1" for v in column):
-            raise ValueError(
-                "y holds the text '-1': arrays of fixed-width text cannot hold the "
-                "number -1 that marks an unlabeled row. Use an object array: "
-                "y = np.array(names, dtype=object); y[unlabeled_rows] = -1."
-            )
+def read_labels(y, unlabeled=-1, classes=None, what="y", rows=None):
+    """Return what y holds, which rows are labeled, and their labels.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels. ``-1``, ``None``, NaN (pandas' NA and NaT, masked entries and nulls of
+        Arrow too) and blank texts mark unlabeled rows.
+    unlabeled : int, str or None, default=-1
+        What marks an unlabeled row beside these; ``None``: nothing else.
+    classes : array-like of shape (n_classes,), default=None
+        Known classes. Texts among them are labels whatever they look like.
+    what : str, default="y"
+        Name of y in messages.
+    rows : array-like of int of shape (n_samples,), default=None
+        Numbers of the rows in messages; ``None``: from 0.
+
+    Returns
+    -------
+    column : ndarray of shape (n_samples,)
+        Entries of y, those of unlabeled rows too.
+    labeled : ndarray of shape (n_samples,), dtype bool
+    labels : ndarray of shape (n_labeled,)
+        In their natural dtype.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As :func:`is_labeled` does.
+    """
+    column = as_column(y)
     labeled = _labeled_mask(column, unlabeled)
+    if column.dtype.kind in "UO":
+        _check_texts(column, labeled, unlabeled, classes, what, rows)
     return column, labeled, _labeled_values(column, labeled)
 
 
-def is_labeled(y, unlabeled=-1):
+def check_look_alikes(classes):
+    """Warn of classes that differ only by what a reader overlooks.
+
+    Parameters
+    ----------
+    classes : array-like of shape (n_classes,)
+        Each once. Only texts can look alike.
+    """
+    names = [str(name) for name in classes if isinstance(name, str)]
+    groups = look_alikes(names)
+    if not groups:
+        return
+    named = "; ".join(
+        " and ".join(map(repr, group[:4])) + (" and others" if group[4:] else "")
+        for group in groups[:_MOST_NAMED]
+    )
+    more = len(groups) - _MOST_NAMED
+    warn(
+        f"Classes that look alike: {named}{f'; and {more} more' if more > 0 else ''}. "
+        "Each spelling is a class of its own: if they mean the same, write them alike.",
+        UserWarning,
+    )
+
+
+def is_labeled(y, unlabeled=-1, classes=None):
     """Return which rows of a partly labeled y have a label.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        Labels. ``-1``, ``None`` and NaN (pandas' NA too) mark unlabeled rows.
+        Labels. ``-1``, ``None``, NaN (pandas' NA and NaT, masked entries and nulls of
+        Arrow too) and blank texts mark unlabeled rows.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row beside ``None`` and NaN; ``None``: nothing else.
+        What marks an unlabeled row beside these; ``None``: nothing else.
+    classes : array-like of shape (n_classes,), default=None
+        Known classes, as ``classes_`` of a fitted classifier. Texts among them are
+        labels even where they look like a mark, such as "none".
 
     Returns
     -------
@@ -182,18 +356,22 @@ def is_labeled(y, unlabeled=-1):
     Raises
     ------
     ValueError
-        If y is None, has more than one column, holds continuous numbers or the text
-        ``'-1'``.
+        If y is None, has more than one column, holds continuous numbers, bytes, or a
+        text that may stand for a missing label as well as name a class: "nan", "NA",
+        "?", "-1" and the like. The message names the text, its first row and both ways
+        out.
     TypeError
-        If y mixes texts and numbers as labels.
+        If y mixes texts, numbers or bool as labels.
 
     Examples
     --------
-    >>> from sklabel._core.labels import is_labeled
+    >>> from sklabel.labels import is_labeled
     >>> is_labeled([0, -1, 2]).tolist()
     [True, False, True]
+    >>> is_labeled(["cat", "", None, "dog"]).tolist()
+    [True, False, False, True]
     """
-    return _read(y, unlabeled)[1]
+    return read_labels(y, unlabeled, classes)[1]
 
 
 def check_labels(y, *, n_samples=None, min_classes=2):
@@ -202,8 +380,8 @@ def check_labels(y, *, n_samples=None, min_classes=2):
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        Labels: bool, integers, whole floats or texts. ``-1``, ``None`` and NaN mark
-        unlabeled rows; texts with -1 need an object array (or a list).
+        Labels: bool, integers, whole floats or texts. ``-1``, ``None``, NaN and blank
+        texts mark unlabeled rows; texts with -1 need an object array (or a list).
     n_samples : int, default=None
         Number of rows of X; ``None``: not compared.
     min_classes : int, default=2
@@ -219,17 +397,19 @@ def check_labels(y, *, n_samples=None, min_classes=2):
     ------
     ValueError
         If y is None, has more than one column or another length than X, holds
-        infinity, continuous numbers or the text ``'-1'``, has no labeled row or too
-        few classes. The message says what to do.
+        infinity, continuous numbers or a text that may stand for a missing label
+        (:func:`is_labeled`), has no labeled row or too few classes. The message says
+        what to do.
     TypeError
-        If y mixes texts and numbers as labels.
+        If y mixes texts, numbers or bool as labels.
 
     Warns
     -----
     UserWarning
-        If pandas has a category for y of which no row is labeled.
+        If pandas has a category for y of which no row is labeled, or if two classes
+        look alike.
     """
-    column, labeled, values = _read(y, -1)
+    column, labeled, values = read_labels(y)
     if n_samples is not None and len(column) != n_samples:
         raise ValueError(
             "Found input variables with inconsistent numbers of samples: "
@@ -237,7 +417,7 @@ def check_labels(y, *, n_samples=None, min_classes=2):
         )
     if min_classes > 0 and not labeled.any():
         raise ValueError(
-            f"y has no labeled row: all {len(column)} rows are -1, None or NaN. "
+            f"y has no labeled row: all {len(column)} rows are -1, None, NaN or blank. "
             "Write the class of some rows into y."
         )
     classes = np.unique(values)
@@ -249,6 +429,7 @@ def check_labels(y, *, n_samples=None, min_classes=2):
         )
     if min_classes > 0:
         _check_categories(y, classes)
+        check_look_alikes(classes)
     return column
 
 
@@ -258,12 +439,12 @@ def encode_labels(y, *, classes=None, unlabeled=-1):
     Parameters
     ----------
     y : array-like of shape (n_samples,)
-        Labels. ``-1``, ``None`` and NaN mark unlabeled rows.
+        Labels. ``-1``, ``None``, NaN and blank texts mark unlabeled rows.
     classes : array-like of shape (n_classes,), default=None
         Known classes, as ``classes_`` of a fitted classifier. ``None``: the sorted
         labels that occur in y.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row beside ``None`` and NaN; ``None``: nothing else.
+        What marks an unlabeled row beside these; ``None``: nothing else.
 
     Returns
     -------
@@ -278,7 +459,7 @@ def encode_labels(y, *, classes=None, unlabeled=-1):
         If y is not a column of labels (see :func:`check_labels`) or has a label that
         is not in the given ``classes``.
     TypeError
-        If y mixes texts and numbers as labels.
+        If y mixes texts, numbers or bool as labels.
 
     Examples
     --------
@@ -287,7 +468,7 @@ def encode_labels(y, *, classes=None, unlabeled=-1):
     >>> classes.tolist(), codes.tolist()
     (['cat', 'dog'], [1, -1, 0])
     """
-    column, labeled, values = _read(y, unlabeled)
+    column, labeled, values = read_labels(y, unlabeled, classes)
     found, positions = np.unique(values, return_inverse=True)
     if classes is None:
         classes = found
@@ -343,10 +524,11 @@ def decode_labels(codes, classes, like=None):
         return classes[codes]
     mark = -1
     if like is not None:
-        column = _as_column(like)
+        column = as_column(like)
         marked = ~_labeled_mask(column, -1)
         if marked.any():
             mark = column[marked.argmax()]
+            mark = str(mark) if isinstance(mark, str) else mark
     kind = classes.dtype.kind
     if isinstance(mark, (float, np.floating)) and kind in "iuf":
         dtype = np.promote_types(classes.dtype, np.float64)

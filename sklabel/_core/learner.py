@@ -4,6 +4,7 @@ import copy
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from ..augment import VectorNoise, build_augment
 from ..backbones import build_backbone
 from . import persistence
 from .callbacks import CallbackSupportMixin, Stage
-from .identity import fingerprint, weights_name
+from .identity import digest, fingerprint, weights_name
 from .inputs import check_pixel_range, check_samples
 from .net import Net, resolve_device
 from .parameters import Inference, Training
+from .plain import float32_by_default, plain_parameters
 from .samples import PIXEL_RANGES
+from .settings import check_callable, check_folder, check_net, watched
 from .warn import warn
 
 # torch's generator belongs to the process: fits in threads take turns
@@ -33,13 +36,17 @@ _GENERATOR_LOCK = threading.RLock()
 @contextmanager
 def seeded(seed, device):
     """Seed torch, and give its generators back afterwards."""
-    cuda = resolve_device(device).type == "cuda"
-    with (
-        _GENERATOR_LOCK,
-        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []),
-    ):
+    with _GENERATOR_LOCK, _kept_generators(device):
         torch.manual_seed(seed)
         yield
+
+
+def _kept_generators(device):
+    """Give torch's generators back as they are now: what is drawn does not count."""
+    cuda = resolve_device(device).type == "cuda"
+    return torch.random.fork_rng(
+        devices=range(torch.cuda.device_count()) if cuda else []
+    )
 
 
 def unfrozen(estimator):
@@ -62,6 +69,9 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         Values per sample.
     """
 
+    # the parameters that the module was made with, and their digests
+    _built_with: dict = {}
+
     @contextmanager
     def _seeded(self):
         """Seed torch from ``random_state``, and give its generators back afterwards."""
@@ -72,14 +82,43 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         with seeded(seed, self.device):
             yield seed
 
-    def _restore_net(self, weights, history):
-        """Set ``net_`` from saved weights; the inverse of saving it."""
+    def _restore_net(self, weights, history, built_with=()):
+        """Set ``net_`` from saved weights; the inverse of saving it.
+
+        ``built_with``: parameters that had other values when it was made.
+        """
+        given = {name: getattr(self, name) for name in built_with}
+        vars(self).update(built_with)
+        try:
+            with plain_parameters(self), float32_by_default():
+                self._set_net(weights, history)
+        finally:
+            vars(self).update(given)
+
+    def _made_with(self):
+        """Return the parameters that make the module: {name: (value, digest)}."""
+        shared = Training._parameter_constraints.keys() - {"backbone"}
+        given = self.get_params(deep=False)
+        made = {name: given[name] for name in given if name not in shared}
+        return {name: (value, digest(value)) for name, value in made.items()}
+
+    def _changed_parameters(self):
+        """Return the names of those that the last fit had other values of."""
+        now = self._made_with()
+        return [
+            name
+            for name, (_, before) in self._built_with.items()
+            if name in now and now[name][1] != before
+        ]
+
+    def _set_net(self, weights, history):
         shape = self.sample_shape_
         shape = shape if len(shape) == 1 else (shape[0], 1, 1)
         with self._seeded():  # the first weights are drawn, and overwritten
             module = self._rebuild_module(torch.zeros(shape), torch.ones(shape))
         module.load_state_dict(weights)
         self.net_ = self._make_net(module, self._pixel_range)
+        self._built_with = self._made_with()
         for epoch in history:
             self.net_.history.new_epoch()
             self.net_.history[-1].update(epoch)
@@ -127,6 +166,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
                 ("checkpoint_dir", None),
                 ("image_shape", None),
                 ("image_size", None),
+                ("max_pixels", None),
                 ("on_error", "raise"),
             )
             if estimator.get_params(deep=False).get(name, 0) == empty
@@ -191,8 +231,10 @@ class Learner(Training, NetEstimator, abstract=True):
     # trained nothing at all, and whether it was broken off
     _origins, _fresh, _unfinished = (None,), True, False
     # in a fit: the module that it goes on from, until a new one has taken over its
-    # weights, and the history of the stages before this one
-    _continued, _earlier_epochs = None, ()
+    # weights; parameters that it did not have; the history of the stages before this
+    _continued, _changed, _earlier_epochs = None, (), ()
+    # what weights depend on beyond their shapes: a warm start refuses another value
+    bound: ClassVar[tuple[str, ...]] = ()
 
     def _check_X(self, X, reset=False):
         """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
@@ -201,6 +243,7 @@ class Learner(Training, NetEstimator, abstract=True):
             samples = check_samples(self, X, False, self.sample_shape_)
             check_pixel_range(samples, self._pixel_range, type(self).__name__)
             return samples
+        self._check_settings()
         samples = check_samples(self, X, True)
         if samples.n_trained < 2:
             raise ValueError(
@@ -208,11 +251,26 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"{(len(samples), *samples.sample_shape)}) while a minimum of 2 is "
                 f"required by {type(self).__name__}: n_samples = 1 is too few to train."
             )
+        _check_processes(self)
+        self._changed = self._changed_parameters()
         self._continued = self._start(samples.sample_shape)
         self.sample_shape_ = samples.sample_shape
         self.interrupted_, self._unfinished = False, True
         self._earlier_epochs = ()
         return samples
+
+    def _check_settings(self):
+        """Raise an error for what would be noticed in the middle of the work."""
+        resolve_device(self.device)
+        check_folder(self.checkpoint_dir, "checkpoint_dir")
+        for name, value in self.get_params(deep=False).items():
+            if name.endswith("augment"):
+                for view in value if isinstance(value, (list, tuple)) else [value]:
+                    check_callable(view, name, "a batch", n_arguments=1)
+        check_callable(self.schedule, "schedule", "(step, total_steps, warmup_steps)")
+        names = "optimizer", "lr", "weight_decay"
+        settings = {name: getattr(self, name) for name in names}
+        check_net(settings, self.net_params or {})
 
     def _start(self, sample_shape):
         """Return the module that ``fit`` goes on from; None: from nothing."""
@@ -224,6 +282,8 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"warm_start=True continues on samples of shape {self.sample_shape_}, "
                 f"but X has {sample_shape}: use warm_start=False."
             )
+        if set(self._changed) & set(self.bound):
+            raise self._misfit([n for n in self._changed if n in self.bound])
         own = weights_name(self.net_.module_)
         # what was broken off goes on from its checkpoint, if it is the same training
         self._origins = (*self._origins, own) if self._unfinished else (own,)
@@ -271,7 +331,12 @@ class Learner(Training, NetEstimator, abstract=True):
         if augment is None:
             return torch.nn.Identity()
         if augment != "auto":
-            return clone(augment, safe=False)
+            own = clone(augment, safe=False)
+            if type(own).__module__.startswith("sklabel."):
+                return own
+            given = self.get_params(deep=False).items()
+            names = [name for name, value in given if value is augment]
+            return watched(own, *(names or ["augment"])[:1])
         if isinstance(default, str):
             return build_augment(default, self.sample_shape_, mean, std)
         if len(self.sample_shape_) == 1:
@@ -287,14 +352,46 @@ class Learner(Training, NetEstimator, abstract=True):
         shared = {name: getattr(self, name) for name in names}
         return self._default_embedder(**settings, **shared)
 
+    # -- warm starts
+
+    def _misfit(self, names):
+        given = self.get_params(deep=False)
+        shown = " and ".join(f"{name}={given[name]!r}"[:200] for name in names)
+        return ValueError(
+            "warm_start=True goes on from what the last fit has learned, which does "
+            f"not fit {shown or 'the network that the parameters make now'}: set back "
+            "what has been changed, or use warm_start=False."
+        )
+
+    def _part(self, name, build):
+        """Return a part of the module; in a warm start with the weights it had.
+
+        Parameters
+        ----------
+        name : str
+            Of the part; "": the module itself.
+        build : callable
+            Makes it from the parameters. In a warm start nothing that it draws counts.
+
+        Raises
+        ------
+        ValueError
+            If the weights do not fit.
+        """
+        if self._continued is None:
+            return build()
+        with _kept_generators(self.device):
+            part = build()
+        return self._load(part, self._continued.get_submodule(name))
+
     def _take_over(self, module, *names):
-        """Let a module go on, in a warm start, with parts of the one before it.
+        """Give a module, in a warm start, what the one before it has learned.
 
         Parameters
         ----------
         module : Method
         *names : str
-            Parts, buffers and other attributes.
+            Parts that have learned, buffers and counts.
 
         Returns
         -------
@@ -302,8 +399,32 @@ class Learner(Training, NetEstimator, abstract=True):
         """
         if self._continued is not None:
             for name in names:
-                setattr(module, name, getattr(self._continued, name))
+                before = getattr(self._continued, name)
+                if isinstance(before, torch.nn.Module):
+                    self._load(getattr(module, name), before)
+                else:
+                    setattr(module, name, before)
         return module
+
+    def _load(self, part, before):
+        """Return a part with the weights of another one, which must fit."""
+        policies = getattr(part, "policies", ())
+
+        def learned(module):
+            state = module.state_dict()
+            return {
+                k: v for k, v in state.items() if k.partition(".")[0] not in policies
+            }
+
+        own, weights = learned(part), learned(before)
+        shapes = [
+            {name: getattr(value, "shape", None) for name, value in state.items()}
+            for state in (own, weights)
+        ]
+        if shapes[0] != shapes[1]:
+            raise self._misfit(self._changed)
+        part.load_state_dict(weights, strict=False)
+        return part
 
     def _make_net(self, module, pixel_range, **settings):
         """Return an initialized net; ``settings`` win over the shared parameters."""
@@ -367,7 +488,7 @@ class Learner(Training, NetEstimator, abstract=True):
             description=f"{type(self).__name__} {name}",
             **settings,
         )
-        self.net_ = net
+        self.net_, self._built_with = net, self._made_with()
         self._fresh &= self.interrupted_
         if train and not self.interrupted_:
             net.partial_fit(sampler)
@@ -384,6 +505,28 @@ class Learner(Training, NetEstimator, abstract=True):
         self._earlier_epochs = net.history[:]
         self.n_iter_ = len(net.history)
         return module
+
+
+def _check_processes(estimator):
+    """Tell that the processes of torch.distributed do not share a training."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    size, name = distributed.get_world_size(), type(estimator).__name__
+    if size == 1:
+        return
+    if estimator.random_state is None:
+        raise ValueError(
+            f"random_state=None would train another {name} in each of the {size} "
+            "processes of torch.distributed: give all the same number."
+        )
+    if distributed.get_rank() == 0:
+        warn(
+            f"Each of the {size} processes of torch.distributed trains the whole "
+            f"{name} on all rows of its X: nothing is shared among them, and the "
+            "training is no faster than in one process.",
+            UserWarning,
+        )
 
 
 def _holds(outer, inner):

@@ -4,26 +4,46 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+from sklearn.semi_supervised import LabelPropagation, LabelSpreading
 from sklearn.utils import _safe_indexing, check_array
 
-from .labels import is_labeled
-from .roles.classification import ClassificationRole
+from .labels import as_column, decode_labels, encode_labels, is_labeled
+from .roles.classification import ClassificationRole, LabeledScoreMixin
 
 
 def fit_partly_labeled(classifier, X, y):
     """Fit a classifier to partly labeled y, and return it.
 
-    One that cannot learn from unlabeled rows gets the labeled rows alone.
+    One that cannot learn from unlabeled rows gets the labeled rows alone. Those of
+    scikit-learn that can get -1 as the mark, whatever it is in y, and bool as 0 and 1.
     """
     last = last_step(classifier)
-    semi_supervised = type(last).__module__.startswith("sklearn.semi_supervised")
-    if semi_supervised or isinstance(last, ClassificationRole):
+    if isinstance(last, LabeledScoreMixin):
         return classifier.fit(X, y)
+    if any(c.__module__.startswith("sklearn.semi_sup") for c in type(last).__mro__):
+        return _fit_semi_supervised(classifier, X, y)
     rows = np.flatnonzero(is_labeled(y))
     # as a list, names among marks of unlabeled rows become text again
     return classifier.fit(
-        _safe_indexing(X, rows), np.asarray(list(_safe_indexing(y, rows)))
+        _safe_indexing(X, rows), np.asarray(list(_safe_indexing(as_column(y), rows)))
     )
+
+
+def _fit_semi_supervised(classifier, X, y):
+    classes, codes = encode_labels(y)
+    if classes.dtype == bool:
+        return classifier.fit(X, codes)
+    last = last_step(classifier)
+    own = isinstance(last, (LabelPropagation, LabelSpreading)) and (
+        last is classifier or getattr(classifier, "steps", [()])[-1][-1:] == (last,)
+    )
+    if classes.dtype.kind in "iuf" or not own:
+        return classifier.fit(X, decode_labels(codes, classes))
+    # these two sort their classes and the mark together, which names do not bear
+    classifier = classifier.fit(X, codes)
+    last.classes_ = np.array(classes.tolist())
+    last.transduction_ = last.classes_[last.transduction_]
+    return classifier
 
 
 def seeded_clone(estimator, random):

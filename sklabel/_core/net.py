@@ -8,6 +8,7 @@ import math
 import time
 from contextlib import nullcontext
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 from .. import optim
 from .files import read_regular, replacing
 from .identity import digest
+from .plain import float32_by_default
 from .samples import to_unit
 from .warn import warn
 
@@ -172,6 +174,11 @@ class Net(NeuralNet):
         given.pop("lr", None)
         groups = optim.param_groups(self.module_, self.weight_decay)
         self.optimizer_ = optimizer(groups, **{"lr": self.lr, **defaults, **given})
+        if not isinstance(self.optimizer_, torch.optim.Optimizer):
+            raise ValueError(
+                f"optimizer={self.optimizer!r} gives a "
+                f"{type(self.optimizer_).__name__}, which is no torch optimizer."
+            )
         return self
 
     def get_dataset(self, X, y=None):
@@ -183,6 +190,7 @@ class Net(NeuralNet):
         rows = np.arange(len(dataset))
         return (dataset[block] for block in self._blocks(rows))
 
+    @float32_by_default()
     def evaluation_step(self, batch, training=False, forward=None):
         self.check_is_fitted()
         x = self.to_device(batch)
@@ -218,6 +226,7 @@ class Net(NeuralNet):
         self.module_.train(was_training)
         return torch.cat(batches, -2)
 
+    @float32_by_default()
     def evaluate_tensor(self, x, forward):
         """Return ``forward(x)`` for rows that are not samples: tokens, codes."""
         self.module_.eval()
@@ -228,6 +237,7 @@ class Net(NeuralNet):
             ]
         return torch.cat(parts)
 
+    @float32_by_default()
     def evaluate_epoch(self, sampler, step):
         """Return ``step(x, y)`` of each batch of one epoch, in evaluation mode."""
         self.module_.eval()
@@ -357,6 +367,11 @@ class Net(NeuralNet):
     def _set_lr(self):
         schedule = SCHEDULES.get(self.schedule, self.schedule)
         factor = schedule(self.step_, self.total_steps_, self.warmup_steps_)
+        if not isinstance(factor, Real):
+            raise ValueError(
+                f"schedule={self.schedule!r} gives {factor!r} in step {self.step_}: it "
+                "must return a number, the share of the learning rate."
+            )
         for group in self.optimizer_.param_groups:
             group["lr"] = self.lr * factor
 
@@ -554,14 +569,37 @@ def _keep_freed_memory():
 
 
 def resolve_device(device):
-    """Return the torch device; ``"auto"``: CUDA, then MPS, then CPU."""
+    """Return the torch device; ``"auto"``: CUDA, then MPS, then CPU.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
     if device != "auto":
-        return torch.device(device)
+        try:
+            found = torch.device(device)
+            there = found.type != "meta" and torch.zeros(1, device=found).item() == 0
+        except (RuntimeError, AssertionError, NotImplementedError, TypeError):
+            there = False
+        if not there:
+            raise ValueError(
+                f"device={str(device)!r} is not available: there are "
+                f"{', '.join(available_devices())}."
+            )
+        return found
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def available_devices():
+    """Return the names of the devices that a network can run on."""
+    found = ["auto", "cpu"]
+    found += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return [*found, *(["mps"] if torch.backends.mps.is_available() else [])]
 
 
 def multiplies_bfloat16(device):

@@ -74,6 +74,7 @@ Optimizer = Annotated[str | type, one_of(OPTIMIZERS), callable]
 Schedule = Annotated[str | Callable, one_of(SCHEDULES), callable]
 LearningRateScaling: TypeAlias = Literal["linear", "sqrt"] | None
 ProbabilisticClassifier = Annotated[BaseEstimator, HasMethods(["fit", "predict_proba"])]
+Committee = Annotated[list[ProbabilisticClassifier], list]
 
 
 def constraints(kind):
@@ -168,6 +169,9 @@ class Inference(Parameters, abstract=True):
         Size to which image files are resized; None: they must have one size.
     on_error : {"raise", "skip"}
         What to do with image files that cannot be read.
+    max_pixels : int or None
+        Most pixels that an image file may have. Larger ones are refused, since a small
+        file may fill the memory; None: those over 178,956,970.
     device : str or torch.device
         "auto": CUDA, then MPS, then CPU.
     precision : {"auto", "bfloat16", "float32"}
@@ -182,6 +186,7 @@ class Inference(Parameters, abstract=True):
     image_shape: ArrayLike | None = None
     image_size: Count | ArrayLike | None = None
     on_error: Literal["raise", "skip"] = "raise"
+    max_pixels: Count | None = None
     device: str | torch.device = "auto"
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     random_state: RandomState = None
@@ -214,7 +219,8 @@ class Training(Inference, abstract=True):
     warmup_epochs : float
         Epochs of linear warm-up.
     warm_start : bool
-        Whether ``fit`` continues from the weights of the last fit.
+        Whether ``fit`` continues from the weights of the last fit, under the parameters
+        as they are now. Those that make a network of another shape are refused.
     checkpoint_dir : str, Path or None
         Folder for checkpoints; the same fit called again continues from the last one.
     net_params : dict or None

@@ -16,12 +16,18 @@ import numpy as np
 import torch
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import augment
-from .files import read_regular, remove_abandoned, replacing, sync_folder
+from .files import (
+    read_regular,
+    remove_abandoned,
+    remove_partial,
+    replacing,
+    sync_folder,
+)
 
 _FORMAT = 2
 _FORMATS = (1, _FORMAT)  # 1: the weights have the same name in every folder
@@ -36,7 +42,7 @@ _EXTERNAL = re.compile(r"(?:\w+/)?(?:hf[-_]hub|local[-_]dir):", re.ASCII)
 _local_only = ContextVar("local_only", default=False)
 
 
-def save(estimator, folder):
+def save(estimator, folder, written_by=None):
     """Write the weights under the name of their hash, then ``estimator.json``.
 
     The renaming of ``estimator.json`` replaces an older model; its weights are removed
@@ -48,6 +54,8 @@ def save(estimator, folder):
     weights = serialize(tensors)
     checksum = hashlib.sha256(weights).hexdigest()
     description = {"format": _FORMAT, "weights": checksum, "estimator": encoded}
+    if written_by is not None:  # by whom, if not by a person's own save
+        description["written_by"] = written_by
     text = json.dumps(description).encode()
     if len(text) > _MOST_JSON:
         raise ValueError(
@@ -66,7 +74,7 @@ def save(estimator, folder):
             (folder / before).unlink()
     # what a killed process has left; another one may be saving at this moment
     remove_abandoned(folder, r"weights-[0-9a-f]{12}\.safetensors", keep=after)
-    remove_abandoned(folder, r"\.weights-.*\.partial")
+    remove_partial(folder, r"weights-[0-9a-f]{12}\.safetensors")
     sync_folder(folder)
 
 
@@ -280,7 +288,17 @@ def _encode_estimator(estimator, tensors, key):
             tensors[f"{key}.net.{name}"] = tensor.detach().cpu().contiguous().clone()
         history = [{k: v for k, v in e.items() if k != "batches"} for e in net.history]
         described["history"] = _encode(history, tensors, f"{key}.history")
+        other = _set_since(estimator)
+        if other:
+            described["built_with"] = _encode(other, tensors, f"{key}.built_with")
     return {"estimator": described, "key": key}
+
+
+def _set_since(estimator):
+    """Return the values in ``fit`` of parameters that were set to others since."""
+    made = getattr(estimator, "_built_with", {})
+    changed = estimator._changed_parameters() if made else ()
+    return {k: made[k][0] for k in changed if made[k][0] is not getattr(estimator, k)}
 
 
 # -- what fit sets: the names that a file may set, and what they must be
@@ -370,6 +388,7 @@ _FITTED = {
     "_sizes": _are_sizes,
     "_sklearn_output_config": _is_output,
     "_unfinished": _is_flag,
+    "_value_range": _is_range,
     "calibration_temperature_": lambda value: _is_number(value) and value > 0,
     "center_labels_": _is_vector,
     "class_embedding_": _is_array,
@@ -392,7 +411,7 @@ _FITTED = {
 # of scikit-learn, and what only a fit in progress needs
 _NOT_KEPT = (
     *("_metadata_request", "_skl_callbacks"),
-    *("_continued", "_earlier_epochs", "_task"),
+    *("_built_with", "_changed", "_continued", "_earlier_epochs", "_task"),
 )
 _PUBLIC_NAME = re.compile(r"[A-Za-z]\w*[A-Za-z0-9]_|[A-Za-z]_", re.ASCII)
 
@@ -503,12 +522,27 @@ def _decode_estimator(described, tensors, key):
             k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)
         }
         history = _decode(described["history"], tensors)
+        other = _decode(described.get("built_with", {"dict": []}), tensors)
+        _check_built_with(estimator, other)
         shape = vars(estimator).get("sample_shape_")
         if shape is None:
             raise ValueError(f"{name}.sample_shape_ is missing")
         with _Bounded(tensors.values(), shape):
-            estimator._restore_net(weights, history)
+            estimator._restore_net(weights, history, other)
     return estimator
+
+
+def _check_built_with(estimator, other):
+    """Raise an error if a file sets what is no valid parameter of an estimator."""
+    if other == {}:
+        return
+    names = estimator.get_params(deep=False).keys() - set(_OF_THE_MACHINE)
+    if not isinstance(other, dict) or not other.keys() <= names:
+        raise ValueError(f"{type(estimator).__name__} has no such parameters")
+    for name, value in other.items():
+        if is_external(value):
+            refuse_external(f"{name}={value!r} of {type(estimator).__name__}")
+    clone(estimator).set_params(**other)._validate_params()
 
 
 class _Bounded(TorchDispatchMode):

@@ -33,7 +33,7 @@ class Shuffled:
 
     def n_batches(self, batch_size):
         """Return the number of batches of one epoch."""
-        return _n_batches(len(_my_share(self.samples.good)), batch_size)
+        return _n_batches(len(self.samples.good), batch_size)
 
     def epoch(self, batch_size):
         """Yield what to fetch for each batch of one epoch."""
@@ -140,7 +140,7 @@ class Mixed(Shuffled):
 
     def n_batches(self, batch_size):
         if len(self.unlabeled) == 0:
-            return _n_batches(len(_my_share(self.labeled)), max(2, batch_size))
+            return _n_batches(len(self.labeled), max(2, batch_size))
         n_labeled = _n_batches(len(self.labeled), batch_size)
         return max(n_labeled, len(self.unlabeled) // self.n_unlabeled(batch_size))
 
@@ -278,7 +278,6 @@ def split(rows, batch_size):
 
     BatchNorm cannot train on a single row.
     """
-    rows = _my_share(rows)
     n_batches = _n_batches(len(rows), batch_size)
     for i in range(n_batches):
         last = i == n_batches - 1
@@ -287,14 +286,6 @@ def split(rows, batch_size):
 
 def _n_batches(n_rows, batch_size):
     return max(1, n_rows // batch_size + (n_rows % batch_size > 1))
-
-
-def _my_share(rows):
-    """Under torch.distributed every process takes its own rows."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        size = torch.distributed.get_world_size()
-        return rows[torch.distributed.get_rank() :: size]
-    return rows
 
 
 def shuffled(rows):

@@ -18,7 +18,7 @@ class Samples:
 
     Parameters
     ----------
-    source : ndarray, memmap or ImageFiles
+    source : ndarray, memmap, ImageFiles or another that is fetched by rows
         Indexed by an integer array along its first axis.
     sample_shape : tuple of int
         ``(D,)`` or ``(C, H, W)``.
@@ -129,7 +129,7 @@ class Samples:
 
     def extremes(self):
         """Return the smallest and the largest value; of files 0 and 255."""
-        if hasattr(self.source, "paths"):
+        if getattr(self.source, "is_encoded", False):
             return 0.0, 255.0
         low, high = np.inf, -np.inf
         for rows in _blocks(len(self)):

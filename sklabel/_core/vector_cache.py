@@ -6,19 +6,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import torch
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
-from .files import check_regular
+from .files import remove_partial, replacing
 from .image_files import unreadable
 from .samples import native
 from .warn import warn
 
-_FORMAT = "1"
+_FORMAT = "2"
 _BLOCK_BYTES = 2**28  # of arrays, as floats
 # vectors are written to disk when they are so many, or have waited so long
 _SHARD_BYTES = 2**26
@@ -139,17 +138,9 @@ class VectorCache:
         checksum = _checksum(digests, Z)
         data = serialize({"digests": digests, "Z": Z})
         self.folder.mkdir(parents=True, exist_ok=True)
-        # of tempfile it would be private; others may use the folder too
-        partial = self.folder / f"{uuid4().hex}.partial"
-        try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / f"{checksum}.safetensors")
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        remove_partial(self.folder, r"[0-9a-f]+\.safetensors")
+        with replacing(self.folder / f"{checksum}.safetensors") as file:
+            file.write(data)
 
 
 def cache_name(module, *settings):
@@ -165,7 +156,7 @@ def cache_name(module, *settings):
 
 def _digests(samples):
     """Return what stands for the content of each row; None for a missing file."""
-    if hasattr(samples.source, "paths"):
+    if getattr(samples.source, "is_encoded", False):
         return _digests_of_files(samples.source)
     layout = samples.channels_last, samples.row_shape
     step = max(1, _BLOCK_BYTES // (4 * int(np.prod(samples.sample_shape))))
@@ -182,20 +173,17 @@ def _digests(samples):
 
 
 def _digests_of_files(files):
-    def digest(path):
+    def digest(row):
+        content = _blake()
         try:
-            check_regular(path)
-            with open(path, "rb") as file:
-                content = _blake()
-                while block := file.read(2**20):
-                    content.update(block)
-                return content.digest()
+            files.update_digest(row, content)
+            return content.digest()
         except (OSError, ValueError) as error:
             if not files.skip:
-                raise unreadable(path, error) from error
+                raise unreadable({files.name(row): error}) from error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(digest, files.paths))
+        return list(pool.map(digest, range(len(files))))
 
 
 def _checksum(*arrays):

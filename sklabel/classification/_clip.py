@@ -230,6 +230,7 @@ class CLIPClassifier(ClassificationRole, Learner):
     batch_size: AtLeastTwo = 64
     weight_decay: NonNegative = 0.2
 
+    bound = ("embedder",)
     _transduces = True  # whether fit classifies the rows of X, too
 
     @fitting
@@ -349,6 +350,8 @@ class CLIPClassifier(ClassificationRole, Learner):
             if not fine_tune and embedder is not None:
                 return self.embedder_
             embedder = self._learning_copy(unfrozen(self.embedder_))
+            if self.embedder is None:
+                embedder.set_params(backbone=self.backbone)
         elif embedder is None:
             if str(self.backbone).startswith("open_clip/"):
                 raise ValueError(

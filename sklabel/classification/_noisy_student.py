@@ -1,6 +1,7 @@
 """Noisy Student: students with noise learn from teachers without (Xie et al., 2020)."""
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import InitVar
@@ -402,16 +403,17 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
                 f"student_backbone has {len(specs)} entries; it must have one for each "
                 f"of n_rounds={self.n_rounds} students."
             )
-        return specs[number - 1]
+        return specs[min(number, len(specs)) - 1]
 
     def _build_module(self, mean, std, number, p=None, last=None):
         """Return the network of a round; p (n, K) are the probabilities it learns."""
         if last is None:
-            spec = self._backbone_of(number)
-            backbone = build_backbone(spec, self.sample_shape_, mean, std)
-            head = nn.Linear(backbone.n_features_out, len(self.classes_))
-            online = nn.Sequential(backbone, nn.Dropout(), head)
+            online = self._build_network(number, mean, std)
             average = frozen_copy(online)
+        elif last is self._continued:
+            made = functools.partial(self._build_network, self._network, mean, std)
+            online, average = self._part("online", made), self._part("average", made)
+            average = frozen_copy(average)
         else:
             # copies, since what was trained before is needed if this is broken off
             online, average = copy.deepcopy(last.online), frozen_copy(last.average)
@@ -430,6 +432,12 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         if last is not None:
             module.n_steps = last.n_steps
         return module
+
+    def _build_network(self, number, mean, std):
+        spec = self._backbone_of(number)
+        backbone = build_backbone(spec, self.sample_shape_, mean, std)
+        head = nn.Linear(backbone.n_features_out, len(self.classes_))
+        return nn.Sequential(backbone, nn.Dropout(), head)
 
     def _targets(self, p):
         """Return what a student learns from the probabilities of its teacher (n, K)."""

@@ -253,23 +253,26 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     max_epochs: Count = 100
     batch_size: AtLeastTwo = 64
 
+    bound = ("embedder", "backbone")  # a warm start does not pretrain
     _default_embedder = SimCLRTransformer
 
     def _train(self, X, labeled, seed):
-        statistics, continued = labeled.rows.statistics(), self._continued
-        if continued is None:
+        statistics, student = labeled.rows.statistics(), None
+        if self._continued is None:
             embedder = self.embedder
             if embedder is None:
                 embedder = self._new_embedder(projection_layers=3)
             readable = labeled.rows.readable(X)
             self.embedder_ = self._fit_nested(embedder, readable, self.backbone)
-        teacher = self._build_teacher(*statistics, continued)
+        if hasattr(self._continued, "student"):
+            student = self._part("student", lambda: self._new_student(*statistics))
+        teacher = self._build_teacher(*statistics)
         fine_tuning = labeled.mixed(0)
         self._stage("fine-tune", teacher, fine_tuning, watch=labeled.watch)
         # a teacher that is half trained is better than an untrained student
         self._distilled = self.distill_epochs > 0 and not self.interrupted_
         if self._distilled:
-            distilled = self._build_distilled(teacher, *statistics, continued)
+            distilled = self._build_distilled(teacher, *statistics, student)
             self._distill(distilled, labeled)
         return fine_tuning
 
@@ -293,12 +296,12 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
             weight_decay=self.distill_weight_decay,
         )
 
-    def _build_teacher(self, mean, std, continued=None):
+    def _build_teacher(self, mean, std):
         augment = self._build_augment(self.augment, "weak", mean, std)
-        if continued is not None:
-            teacher = getattr(continued, "teacher", continued).requires_grad_(True)
-            teacher.augment = augment
-            return teacher
+        name = "teacher" if hasattr(self._continued, "teacher") else ""
+        return self._part(name, lambda: self._new_teacher(augment))
+
+    def _new_teacher(self, augment):
         embedder = unfrozen(self.embedder_)
         if not hasattr(embedder, "encoder_"):
             raise ValueError(
@@ -326,17 +329,19 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
         kept = split_batchnorm_(copy.deepcopy(project[: self.head_layer]), 1)
         return kept.requires_grad_(True)
 
-    def _build_distilled(self, teacher, mean, std, continued=None):
-        student = getattr(continued, "student", None)
+    def _new_student(self, mean, std):
+        backbone = self.student_backbone
+        if backbone is None:
+            backbone = unfrozen(self.embedder_)
+        return _FineTuned(
+            build_backbone(backbone, self.sample_shape_, mean, std),
+            nn.Sequential(),
+            len(self.classes_),
+        )
+
+    def _build_distilled(self, teacher, mean, std, student=None):
         if student is None:
-            backbone = self.student_backbone
-            if backbone is None:
-                backbone = unfrozen(self.embedder_)
-            student = _FineTuned(
-                build_backbone(backbone, self.sample_shape_, mean, std),
-                nn.Sequential(),
-                len(self.classes_),
-            )
+            student = self._new_student(mean, std)
         augment, teacher.augment = teacher.augment, None
         return _Distilled(teacher, student, augment, self.temperature, self.alpha)
 

@@ -106,11 +106,9 @@ class SupervisedClassifier(ClassificationRole, Learner):
         self._stage("fit", module, labeled.mixed(0), watch=labeled.watch)
 
     def _build_module(self, mean, std):
-        if self._continued is not None:
-            backbone, head = self._continued.backbone, self._continued.head
-        else:
-            backbone = self._build_backbone(mean, std)
-            head = nn.Linear(backbone.n_features_out, len(self.classes_))
+        backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
+        size = backbone.n_features_out, len(self.classes_)
+        head = self._part("head", lambda: nn.Linear(*size))
         augment = self._build_augment(self.augment, "weak", mean, std)
         module = _Supervised(backbone, head, augment, self.label_smoothing)
         module.set_trained("backbone", self.train_backbone)

@@ -5,15 +5,37 @@
 # everything else by imports inside functions.
 
 import argparse
-import os
+import difflib
+import re
 import sys
 import warnings
 
 import sklabel
 
-from . import demo, fit, predict, select
+from . import demo, fit, outputs, predict, select, signals
 
 __all__ = ["main"]
+
+# What the package says to programmers, in the words of the commands
+_IN_COMMANDS = [
+    (
+        r"Train longer, lower the\s+threshold, or start from a fitted embedder "
+        r"\(backbone=\)",
+        "Train longer (--steps), or label more images",
+    ),
+    (
+        r"lower lr=\S+ or temperature=[^\s.]+(\.\d+)?",
+        "try another --seed, or fewer --epochs",
+    ),
+    (
+        r'lower\s+lr=\S+,? or use precision="float32"',
+        "try another --seed, or another --device",
+    ),
+    (
+        r'pass on_error="skip" to leave such files out',
+        "leave it out with --skip-broken",
+    ),
+]
 
 
 def main(argv=None):
@@ -27,11 +49,11 @@ def main(argv=None):
     Returns
     -------
     status : int
-        0; 2 after wrong input or an unwritable output; 130 after Ctrl-C; 1 after any
-        other error. Each but 0 comes with one line on stderr.
+        0; 2 after wrong input or an unwritable output; 130 after Ctrl-C and 143 after
+        SIGTERM; 1 after any other error. Each but 0 comes with one line on stderr.
     """
     args = None
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), signals.stopping(is_process=argv is None):
         warnings.simplefilter("ignore")
         # shown is what a user can act on, not what libraries tell programmers
         warnings.filterwarnings("default", category=UserWarning)
@@ -39,9 +61,8 @@ def main(argv=None):
         warnings.filterwarnings("ignore", message=".* was interrupted in stage")
         warnings.showwarning = _show_warning
         try:
-            args = _parser().parse_args(argv)
+            args = _parse(argv)
             args.run(args)
-            sys.stdout.flush()
         except SystemExit as stop:  # --help and --version
             return int(stop.code or 0)
         except KeyboardInterrupt:
@@ -49,9 +70,10 @@ def main(argv=None):
             more = (
                 "run the same command again to continue" if again else "nothing written"
             )
-            return _complain(f"interrupted: {more}.", 130)
+            what, status = signals.ending()
+            return _complain(f"{what}: {more}.", status)
         except BrokenPipeError:  # the reader of our output has left, as head does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            outputs.give_up_stdout()
             return 1
         except Exception as error:
             if getattr(args, "traceback", False):
@@ -66,6 +88,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser():
+    """Return the parser, and those of the commands by name."""
     parser = _Parser(
         prog="sklabel",
         description="Label many images from few labels.",
@@ -76,7 +99,33 @@ def _parser():
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in (demo, select, fit, predict):
         command.add_parser(commands)
-    return parser
+    return parser, commands.choices
+
+
+def _parse(argv):
+    argv = sys.argv[1:] if argv is None else argv
+    parser, commands = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in commands:
+        raise ValueError(
+            f"invalid choice: {argv[0]!r} is no command{_like(argv[0], commands)} "
+            f"(choose from {', '.join(commands)})"
+        )
+    args, rest = parser.parse_known_args(argv)
+    if rest and hasattr(args, "paths") and not any(r.startswith("-") for r in rest):
+        args.paths += rest  # fit a.csv b.csv --steps 9 photos
+    elif rest:
+        known = re.findall(r"--[a-z][a-z-]*", commands[args.command].format_help())
+        raise ValueError(
+            f"unrecognized arguments: {' '.join(rest)}{_like(rest[0], known)} "
+            f"(see sklabel {args.command} --help)"
+        )
+    return args
+
+
+def _like(word, known):
+    """Return a question whether a known word is meant."""
+    found = difflib.get_close_matches(word.partition("=")[0], set(known), n=1)
+    return f". Did you mean {found[0]}?" if found else ""
 
 
 def _explain(error):
@@ -86,11 +135,15 @@ def _explain(error):
         return ": ".join([*places, error.strerror]), 2
     if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
         return str(error), 2
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: try a smaller --image-size.", 2
     what = f"unexpected {type(error).__name__}: {error}"
     return f"{what} (--traceback shows where it comes from)", 1
 
 
 def _complain(message, status):
+    for said, meant in _IN_COMMANDS:
+        message = re.sub(said, meant, message)
     # a file's name may hold anything, a line break too
     print(f"sklabel: {' '.join(message.split())}", file=sys.stderr)
     return status

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import sklabel
 
-from . import models, options, outputs
+from . import models, options, outputs, tables
 
 _EMBEDDING_SHARE = 1  # of the bar, in trainings of the classifier
 
@@ -46,13 +46,13 @@ def run(args):
     images, target = sklabel.datasets.load_digit_images(return_X_y=True)
     options.check_n_samples(args.n_samples, len(images))
     folder = Path(args.out)
-    outputs.check_folder(folder)
     sheet, table = folder / "chosen.png", folder / "labels.csv"
-    for path in (sheet, table):
-        if folder.exists():
-            outputs.check_file(path)
+    outputs.check_new_folder(folder, (sheet.name, table.name), "--out", args)
+    if folder.exists():
+        outputs.check_picture(sheet, "--out", args)
+        outputs.check_csv(table, "--out", args)
 
-    # this loads all that is timed below
+    models.prepare()  # all that is timed below
     arms = {
         "chosen by USL": sklabel.selection.USLSelector,
         "random": sklabel.selection.RandomSelector,
@@ -60,7 +60,8 @@ def run(args):
     results = {arm: [] for arm in arms}
     with tqdm(
         total=args.seeds * (_EMBEDDING_SHARE + len(arms)),
-        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left",
+        bar_format="{desc} {percentage:3.0f}% |{bar}| "
+        "{elapsed} elapsed, {remaining} left",
         disable=args.quiet,
     ) as bar:
         for seed in range(args.seeds):
@@ -86,10 +87,14 @@ def run(args):
                     first = selector, Z, labels, confidence
         bar.update(bar.total - bar.n)  # sums of fractions
     folder.mkdir(parents=True, exist_ok=True)
-    _write(sheet, table, images, target, *first)
+    picture = outputs.picture(_sheet(images, target, *first[:2]), args.command)
+    content = tables.as_marked(args.command, *_table(target, *first))
+    with outputs.writing(args, csv=(table, content), picture=(sheet, picture)):
+        pass
     n_classes = len(np.unique(target))
-    print(_as_text(results, args.n_samples, len(target), n_classes))
-    print(f"The chosen images by cluster: {sheet}. The labels of run 1: {table}.")
+    text = _as_text(results, args.n_samples, len(target), n_classes)
+    files = f"The chosen images by cluster: {sheet}. The labels of run 1: {table}."
+    outputs.show(f"{text}\n{files}\n")
 
 
 def _embed(images, seed, args, bar):
@@ -143,7 +148,7 @@ def _moving(bar, amount):
     }
 
 
-def _write(sheet, table, images, target, selector, Z, labels, confidence):
+def _sheet(images, target, selector, Z):
     import numpy as np
 
     from .._core.display import cluster_sheet
@@ -152,12 +157,15 @@ def _write(sheet, table, images, target, selector, Z, labels, confidence):
     unit = Z / np.linalg.norm(Z, axis=1, keepdims=True)
     distance = 1 - (unit * unit[chosen][stands_for]).sum(axis=1)
     captions = [f"label {label}" for label in target[chosen]]
-    picture = cluster_sheet(images, chosen, stands_for, distance, captions)
-    outputs.write_picture(sheet, picture)
+    return cluster_sheet(images, chosen, stands_for, distance, captions)
+
+
+def _table(target, selector, Z, labels, confidence):
+    import numpy as np
+
     source = np.where(selector.support_, "given", "predicted")
     rows = zip(range(len(target)), labels, confidence, source, target, strict=True)
-    outputs.write_csv(
-        table,
+    return (
         ["image", "label", "confidence", "source", "truth"],
         [[i, k, f"{p:.4f}", s, t] for i, k, p, s, t in rows],
     )

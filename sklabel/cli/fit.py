@@ -1,31 +1,42 @@
-"""sklabel fit: label all photographs of a folder from a filled-in CSV."""
+"""sklabel fit: label all photographs of a folder from filled-in CSVs."""
 
+import os
+from collections import Counter
 from pathlib import Path
 
 import sklabel
 
-from . import inputs, models, options, outputs
+from . import inputs, lists, models, options, outputs, tables
+
+OUT = "labels.csv"
 
 
 def add_parser(commands):
     parser = commands.add_parser(
         "fit",
+        usage="sklabel fit [options] CSV [CSV ...] FOLDER",
         help="label all photographs of a folder from a filled-in CSV",
-        description="Train on the labels of a CSV and on all other photographs of the "
-        "folder, write a label and a confidence for every file, and keep the model. "
-        "Empty cells of the CSV and files that are not in it are unlabeled.",
+        description="Train on the labels of one or more CSVs and on all other "
+        "photographs of the folder, write a label and a confidence for every file, and "
+        "keep the model. Empty cells of a CSV, predictions in it that nobody has "
+        "changed, and files that are not in it are unlabeled.",
     )
-    parser.add_argument("csv", metavar="CSV", help="columns path and label")
-    parser.add_argument("folder", metavar="FOLDER", help="folder of image files")
     parser.add_argument(
-        "--out", default="labels.csv", metavar="CSV", help="(default labels.csv)"
+        "paths",
+        nargs="+",
+        metavar="CSV FOLDER",
+        help="lists with the columns path and label, then the folder of image files",
+    )
+    parser.add_argument(
+        "--out",
+        default=OUT,
+        metavar="CSV",
+        help=f"where to write the labels of all images (default {OUT})",
     )
     parser.add_argument(
         "--model", metavar="DIR", help="folder to keep the model in, for predict"
     )
-    parser.add_argument(
-        "--label-column", default="label", metavar="NAME", help="(default label)"
-    )
+    options.add_lists(parser)
     options.add_embedding(parser)
     parser.add_argument(
         "--steps", type=options.positive, help="steps of the classifier (default 400)"
@@ -35,20 +46,30 @@ def add_parser(commands):
 
 
 def run(args):
-    """Train on a filled-in CSV and label every image of a folder."""
+    """Train on filled-in CSVs and label every image of a folder."""
+    *args.lists, args.folder = _in_order(args.paths)
     options.check_device(args.device)
     files = inputs.list_images(args.folder)
-    given = inputs.read_labels(args.csv, args.label_column, files, args.folder)
-    _check_classes(given, args)
+    labels = lists.read(args.lists, files, args.folder, args)
+    given = labels.given
+    _check_classes(labels, args)
     out = Path(args.out)
-    if out.exists() and out.samefile(args.csv):
-        raise ValueError(f"--out {out} is the file with your labels: give another.")
-    outputs.check_file(out)
-    outputs.check_folder(args.model)
+    if not args.overwrite and out.exists() and any(map(out.samefile, args.lists)):
+        raise ValueError(
+            f"--out {out} is the file with your labels: give another, or --overwrite."
+        )
+    outputs.check_distinct(out=out, model=args.model, checkpoint=args.checkpoint)
+    outputs.check_csv(out, "--out", args)
+    outputs.check_model(args.model, "--model", args)
+    outputs.check_folder(args.checkpoint, "--checkpoint", args)
 
+    models.prepare()
     embedder = models.load_embedder(args)
-    names, images = inputs.read_images(files, models.size_for(embedder, args), args)
-    _check_classes({n: given[n] for n in names if n in given}, args)
+    names, images = inputs.read_images(
+        files, models.size_for(embedder, args), args, embedder
+    )
+    readable = {n: given[n] for n in names if n in given}
+    _check_classes(labels._replace(given=readable), args)
     if embedder is None:
         embedder = models.fit_embedder(images, args)
     classifier = sklabel.classification.FixMatchClassifier(
@@ -62,34 +83,52 @@ def run(args):
         verbose=int(not args.quiet),
     ).fit(images, inputs.as_y(names, given))
     models.stop_if_interrupted(classifier)
+    inputs.keep_range(classifier, args)
 
     predicted = models.predict(classifier, images, names)
     rows = []
     for name in files:
         label, confidence = predicted.get(name, ("", ""))
-        source = "predicted" if name in predicted else ""
         if name in given:
-            label, confidence, source = given[name], "1.0000", "given"
-        rows.append([name, label, confidence, source])
-    if args.model is not None:
-        models.save(classifier, args.model)
-    outputs.write_csv(out, ["path", "label", "confidence", "source"], rows)
-    counts = {
-        str(c): sum(row[1] == str(c) for row in rows) for c in classifier.classes_
-    }
-    print(
-        f"{len(rows)} images in {out}, {len(given)} labels given: "
-        + ", ".join(f"{label} {count}" for label, count in counts.items())
-    )
+            rows.append(lists.row_of_label(name, given[name], label))
+        else:
+            rows.append(lists.row_of_prediction(name, label, confidence))
+    content = tables.as_marked(args.command, lists.HEADER, rows)
+    with outputs.writing(args, csv=(out, content)):
+        if args.model is not None:
+            models.save(classifier, args.model, args.command)
+    found = Counter(row[1] for row in rows)
+    counts = ", ".join(f"{c} {found[str(c)]}" for c in classifier.classes_)
+    outputs.show(f"{len(rows)} images in {out}, {labels.counts()}: {counts}\n")
+
+
+def _in_order(paths):
+    """Return the CSVs and the folder, which comes last."""
+    folders = [path for path in paths if os.path.isdir(path)]
+    if len(paths) < 2:
+        missing = "CSV" if folders else "FOLDER"
+        raise ValueError(f"{missing} is missing (see sklabel fit --help)")
+    if len(folders) == 1 and paths[-1] != folders[0]:
+        csvs = [path for path in paths if path not in folders]
+        right = options.command_line("fit", *csvs, *folders)
+        raise ValueError(f"the CSV comes first, then the folder: {right}")
+    return paths
 
 
 def _check_classes(labels, args):
-    where = f"the column {args.label_column!r} of {args.csv}"
-    if not labels:
-        raise ValueError(
-            f"{where} has no label for an image that can be read: fill in some cells."
+    where = f"the column {args.label_column!r} of {' and '.join(args.lists)}"
+    if not labels.given:
+        used = (
+            f": its {labels.predicted} predictions are used once you have changed "
+            'the label, or have written "given" into the column source'
+            if labels.predicted
+            else ""
         )
-    classes = set(labels.values())
+        raise ValueError(
+            f"{where} has no label for an image that can be read{used}. Fill in some "
+            "cells."
+        )
+    classes = set(labels.given.values())
     if len(classes) == 1:
         raise ValueError(
             f"{where} has one class only, {classes.pop()!r}: label images of another "

@@ -1,10 +1,20 @@
 """Models of the commands: trained, kept in a folder, taken from one."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import sklabel
 
+from . import options, outputs, signals
+
 _IMAGE_SIZE = 64
+
+
+def prepare():
+    """Load what trains and predicts, which takes seconds."""
+    with signals.loading():
+        for task in ("embedding", "classification", "selection"):
+            getattr(sklabel, task)
 
 
 def fit_embedder(images, args):
@@ -41,12 +51,28 @@ def predict(classifier, images, names):
     }
 
 
-def save(estimator, folder):
-    """Save an estimator without what belongs to this machine and this run only."""
-    here = {"device": "auto", "checkpoint_dir": None, "verbose": 0}
-    if hasattr(estimator, "classes_"):
-        here.update({f"backbone__{name}": value for name, value in here.items()})
-    estimator.set_params(**here).save(folder)
+def save(estimator, folder, command):
+    """Save an estimator with a note that a command has written it."""
+    from .._core import persistence
+
+    is_new = not Path(folder).exists()
+    try:
+        persistence.save(estimator, folder, written_by=outputs.written_by(command))
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                Path(folder).rmdir()
+        raise
+
+
+def check_order(args):
+    """Raise an error if the model and the folder of photographs are swapped."""
+    first, second = (
+        Path(place, "estimator.json").is_file() for place in (args.model, args.folder)
+    )
+    if second and not first:
+        right = options.command_line("predict", args.folder, args.model)
+        raise ValueError(f"the model comes first, then the folder: {right}")
 
 
 def load_classifier(args):

@@ -1,6 +1,26 @@
-"""Options that several commands have, and what they may be."""
+"""Options that several commands have, what they may be, and how they are repeated."""
 
 import argparse
+import shlex
+
+from . import signals
+
+# of select that fit has, too, in the command that select prints
+_REPEATED = (
+    "embedder",
+    "epochs",
+    "image_size",
+    "no_flip",
+    "seed",
+    "checkpoint",
+    "skip_broken",
+    "device",
+    "label_column",
+    "path_column",
+    "path_prefix",
+    "unlabeled",
+    "keep_label",
+)
 
 
 def add_embedding(parser):
@@ -21,13 +41,52 @@ def add_embedding(parser):
     )
 
 
+def add_lists(parser):
+    parser.add_argument(
+        "--label-column",
+        default="label",
+        metavar="NAME",
+        help="column of the CSV with the labels (default label)",
+    )
+    parser.add_argument(
+        "--path-column",
+        default="path",
+        metavar="NAME",
+        help="column of the CSV with the paths of the images (default path)",
+    )
+    parser.add_argument(
+        "--path-prefix",
+        metavar="TEXT",
+        help="what stands in the CSV before the path within FOLDER, such as a URL",
+    )
+    parser.add_argument(
+        "--unlabeled",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a cell with this text has no label, such as NA (can be repeated)",
+    )
+    parser.add_argument(
+        "--keep-label",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a class has this name, such as none (can be repeated)",
+    )
+
+
 def add_training(parser):
     parser.add_argument(
         "--no-flip",
         action="store_true",
-        help="the images have a right and a left, such as text",
+        help="do not mirror images: for text, and where left and right matter",
     )
-    parser.add_argument("--seed", type=_seed, default=0, help="(default 0)")
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        default=0,
+        help="the same number gives the same result (default 0)",
+    )
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
@@ -42,15 +101,66 @@ def add_reading(parser):
         action="store_true",
         help="leave out image files that cannot be read",
     )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        metavar="N",
+        help="read image files of up to N pixels (default 178,956,970)",
+    )
     add_common(parser)
 
 
 def add_common(parser):
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace outputs that exist, also those of others or changed by hand",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="where to compute: auto (default), cpu, cuda, cuda:1, mps",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error comes from"
     )
+
+
+def command_line(command, *words, args=None, **changed):
+    """Return a command as it can be pasted into a shell.
+
+    Parameters
+    ----------
+    command : str
+    *words : str
+        Its arguments without a name.
+    args : namespace or None
+        Of the command that came before it: what was given there is repeated.
+    **changed : str or None
+        Options with another value here; None: without the option.
+    """
+    defaults = {"seed": 0, "device": "auto"}
+    defaults.update(label_column="label", path_column="path")
+    given = {n: getattr(args, n) for n in _REPEATED if hasattr(args, n)} | changed
+    line = ["sklabel", command]
+    # what begins with a dash would be taken for an option
+    line += [f"./{word}" if str(word).startswith("-") else str(word) for word in words]
+    for name, value in given.items():
+        if value not in (None, False, defaults.get(name)):
+            for one in value if isinstance(value, list) else [value]:
+                line += option(name, one)
+    return shlex.join(line)
+
+
+def option(name, value):
+    """Return an option and its value as words of a command."""
+    dashed = f"--{name.replace('_', '-')}"
+    if value is True:
+        return [dashed]
+    if str(value).startswith("-"):  # else it would be taken for an option
+        return [f"{dashed}={value}"]
+    return [dashed, str(value)]
 
 
 def positive(text):
@@ -79,9 +189,10 @@ def _whole_number(text, least):
 
 
 def check_device(name):
-    import torch
+    with signals.loading():
+        import torch
 
-    from .._core.net import resolve_device
+        from .._core.net import resolve_device
 
     try:
         torch.empty(0, device=resolve_device(name))

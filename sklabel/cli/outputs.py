@@ -1,16 +1,97 @@
-"""What the commands write: checked before the long work, replaced at its end."""
+"""What the commands write: checked before the long work, replaced at its end.
 
-import csv
+A command replaces a file only if it has written it itself and nobody has changed it
+since, which the file shows: a CSV by the name of its last column, a picture by a text
+in it, a model by an entry of its ``estimator.json``.
+"""
+
+import hashlib
 import io
+import json
 import os
+import sys
 import tempfile
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .._core.files import replacing
+from .._core.files import open_image, read_regular, replacing
+from . import signals, tables
+
+_KEY = "sklabel"  # of the text in a picture
+_MODEL = "estimator.json"
 
 
-def check_file(path):
-    """Raise an error if a file cannot be written, while nothing has been done yet."""
+def check_csv(path, option, args):
+    """Raise an error if a CSV cannot be written, or would replace what is not ours."""
+    _check_writable(path)
+    _check_own(path, option, args, _is_own_csv)
+
+
+def check_picture(path, option, args):
+    """The same for a picture."""
+    _check_writable(path)
+    _check_own(path, option, args, _is_own_picture)
+
+
+def check_model(folder, option, args):
+    """The same for the folder of a model, which may have to be made; None: none."""
+    if folder is None:
+        return
+    check_folder(folder, option, args)
+    if _names_in(folder):
+        _check_own(Path(folder), option, args, is_own_model)
+
+
+def check_folder(folder, option, args):
+    """Raise an error if a folder cannot be written, or is that of the photographs."""
+    if folder is None:
+        return
+    folder = place = Path(folder)
+    while not os.path.lexists(place):
+        place = place.parent
+    _check_place(folder, place)
+    photos = getattr(args, "folder", None)
+    if (
+        photos is not None
+        and folder.exists()
+        and folder.samefile(Path(photos).expanduser())
+    ):
+        raise ValueError(
+            f"{option} {folder} is the folder of the photographs: give another."
+        )
+
+
+def check_new_folder(folder, names, option, args):
+    """Raise an error if files would come to lie among those of somebody else."""
+    check_folder(folder, option, args)
+    found = _names_in(folder)
+    if found and not args.overwrite and not found & set(names):
+        raise ValueError(
+            f"{option} {folder} holds other files: give a new folder, or --overwrite."
+        )
+
+
+def check_distinct(**places):
+    """Raise an error if two outputs have one place; names are those of options."""
+    seen = {}
+    for name, place in places.items():
+        if place is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        other = seen.setdefault(os.path.realpath(place), option)
+        if other != option:
+            raise ValueError(f"{other} and {option} are both {place}: give two places.")
+
+
+def _names_in(folder):
+    """Return the names in a folder, but those of the system such as .DS_Store."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return set()
+    return {name for name in os.listdir(folder) if not name.startswith(".")}
+
+
+def _check_writable(path):
     if path.exists() and not path.is_file():
         raise ValueError(f"cannot write {path}: it is not a file.")
     if path.exists() and not os.access(path, os.W_OK):
@@ -18,19 +99,9 @@ def check_file(path):
     _check_place(path, path.parent)
 
 
-def check_folder(folder):
-    """The same for a folder that may have to be made; None: there is none."""
-    if folder is None:
-        return
-    folder = place = Path(folder)
-    while not place.exists():
-        place = place.parent
-    _check_place(folder, place)
-
-
 def _check_place(path, folder):
     if not folder.is_dir():
-        missing = "is not a folder" if folder.exists() else "does not exist"
+        missing = "is not a folder" if os.path.lexists(folder) else "does not exist"
         raise ValueError(f"cannot write {path}: {folder} {missing}.")
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -39,38 +110,129 @@ def _check_place(path, folder):
         raise ValueError(f"cannot write {path}: {error.strerror}.") from None
 
 
-def check_not_filled_in(path):
-    """Raise an error if a CSV holds labels: an hour of somebody's work."""
-    if not path.exists():
-        return
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-        filled = sum(bool((row.get("label") or "").strip()) for row in rows)
-    except (UnicodeDecodeError, csv.Error):
-        filled = "other"
-    if filled or (rows and "label" not in rows[0]):
+def _check_own(path, option, args, is_own):
+    if not args.overwrite and not is_free(path, args.command, is_own):
         raise ValueError(
-            f"{path} exists and is no empty list of sklabel select: it is not "
-            "overwritten. Give another --out, or remove it."
+            f"{path} exists and is not, or no longer, what sklabel {args.command} "
+            f"wrote: it is not overwritten. Give another {option}, or --overwrite."
         )
 
 
-def csv_text(header, rows):
-    text = io.StringIO()
-    # until Python 3.13 a lone carriage return is not quoted by itself
-    odd = any("\r" in str(cell) for row in rows for cell in row)
-    quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
-    writer.writerows([header, *rows])
-    return text.getvalue()
+# -- what is ours
 
 
-def write_csv(path, header, rows):
-    with replacing(path) as file:
-        file.write(csv_text(header, rows).encode())
+def is_free(path, command, is_own):
+    """Return whether there is nothing at a path, or what a command left there."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        return is_own(path, command)
+    except Exception:  # what stands in the file may be anything
+        return False
 
 
-def write_picture(path, picture):
-    with replacing(path) as file:
-        picture.save(file, format="PNG")
+def _is_own_csv(path, command):
+    return tables.is_unchanged(read_regular(path), command)
+
+
+def _is_own_picture(path, command):
+    with open_image(path) as image:
+        told = image.info.get(_KEY)
+        return told is not None and told == _picture_mark(image, command)
+
+
+def is_own_model(folder, command):
+    """Return whether a folder holds a model that a command has written."""
+    if not Path(folder, _MODEL).exists():
+        return False
+    described = json.loads(read_regular(Path(folder, _MODEL)))
+    return described.get("written_by") == written_by(command)
+
+
+def written_by(command):
+    """Return what tells that a model is of a command."""
+    return f"sklabel {command}"
+
+
+def _picture_mark(image, command):
+    pixels = image.convert("RGB")
+    content = f"{pixels.size}".encode() + pixels.tobytes()
+    return f"{command} {hashlib.sha256(content).hexdigest()[:16]}"
+
+
+# -- writing
+
+
+def free_csv(path, command, taken):
+    """Return a path like the given one that a command may write to."""
+    path, n = Path(path), 1
+    taken = {os.path.realpath(other) for other in taken}
+    other = path
+    while os.path.realpath(other) in taken or not is_free(other, command, _is_own_csv):
+        n += 1
+        other = path.with_name(f"{path.stem}-{n}{path.suffix}")
+    return other
+
+
+def picture(image, command):
+    """Return the bytes of a PNG of ours."""
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    about.add_text(_KEY, _picture_mark(image, command))
+    content = io.BytesIO()
+    image.save(content, format="PNG", pnginfo=about)
+    return content.getvalue()
+
+
+def show(text):
+    """Print what a command has to say, all of it or with an error."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        give_up_stdout()
+        raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def give_up_stdout():
+    """Drop what cannot be printed, else the end of the program would try again."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def writing(args, *, csv=None, picture=None):
+    """Write files completely, all of them or none; what is done within comes first.
+
+    Parameters
+    ----------
+    args : namespace
+        ``command`` and ``overwrite`` are used.
+    csv, picture : (Path, bytes) or None
+        Where somebody has changed the file since the command began, another name is
+        taken, and told.
+    """
+    kinds = ((csv, _is_own_csv), (picture, _is_own_picture))
+    with signals.finishing(), ExitStack() as stack:
+        for output, is_own in kinds:
+            if output is not None:
+                path, content = output
+                path = _unless_changed(path, args, is_own)
+                file = stack.enter_context(replacing(path))
+                file.write(content)
+                file.flush()
+        yield
+
+
+def _unless_changed(path, args, is_own):
+    if args.overwrite or is_free(path, args.command, is_own):
+        return path
+    n, other = 2, path
+    while not is_free(other, args.command, is_own):
+        other = path.with_name(f"{path.stem}-{n}{path.suffix}")
+        n += 1
+    print(f"sklabel: {path} was changed meanwhile: see {other}.", file=sys.stderr)
+    return other

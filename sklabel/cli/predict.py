@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from . import inputs, models, options, outputs
+from . import inputs, lists, models, options, outputs, tables
 
 
 def add_parser(commands):
@@ -14,7 +14,9 @@ def add_parser(commands):
     )
     parser.add_argument("model", metavar="MODEL", help="folder of the model")
     parser.add_argument("folder", metavar="FOLDER", help="folder of image files")
-    parser.add_argument("--out", metavar="CSV", help="(default: print)")
+    parser.add_argument(
+        "--out", metavar="CSV", help="where to write the labels (default: print them)"
+    )
     options.add_reading(parser)
     parser.set_defaults(run=run)
 
@@ -22,20 +24,25 @@ def add_parser(commands):
 def run(args):
     """Label the images of a folder with a saved model."""
     options.check_device(args.device)
-    files = inputs.list_images(args.folder)
-    classifier = models.load_classifier(args)
+    models.check_order(args)
+    files = inputs.list_images(args.folder, least=1)
     if args.out is not None:
-        outputs.check_file(Path(args.out))
+        outputs.check_csv(Path(args.out), "--out", args)
+    models.prepare()
+    classifier = models.load_classifier(args)
 
     size = models.trained_size(classifier, args.model)
-    names, images = inputs.read_images(files, size, args)
+    names, images = inputs.read_images(files, size, args, classifier, least=1)
     predicted = models.predict(classifier, images, names)
 
-    rows = [[name, *predicted.get(name, ("", ""))] for name in files]
-    header = ["path", "label", "confidence"]
+    rows = [
+        lists.row_of_prediction(name, *predicted.get(name, ("", ""))) for name in files
+    ]
     if args.out is not None:
-        outputs.write_csv(Path(args.out), header, rows)
+        content = tables.as_marked(args.command, lists.HEADER, rows)
+        with outputs.writing(args, csv=(Path(args.out), content)):
+            pass
     else:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8")
-        sys.stdout.write(outputs.csv_text(header, rows))
+        outputs.show(tables.as_text(lists.HEADER, rows))

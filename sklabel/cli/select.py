@@ -1,10 +1,11 @@
 """sklabel select: choose the photographs of a folder that are worth a label."""
 
+import os
 from pathlib import Path
 
 import sklabel
 
-from . import inputs, models, options, outputs
+from . import fit, inputs, lists, models, options, outputs, tables
 
 
 def add_parser(commands):
@@ -15,7 +16,9 @@ def add_parser(commands):
         "the ones worth a label and write them into a CSV to fill in, with a numbered "
         "contact sheet.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="folder of image files")
+    parser.add_argument(
+        "folder", nargs="?", metavar="FOLDER", help="folder of image files"
+    )
     parser.add_argument(
         "--n-samples",
         type=options.positive,
@@ -33,9 +36,13 @@ def add_parser(commands):
     )
     parser.add_argument(
         "--labeled",
+        nargs="+",
+        action="extend",
+        default=[],
         metavar="CSV",
-        help="a list with labels: its labeled images are not chosen again",
+        help="lists with labels: their labeled images are not chosen again",
     )
+    options.add_lists(parser)
     options.add_embedding(parser)
     parser.add_argument(
         "--save-embedder", metavar="DIR", help="keep the embedding, for fit --embedder"
@@ -46,55 +53,84 @@ def add_parser(commands):
 
 def run(args):
     """Choose the images of a folder worth a label; write a CSV and a contact sheet."""
+    if args.folder is None and args.labeled and os.path.isdir(args.labeled[-1]):
+        args.folder = args.labeled.pop()  # select --labeled a.csv b.csv photos
+    if args.folder is None:
+        raise ValueError("FOLDER is missing (see sklabel select --help)")
     options.check_device(args.device)
     files = inputs.list_images(args.folder)
     out = Path(args.out)
     sheet = Path(args.sheet or out.with_suffix(".png"))
-    known = {}
-    if args.labeled is not None:
-        known = inputs.read_labels(args.labeled, "label", files, args.folder)
-    n_open = len(files) - len(known)
-    options.check_n_samples(args.n_samples, n_open, "without a label" if known else "")
-    _check_sheet(sheet, out, args.folder)
-    for path in (out, sheet):
-        outputs.check_file(path)
-    outputs.check_not_filled_in(out)
-    outputs.check_folder(args.save_embedder)
+    known = lists.read(args.labeled, files, args.folder, args)
+    n_open = len(files) - len(known.given)
+    options.check_n_samples(
+        args.n_samples, n_open, "without a label" if known.given else ""
+    )
+    _check_outputs(out, sheet, args)
 
+    models.prepare()
     embedder = models.load_embedder(args)
-    names, images = inputs.read_images(files, models.size_for(embedder, args), args)
-    y = inputs.as_y(names, known)
+    names, images = inputs.read_images(
+        files, models.size_for(embedder, args), args, embedder
+    )
+    y = inputs.as_y(names, known.given)
     options.check_n_samples(args.n_samples, int((y == -1).sum()), "that can be read")
     if embedder is None:
-        embedder = models.fit_embedder(images, args)
+        embedder = inputs.keep_range(models.fit_embedder(images, args), args)
     selector = sklabel.selection.USLSelector(args.n_samples, random_state=args.seed)
     chosen = selector.fit(embedder.transform(images), y).sample_indices_
     asked = [names[row] for row in chosen]
 
-    if args.save_embedder is not None:
-        models.save(embedder, args.save_embedder)
-    _write_sheet(sheet, files, asked)
-    outputs.write_csv(out, ["path", "label"], [[name, ""] for name in asked])
-    print(
-        f"{len(asked)} of {len(names)} images to label, the most telling first: write "
-        f"their labels into {out}, {sheet} shows them. Then: sklabel fit {out} "
-        f"{args.folder}"
+    rows = [[name, ""] for name in asked]
+    content = tables.as_marked(args.command, ["path", "label"], rows, to_fill_in=True)
+    picture = outputs.picture(_sheet(files, asked, args), args.command)
+    with outputs.writing(args, csv=(out, content), picture=(sheet, picture)):
+        if args.save_embedder is not None:
+            models.save(embedder, args.save_embedder, args.command)
+    before = f", beside {known.counts()}" if args.labeled else ""
+    outputs.show(
+        f"{len(asked)} of {len(names)} images to label{before}, the most informative "
+        f"first: write their labels into {out}, {sheet} shows them. Then: "
+        f"{_next_command(out, args)}\n"
     )
 
 
-def _check_sheet(sheet, out, folder):
+def _check_outputs(out, sheet, args):
     if sheet == out:
         raise ValueError(f"--out and the contact sheet are both {out}: give --sheet.")
-    if Path(folder).resolve() in sheet.resolve().parents:
+    if Path(args.folder).expanduser().resolve() in sheet.resolve().parents:
         raise ValueError(
-            f"the contact sheet {sheet} would lie among the images of "
-            f"{folder} and be taken for one: give --sheet or --out another "
-            "folder."
+            f"the contact sheet {sheet} would lie among the images of {args.folder} "
+            "and be taken for one: give --sheet or --out another folder."
         )
+    if out.exists() and any(map(out.samefile, args.labeled)):
+        raise ValueError(f"--out {out} is a list with your labels: give another.")
+    outputs.check_distinct(
+        out=out,
+        sheet=sheet,
+        save_embedder=args.save_embedder,
+        checkpoint=args.checkpoint,
+    )
+    outputs.check_csv(out, "--out", args)
+    outputs.check_picture(sheet, "--sheet", args)
+    outputs.check_model(args.save_embedder, "--save-embedder", args)
+    outputs.check_folder(args.checkpoint, "--checkpoint", args)
 
 
-def _write_sheet(path, files, asked):
+def _sheet(files, asked, args):
     from .._core.display import contact_sheet
 
-    picture = contact_sheet([files[name] for name in asked], asked)
-    outputs.write_picture(path, picture)
+    paths = [files[name] for name in asked]
+    return contact_sheet(paths, asked, max_pixels=args.max_pixels)
+
+
+def _next_command(out, args):
+    """Return the command to paste once the list has been filled in."""
+    filled_in = [*args.labeled, out]
+    changed = {}
+    if args.save_embedder is not None:
+        changed = {"embedder": args.save_embedder, "epochs": None, "image_size": None}
+    to = outputs.free_csv(fit.OUT, "fit", taken=filled_in)
+    if str(to) != fit.OUT:
+        changed["out"] = str(to)
+    return options.command_line("fit", *filled_in, args.folder, args=args, **changed)

@@ -278,8 +278,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         samples = self._check_X(X)
         net, module = self.net_, self.net_.module_
         q = net.evaluate(samples, samples.good)
-        loss = self.cluster_weight * target_divergence(q, sharpened_targets(q))
-        if self.reconstruction_weight:
+        loss = module.cluster_weight * target_divergence(q, sharpened_targets(q))
+        if module.reconstruction_weight:
             module.eval()
             squares = 0.0
             with torch.inference_mode(), net.autocast():
@@ -287,7 +287,7 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
                     x = net.to_device(samples[rows])
                     error = module.embed.error(module.embed(x), x)
                     squares += float(error) * len(rows)
-            loss += self.reconstruction_weight * squares / samples.n_trained
+            loss += module.reconstruction_weight * squares / samples.n_trained
         return -float(loss)
 
     def _initial_centers(self, Z, X, seed):

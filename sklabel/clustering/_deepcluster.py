@@ -456,9 +456,8 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
             )
 
     def _build_module(self, mean, std, n_rows=0, n_training_clusters=1, n_components=1):
-        before = self._continued
         return _DeepCluster(
-            before.backbone if before else self._build_backbone(mean, std),
+            self._part("backbone", lambda: self._build_backbone(mean, std)),
             self._build_augment(self.augment, "contrastive", mean, std),
             n_rows,
             n_training_clusters,

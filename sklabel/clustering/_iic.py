@@ -321,7 +321,7 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
 
     def _build_module(self, mean, std, n_clusters=None, n_heads=None):
         before = self._continued
-        backbone = before.backbone if before else self._build_backbone(mean, std)
+        backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
         wanted = self.n_overclusters or 5 * self.n_clusters, self.n_sub_heads
         overcluster = before.overcluster if before else None
         if before is None or wanted != (overcluster.n_classes, overcluster.n_heads):

@@ -391,7 +391,7 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
         before = self._continued
         wanted = self.n_overclusters or 5 * self.n_clusters
         n_clusters = n_clusters or self.n_clusters
-        backbone = before.backbone if before else self._build_backbone(mean, std)
+        backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
         head = before.head if before else None
         overcluster = before.overcluster if before else None
         if head is None or head.out_channels != n_clusters:

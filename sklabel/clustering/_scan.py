@@ -392,7 +392,7 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
 
     def _build_module(self, mean, std):
         before = self._continued
-        backbone = before.backbone if before else self._build_backbone(mean, std)
+        backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
         heads = MultiHead(backbone.n_features_out, self.n_clusters, self.n_heads)
         if before and before.heads.n_classes == self.n_clusters:
             # one head was kept: the first of these

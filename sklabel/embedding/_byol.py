@@ -1,7 +1,7 @@
 """BYOL: bootstrap your own latent (Grill et al., 2020)."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -27,6 +27,8 @@ class _BYOL(ProjectionNet):
     augment2: nn.Module
     decay: float
     ramp: bool
+
+    policies: ClassVar[tuple[str, ...]] = ("augment1", "augment2")
 
     def __post_init__(self):
         self.average = frozen_copy(self.parts())

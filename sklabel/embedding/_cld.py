@@ -179,7 +179,7 @@ class CLDTransformer(EmbeddingRole, Learner):
     remedy = "lower lr={lr} or group_weight={group_weight}"
 
     def _train(self, samples):
-        if self._continued is None:
+        if self._continued is None or self.queue_size != "auto":
             self.queue_size_ = fitting_queue_size(
                 self.queue_size, samples.n_trained, self.batch_size
             )

@@ -261,6 +261,8 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
     weight_decay: NonNegative = 0.2
     warmup_epochs: NonNegative = 1
 
+    bound = ("tokenizer",)
+
     @fitting
     def fit(self, X, y=None):
         """Train both towers on images and their texts.
@@ -296,12 +298,11 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
 
     def _train(self, samples, texts):
         statistics = samples.statistics()
-        if self._continued is None:
+        load = self._continued is None
+        if load:
             self.vocabulary_size_ = None  # that of the last fit is no limit
             self.vocabulary_size_ = self._count_tokens(texts)
-            module = self._build_module(*statistics)
-        else:
-            module = self._set_training(self._continued, *statistics)
+        module = self._part("", lambda: self._build_module(*statistics, load))
         if texts is None:
             self._stage("fit", module, Shuffled(samples), train=False)
             return

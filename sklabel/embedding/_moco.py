@@ -178,7 +178,7 @@ class MoCoTransformer(EmbeddingRole, Learner):
     remedy = "lower lr={lr} or temperature={temperature}"
 
     def _train(self, samples):
-        if self._continued is None:
+        if self._continued is None or self.queue_size != "auto":
             self.queue_size_ = fitting_queue_size(
                 self.queue_size, samples.n_trained, self.batch_size
             )

@@ -14,8 +14,9 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .._core.callbacks import fitting
+from .._core.columns import as_column, holds_images
 from .._core.image_files import StreamedFiles
-from .._core.inputs import _as_paths, check_pixel_range, check_samples, size_pair
+from .._core.inputs import check_pixel_range, check_samples, size_pair
 from .._core.learner import NetEstimator
 from .._core.net import Net, resolve_device
 from .._core.parameters import KW_ONLY, ArrayLike, Count
@@ -175,6 +176,7 @@ class PretrainedTransformer(
         self.sample_shape_ = sample_shape
         with self._seeded():
             self.net_ = self._make_net(self._build(), self._pixel_range)
+        self._built_with = self._made_with()
         self.sample_shape_ = self.encoder_.sample_shape
         self.n_features_in_ = int(np.prod(self.sample_shape_))
         return self
@@ -210,17 +212,12 @@ class PretrainedTransformer(
             raise ValueError(f"None of the {len(bad)} image files can be read.")
         if bad.any():
             Z[bad] = np.nan
-            warn(
-                f"{bad.sum()} of {len(bad)} image files cannot be read and are left "
-                f"out; the first is {samples.source.paths[bad][0]!r}.",
-                UserWarning,
-            )
+            warn(samples.source.warn_text(), UserWarning)
         return Z
 
     def _check_shape(self, X):
         """Check the X of ``fit``; return its sample shape, or None: of many sizes."""
-        paths = _as_paths(X)
-        if paths is None:
+        if not self._holds_files(X):
             samples = check_samples(self, X, True)
             shape = samples.sample_shape
             if len(shape) == 1:
@@ -238,22 +235,43 @@ class PretrainedTransformer(
             return shape
         vars(self).pop("feature_names_in_", None)
         self._pixel_range = (0.0, 255.0)
-        sizes = StreamedFiles(paths, None, self.on_error == "skip").sizes()
+        files = self._files(X, None, None, learn=True)
+        sizes = list(files.sizes())
+        files.learn_range()
+        vars(self).pop("_value_range", None)
+        if files.value_range is not None:
+            self._value_range = files.value_range
+        if files.several:
+            warn(files.pages_text(), UserWarning)
         if self.image_size is not None:
             return (3, *size_pair(self.image_size, "image_size"))
-        return (3, *sizes.pop()) if len(sizes) == 1 else None
+        return (3, *sizes[0]) if len(sizes) == 1 else None
+
+    def _holds_files(self, X):
+        """Return whether X are images to decode, not an array or a list of arrays."""
+        return holds_images(X) and as_column(X).kind != "array"
+
+    def _files(self, X, size, frame, learn=False):
+        return StreamedFiles(
+            as_column(X),
+            size,
+            self.on_error == "skip",
+            frame,
+            value_range=None if learn else getattr(self, "_value_range", None),
+            learn=learn,
+            max_pixels=self.max_pixels,
+        )
 
     def _check_X(self, X):
         check_is_fitted(self)
-        paths = _as_paths(X)
-        if paths is None:
+        if not self._holds_files(X):
             return check_samples(self, X, False, self.sample_shape_)
         frame, size = None, self.sample_shape_[1:]
         if self.image_size is None:
             # one by one, also where all of fit had one size: others may follow
             frame = self.net_.module_.frame
             size = frame.size
-        files = StreamedFiles(paths, size, self.on_error == "skip", frame)
+        files = self._files(X, size, frame)
         return Samples(files, (3, *size), channels_last=True, bad=files.bad)
 
     def _net_for(self, samples):
@@ -329,6 +347,7 @@ class PretrainedTransformer(
             net.module_,
             samples.sample_shape,
             net.pixel_range,
+            getattr(self, "_value_range", None),
             self.pooling,
             torch.device(net.device).type,
             isinstance(net.autocast(), torch.autocast),

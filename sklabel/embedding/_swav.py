@@ -1,6 +1,6 @@
 """SwAV: swapping assignments between views (Caron et al., 2020)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -34,6 +34,8 @@ class _SwAV(ProjectionNet):
     queue_size: int
     queue_start: int
     frozen_epochs: int
+
+    policies: ClassVar[tuple[str, ...]] = ("augment", "small_augment")
 
     def __post_init__(self):
         # one for each of the two crops that get codes

@@ -34,6 +34,8 @@ class Method(nn.Module):
     training_only : tuple of str
         Names of parts, buffers and other attributes that only training needs. They are
         None after it.
+    policies : tuple of str
+        Names of parts that make the views: a warm start makes them anew.
     renamed : dict
         Name of a weight in former versions: its name now, as ``state_dict`` has them.
         Where the module has no such part, the old weight is left out.
@@ -57,6 +59,7 @@ class Method(nn.Module):
 
     frozen: ClassVar[tuple[str, ...]] = ()
     training_only: ClassVar[tuple[str, ...]] = ()
+    policies: ClassVar[tuple[str, ...]] = ("augment",)
     renamed: ClassVar[dict[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs):

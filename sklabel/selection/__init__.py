@@ -4,10 +4,12 @@ from ._badge import BADGESelector
 from ._bald import BALDSelector
 from ._coreset import CoreSetSelector
 from ._gcn import CoreGCNSelector, UncertainGCNSelector
+from ._herding import MaxHerdingSelector, UHerdingSelector
 from ._learning_loss import LearningLossSelector
 from ._mma import MMASelector
 from ._random import RandomSelector, StratifiedSelector
 from ._tod import TODSelector
+from ._typiclust import TypiClustSelector
 from ._uncertainty import UncertaintySelector
 from ._usl import USLSelector
 from ._uslt import USLTSelector
@@ -20,9 +22,12 @@ __all__ = [
     "CoreSetSelector",
     "LearningLossSelector",
     "MMASelector",
+    "MaxHerdingSelector",
     "RandomSelector",
     "StratifiedSelector",
     "TODSelector",
+    "TypiClustSelector",
+    "UHerdingSelector",
     "USLSelector",
     "USLTSelector",
     "UncertainGCNSelector",

@@ -12,7 +12,6 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     VotingClassifier,
 )
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_random_state
 from torch import nn
 
@@ -22,6 +21,7 @@ from .._core.nested import inner_estimator, last_step
 from .._core.parameters import (
     KW_ONLY,
     AtLeastTwo,
+    Committee,
     Count,
     OpenUnitInterval,
     SampleCount,
@@ -93,6 +93,32 @@ def mean_std(p):
     p = clipped(p)
     squares = ((p - p.mean(axis=0)) ** 2).sum(axis=0)  # (n, C)
     return np.sqrt(squares / max(1, len(p) - 1)).mean(axis=-1)
+
+
+def vote_entropy(p):
+    """Entropy of the votes: the share of the draws that each class is the first of.
+
+    Parameters
+    ----------
+    p : array-like of shape (n_draws, n, n_classes)
+        Probabilities in [0, 1] that each draw gives; of equals the first class is
+        voted for.
+
+    Returns
+    -------
+    score : ndarray of shape (n,), float64
+        In nats, 0 to the lesser of ln ``n_draws`` and ln ``n_classes``.
+
+    References
+    ----------
+    .. [1] I. Dagan, S. Engelson, "Committee-based sampling for training probabilistic
+       classifiers", ICML 1995.
+    """
+    p = clipped(p)
+    votes = p.argmax(axis=-1)[..., None] == np.arange(p.shape[-1])
+    score = entr(votes.mean(axis=0)).sum(axis=-1)
+    score[np.isnan(p).any(axis=(0, 2))] = np.nan
+    return score
 
 
 def batch_bald(p, n_samples, n_configurations=40_000, random_state=None):
@@ -210,7 +236,7 @@ def _sampled(p, posterior, drawn_by, random):
     return joint / joint.sum(axis=1, keepdims=True)
 
 
-_SCORES = {"bald": bald, "mean_std": mean_std}
+_SCORES = {"bald": bald, "mean_std": mean_std, "vote_entropy": vote_entropy}
 
 
 class BALDSelector(ClassifierSelectionRole):
@@ -228,11 +254,19 @@ class BALDSelector(ClassifierSelectionRole):
     - for a random forest, extra trees, bagging or voting: its members;
     - for any other classifier: copies fitted on resampled labeled rows.
 
+    With a ``committee`` of other classifiers it is query by committee [4]_.
+
     Parameters
     ----------
-    measure : {"bald", "mean_std"}
-        Mutual information, or the standard deviation over the draws, averaged over the
-        classes.
+    measure : {"bald", "mean_std", "vote_entropy"}
+        Mutual information, which is the mean divergence of the members of a committee
+        from their mean [5]_; the standard deviation over the draws, averaged over the
+        classes; or the entropy of the classes that the draws vote for.
+    committee : list of classifiers or None
+        Classifiers with ``predict_proba``, two at least, in place of draws of one: each
+        is cloned and fitted on the labels, or used as it is in a
+        :class:`sklearn.frozen.FrozenEstimator`, which must know the same classes.
+        ``classifier`` is not asked then. In a loop it is fitted in every round.
     batch : bool
         Choose by BatchBALD, so that near copies are not chosen together; else the rows
         of highest score. Needs ``measure="bald"``.
@@ -262,15 +296,15 @@ class BALDSelector(ClassifierSelectionRole):
         Information of the rows chosen up to each one. Only with ``batch=True``.
     estimators_ : list of estimators
         Classifiers fitted: one, of which dropout or the members give draws; or the
-        copies fitted on resampled rows. Empty where every row is labeled.
+        copies fitted on resampled rows, or the committee. Empty where every row is
+        labeled.
 
     Raises
     ------
     ValueError
-        If no row is labeled and the classifier is not frozen, if a frozen classifier is
-        neither sklabel's nor an ensemble (it cannot be fitted again), if more rows are
-        asked than have no label (and can be read), or if ``batch=True`` goes with
-        ``measure="mean_std"``.
+        If no row is labeled and a classifier must be fitted, if the members of a
+        committee know different classes, if more rows are asked than have no label (and
+        can be read), or if ``batch=True`` goes with another measure than "bald".
 
     See Also
     --------
@@ -288,6 +322,9 @@ class BALDSelector(ClassifierSelectionRole):
     - Sampled configurations are carried on from row to row, not drawn anew, and rows
       that added little before are not looked at again while others add more.
 
+    Of a frozen classifier that is neither sklabel's nor an ensemble, copies with its
+    settings are fitted on the labels, as of one that is not frozen.
+
     Resampled rows hold at least one of each class, so members agree where a class has a
     single label: with one label of each class there is nothing to disagree about.
 
@@ -303,6 +340,9 @@ class BALDSelector(ClassifierSelectionRole):
        data", ICML 2017.
     .. [3] A. Kirsch, J. van Amersfoort, Y. Gal, "BatchBALD: efficient and diverse batch
        acquisition for deep Bayesian active learning", NeurIPS 2019.
+    .. [4] H. S. Seung, M. Opper, H. Sompolinsky, "Query by committee", COLT 1992.
+    .. [5] A. McCallum, K. Nigam, "Employing EM and pool-based active learning for text
+       classification", ICML 1998.
 
     Examples
     --------
@@ -322,11 +362,15 @@ class BALDSelector(ClassifierSelectionRole):
     n_samples: SampleCount = None
     _: KW_ONLY
     measure: Annotated[str, one_of(_SCORES)] = "bald"
+    committee: Committee | None = None
     batch: bool = False
     n_draws: AtLeastTwo = 10
     dropout: OpenUnitInterval = 0.5
     n_candidates: Count | None = None
     n_configurations: Count = 40_000
+
+    def _asked(self):
+        return super()._asked() if self.committee is None else self.committee
 
     def _check_rows(self, X):
         if self.batch and self.measure != "bald":
@@ -363,7 +407,14 @@ class BALDSelector(ClassifierSelectionRole):
 
     def _draws(self, X, y, random):
         """Return a function of row numbers (b,) that gives probabilities (K, b, C)."""
-        frozen = isinstance(self.classifier, FrozenEstimator)
+        if self.committee is not None:
+            members = [
+                self._fit_classifier(X, y, random, classifier=member)
+                for member in self.committee
+            ]
+            _check_committee(members)
+            self.estimators_ = members
+            return _member_draws(members, len(members[0].classes_), X)
         last = last_step(self.classifier)
         if isinstance(last, (ClassificationRole, *_ENSEMBLES)):
             fitted = self._fit_classifier(X, y, random)
@@ -373,18 +424,27 @@ class BALDSelector(ClassifierSelectionRole):
                 return _dropout_draws(last, X, self.n_draws, self.dropout, random)
             columns = getattr(last, "estimators_features_", None)
             return _member_draws(last.estimators_, len(last.classes_), X, columns)
-        if frozen:
-            raise ValueError(
-                f"Draws of {type(last).__name__} are copies fitted on resampled rows, "
-                "but a FrozenEstimator is not fitted again: pass the classifier "
-                "itself, or freeze a classifier of sklabel, a forest or a bagging."
-            )
         members = []
         for rows in _resampled(y, self.n_draws, random):
             part = _safe_indexing(X, rows), _safe_indexing(y, rows)
-            members.append(self._fit_classifier(*part, random))
+            members.append(self._fit_classifier(*part, random, again=True))
         self.estimators_ = members
         return _member_draws(members, len(members[0].classes_), X)
+
+
+def _check_committee(members):
+    if len(members) < 2:
+        raise ValueError(
+            f"A committee of {len(members)} has nothing to disagree about: pass two "
+            "classifiers at least."
+        )
+    for member in members:
+        if not np.array_equal(member.classes_, members[0].classes_):
+            raise ValueError(
+                "The members of a committee must know the same classes, but "
+                f"{type(last_step(members[0])).__name__} knows {members[0].classes_} "
+                f"and {type(last_step(member)).__name__} {member.classes_}."
+            )
 
 
 def _resampled(y, n_draws, random):

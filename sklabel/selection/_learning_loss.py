@@ -210,6 +210,8 @@ class LearningLossSelector(PredictedLossRole, Learner):
     weight_decay: NonNegative = 5e-4
     schedule: Schedule = "step"
 
+    bound = ("layers",)
+
     def _train(self, samples, codes, places, rows, random):
         module = self._build_module(*samples.statistics(), places)
         self._stage("fit", module, Mixed(samples, codes, ratio=0))
@@ -218,24 +220,15 @@ class LearningLossSelector(PredictedLossRole, Learner):
     def _build_module(self, mean, std, places=None):
         before = self._continued
         n_classes = len(self.classes_)
+        backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
+        shapes = output_shapes(backbone)
+        layers = self._find_layers(backbone.body, shapes)
+        # channels come first in maps, last in tokens
+        sizes = [shapes[name][1 if len(shapes[name]) == 2 else 0] for name in layers]
+        head = nn.Linear(backbone.n_features_out, n_classes)
         if before is not None:
-            backbone, layers, loss_head = (
-                before.backbone,
-                before.layers,
-                before.loss_head,
-            )
-            wider = nn.Linear(before.head.in_features, n_classes).to(before.head.weight)
-            head = filled_(wider, before.head, places)
-        else:
-            backbone = self._build_backbone(mean, std)
-            shapes = output_shapes(backbone)
-            layers = self._find_layers(backbone.body, shapes)
-            # channels come first in maps, last in tokens
-            sizes = [
-                shapes[name][1 if len(shapes[name]) == 2 else 0] for name in layers
-            ]
-            head = nn.Linear(backbone.n_features_out, n_classes)
-            loss_head = _LossHead(sizes, self.width)
+            head = filled_(head.to(before.head.weight), before.head, places)
+        loss_head = self._part("loss_head", lambda: _LossHead(sizes, self.width))
         self.layers_ = layers
         return _LearningLoss(
             backbone,

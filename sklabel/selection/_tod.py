@@ -1,5 +1,6 @@
 """TOD: ask for rows whose prediction has changed (Huang et al., 2021)."""
 
+import functools
 from typing import Literal
 
 import numpy as np
@@ -282,7 +283,13 @@ class TODSelector(PredictedLossRole, Learner):
             online = _TwoHeads(self._build_backbone(mean, std), n_classes)
             average = frozen_copy(online)
         else:
+            build = functools.partial(self._build_backbone, mean, std)
+            backbone = self._part("online.backbone", build)
             online, average = before.online, before.average
+            average.backbone = self._part(
+                "average.backbone", lambda: frozen_copy(backbone)
+            )
+            online.backbone = backbone
             for i, head in enumerate(online.heads):
                 wider = nn.Linear(head.in_features, n_classes).to(head.weight)
                 # both networks have the same weights for new classes

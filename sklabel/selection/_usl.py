@@ -210,6 +210,11 @@ class USLSelector(SelectionRole):
     exclude_same_cluster : bool
         Spare a row the penalty for the row chosen in its own cluster. With False it is
         spared only at distance 0.
+    nested : bool
+        Choose in an order that does not depend on how many rows are asked at once, nor
+        on which have a label: with ``n_clusters=40``, ten rows, and thirty more when
+        these are labeled, are the forty rows chosen at once. Needs ``n_clusters``, the
+        number of labels in the end, and a ``random_state``. Labels do not repel then.
     normalize : bool
         Divide each row by its length first, as the released code does.
     neighbor_method : {"auto", "exact", "approximate"}
@@ -242,7 +247,7 @@ class USLSelector(SelectionRole):
     Raises
     ------
     ValueError
-        If more rows are asked than have no label, if X is not 2-D (images, paths), or
+        If more rows are asked than have no label, if X is not 2-D (images, paths),
         if ``clusters`` or ``n_clusters`` do not fit X.
 
     See Also
@@ -306,6 +311,7 @@ class USLSelector(SelectionRole):
     horizon_distance: Positive = 4.0
     horizon_neighbors: Count = 128
     exclude_same_cluster: bool = True
+    nested: bool = False
     normalize: bool = True
     neighbor_method: Literal["auto", "exact", "approximate"] = "auto"
     random_state: RandomState = None
@@ -374,6 +380,11 @@ class USLSelector(SelectionRole):
             return np.unique(np.asarray(clusters), return_inverse=True)[1].reshape(-1)
         if not pool.n_samples:
             return np.zeros(len(pool), dtype=np.int64)
+        if self.nested and self.n_clusters is None:
+            raise ValueError(
+                "nested=True needs n_clusters, the number of labels that you will ask "
+                "for in the end: clusters that change with n_samples have no order."
+            )
         wanted = pool.n_samples + int(pool.labeled.sum())
         n_clusters = self.n_clusters or min(len(pool), wanted)
         return kmeans(
@@ -391,7 +402,9 @@ class USLSelector(SelectionRole):
         sizes = np.bincount(clusters)
         is_open = np.ones(len(sizes), dtype=bool)
         is_open[clusters[pool.labeled]] = False
-        candidates = is_open[clusters]
+        candidates, before = is_open[clusters], np.flatnonzero(pool.labeled)
+        if self.nested:  # one order of all clusters, of which the open ones are asked
+            candidates, before = np.ones(len(pool), dtype=bool), ()
         repulsion = Repulsion(
             pool.space,
             clusters,
@@ -416,9 +429,10 @@ class USLSelector(SelectionRole):
                 reg_weight=self.reg_weight,
                 ema_decay=self.ema_decay,
                 candidates=candidates,
-                chosen_before=np.flatnonzero(pool.labeled),
+                chosen_before=before,
                 verbose=self.verbose,
             )
+        selected = selected[is_open[clusters[selected]]]
         order = np.lexsort((selected, -scores[selected], -sizes[clusters[selected]]))
         selected = selected[order][: pool.n_samples]
         n_more = pool.n_samples - len(selected)

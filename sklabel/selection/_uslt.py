@@ -562,13 +562,11 @@ class USLTSelector(
     def _build_module(self, mean, std):
         kind = HEADS[self.head]
         shape = self.n_heads, self.n_clusters_
-        backbone = heads = None
-        if self._continued is not None:
-            backbone, heads = self._continued.backbone, self._continued.heads
-            # another number of rows to choose or labeled: new heads on the old encoder
-            if type(heads) is not kind or (heads.n_heads, heads.n_classes) != shape:
-                heads = None
-        backbone = self._build_backbone(mean, std) if backbone is None else backbone
+        backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
+        heads = getattr(self._continued, "heads", None)
+        # another number of rows to choose or labeled: new heads on the old encoder
+        if type(heads) is not kind or (heads.n_heads, heads.n_classes) != shape:
+            heads = None
         start_heads = heads is None and self.head == "cosine"
         if heads is None:
             heads = kind(backbone.n_features_out, self.n_clusters_, self.n_heads)

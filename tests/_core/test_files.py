@@ -3,6 +3,8 @@
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -98,16 +100,88 @@ def test_two_writers_do_not_meet(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_what_a_killed_process_left_goes_and_that_of_a_living_one_stays(tmp_path):
-    old, young = tmp_path / ".a.01.partial", tmp_path / ".a.02.partial"
-    other = tmp_path / ".b.03.partial"
-    for path in (old, young, other):
-        path.touch()
-    for path in (old, other):
-        os.utime(path, (0, 0))
+HALF = ".0123456789abcdef.partial"
+
+
+def test_what_no_process_writes_to_goes_with_the_next_writing(tmp_path):
+    left = tmp_path / f".a{HALF}"
+    others = [f".b{HALF}", ".a.partial", ".a.mine.partial", f"a{HALF}", f".a.c{HALF}"]
+    for name in (left.name, *others):
+        (tmp_path / name).touch()
     with replacing(tmp_path / "a") as file:
         file.write(b"new")
-    assert sorted(os.listdir(tmp_path)) == [young.name, other.name, "a"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["a", *others])
+
+
+@posix
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_the_file_of_a_living_process_stays_and_that_of_a_killed_one_goes(
+    tmp_path, end
+):
+    code = (
+        "import sys\n"
+        "from sklabel._core.files import replacing\n"
+        "with replacing(sys.argv[1]) as file:\n"
+        "    file.write(b'half'); file.flush()\n"
+        "    print('ready', flush=True); sys.stdin.read()\n"
+    )
+    path = tmp_path / "a"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=SOURCE.parent,
+    ) as running:
+        assert running.stdout.readline() == b"ready\n"
+        (half,) = os.listdir(tmp_path)
+        os.utime(tmp_path / half, (0, 0))  # its age does not matter
+        with replacing(path) as file:
+            file.write(b"new")
+        assert sorted(os.listdir(tmp_path)) == [half, "a"]
+        getattr(running, end)()
+    assert sorted(os.listdir(tmp_path)) == [half, "a"]
+    with replacing(path) as file:
+        file.write(b"newer")
+    assert os.listdir(tmp_path) == ["a"] and path.read_bytes() == b"newer"
+
+
+@pytest.mark.parametrize("has_locks", [False, True])
+def test_without_locks_the_age_of_a_file_decides(tmp_path, monkeypatch, has_locks):
+    old, young = tmp_path / f".a{HALF}", tmp_path / f".a{HALF.replace('0', 'f')}"
+    old.touch()
+    os.utime(old, (0, 0))
+    young.touch()
+    if has_locks and files.fcntl is not None:  # but not this file system
+        monkeypatch.setattr(files.fcntl, "flock", refuse)
+    else:
+        monkeypatch.setattr(files, "fcntl", None)
+    with replacing(tmp_path / "a") as file:
+        file.write(b"new")
+    assert sorted(os.listdir(tmp_path)) == [young.name, "a"]
+
+
+def refuse(*args):
+    raise OSError(95, "Operation not supported")
+
+
+@posix
+def test_a_link_of_such_a_name_is_not_followed(tmp_path):
+    (tmp_path / "own").write_bytes(b"mine")
+    (tmp_path / f".a{HALF}").symlink_to(tmp_path / "own")
+    with replacing(tmp_path / "a") as file:
+        file.write(b"new")
+    assert (tmp_path / "own").read_bytes() == b"mine"
+
+
+@posix
+def test_an_error_of_the_system_names_the_file_not_the_partial_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    with pytest.raises(OSError) as caught:
+        with replacing(tmp_path / "a") as file:
+            file.write(b"new")
+    assert caught.value.filename == str(tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a"]
 
 
 # -- what is no regular file

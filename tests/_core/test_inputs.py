@@ -1,6 +1,8 @@
 """What X may be, and what is refused."""
 
+import os
 import struct
+import unicodedata
 import zlib
 
 import numpy as np
@@ -23,10 +25,13 @@ from sklabel.embedding import SimCLRTransformer
 class Face(BaseEstimator):
     """The parameters that decide how X is read."""
 
-    def __init__(self, image_shape=None, image_size=None, on_error="raise"):
+    def __init__(
+        self, image_shape=None, image_size=None, on_error="raise", max_pixels=None
+    ):
         self.image_shape = image_shape
         self.image_size = image_size
         self.on_error = on_error
+        self.max_pixels = max_pixels
 
 
 def images(n=6, h=5, w=7, c=3, seed=0):
@@ -228,6 +233,44 @@ def test_files_beyond_the_cache_are_read_when_asked_for(folder, monkeypatch):
     expected = torch.from_numpy(images(6, 10, 14)).permute(0, 3, 1, 2)
     assert torch.equal(samples[[5, 0, 5]], expected[[5, 0, 5]])
     assert samples.source._cache is None
+
+
+def test_all_broken_files_are_named_ten_at_most(folder):
+    for i in range(7, 20):
+        (folder / f"{i}.png").write_text("no image")
+    for size in (None, 6):
+        with pytest.raises(ValueError, match="Cannot read 13 images: ") as caught:
+            check_samples(Face(image_size=size), paths(folder), True)
+        assert str(caught.value).count("no image") == 0
+        assert str(caught.value).count(".png'") == 10
+        assert "and 3 more" in str(caught.value)
+    with pytest.warns(UserWarning, match="13 of 19") as caught:
+        check_samples(Face(None, 6, "skip"), paths(folder), True)
+    assert str(caught[0].message).count(".png'") == 10
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems compose names")
+@pytest.mark.parametrize("on_disk, given", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_path_is_found_however_its_accents_are_written(tmp_path, on_disk, given):
+    name = unicodedata.normalize(on_disk, "Grüße.png")
+    Image.fromarray(images(1, 3, 4)[0]).save(tmp_path / name)
+    path = str(tmp_path / unicodedata.normalize(given, name))
+    assert check_samples(Face(), [path], True).sample_shape == (3, 3, 4)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_files_are_decoded_once_at_a_time(folder, monkeypatch, in_memory):
+    """With on_error="skip" too, what has been decoded is not decoded again."""
+    if not in_memory:
+        monkeypatch.setattr(image_files, "_CACHE_BYTES", 100)
+    decoded, decode = [], image_files.decode
+    monkeypatch.setattr(
+        image_files, "decode", lambda *args: decoded.append(1) or decode(*args)
+    )
+    samples = check_samples(Face(on_error="skip"), paths(folder), True)
+    assert len(decoded) == 6
+    samples[np.arange(6)]
+    assert len(decoded) == (6 if in_memory else 12)
 
 
 def test_missing_file_is_named(folder):

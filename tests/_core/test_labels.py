@@ -5,11 +5,19 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.exceptions import DataConversionWarning
 
-from sklabel._core.labels import check_labels, decode_labels, encode_labels, is_labeled
+from sklabel._core.labels import (
+    as_column,
+    check_labels,
+    decode_labels,
+    encode_labels,
+    is_labeled,
+)
+from sklabel.labels import keep_as_class
 
 NAN = float("nan")
 
@@ -37,6 +45,38 @@ FORMS = {
         [False, True],
         pd.NA,
     ),
+    "list of bool": ([False, -1, True, False], [False, True], -1),
+    "masked": (np.ma.array([3, 7, 7, 3], mask=[0, 1, 0, 0]), [3, 7], None),
+    "masked text": (np.ma.array(list("bccb"), mask=[0, 1, 0, 0]), ["b", "c"], None),
+    "masked bool": (
+        np.ma.array([False, True, True, False], mask=[0, 1, 0, 0]),
+        [False, True],
+        None,
+    ),
+    "list with a masked entry": ([3, np.ma.masked, 7, 3], [3, 7], None),
+    "blank text": (np.array(["b", " ", "c", "b"]), ["b", "c"], " "),
+    "empty text in a list": (["b", "", "c", "b"], ["b", "c"], ""),
+    "empty text of numpy": (
+        np.array(["b", "", "c", "b"], dtype=np.dtypes.StringDType()),
+        ["b", "c"],
+        "",
+    ),
+    "missing text of numpy": (
+        np.array(
+            ["b", np.nan, "c", "b"], dtype=np.dtypes.StringDType(na_object=np.nan)
+        ),
+        ["b", "c"],
+        NAN,
+    ),
+    "NaT": (np.array([3, np.datetime64("NaT"), 7, 3], dtype=object), [3, 7], pd.NaT),
+    "tensor": (torch.tensor([3, -1, 7, 3]), [3, 7], -1),
+    "tensor that requires grad": (
+        torch.tensor([3.0, -1.0, 7.0, 3.0], requires_grad=True),
+        [3.0, 7.0],
+        -1,
+    ),
+    "bfloat16": (torch.tensor([3, -1, 7, 3], dtype=torch.bfloat16), [3.0, 7.0], -1),
+    "list of tensors": (list(torch.tensor([3, -1, 7, 3])), [3, 7], -1),
 }
 
 
@@ -61,8 +101,8 @@ def test_the_mark_comes_back_in_kind(form):
     assert back[[0, 2, 3]].tolist() == [classes[0], classes[1], classes[0]]
     if mark is None:
         assert back[1] is None
-    elif isinstance(mark, int):
-        assert back[1] == -1
+    elif isinstance(mark, (int, str)):
+        assert back[1] == mark
     else:
         assert pd.isna(back[1])
 
@@ -147,7 +187,13 @@ def test_minus_one_as_text_is_refused(y):
         (np.array([0.5, None], object), ValueError, "Unknown label type: continuous"),
         ([np.inf, 1.0], ValueError, "Input y contains infinity"),
         ([1j, 2j], ValueError, "Unknown label type: complex"),
-        ([b"a", b"b"], ValueError, "Unknown label type"),
+        ([b"a", b"b"], ValueError, "Unknown label type: bytes, such as b'a'.*decode"),
+        (np.array([b"a"]), ValueError, "bytes, such as b'a'"),
+        (np.array([b"a", None], object), ValueError, "bytes, such as b'a'"),
+        ([True, 2, 0], TypeError, "either True and False or numbers"),
+        ({"a", "b"}, ValueError, r"shape \(\) instead \(a set\)"),
+        ({0: "a"}, ValueError, r"shape \(\) instead \(a dict\)"),
+        (["", " "], ValueError, "no labeled row: all 2 rows"),
         (np.array([(1,), None, (2,)], object), ValueError, "Unknown label type: tuple"),
         (["a", 1, -1], TypeError, r"not both: got \['int', 'str'\]"),
         ([-1, -1], ValueError, "no labeled row: all 2 rows"),
@@ -200,3 +246,141 @@ def test_encode_and_decode_are_inverse(labels):
     assert back[labeled].tolist() == y[labeled].tolist()
     assert ((codes >= 0) == labeled).all()
     assert (np.diff(classes) > 0).all()
+
+
+def test_arrow_and_polars_keep_their_kinds():
+    pa = pytest.importorskip("pyarrow")
+    pl = pytest.importorskip("polars")
+    for values in ([3, None, 7, 3], ["b", None, "c", "b"], [False, None, True, False]):
+        found = sorted({v for v in values if v is not None})
+        for y in (
+            pa.array(values),
+            pa.chunked_array([values[:2], values[2:]]),
+            pl.Series(values),
+            pd.Series(values, dtype=pd.ArrowDtype(pa.array(values).type)),
+        ):
+            classes, codes = encode_labels(y)
+            assert classes.tolist() == found and type(
+                classes[0].item() if hasattr(classes[0], "item") else classes[0]
+            ) is type(found[0])
+            assert codes.tolist() == [0, -1, 1, 0]
+            back = decode_labels(codes, classes, like=y)
+            assert pd.isna(back[1]) and back[2] == found[1]
+    text = pa.array(["b", None, "c", "b"]).dictionary_encode()
+    for y in (text, pl.Series(["b", None, "c", "b"], dtype=pl.Categorical)):
+        assert encode_labels(y)[1].tolist() == [0, -1, 1, 0]
+    for y in (pa.table({"y": [3, None]}), pl.DataFrame({"y": [3, None]})):
+        with pytest.warns(DataConversionWarning):
+            assert encode_labels(y)[1].tolist() == [0, -1]
+    for y in (pa.array([b"a", None]), pl.Series([b"a"])):
+        with pytest.raises(ValueError, match="bytes, such as b'a'"):
+            is_labeled(y)
+    for y in (pa.table({"a": [1], "b": [2]}), pl.DataFrame({"a": [1], "b": [2]})):
+        with pytest.raises(ValueError, match=r"1d array, got .*\(1, 2\)"):
+            is_labeled(y)
+
+
+UNCLEAR = ["nan", "NaN", "None", "none", "NA", "n/a", "null", "<NA>", "?", "NaT"]
+
+
+@pytest.mark.parametrize("text", UNCLEAR)
+@pytest.mark.parametrize(
+    "wrap", [list, np.array, lambda y: np.array(y, object), pd.Series, pd.Categorical]
+)
+def test_text_that_may_be_missing_is_an_error_with_both_ways_out(text, wrap):
+    with pytest.raises(ValueError) as raised:
+        is_labeled(wrap(["cat", "dog", text, text]))
+    message = str(raised.value)
+    assert repr(text) in message and "first in row 2" in message
+    assert "np.nan" in message and "keep_as_class" in message
+    y = keep_as_class(wrap(["cat", "dog", text, text]), text)
+    assert is_labeled(y).all() and len(encode_labels(y)[0]) == 3
+
+
+def test_several_unclear_texts_are_counted():
+    with pytest.raises(ValueError, match=r"'NA' \(first in row 1\) and 2 other such"):
+        is_labeled(["a", "NA", "?", "none"])
+
+
+def test_how_missing_values_become_text():
+    for y in (
+        np.array(["cat", "dog", np.nan]),
+        np.array(["cat", "dog", None], dtype=object).astype(str),
+        np.array(["cat", -1.0]),
+    ):
+        with pytest.raises(ValueError, match="may stand\\s+for a missing"):
+            check_labels(y)
+
+
+def test_a_kept_name_is_a_class_wherever_it_goes():
+    y = keep_as_class(["none", "a", None, "b", "none"], "none")
+    for view in (y[::-1][::-1], y[[0, 1, 2, 3, 4]], list(y), y.copy(), tuple(y)):
+        classes, codes = encode_labels(view)
+        assert classes.tolist() == ["a", "b", "none"]
+        assert codes.tolist() == [2, 0, -1, 1, 2]
+        back = decode_labels(codes, classes, like=view)
+        assert encode_labels(back)[1].tolist() == codes.tolist()
+    # known classes need no saying
+    plain = ["none", "a", None]
+    assert encode_labels(plain, classes=np.array(["a", "none"]))[1].tolist() == [
+        1,
+        0,
+        -1,
+    ]
+    assert is_labeled(plain, classes=["none"]).tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="'none'"):
+        encode_labels(plain, classes=["a", "b"])
+
+
+def test_another_mark_may_be_such_a_text():
+    assert is_labeled(["a", "?", "b"], unlabeled="?").tolist() == [True, False, True]
+    assert is_labeled(["a", "-1"], unlabeled=None).all()
+    with pytest.raises(ValueError, match="'NA'"):
+        is_labeled(["a", "?", "NA"], unlabeled="?")
+
+
+def test_labels_that_look_alike_bring_one_warning():
+    y = ["Blue", "blue", "1", "1.0", "cat", "cat ", "caf\u00e9", "cafe\u0301", "x", -1]
+    with pytest.warns(UserWarning, match="look alike") as seen:
+        check_labels(y)
+    assert len(seen) == 1
+    text = str(seen[0].message)
+    assert "'1' and '1.0'; 'Blue' and 'blue'; " in text and "and 1 more" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_labels(["Blue", "red", "1", "10", -1])
+        check_labels([1, 10, -1])
+        is_labeled(y)  # told where it is trained, and once
+
+
+def test_integers_without_an_end_stay_whole():
+    y = [2**63, -5, None]
+    classes, codes = encode_labels(y)
+    assert classes.tolist() == [-5, 2**63] and codes.tolist() == [1, 0, -1]
+
+
+def test_the_column_of_a_masked_array_hides_what_is_masked():
+    y = np.ma.array([[0], [1]], mask=[[False], [True]])
+    with pytest.warns(DataConversionWarning):
+        assert as_column(y).tolist() == [0, None]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["a", "b", "", " ", "none", "NA"]), st.none(), st.just(-1)
+        ),
+        min_size=1,
+    )
+)
+def test_every_form_of_texts_gives_the_same_answer(labels):
+    def outcome(y):
+        try:
+            return is_labeled(y).tolist()
+        except ValueError as error:
+            return str(error)
+
+    forms = [labels, tuple(labels), np.array(labels, dtype=object)]
+    if -1 not in labels:
+        forms.append(pd.Series(labels, dtype=object))
+    assert len({str(outcome(form)) for form in forms}) == 1

@@ -258,7 +258,7 @@ def everything_of(embedder):
         {"few_shot": "linear", "shrink_to": "zero", "C": 10.0},
         {"few_shot": "adapter", "alpha": 20.0},
         {"few_shot": "adapter", "alpha": "auto", "beta": "auto", "logit_scale": 2.0},
-        {"few_shot": "fine_tune", "max_steps": 60, "lr": 3e-3},
+        {"few_shot": "fine_tune", "max_steps": 60, "lr": 1e-2},
     ],
     ids=str,
 )

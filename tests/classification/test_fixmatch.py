@@ -233,8 +233,9 @@ def test_a_second_fit_keeps_the_mean_prediction():
 def test_what_goes_wrong_is_said():
     settings = {"max_steps": 60, "lr": 0.03, "include_labeled": False}
     many = np.resize(X, (240, 6))  # of a few rows a class may be missing by chance
-    with pytest.warns(CollapseWarning, match="reached threshold=0.99.*lower the thr"):
-        short(threshold=0.99, lr=1e-6).fit(X, Y)
+    reached = "reached threshold=0.99999.*lower the thr"
+    with pytest.warns(CollapseWarning, match=reached):
+        short(threshold=0.99999, lr=1e-6).fit(X, Y)
     # the labels say 90:10, and all unlabeled rows look like the first class
     y = np.where(np.arange(240) < 20, np.arange(240) >= 18, -1).astype(int)
     x = (np.where(y == 1, 9, 0)[:, None] + many / 10).astype(np.float32)

@@ -222,3 +222,65 @@ def test_what_is_set_is_no_remedy():
         clf._check_shares(shares, prior, "rows", 100, "a longer fit", **settings)
     text = "try class_thresholds=True or a longer fit or more labels of what is rare."
     assert str(seen[0].message).endswith(text)
+
+
+NEUTRAL = {
+    "ones": lambda y: {"sample_weight": np.ones(len(y))},
+    "a constant": lambda y: {"sample_weight": np.full(len(y), 0.3)},
+    "one number": lambda y: {"sample_weight": 7},
+    "the largest": lambda y: {"sample_weight": np.full(len(y), 1.7e308)},
+    "the smallest": lambda y: {"sample_weight": np.full(len(y), 5e-324)},
+    "of unlabeled rows": lambda y: {"sample_weight": np.where(y >= 0, 2.0, np.nan)},
+    "balanced": lambda y: {"class_weight": "balanced"},
+    "balanced and equal": lambda y: {
+        "class_weight": "balanced",
+        "sample_weight": np.full(len(y), 0.1),
+    },
+    "of classes": lambda y: {"class_weight": {0: 0.7, 1: 0.7}},
+    "undone": lambda y: {
+        "class_weight": {0: 3.0, 1: 0.7},
+        "sample_weight": np.where(y == 0, 0.7, 3.0),
+    },
+}
+
+
+# what is left when rows are withheld need not be balanced, and class_weight does not
+# count in the calibration
+NOT_OF_SOME_ROWS = {"balanced", "balanced and equal", "undone"}
+
+
+@pytest.mark.parametrize("calibration_size", [None, 12])
+@pytest.mark.parametrize("name", classification.__all__)
+def test_neutral_weights_are_the_same_as_none(name, calibration_size):
+    cls = getattr(classification, name)
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    y = np.where(np.arange(60) < 40, np.arange(60) % 2, -1)
+
+    def probabilities(sample_weight=None, **given):
+        clf = make(cls, calibration_size=calibration_size, random_state=0, **given)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return clf.fit(x, y, sample_weight).predict_proba(x)
+
+    expected = probabilities()
+    for label, given in NEUTRAL.items():
+        if calibration_size is not None and label in NOT_OF_SOME_ROWS:
+            continue
+        found = probabilities(**given(y))
+        np.testing.assert_array_equal(found, expected, err_msg=label)
+    if name not in ("CCLClassifier", "CLIPClassifier"):  # which are not drawn by them
+        weight = np.where(y == 0, 1.0, 9.0)
+        assert (probabilities(sample_weight=weight) != expected).any()
+
+
+@pytest.mark.parametrize("scale", [2.0**1000, 2.0**-1000, 1e308 / 9, 1e-300])
+def test_only_the_ratio_of_weights_counts(scale):
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    y = np.where(np.arange(60) < 40, np.arange(60) % 2, -1)
+    weight = np.arange(60) % 7 + 1.0
+    clf = make(FixMatchClassifier, calibration_size=12)
+    expected = clf.fit(x, y, weight)
+    p, score = expected.predict_proba(x), expected.score(x, y, weight)
+    found = clf.fit(x, y, weight * scale)
+    np.testing.assert_allclose(found.predict_proba(x), p, rtol=1e-4)
+    assert found.score(x, y, weight * scale) == pytest.approx(score)

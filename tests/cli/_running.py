@@ -33,6 +33,11 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
+def columns(rows):
+    """Return the columns of a CSV without the one by which it is recognized."""
+    return [name for name in rows[0] if not name.startswith("sklabel-")]
+
+
 def write_csv(path, rows, header=("path", "label"), delimiter=","):
     with open(path, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows([header, *rows])

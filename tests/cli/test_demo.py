@@ -9,7 +9,7 @@ from PIL import Image
 
 from sklabel.cli import demo, main
 from sklabel.datasets import load_digit_images
-from tests.cli._running import SHORT, read_csv
+from tests.cli._running import SHORT, columns, complaint, read_csv
 
 
 def test_demo(here, capsys):
@@ -27,13 +27,23 @@ def test_demo(here, capsys):
         assert row, out
         assert 1 <= float(row[1]) <= 10 and 0 <= float(row[2]) <= 1
     rows = read_csv("sklabel-demo/labels.csv")
-    assert list(rows[0]) == ["image", "label", "confidence", "source", "truth"]
+    assert columns(rows) == ["image", "label", "confidence", "source", "truth"]
     assert [row["image"] for row in rows] == [str(i) for i in range(1797)]
     given = [row for row in rows if row["source"] == "given"]
     assert len(given) == 12
     assert all(r["label"] == r["truth"] and r["confidence"] == "1.0000" for r in given)
     with Image.open("sklabel-demo/chosen.png") as picture:
         assert picture.width > 400 and picture.height > 12 * 48
+    # once more over its own files; not over changed ones, nor beside photographs
+    short = ["demo", "--seeds", "1", "--n-samples", "1", "--steps", "1", *SHORT]
+    assert main(short) == 0
+    capsys.readouterr()
+    with open("sklabel-demo/labels.csv", "a") as file:
+        file.write("1797,mine\n")
+    assert "labels.csv exists and is not" in complaint(capsys, *short)
+    before = sorted(here.rglob("*"))
+    assert "photos holds other files" in complaint(capsys, *short, "--out", "photos")
+    assert sorted(here.rglob("*")) == before
 
 
 def test_demo_with_a_single_label_and_its_bar(here, capsys):

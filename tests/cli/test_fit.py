@@ -29,8 +29,14 @@ def test_the_colors_are_learned(here):
         ("fit stranger.csv photos", "'99.png' and 1 more.*no such image is in photos"),
         ("fit unfilled.csv photos", "column 'label' of unfilled.csv has no label"),
         ("fit oneclass.csv photos", "one class only, 'red'"),
-        ("fit twice.csv photos", "two labels for 0.png: 'red' and 'blue'"),
-        ("fit minus.csv photos", "label '-1'.*stands for unlabeled"),
+        (
+            "fit twice.csv photos",
+            "0.png: 'red' .twice.csv, line 2. and 'blue' .twice.csv, line 3",
+        ),
+        (
+            "fit minus.csv photos",
+            "text '-1' may stand for a missing label.*--unlabeled=-1",
+        ),
         ("fit latin.csv photos", "latin.csv is not UTF-8"),
         ("fit quote.csv photos", "quote.csv is not a CSV"),
         ("fit filled.csv photos --out filled.csv", "the file with your labels"),

@@ -1,11 +1,14 @@
 """Every kind of image file and CSV is read, or named with the remedy."""
 
 import os
+import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import sklabel
 from sklabel.cli import main
 from tests.cli._running import (
     SHORT,
@@ -28,10 +31,10 @@ def test_broken_files_are_left_out_on_request(here, saved, capsys):
     assert len(rows) == 11
     # what a person has said stays, also of a file that cannot be read here
     assert rows["3.png"]["label"] == "blue" and rows["3.png"]["source"] == "given"
-    assert list(rows["7.jpg"].values()) == ["7.jpg", "", "", ""]
+    assert "".join(rows["7.jpg"].values()) == "7.jpg"
     assert main(["predict", "model", "photos", "--skip-broken", "--quiet"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert "7.jpg,," in printed and "3.png,," in printed and len(printed) == 12
+    assert "7.jpg,,,," in printed and "3.png,,,," in printed and len(printed) == 12
     select = ["select", "photos", "--n-samples", "9", *embedder]
     assert main([*select, "--skip-broken"]) == 0
     names = {row["path"] for row in read_csv("to_label.csv")}
@@ -55,7 +58,9 @@ def test_a_broken_file_is_named_with_the_remedy(here, saved, capsys, command):
     assert "2 of 10 image files" in said and "3.png" in said
     for path in (here / "photos").glob("*.png"):
         path.write_bytes(b"")
-    assert "At least two images" in complaint(capsys, *argv, "--skip-broken")
+    said = complaint(capsys, *argv, "--skip-broken")
+    least = "one image is" if command == "predict" else "two images are"
+    assert f"At least {least} needed" in said
     assert sorted(here.rglob("*")) == before
 
 
@@ -95,17 +100,78 @@ def test_a_name_that_is_no_utf8(here, capsys):
     assert "is not UTF-8" in complaint(capsys, "select", "photos", "--n-samples", "2")
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_what_spreadsheets_write_is_read(here, saved, delimiter):
-    rows = [("0.png", "", "red", "x"), (".\\1.png", "y", " blue ", "")]
-    rows += [("2.png", "", "", ""), ("", "", "", "")]
-    write_csv("t.csv", rows, ("path", "note", "Class", "n"), delimiter)
-    text = "\ufeff" + Path("t.csv").read_text()
-    Path("t.csv").write_text(text.replace("\n", "\r\n"), newline="")
+def test_files_of_every_ending_are_labeled_and_the_others_counted(here, saved, capsys):
+    for name in ("a.jfif", "b"):
+        Image.open(here / "photos" / "0.png").convert("RGB").save(
+            here / "photos" / name, "JPEG"
+        )
+    (here / "photos" / "c.cr2").write_bytes(b"II*\0\x10\0\0\0CR")
+    write_csv("t.csv", [("a.jfif", "blue"), ("1.png", "red")])
     fit = ["fit", "t.csv", "photos", "--embedder", str(saved / "embedder"), "--quiet"]
-    assert main([*fit, "--steps", "2", "--label-column", "Class"]) == 0
-    rows = [row for row in read_csv("labels.csv") if row["source"] == "given"]
-    assert {row["path"]: row["label"] for row in rows} == {
-        "0.png": "red",
-        "1.png": "blue",
-    }
+    assert main([*fit, "--steps", "2"]) == 0
+    assert "1 file ignored: .cr2 1" in capsys.readouterr().err
+    rows = {row["path"] for row in read_csv("labels.csv")}
+    assert {"a.jfif", "b"} <= rows and "c.cr2" not in rows
+
+
+def test_all_broken_files_are_named(here, saved, capsys):
+    for name in ("3.png", "5.png"):
+        (here / "photos" / name).write_bytes(b"")
+    said = complaint(capsys, "predict", saved / "model", "photos", "--quiet")
+    assert "3.png" in said and "5.png" in said
+
+
+def test_large_images_are_allowed_by_an_option(here, saved, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2000)
+    Image.new("1", (100, 80)).save(here / "photos" / "scan.png")
+    predict = ["predict", saved / "model", "photos", "--quiet"]
+    assert "--max-pixels 8000" in complaint(capsys, *predict)
+    assert main([*map(str, predict), "--max-pixels", "8000"]) == 0
+    assert "scan.png," in capsys.readouterr().out
+    select = [
+        "select",
+        "photos",
+        "--n-samples",
+        "11",
+        "--quiet",
+        "--max-pixels",
+        "8000",
+    ]
+    assert main([*select, "--embedder", str(saved / "embedder")]) == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems compose names")
+@pytest.mark.parametrize("on_disk, listed", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_match_however_their_accents_are_written(here, saved, on_disk, listed):
+    name = "Grüße.png"
+    os.rename("photos/0.png", f"photos/{unicodedata.normalize(on_disk, name)}")
+    rows = [(unicodedata.normalize(listed, name), "blue"), ("1.png", "red")]
+    write_csv("t.csv", rows)
+    fit = ["fit", "t.csv", "photos", "--embedder", str(saved / "embedder"), "--quiet"]
+    assert main([*fit, "--steps", "2"]) == 0
+    given = {row["path"] for row in read_csv("labels.csv") if row["source"] == "given"}
+    assert given == {unicodedata.normalize(on_disk, name), "1.png"}
+
+
+def test_values_without_a_range_have_that_of_fit(tmp_path, monkeypatch, capsys):
+    """Also in the commands, and kept in the model."""
+    monkeypatch.chdir(tmp_path)
+    for folder, n in (("photos", 8), ("few", 2)):
+        os.mkdir(folder)
+        for i in range(n):
+            values = np.full((16, 16), [-900.0, 2000.0][i % 2], np.float32)
+            values += np.arange(256, dtype=np.float32).reshape(16, 16)
+            Image.fromarray(values).save(f"{folder}/{i}.tif")
+    short = ["--quiet", "--image-size", "16", "--epochs", "1"]
+    select = ["select", "photos", "--n-samples", "2", *short]
+    assert main([*select, "--save-embedder", "emb"]) == 0
+    assert sklabel.load("emb")._value_range == (-900.0, 2255.0)
+    write_csv("t.csv", [("0.tif", "dark"), ("1.tif", "light")])
+    fit = ["fit", "t.csv", "photos", "--embedder", "emb", "--steps", "2", "--quiet"]
+    assert main([*fit, "--model", "model"]) == 0
+    capsys.readouterr()
+    results = []
+    for folder in ("photos", "few"):
+        assert main(["predict", "model", folder, "--quiet"]) == 0
+        results.append(capsys.readouterr().out.splitlines()[1:3])
+    assert results[0] == results[1]

@@ -13,14 +13,22 @@ from PIL import Image
 
 import sklabel
 from sklabel.cli import demo, inputs, main
-from tests.cli._running import COLORS, SHORT, color_of, complaint, read_csv, write_csv
+from tests.cli._running import (
+    COLORS,
+    SHORT,
+    color_of,
+    columns,
+    complaint,
+    read_csv,
+    write_csv,
+)
 
 
 def test_select_fit_predict(here, capsys):
     select = ["select", "photos", "--n-samples", "4", "--image-size", "16", *SHORT]
     assert main([*select, "--save-embedder", "embedder"]) == 0
     asked = read_csv("to_label.csv")
-    assert list(asked[0]) == ["path", "label"]
+    assert columns(asked) == ["path", "label"]
     names = [row["path"] for row in asked]
     assert len(set(names)) == 4 and {row["label"] for row in asked} == {""}
     assert all((here / "photos" / name).exists() for name in names)
@@ -36,7 +44,8 @@ def test_select_fit_predict(here, capsys):
     fit = ["fit", "filled.csv", "photos", "--embedder", "embedder", "--steps", "2"]
     assert main([*fit, "--model", "model", "--quiet"]) == 0
     labels = read_csv("labels.csv")
-    assert list(labels[0]) == ["path", "label", "confidence", "source"]
+    header = ["path", "label", "confidence", "source", "predicted"]
+    assert columns(labels) == header
     assert [row["path"] for row in labels] == [f"{i}.png" for i in range(10)]
     for row in labels:
         confidence = float(row["confidence"])
@@ -52,9 +61,10 @@ def test_select_fit_predict(here, capsys):
     assert capsys.readouterr() == ("", "")
     assert main(["predict", "model", "photos", "--quiet"]) == 0
     printed = capsys.readouterr().out
-    assert printed == Path("new.csv").read_text(encoding="utf-8")
     predicted = read_csv("new.csv")
-    assert list(predicted[0]) == ["path", "label", "confidence"]
+    assert columns(predicted) == header
+    lines = [",".join(row[name] for name in header) for row in predicted]
+    assert printed.splitlines() == [",".join(header), *lines]
     of_fit = {row["path"]: row for row in labels if row["source"] == "predicted"}
     assert of_fit
     for row in predicted:
@@ -77,7 +87,7 @@ def test_no_command_and_help(capsys):
 
 
 def test_an_unknown_command(wrong_input_is_refused):
-    wrong_input_is_refused("guess photos", "invalid choice: 'guess'")
+    wrong_input_is_refused("guess photos", "'guess' is no command")
 
 
 def test_interrupted(here, capsys, monkeypatch):
@@ -89,7 +99,7 @@ def test_interrupted(here, capsys, monkeypatch):
     # in the training, which the estimator itself ends, and elsewhere
     for place in (
         "sklabel.embedding._simclr._SimCLR.loss",
-        "sklabel.cli.outputs.csv_text",
+        "sklabel.cli.tables.as_text",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, stop)

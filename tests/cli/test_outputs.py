@@ -7,8 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklabel.cli import outputs
-from sklabel.cli.outputs import csv_text
+from sklabel.cli import outputs, tables
 from tests.cli._running import complaint
 
 cells = st.text(
@@ -18,7 +17,7 @@ cells = st.text(
 
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=5))
 def test_any_text_survives_the_csv(rows):
-    text = csv_text(["path", "label"], rows)
+    text = tables.as_text(["path", "label"], rows)
     read = csv.reader(io.StringIO(text, newline=""))
     assert [tuple(row) for row in read] == [("path", "label"), *rows]
 

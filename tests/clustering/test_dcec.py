@@ -19,7 +19,7 @@ from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.losses import sharpened_targets, student_assignment, target_divergence
 from sklabel.metrics import clustering_accuracy
 from sklabel.neighbors import kneighbors
-from tests._making import blobs
+from tests._making import blobs, mixed
 from tests._pictures import stripes
 
 X, Y = blobs()
@@ -35,7 +35,7 @@ def test_groups_of_vectors():
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
         embedder = AutoencoderTransformer(2, hidden_sizes=(20, 30), max_steps=400)
-        labels = short(embedder=embedder, max_steps=200).fit_predict(X)
+        labels = short(embedder=embedder, max_steps=200).fit_predict(mixed(X))
     assert clustering_accuracy(Y, labels) > 0.8  # chance: 0.4
 
 

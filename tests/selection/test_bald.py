@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
 from sklearn.tree import DecisionTreeClassifier
 
+from sklabel.active_learning import ActiveLearningClassifier
 from sklabel.classification import (
     FixMatchClassifier,
     SimCLRv2Classifier,
@@ -35,7 +36,13 @@ from sklabel.classification import (
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import SimCLRTransformer
 from sklabel.selection import _bald
-from sklabel.selection._bald import BALDSelector, bald, batch_bald, mean_std
+from sklabel.selection._bald import (
+    BALDSelector,
+    bald,
+    batch_bald,
+    mean_std,
+    vote_entropy,
+)
 from tests._golden import assert_same_ranking, cases
 from tests._making import distributions
 
@@ -354,11 +361,111 @@ def test_without_labels_there_is_an_error_that_helps(classifier, y, digits):
         BALDSelector(classifier=classifier).fit(digits[0], y)
 
 
-def test_a_frozen_classifier_that_has_no_draws(digits):
+FROZEN = {
+    "naive": GaussianNB(),
+    "pipeline": make_pipeline(StandardScaler(), LogisticRegression()),
+    "search": GridSearchCV(LogisticRegression(max_iter=500), {"C": [1, 2]}, cv=2),
+    "neighbors": KNeighborsClassifier(3),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@pytest.mark.parametrize("name", FROZEN)
+def test_copies_of_a_frozen_classifier_are_fitted_on_the_labels(name, digits):
     X, y = digits
-    frozen = FrozenEstimator(GaussianNB().fit(X[:60], y[:60]))
-    with pytest.raises(ValueError, match="FrozenEstimator is not fitted again"):
-        BALDSelector(classifier=frozen).fit(X, y)
+    frozen = FrozenEstimator(clone(FROZEN[name]).fit(X[:60], y[:60]))
+    before = frozen.predict_proba(X)
+    held = BALDSelector(9, classifier=frozen, random_state=0).fit(X, y)
+    free = BALDSelector(9, classifier=FROZEN[name], random_state=0).fit(X, y)
+    np.testing.assert_array_equal(held.scores_, free.scores_)
+    np.testing.assert_array_equal(frozen.predict_proba(X), before)
+    with pytest.raises(ValueError, match="needs labels"):
+        BALDSelector(classifier=frozen).fit(X)
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("name", [*FROZEN, "forest"])
+def test_the_loop_with_any_classifier_of_scikit_learn(name, batch, digits):
+    X = digits[0]
+    target = load_digits().target[:300]
+    classifier = FROZEN.get(name, RandomForestClassifier(5))
+    loop = ActiveLearningClassifier(
+        classifier,
+        BALDSelector(batch=batch, n_draws=4),
+        n_rounds=2,
+        n_samples=20,
+        random_state=0,
+    ).fit(X, target)
+    assert [step["n_labeled"] for step in loop.history_] == [20, 40, 60]
+    assert loop.selector_.scores_.max() > 0
+
+
+# -- a committee
+
+
+def test_vote_entropy_by_hand():
+    p = np.array([[[0.9, 0.1], [0.6, 0.4]], [[0.2, 0.8], [0.7, 0.3]]])  # (K, n, C)
+    np.testing.assert_allclose(vote_entropy(p), [np.log(2), 0])
+    assert np.isnan(vote_entropy(np.full((2, 1, 3), np.nan))).all()
+
+
+@pytest.mark.parametrize("measure", ["bald", "mean_std", "vote_entropy"])
+def test_a_committee_of_different_classifiers(measure, digits):
+    X, y = digits[0].astype(np.float32), digits[1]
+    committee = [
+        LogisticRegression(max_iter=1000),
+        GaussianNB(),
+        make_pipeline(StandardScaler(), KNeighborsClassifier(3)),
+    ]
+    selector = BALDSelector(9, measure=measure, committee=committee, random_state=0)
+    rows = selector.fit_select(X, y)
+    fitted = [clone(member).fit(X[:60], y[:60]) for member in committee]
+    p = np.stack([member.predict_proba(X[60:]) for member in fitted])
+    np.testing.assert_allclose(
+        selector.scores_[60:], getattr(_bald, measure)(p), atol=1e-12
+    )
+    assert rows.min() >= 60 and len(selector.estimators_) == 3
+    frozen = [FrozenEstimator(member) for member in fitted]
+    again = BALDSelector(9, measure=measure, committee=frozen).fit(X)
+    np.testing.assert_allclose(again.scores_[60:], selector.scores_[60:])
+
+
+def test_the_divergence_from_the_mean_is_bald():
+    p = np.random.default_rng(0).dirichlet(np.ones(4), (5, 40))
+    mean = p.mean(0)
+    divergence = (p * np.log(p / mean)).sum(-1).mean(0)
+    np.testing.assert_allclose(bald(p), divergence)
+
+
+def test_a_committee_in_the_loop(digits):
+    X, target = digits[0], load_digits().target[:300]
+    committee = [LogisticRegression(max_iter=500), GaussianNB()]
+    loop = ActiveLearningClassifier(
+        RandomForestClassifier(5),
+        BALDSelector(committee=committee, measure="vote_entropy"),
+        n_rounds=1,
+        n_samples=20,
+        random_state=0,
+    ).fit(X, target)
+    kinds = [type(member) for member in loop.selector_.estimators_]
+    assert kinds == [LogisticRegression, GaussianNB]
+    assert isinstance(clone(loop).fit(X, target).classifier_, RandomForestClassifier)
+
+
+def test_what_is_no_committee(digits):
+    X, y = digits
+    with pytest.raises(ValueError, match="committee of 1 has nothing to disagree"):
+        BALDSelector(committee=[GaussianNB()]).fit(X, y)
+    part = FrozenEstimator(GaussianNB().fit(X[:6], y[:6]))
+    with pytest.raises(ValueError, match="must know the same classes"):
+        BALDSelector(committee=[GaussianNB(), part]).fit(X, y)
+    with pytest.raises(ValueError, match="needs labels"):
+        BALDSelector(committee=[GaussianNB(), GaussianNB()]).fit(X)
+    with pytest.raises(ValueError, match="committee"):
+        BALDSelector(committee="forest").fit(X, y)
+    with pytest.raises(ValueError, match='batch=True needs measure="bald"'):
+        BALDSelector(batch=True, measure="vote_entropy").fit(X, y)
 
 
 @pytest.mark.parametrize("batch", [False, True])

@@ -20,10 +20,13 @@ from sklabel.selection import (
     CoreGCNSelector,
     CoreSetSelector,
     LearningLossSelector,
+    MaxHerdingSelector,
     MMASelector,
     RandomSelector,
     StratifiedSelector,
     TODSelector,
+    TypiClustSelector,
+    UHerdingSelector,
     UncertainGCNSelector,
     UncertaintySelector,
     USLSelector,
@@ -68,6 +71,19 @@ SELECTORS = [
     USLSelector(random_state=0, horizon=None, exclude_same_cluster=False),
     USLSelector(random_state=0, reg_weight=0, kmeans_init="k-means++"),
     USLSelector(random_state=0, normalize=False),
+    USLSelector(random_state=0, n_clusters=4, nested=True),
+    MaxHerdingSelector(random_state=0, n_candidates=6000),
+    MaxHerdingSelector(random_state=0, n_candidates=6000, sigma=2.0, normalize=False),
+    UHerdingSelector(classifier=HELD, random_state=0, n_candidates=6000),
+    UHerdingSelector(
+        classifier=HELD,
+        random_state=0,
+        n_candidates=6000,
+        sigma="least",
+        temperature=2.0,
+    ),
+    TypiClustSelector(random_state=0),
+    TypiClustSelector(random_state=0, normalize=False, max_clusters=5),
     *[
         UncertaintySelector(measure, classifier=HELD, random_state=0)
         for measure in ("entropy", "margin", "least_confidence", "variation_ratio")
@@ -190,6 +206,7 @@ CHECKED = [
     BALDSelector(batch=True),
     BADGESelector(),
     MMASelector(),
+    UHerdingSelector(),
     UncertainGCNSelector(),
     CoreGCNSelector(),
     # there are rows to choose
@@ -202,6 +219,9 @@ CHECKED = [
     _without(VAALSelector, _some)(max_steps=2, width=2),
     _without(RandomSelector, _all)(1),
     _without(USLSelector, _all)(1),
+    _without(MaxHerdingSelector, _all)(1),
+    _without(TypiClustSelector, _all)(1),
+    _without(UHerdingSelector, _some)(),
     _without(CoreSetSelector, _all)(1),
     _without(CoreSetSelector, _all)(1, robust=True),
 ]
@@ -303,6 +323,49 @@ def test_nothing_is_left_to_ask(selector, X):
     selector = clone(selector).fit(X, y)
     _check_promises(selector, X, y, 0)
     assert (selector.assignments_ == -1).all()
+
+
+# Their order does not depend on how many rows are asked at once, as long as the labels
+# tell a classifier nothing new.
+NESTED = [
+    MaxHerdingSelector(),
+    MaxHerdingSelector(sigma=0.3),
+    MaxHerdingSelector(n_candidates=60),
+    CoreSetSelector(),
+    CoreSetSelector(normalize=True),
+    USLSelector(n_clusters=40, nested=True),
+    USLSelector(n_clusters=25, nested=True),
+    USLSelector(n_clusters=40, nested=True, reg_weight=0),
+    UncertaintySelector("margin", classifier=HELD),
+    UHerdingSelector(classifier=HELD, sigma=0.5, temperature=1),
+]
+
+
+@pytest.mark.parametrize("selector", NESTED, ids=_name)
+@pytest.mark.parametrize("steps", [(10, 30), (1, 1, 38), (20, 5, 15)])
+def test_choices_are_nested(selector, X, steps):
+    X = np.concatenate([X, X[:10]])
+    X += 0.3 * np.sin(np.arange(X.size)).reshape(X.shape)
+    X[95:] = X[:5]  # and copies
+    selector = clone(selector).set_params(random_state=0)
+    at_once = selector.set_params(n_samples=40).fit_select(X)
+    y, rows = np.full(len(X), -1), []
+    for n_samples in steps:
+        more = selector.set_params(n_samples=n_samples).fit_select(X, y)
+        y[more] = 1
+        rows.extend(more)
+    np.testing.assert_array_equal(rows, at_once)
+
+
+def test_the_default_choice_of_usl_is_not_nested(X):
+    forty = USLSelector(40, random_state=0).fit_select(X)
+    ten = USLSelector(10, random_state=0).fit_select(X)
+    assert set(ten) - set(forty)
+
+
+def test_nested_needs_the_number_of_labels_in_the_end(X):
+    with pytest.raises(ValueError, match="nested=True needs n_clusters"):
+        USLSelector(10, nested=True).fit(X)
 
 
 @every_one

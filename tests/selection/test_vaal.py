@@ -37,8 +37,6 @@ from tests._golden import cases
 
 TINY = {"max_steps": 2, "width": 2, "random_state": 0}
 WORKS = {
-    "kl_reduction": "mean",
-    "kl_weight": 0.01,
     "adversary_weight": 0.1,
     "batch_size": 32,
     "lr": 2e-3,
@@ -335,6 +333,17 @@ def test_digits_that_have_no_label_are_chosen():
     assert (target[rows] >= 7).mean() > (target[y < 0] >= 7).mean() + 0.15
 
 
+def test_the_default_explains_the_rows_and_the_published_sum_does_not():
+    X, y = load_digits(return_X_y=True)[0][:400], half(400)
+    settings = {"max_steps": 200, "width": 8, "batch_size": 32, "lr": 2e-3}
+    settings["random_state"] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        VAALSelector(**settings).fit(X, y)
+    with pytest.warns(CollapseWarning, match='explain .*kl_reduction="mean"'):
+        VAALSelector(kl_reduction="sum", kl_weight=1, **settings).fit(X, y)
+
+
 def test_empty_codes_are_told():
     X, y = load_digits(return_X_y=True)[0][:200], half(200)
     selector = VAALSelector(max_epochs=5, width=4, **WORKS)
@@ -359,9 +368,9 @@ def test_the_error_of_empty_codes():
 
 
 def test_a_discriminator_at_chance_is_told():
-    # a discriminator that never moves cannot tell anything apart
+    # every unlabeled row has a labeled twin: nothing tells the two kinds apart
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 10))
+    X = np.repeat(rng.normal(size=(150, 3)) @ rng.normal(size=(3, 10)), 2, axis=0)
     y = np.where(np.arange(300) % 2, 1, -1)
     selector = VAALSelector(max_epochs=20, width=4, vae_steps=1000, **WORKS)
     with pytest.warns(CollapseWarning, match=r"at chance.*vae_steps \(now 1000\)"):

@@ -23,8 +23,8 @@ from ..labels import (
     check_labels,
     decode_labels,
     encode_labels,
-    is_labeled,
     most_probable,
+    read_labels,
 )
 from ..parameters import KW_ONLY, Count, OpenUnitInterval, Parameters
 from ..samplers import Mixed
@@ -43,7 +43,7 @@ class LabeledScoreMixin:
         X : array-like
             What ``predict`` takes.
         y : array-like of shape (n_samples,)
-            Classes; rows that are unlabeled (-1, None or NaN) do not count.
+            Classes; rows that are unlabeled (-1, None, NaN or blank) do not count.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each row.
 
@@ -51,7 +51,7 @@ class LabeledScoreMixin:
         -------
         accuracy : float
         """
-        labeled = is_labeled(y)
+        _, labeled, truth = read_labels(y, classes=vars(self).get("classes_"))
         if not labeled.any():
             raise ValueError("y has no labeled row to score on: every label is -1.")
         weights = _check_sample_weight(sample_weight, labeled)[labeled]
@@ -63,8 +63,7 @@ class LabeledScoreMixin:
                 "Found input variables with inconsistent numbers of samples: "
                 f"X has {len(found)} rows, y has {len(labeled)}."
             )
-        truth = np.asarray(y).reshape(-1)  # y may be a column
-        hits = found[labeled] == truth[labeled]
+        hits = found[labeled] == truth
         return float(np.average(hits, weights=weights))
 
 
@@ -145,11 +144,11 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
             files; or vectors ``(n, D)``.
         y : array-like of shape (n_samples,)
-            Classes; -1, None or NaN for unlabeled rows.
+            Classes; -1, None, NaN or a blank text for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
             How often a labeled row is drawn, compared with the others; times the weight
-            of its class. A labeled row of weight 0 is left out of the training.
-            Unlabeled rows have no weight.
+            of its class. Equal weights are the same as none. A labeled row of weight 0
+            is left out of the training. Unlabeled rows have no weight.
 
         Returns
         -------
@@ -219,12 +218,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             trained = codes.copy()
             trained[held] = -1
         held = Withheld(held, codes[held], own[held])
-        if self.class_weight is None and sample_weight is None:
-            return PartlyLabeled(rows, trained, None, held)
         known = usable >= 0
         weights = np.where(known, given, 0.0)
         if self.class_weight == "balanced":
             weights[known] /= np.bincount(usable[known])[usable[known]]
+        if not weightless.any() and _are_equal(weights[known]):
+            weights = None  # the draws of a training without weights
         return PartlyLabeled(rows, trained, weights, held)
 
     def _check_class_weight(self):
@@ -246,7 +245,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     def _class_weights(self):
         """Return the weight that was given to each class."""
         given = self.class_weight if isinstance(self.class_weight, dict) else {}
-        return np.array([given.get(name, 1.0) for name in self.classes_.tolist()])
+        given = [given.get(name, 1.0) for name in self.classes_.tolist()]
+        return _scaled(np.array(given, dtype=np.float64))
 
     def _check_usable(self, usable, codes):
         """Warn if no labeled row of a class is of use; raise if none at all is."""
@@ -403,4 +403,19 @@ def _check_sample_weight(sample_weight, labeled):
         )
     if not (np.isfinite(given) & (given >= 0))[labeled].all():
         raise ValueError("sample_weight must be finite and not negative.")
-    return given
+    given = np.where(labeled, given, 0.0)
+    if _are_equal(given[labeled]):
+        return np.ones(len(labeled))
+    return _scaled(given)
+
+
+def _are_equal(weights):
+    """Whether weights differ in nothing but a factor from no weights at all."""
+    low, high = weights.min(initial=np.inf), weights.max(initial=0.0)
+    return 0 < high and high - low <= 1e-12 * high
+
+
+def _scaled(weights):
+    """Return weights; extreme ones times a power of 2, so that no sum overflows."""
+    exponent = np.frexp(weights.max(initial=0.0))[1]
+    return np.ldexp(weights, -exponent) if abs(exponent) > 400 else weights

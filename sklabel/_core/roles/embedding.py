@@ -64,7 +64,8 @@ class EmbeddingRole(
 
     def _train(self, samples):
         """Train the module of the method on views of all rows."""
-        module = self._continued or self._build_module(*samples.statistics())
+        statistics = samples.statistics()
+        module = self._part("", lambda: self._build_module(*statistics))
         lr = scaled_lr(self.lr, self.batch_size, self.lr_scaling)
         self._stage("fit", module, Shuffled(samples), watch=watch_features, lr=lr)
 

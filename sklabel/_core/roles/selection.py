@@ -19,7 +19,8 @@ from sklearn.utils.validation import (
 
 from ...neighbors import kneighbors
 from ..callbacks import CallbackSupportMixin, fitting
-from ..inputs import _as_paths, check_samples
+from ..columns import as_column, holds_images
+from ..inputs import check_samples, unpacked
 from ..labels import check_labels, encode_labels, is_labeled
 from ..nested import fit_partly_labeled, seeded_clone
 from ..parameters import (
@@ -178,8 +179,9 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
 
     def _check_vectors(self, X):
         """Return X as float32 vectors, C-contiguous; a memory map is not copied."""
+        X = unpacked(X)
         shape = getattr(X, "shape", ())
-        paths = len(shape) < 3 and _as_paths(X) is not None
+        paths = len(shape) < 3 and holds_images(X)
         if paths or len(shape) > 2:
             given = "paths of images" if paths else f"an array of shape {shape}"
             raise ValueError(
@@ -256,9 +258,9 @@ class AnyRowsMixin:
     """Selectors that never look into X: images and paths are merely counted."""
 
     def _check_rows(self, X):
-        paths = _as_paths(X)
-        if paths is not None:
-            return paths, None
+        X = unpacked(X)
+        if holds_images(X):
+            return as_column(X), None
         shape = np.shape(X) if not hasattr(X, "shape") else X.shape
         if len(shape) > 2:
             return check_samples(self, X, True), None
@@ -303,8 +305,9 @@ class ClassifierSelectionRole(SelectionRole, abstract=True):
         """Return X for the classifier, and as float32 vectors if it holds any."""
         for name in ("n_features_in_", "feature_names_in_"):
             vars(self).pop(name, None)  # paths set none
-        if self.classifier is not None:  # the default one takes vectors only
-            if _as_paths(X) is not None:
+        if self._asked():  # the default classifier takes vectors only
+            X = unpacked(X)
+            if holds_images(X):
                 return X, None
             if len(getattr(X, "shape", None) or np.shape(X)) > 2:
                 check_samples(self, X, True)
@@ -314,7 +317,11 @@ class ClassifierSelectionRole(SelectionRole, abstract=True):
         as_given = hasattr(X, "columns") or getattr(X, "dtype", None) == np.uint8
         return (X if as_given else vectors), vectors
 
-    def _fit_classifier(self, X, y, random):
+    def _asked(self):
+        """Return the classifiers that are given."""
+        return [] if self.classifier is None else [self.classifier]
+
+    def _fit_classifier(self, X, y, random, again=False, classifier=None):
         """Return the classifier fitted; one that is frozen as it is.
 
         Parameters
@@ -323,16 +330,23 @@ class ClassifierSelectionRole(SelectionRole, abstract=True):
         y : array-like of shape (n_rows,) or None
         random : RandomState
             Gives seeds where the classifier has none.
+        again : bool
+            Whether a copy of a frozen one is fitted on these labels, with its settings.
+        classifier : estimator or None
+            In the place of the selector's own.
 
         Raises
         ------
         ValueError
             If it must be fitted and no row has a label.
         """
-        classifier = self.classifier
+        classifier = self.classifier if classifier is None else classifier
         if isinstance(classifier, FrozenEstimator):
             check_is_fitted(classifier)
-            return classifier
+            if not again:
+                return classifier
+            while isinstance(classifier, FrozenEstimator):
+                classifier = classifier.estimator
         if y is None or not is_labeled(y).any():
             raise ValueError(
                 f"{type(self).__name__} asks a classifier, which needs labels to be "

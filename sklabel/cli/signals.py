@@ -1,0 +1,80 @@
+"""Ctrl-C and SIGTERM end a command, but not in the middle of writing its results."""
+
+import os
+import signal
+import threading
+from contextlib import contextmanager
+
+_ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
+
+
+class _State:
+    """Of the command that is running."""
+
+    received = None  # the first signal
+    is_process = False  # whether the command is all that this process does
+    loading = finishing = False
+
+
+@contextmanager
+def stopping(is_process):
+    """Raise KeyboardInterrupt at Ctrl-C and at SIGTERM.
+
+    Where the program that calls us has a handler of its own, that stays.
+
+    Parameters
+    ----------
+    is_process : bool
+        Whether the process may be ended at once while libraries are loaded.
+    """
+    _State.received, _State.is_process = None, is_process
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number, usual in (
+            (signal.SIGINT, signal.default_int_handler),
+            (signal.SIGTERM, signal.SIG_DFL),
+        ):
+            if signal.getsignal(number) is usual:
+                before[number] = signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number, frame):
+    _State.received = _State.received or number
+    if _State.loading and _State.is_process:
+        what, status = ending()
+        os.write(2, f"sklabel: {what}: nothing written.\n".encode())
+        os._exit(status)
+    if not (_State.loading or _State.finishing):
+        raise KeyboardInterrupt
+
+
+def ending():
+    """Return what has happened in a word, and the exit status that tells it."""
+    return _ENDS[_State.received or signal.SIGINT]
+
+
+@contextmanager
+def loading():
+    """Let no KeyboardInterrupt into libraries while they are loaded: torch aborts."""
+    _State.loading = True
+    try:
+        yield
+    finally:
+        _State.loading = False
+    if _State.received:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def finishing():
+    """Ignore signals: what takes a moment is brought to its end."""
+    _State.finishing = True
+    try:
+        yield
+    finally:
+        _State.finishing = False
