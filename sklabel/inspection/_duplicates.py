@@ -1,6 +1,7 @@
 """Exact copies and near-duplicates, in groups."""
 
 import hashlib
+import os
 from collections import namedtuple
 
 import numpy as np
@@ -8,8 +9,9 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from .._core.columns import as_array, as_column
 from .._core.files import read_regular
-from .._core.inputs import _as_paths, check_images
+from .._core.inputs import check_images
 from ..neighbors import kneighbors
 from ._vectors import as_vectors, unit_rows
 
@@ -71,22 +73,28 @@ def find_duplicates(X, *, embedder=None, threshold=0.99):
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie in (0, 1].")
-    exact = np.unique(_digests(X), return_inverse=True)[1].ravel()
-    if embedder is None and (_as_paths(X) is not None or len(np.shape(X)) > 2):
+    rows = as_array(X)
+    column = as_column(rows)
+    digests = _digests(np.asarray(rows) if column is None else column)
+    exact = np.unique(digests, return_inverse=True)[1].ravel()
+    if embedder is None and (column is not None or np.ndim(rows) > 2):
         Z = unit_rows(_thumbnails(X), center=False)
     else:
         Z = unit_rows(as_vectors(X, embedder, "A comparison"), center=False)
     return Duplicates(_groups(exact), _groups(_near(Z, exact, threshold)))
 
 
-def _digests(X):
-    paths = _as_paths(X)
-    if paths is not None:
-        return [hashlib.sha256(read_regular(path)).digest() for path in paths]
-    X = X.numpy(force=True) if hasattr(X, "numpy") else np.asarray(X)
-    if X.dtype == object:
-        raise ValueError("X holds objects that are neither numbers nor paths.")
-    return [hashlib.sha256(np.ascontiguousarray(row)).digest() for row in X]
+def _digests(rows):
+    return [hashlib.sha256(_bytes(rows[i])).digest() for i in range(len(rows))]
+
+
+def _bytes(row):
+    """Return the bytes of a file, of an encoded image, of a picture or of an array."""
+    if isinstance(row, (str, os.PathLike)):
+        return read_regular(row)
+    if isinstance(row, (bytes, bytearray, memoryview)):
+        return row
+    return np.ascontiguousarray(row)
 
 
 def _thumbnails(X):
