@@ -1,5 +1,6 @@
 """The loop of active learning: choose rows, ask for labels, learn, choose again."""
 
+import copy
 import time
 from collections.abc import Callable
 
@@ -32,6 +33,7 @@ from ._core.parameters import (
     RandomState,
     Verbosity,
 )
+from ._core.persistence import save as save_estimator
 from ._core.roles.classification import ClassificationRole, LabeledScoreMixin
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
@@ -42,6 +44,8 @@ from .selection import (
     UncertaintySelector,
     USLSelector,
 )
+
+__all__ = ["ActiveLearningClassifier"]
 
 # selectors that need no vectors
 _OF_ANYTHING = RandomSelector, StratifiedSelector
@@ -74,6 +78,17 @@ def _as_objects(y):
     objects = np.empty(len(column), dtype=object)
     objects[:] = column.tolist()
     return objects
+
+
+def _without_classifier(selector):
+    """Return a selector without the loop's classifier, which each question sets."""
+    if not isinstance(
+        selector.get_params(deep=False).get("classifier"), FrozenEstimator
+    ):
+        return selector
+    selector = copy.copy(selector).set_params(classifier=None)
+    vars(selector).pop("classifier_", None)
+    return selector
 
 
 class ActiveLearningClassifier(
@@ -176,8 +191,8 @@ class ActiveLearningClassifier(
     Notes
     -----
     While the answers are of one class, nothing can be trained, and the first selector
-    is asked again. Pickles hold the state of the loop, but not X: after loading, give
-    it back by ``attach(X)``.
+    is asked again. What :meth:`save` and pickles keep is the state of the loop, but not
+    X: after loading, give it back by ``attach(X)``.
 
     The loop of Roda and Geva (2024) is ``ActiveLearningClassifier(CCLClassifier(),
     UncertaintySelector("entropy"), RandomSelector(), n_rounds=20, n_samples=250)``.
@@ -312,6 +327,33 @@ class ActiveLearningClassifier(
             self.labels_[labeled] = known[labeled]
             self._train()
         return self
+
+    def save(self, folder):
+        """Write the loop into a folder as safetensors and JSON, without X.
+
+        ``sklabel.load`` reads it, and :meth:`attach` gives it its rows again; the
+        ``oracle``, a function, and ``verbose`` are not kept. For a loop whose
+        classifier, selectors or embedder are scikit-learn's, take ``joblib.dump``.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it does not exist. Nothing executable is written.
+
+        Raises
+        ------
+        TypeError
+            If a part is not sklabel's own, which only pickle can keep.
+        """
+        check_is_fitted(self, "labels_")
+        kept = copy.copy(self)
+        vars(kept).update(self.__getstate__())
+        for name in ("_X", "_Z", "_hidden", "_sklearn_version"):
+            vars(kept).pop(name, None)
+        for name in ("selector_", "initial_selector_"):
+            if hasattr(kept, name):
+                setattr(kept, name, _without_classifier(getattr(kept, name)))
+        save_estimator(kept, folder)
 
     def attach(self, X):
         """Give the loop its rows, after it was loaded from a file.

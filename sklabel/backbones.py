@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import nn
 
+from ._core.checks import check_number, check_option
 from ._core.optional import import_optional
 from .augment import sobel
 from .modules import split_batchnorm_
@@ -133,6 +134,7 @@ def build_sobel_backbone(spec, sample_shape, grey="luma"):
     ValueError
         For vectors, and as :func:`build_backbone`.
     """
+    check_option(("luma", "mean"), grey=grey)
     if len(sample_shape) == 1:
         raise ValueError(
             "sobel=True needs images, but X holds vectors of length "
@@ -167,6 +169,7 @@ def build_autoencoder(sample_shape, n_components, sizes):
     ValueError
         If there are no sizes, or one is not a positive integer.
     """
+    check_number(1, whole=True, n_components=n_components)
     sizes = list(sizes)
     if not sizes or any(int(size) != size or size < 1 for size in sizes):
         raise ValueError(f"sizes={sizes} must be positive integers, one at least.")
@@ -228,6 +231,7 @@ def drop_blocks_(net, rate):
     ----------
     .. [1] G. Huang et al., "Deep networks with stochastic depth", ECCV 2016.
     """
+    check_number(0, 1, rate=rate)
     branches = []
     for part in net.modules():
         places = [

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ._core.checks import check_number
+
 VARIANTS = ("simclr", "byol", "larc", "clip")
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -236,6 +238,7 @@ def step_counts(n_samples, batch_size, n_epochs, warmup_epochs=0):
     -------
     total_steps, warmup_steps : int
     """
+    check_number(1, whole=True, n_samples=n_samples, batch_size=batch_size)
     total_steps = n_samples * n_epochs // batch_size + 1
     return total_steps, round(warmup_epochs * n_samples // batch_size)
 

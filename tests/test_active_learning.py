@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
@@ -17,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
 from sklearn.utils.estimator_checks import check_estimator
 
+import sklabel
 from sklabel.active_learning import ActiveLearningClassifier
 from sklabel.classification import (
     CCLClassifier,
@@ -29,6 +31,8 @@ from sklabel.labels import keep_as_class, partial_labels
 from sklabel.model_selection import LabeledKFold
 from sklabel.selection import (
     BADGESelector,
+    CoreSetSelector,
+    LearningLossSelector,
     RandomSelector,
     UncertaintySelector,
     USLSelector,
@@ -648,3 +652,89 @@ def test_the_default_selector_is_better_than_entropy():
             curves.append(loop.history_[-1]["accuracy"])
         reached[selector is None] = np.mean(curves)
     assert reached[True] > reached[False] + 0.03
+
+
+# -- saved
+
+
+def same_loops(one, other):
+    assert one.labels_.tolist() == other.labels_.tolist()
+    assert [type(v) for v in one.labels_] == [type(v) for v in other.labels_]
+    for name in ("sample_indices_", "pending_", "refused_"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.history_ == other.history_
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        UncertaintySelector(),
+        CoreSetSelector(),
+        BADGESelector(),
+        LearningLossSelector(max_steps=3),
+        RandomSelector(),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_a_loop_is_saved_between_any_two_steps(selector, tmp_path):
+    names = keep_as_class(np.array(["none", "some", "many"], object)[TRUTH], "none")
+    settings = {"selector": selector, "n_samples": 9, "verbose": 0}
+    whole = short(SupervisedClassifier(max_steps=3), **settings).begin(X)
+    broken = short(SupervisedClassifier(max_steps=3), **settings).begin(X)
+    for i in range(3):
+        folder = tmp_path / str(i)
+        broken.save(folder)
+        broken = sklabel.load(folder).attach(X)
+        rows = whole.query()
+        np.testing.assert_array_equal(broken.query(), rows)
+        broken.save(folder)  # a question is open
+        broken = sklabel.load(folder).attach(X)
+        np.testing.assert_array_equal(broken.pending_, rows)
+        answers = names[rows]
+        answers[0] = None
+        for loop in (whole, broken):
+            loop.teach(rows, answers)
+            for step in loop.history_:
+                step["seconds"] = 0
+        same_loops(whole, broken)
+    broken.save(tmp_path / "end")
+    again = sklabel.load(tmp_path / "end")
+    np.testing.assert_array_equal(again.predict_proba(X), whole.predict_proba(X))
+    assert again.score(X, np.asarray(names, dtype=str)) > 0
+    with pytest.raises(ValueError, match=r"attach\(X\)"):
+        again.query()
+
+
+def test_a_loop_of_images_with_an_embedder_and_an_oracle_is_saved(tmp_path):
+    images, target = load_digit_images(return_X_y=True)
+    images, target = images[:60], target[:60] % 3
+    loop = short(
+        SupervisedClassifier(max_steps=2),
+        oracle=lambda rows: target[rows],
+        embedder=AutoencoderTransformer(4, max_steps=2),
+        selector=USLSelector(),
+        n_rounds=1,
+    ).fit(images)
+    loop.save(tmp_path)
+    again = sklabel.load(tmp_path)
+    assert again.oracle is None
+    np.testing.assert_array_equal(again.predict(images), loop.predict(images))
+    np.testing.assert_array_equal(again.attach(images).query(), loop.query())
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"classifier": LogisticRegression()},
+        {"selector": make_pipeline(StandardScaler(), UncertaintySelector())},
+        {"embedder": StandardScaler()},
+    ],
+)
+def test_parts_of_scikit_learn_are_named_with_the_remedy(parts, tmp_path):
+    given = {"classifier": SupervisedClassifier(max_steps=2), **parts}
+    loop = short(**given, n_rounds=1).fit(X, TRUTH)
+    with pytest.raises(TypeError, match="is a .*(Regression|Pipeline|Scaler).*joblib"):
+        loop.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(NotFittedError):
+        short().save(tmp_path)

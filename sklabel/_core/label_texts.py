@@ -76,7 +76,9 @@ def text_label(text, keep=()):
 
 def is_blank(text):
     """Tell whether a text shows nothing: it is empty, or of spaces and the like."""
-    return not text or all(map(_shows_nothing, text))
+    if text[:1].isalnum() and text[0] not in _INVISIBLE:  # soon told of most texts
+        return False
+    return all(map(_shows_nothing, text))
 
 
 def is_unclear(text):

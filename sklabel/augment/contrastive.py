@@ -1,10 +1,12 @@
 """Contrastive views: crop, mirror, recolor, blur, each on a whole batch."""
 
 import math
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 
+from .._core.checks import check_number, check_pair
 from .policy import ImagePolicy, per_image, pieces, uniform
 
 LUMA = (0.2989, 0.587, 0.114)
@@ -291,6 +293,26 @@ class Contrastive(ImagePolicy):
         self.rotate = rotate
         self.solarize = solarize
         self.size = size
+        self._check()
+
+    def _check(self):
+        check_pair(0, 1, crop=self.crop)
+        check_pair(0, above=True, aspect=self.aspect)
+        check_number(0, 1, flip=self.flip, jitter_probability=self.jitter_probability)
+        check_number(0, 1, grayscale=self.grayscale, blur=self.blur)
+        check_number(0, 1, solarize=self.solarize)
+        check_number(0, 180, rotate=self.rotate)
+        if isinstance(self.jitter, (tuple, list)):
+            if len(self.jitter) != 4:
+                raise ValueError(f"jitter={self.jitter!r} must be one number or four.")
+            for strength in self.jitter:
+                check_number(0, jitter=strength)
+        else:
+            check_number(0, jitter=self.jitter)
+        if isinstance(self.size, (tuple, list)):
+            check_pair(1, whole=True, size=self.size)
+        elif self.size is not None:
+            check_number(1, whole=True, size=self.size)
 
     def _augment(self, x):
         n = len(x)
@@ -298,7 +320,7 @@ class Contrastive(ImagePolicy):
         if self.rotate:
             crop.append(uniform(n, -self.rotate, self.rotate, x))
         colors = self._draw_colors(x)
-        size = (self.size,) * 2 if isinstance(self.size, int) else self.size
+        size = (self.size,) * 2 if isinstance(self.size, Integral) else self.size
         size = tuple(size or x.shape[2:])
         same = size == tuple(x.shape[2:])
         out = torch.empty_like(x) if same else x.new_empty(*x.shape[:2], *size)

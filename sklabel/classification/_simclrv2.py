@@ -253,7 +253,7 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
     max_epochs: Count = 100
     batch_size: AtLeastTwo = 64
 
-    bound = ("embedder", "backbone")  # a warm start does not pretrain
+    _bound = ("embedder", "backbone")  # a warm start does not pretrain
     _default_embedder = SimCLRTransformer
 
     def _train(self, X, labeled, seed):

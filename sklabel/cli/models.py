@@ -35,8 +35,9 @@ def fit_embedder(images, args):
 
 
 def stop_if_interrupted(estimator):
-    # an estimator takes Ctrl-C as "enough"; of a command, nothing is wanted then
-    if estimator.interrupted_:
+    # an estimator takes Ctrl-C as "enough"; of a command, nothing is wanted then. It
+    # may also have come where a library keeps it to itself
+    if estimator.interrupted_ or signals.received():
         raise KeyboardInterrupt
 
 
@@ -53,11 +54,11 @@ def predict(classifier, images, names):
 
 def save(estimator, folder, command):
     """Save an estimator with a note that a command has written it."""
-    from .._core import persistence
+    from .._core.persistence import save as save_into
 
     is_new = not Path(folder).exists()
     try:
-        persistence.save(estimator, folder, written_by=outputs.written_by(command))
+        save_into(estimator, folder, written_by=outputs.written_by(command))
     except BaseException:
         if is_new:
             with suppress(OSError):

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import nn
 
+from .._core.checks import check_number
 from .method import Method
 
 
@@ -102,6 +103,7 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
     ValueError
         If the modules do not have the same parameters and buffers.
     """
+    check_number(0, 1, decay=decay)
     targets, sources = (list(m.parameters()) for m in (target_module, source_module))
     copies, originals = (list(m.buffers()) for m in (target_module, source_module))
     shapes, wanted = (
@@ -205,6 +207,7 @@ def ramped_decay(step, decay):
     -------
     decay : float
     """
+    check_number(0, 1, decay=decay)
     return min(decay, (1 + step) / (10 + step))
 
 
@@ -222,6 +225,7 @@ def mean_decay(step, decay):
     -------
     decay : float
     """
+    check_number(0, 1, decay=decay)
     return min(decay, 1 - 1 / (step + 1))
 
 
@@ -241,4 +245,6 @@ def cosine_decay(step, decay, total_steps):
     -------
     decay : float
     """
+    check_number(0, 1, decay=decay)
+    check_number(1, total_steps=total_steps)
     return 1 - (1 - decay) * (1 + math.cos(math.pi * min(1, step / total_steps))) / 2

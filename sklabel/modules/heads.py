@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._core.checks import check_number, check_option
 from .method import Method
 
 
@@ -74,6 +75,9 @@ def mlp(
     ValueError
         If ``n_layers`` is below 1 or ``last_norm`` unknown.
     """
+    check_number(1, whole=True, in_features=in_features)
+    check_number(1, whole=True, hidden_features=hidden_features)
+    check_number(1, whole=True, out_features=out_features, n_layers=n_layers)
     if n_layers < 1:
         raise ValueError(f"n_layers={n_layers} must be at least 1.")
     if last_norm not in ("scale", True, False, None):
@@ -121,6 +125,9 @@ class ProjectionNet(Method):
     project: nn.Module
     projection_size: int
     output: str = "backbone"
+
+    def __post_init__(self):
+        check_option(("backbone", "projection"), output=self.output)
 
     @property
     def n_features_out(self):

@@ -63,8 +63,8 @@ def package(name):
     return pytest.importorskip(name)
 
 
-# What the user guide lists, row by row: its first cell, and how it is made from the paths
-# of PNG files with the pixels of IMAGES.
+# What the user guide lists, row by row: its first cell, and how it is made from the
+# paths of PNG files with the pixels of IMAGES.
 PICTURES = [Image.fromarray(image) for image in IMAGES]
 BYTES = [encoded(row) for row in range(N)]
 

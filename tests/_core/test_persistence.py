@@ -1,12 +1,10 @@
 """Saved estimators: the same predictions after loading, nothing executable."""
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import stat
-import types
 import warnings
 from functools import partial
 from pathlib import Path
@@ -322,14 +320,8 @@ class Mortal:
 
         if "x" not in mode:
             return file
-        return contextlib.closing(
-            types.SimpleNamespace(
-                write=write_half,
-                flush=file.flush,
-                fileno=file.fileno,
-                close=file.close,
-            )
-        )
+        file.write = write_half
+        return file
 
 
 def _as_format_1(folder):

@@ -111,7 +111,7 @@ def test_every_mark_with_every_semi_supervised_classifier(model, form):
 @pytest.mark.parametrize("name", classification.__all__)
 def test_every_classifier_of_ours(name):
     y = np.array(["ant", "bee", "cow", -1], dtype=object)[Y]
-    model = make(getattr(classification, name), max_steps=3)
+    model = make(getattr(classification, name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = labeled_cross_val_predict(model, X, y, cv=2)
