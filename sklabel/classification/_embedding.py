@@ -212,7 +212,7 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
     C: Positive = 100.0
     graph_weight: UnitInterval | Literal["auto"] = "auto"
     n_components: Count = 256
-    calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = "auto"
+    calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = "auto"  # type: ignore[assignment]
 
     _continued = None  # there is no warm start
     _pixel_range = None  # of vectors
