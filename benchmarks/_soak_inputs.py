@@ -192,7 +192,7 @@ def wrong_y(n):
         "NA": np.where(y, "cat", "NA").astype(object),
         "question marks": np.where(y, "cat", "?").astype(object),
         "text -1": np.where(y, "cat", "-1").astype(object),
-    XX
+        "texts and numbers": [("cat", 3, 3.5)[k] for k in y],
         "lists": np.array([[k] * 2 for k in y]).tolist(),
         "mappings": [{"label": k} for k in y],
         "a mapping": dict(enumerate(y)),
