@@ -12,7 +12,7 @@ import warnings
 
 import sklabel
 
-from . import demo, fit, outputs, predict, select, signals
+from . import caches, demo, fit, outputs, predict, select, signals
 
 __all__ = ["main"]
 
@@ -62,7 +62,8 @@ def main(argv=None):
         warnings.showwarning = _show_warning
         try:
             args = _parse(argv)
-            args.run(args)
+            with caches.chosen(args):
+                args.run(args)
         except SystemExit as stop:  # --help and --version
             return int(stop.code or 0)
         except KeyboardInterrupt:
