@@ -6,8 +6,6 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import outputs
-
 
 @contextmanager
 def chosen(args):
@@ -26,7 +24,6 @@ def chosen(args):
             args.kept = Path(folder)
             yield
     else:
-        outputs.check_folder(args.cache, "--cache", args)
         args.kept = default() if args.cache is None else Path(args.cache).expanduser()
         yield
 

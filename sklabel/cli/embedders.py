@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import sklabel
 
-from . import inputs, models
+from . import inputs, models, outputs
 
 # Of the small ones of torchvision the one that has been measured for this
 _AUTO = ("mobilenet_v2", "IMAGENET1K_V1", "14 MB")
@@ -43,7 +43,8 @@ class Embedded(NamedTuple):
 
 
 def check(args):
-    """Raise an error for options that do not fit together."""
+    """Raise an error for options that do not fit together, or cannot be written."""
+    outputs.check_folder(args.cache, "--cache", args)
     kind = args.embedder
     is_folder = kind not in _NAMES and Path(kind).is_dir()
     if args.weights is not None and (is_folder or kind in _NAMES):
@@ -68,9 +69,9 @@ def embed(files, args):
     args : namespace
         Of `options.add_embedding`, `add_cache` and `add_training`.
     """
-    kind = args.embedder
+    kind, why = args.embedder, ""
     if kind == "auto":
-        embedder = _published(files, args)
+        embedder, why = _published(files, args)
         if embedder is not None:
             option = dict(zip(("embedder", "weights"), _AUTO[:2], strict=True))
             return _of_paths(files, args, embedder, option)
@@ -88,7 +89,7 @@ def embed(files, args):
         return Embedded(names, images, embedder, option)
     size = (args.image_size or _IMAGE_SIZE,) * 2
     names, images = inputs.read_images(files, size, args)
-    embedder = inputs.keep_range(_simclr(images, args), args)
+    embedder = inputs.keep_range(_simclr(images, args, why), args)
     return Embedded(names, images, embedder, {"embedder": "simclr"})
 
 
@@ -163,20 +164,19 @@ def _named(name, weights, files, args):
 
 
 def _published(files, args):
-    """Return a small published encoder, or None, with a line that says why."""
+    """Return a small published encoder, or None and why there is none."""
     if args.epochs is not None:  # of a training
-        return None
+        return None, ""
     side = args.image_size or _usual_side(files)
     if side < _SMALL:
-        inputs.say(f"images of {side} pixels are small for a published encoder.", args)
-        return None
+        return None, f"Published encoders see little in images of {side} pixels."
     name, weights, size = _AUTO
     try:
         with _impatient():
             embedder = _named(name, weights, files, args)
     except OSError as error:
-        inputs.say(f"{error} Or give another --embedder.")
-        return None
+        inputs.say(str(error))
+        return None, ""
     import torch
 
     place = Path(torch.hub.get_dir(), "checkpoints")
@@ -185,7 +185,7 @@ def _published(files, args):
         f"are kept in {args.kept}.",
         args,
     )
-    return embedder
+    return embedder, ""
 
 
 def _usual_side(files):
@@ -212,22 +212,37 @@ def _impatient():
 # -- SimCLR on the photographs themselves
 
 
-def _simclr(images, args):
-    """Return what is trained on these images, or was by an earlier command."""
+def _simclr(images, args, why):
+    """Return what is trained on these images, or was by an earlier command.
+
+    Parameters
+    ----------
+    images : ndarray of uint8 of shape (n, height, width, 3)
+    args : namespace
+    why : str
+        Why it is not a published encoder.
+    """
     embedder = _new_simclr(images, args)
+    if args.checkpoint is not None:  # what is learned is kept there
+        return _train(images, embedder, args, why)
     place = args.kept / "simclr" / _digest(images, embedder)
     if (place / "estimator.json").exists():
         with suppress(ValueError):  # damaged: it is trained again
             found = models.load(place, args.device)
             inputs.say(f"the SimCLR embedding of before is used, from {place}.", args)
             return found
-    _announce(images, embedder, args)
-    embedder.fit(images)
-    models.stop_if_interrupted(embedder)
+    _train(images, embedder, args, why)
     try:
         embedder.save(place)
     except OSError as error:
         inputs.say(f"warning: the embedding is not kept: {error}.")
+    return embedder
+
+
+def _train(images, embedder, args, why):
+    _announce(images, embedder, args, why)
+    embedder.fit(images)
+    models.stop_if_interrupted(embedder)
     return embedder
 
 
@@ -246,7 +261,7 @@ def _new_simclr(images, args):
     )
 
 
-def _announce(images, embedder, args):
+def _announce(images, embedder, args, why):
     """Say how long a training will take, from a few of its steps."""
     n_steps = embedder.max_epochs * max(1, len(images) // embedder.batch_size)
     if args.quiet or n_steps < _LONG:
@@ -263,8 +278,8 @@ def _announce(images, embedder, args):
     minutes = max(0.0, seconds[1] - seconds[0]) / 3 * n_steps / 60
     expected = "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
     inputs.say(
-        f"SimCLR learns from nothing but these {len(images)} images: {n_steps} steps, "
-        f"{expected}."
+        f"{why} SimCLR learns from nothing but these {len(images)} images: {n_steps} "
+        f"steps, {expected}."
     )
 
 

@@ -4,8 +4,6 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import sklabel
-
 from . import classifiers, embedders, inputs, lists, models, options, outputs, tables
 
 OUT = "labels.csv"

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import sklabel
 
+from . import words
+
 
 def list_images(folder, least=2):
     """Return {path relative to the folder: path} of its images, in natural order."""
@@ -125,7 +127,7 @@ def _names_of_readable(files, images, args, least):
 def say(text, args=None):
     """Print a line beside the results; with ``args`` not if it shall be quiet."""
     if args is None or not args.quiet:
-        print(f"sklabel: {' '.join(text.split())}", file=sys.stderr)
+        print(f"sklabel: {words.in_commands(text)}", file=sys.stderr)
 
 
 def keep_range(estimator, args):

@@ -26,6 +26,7 @@ def run(args):
     """Label the images of a folder with a saved model."""
     options.check_device(args.device)
     models.check_order(args)
+    outputs.check_folder(args.cache, "--cache", args)
     files = inputs.list_images(args.folder, least=1)
     if args.out is not None:
         outputs.check_csv(Path(args.out), "--out", args)

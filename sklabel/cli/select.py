@@ -73,7 +73,9 @@ def run(args):
     names, X, embedder, option = embedders.embed(files, args)
     y = inputs.as_y(names, known.given)
     options.check_n_samples(args.n_samples, int((y == -1).sum()), "that can be read")
-    selector = sklabel.selection.USLSelector(args.n_samples, random_state=args.seed)
+    selector = sklabel.selection.TypiClustSelector(
+        args.n_samples, random_state=args.seed
+    )
     chosen = selector.fit(embedder.transform(X), y).sample_indices_
     asked = [names[row] for row in chosen]
 
@@ -85,7 +87,7 @@ def run(args):
             models.save(embedder, args.save_embedder, args.command)
     before = f", beside {known.counts()}" if args.labeled else ""
     outputs.show(
-        f"{len(asked)} of {len(names)} images to label{before}, the most informative "
+        f"{len(asked)} of {len(names)} images to label{before}, the most typical "
         f"first: write their labels into {out}, {sheet} shows them. Then: "
         f"{_next_command(out, args, option)}\n"
     )
