@@ -202,13 +202,17 @@ def curves():
     figure.savefig(README.parent / "selection.png", dpi=80)
 
 
-def _spaces(rows):
-    """Return the rows of each data set in each space by what a table calls it."""
+def _spaces(rows, methods, budgets):
+    """Return the rows of each data set in each space by what a table calls it.
+
+    Those that are not through are left out.
+    """
     found = {}
+    n_rows = 3 * len(methods) * (len(budgets) if "n_labels" in rows[0] else 1)
     for data in DATA:
         for space in (None, "mobilenet_v2"):
             own = [r for r in rows if (r["data"], r.get("space")) == (data, space)]
-            if own:
+            if sum(r["method"] in methods for r in own) == n_rows:
                 found[f"{DATA[data]}, {space or 'SimCLR'}"] = own
     return found
 
@@ -233,7 +237,7 @@ def long_rounds():
 
 
 def _side_by_side(rows, methods, budgets, of=lambda row, n: True):
-    spaces = _spaces(rows)
+    spaces = _spaces(rows, methods, budgets)
     lines = []
     for method in methods:
         line = [method]

@@ -24,7 +24,7 @@ from ._core.labels import (
     read_labels,
 )
 from ._core.learner import Learner
-from ._core.nested import fit_partly_labeled, last_step
+from ._core.nested import fit_partly_labeled, has_features, last_step
 from ._core.parameters import (
     KW_ONLY,
     Count,
@@ -38,6 +38,7 @@ from ._core.roles.classification import ClassificationRole, LabeledScoreMixin
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
 from .selection import (
+    BADGESelector,
     RandomSelector,
     StratifiedSelector,
     UncertaintySelector,
@@ -116,7 +117,9 @@ class ActiveLearningClassifier(
     selector : selector or None
         Chooses the rows of a round; cloned. Its ``classifier``, where it has one, is
         that of the loop; in a pipeline, which shows it something else, it is its own.
-        None: :class:`sklabel.selection.UncertaintySelector`.
+        None: :class:`sklabel.selection.BADGESelector`; for images that go to a
+        classifier of another library, whose features are not known,
+        :class:`sklabel.selection.UncertaintySelector` with "margin".
     initial_selector : selector or None
         Chooses the first rows; cloned. None: :class:`sklabel.selection.USLSelector`.
     n_rounds : int
@@ -391,7 +394,7 @@ class ActiveLearningClassifier(
         first = not hasattr(self, "classifier_")
         selector = self.initial_selector if first else self.selector
         if selector is None:
-            selector = USLSelector() if first else UncertaintySelector()
+            selector = USLSelector() if first else self._default_selector()
         name = "initial_selector_" if first else "selector_"
         if not hasattr(self, name):
             setattr(self, name, clone(selector))
@@ -404,6 +407,11 @@ class ActiveLearningClassifier(
         self.sample_indices_ = np.append(self.sample_indices_, new)
         self._seconds = time.perf_counter() - start
         return rows
+
+    def _default_selector(self):
+        if has_features(self.classifier_, self._X):
+            return BADGESelector()
+        return UncertaintySelector("margin")
 
     def teach(self, indices, y, *, correct=False):
         """Take answers, and train on all of them.

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -19,7 +20,11 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import sklabel
 from sklabel.active_learning import ActiveLearningClassifier
-from sklabel.classification import CCLClassifier, SupervisedClassifier
+from sklabel.classification import (
+    CCLClassifier,
+    EmbeddingClassifier,
+    SupervisedClassifier,
+)
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.labels import keep_as_class, partial_labels
@@ -83,7 +88,8 @@ def test_an_oracle_is_asked_in_rounds():
 
 
 def test_uncertain_rows_are_asked():
-    loop = short(n_samples=9, n_rounds=0).fit(X, TRUTH)
+    selector = UncertaintySelector("entropy")
+    loop = short(selector=selector, n_samples=9, n_rounds=0).fit(X, TRUTH)
     rows = loop.query()
     p = loop.predict_proba(X)
     entropy = -(p * np.log(p)).sum(1)
@@ -663,3 +669,72 @@ def test_parts_of_scikit_learn_are_named_with_the_remedy(parts, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(NotFittedError):
         short().save(tmp_path)
+
+
+class OfPixels(ClassifierMixin, BaseEstimator):
+    """A classifier of another library that takes images and has no features."""
+
+    def fit(self, X, y):
+        self.inner_ = LogisticRegression(max_iter=200).fit(X.reshape(len(X), -1), y)
+        self.classes_ = self.inner_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.inner_.predict_proba(np.reshape(X, (len(X), -1)))
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+
+@pytest.mark.parametrize(
+    ("classifier", "of_images", "expected"),
+    [
+        (LogisticRegression(max_iter=200), False, BADGESelector),
+        (
+            make_pipeline(StandardScaler(), KNeighborsClassifier(1)),
+            False,
+            BADGESelector,
+        ),
+        (EmbeddingClassifier(), False, BADGESelector),
+        (SupervisedClassifier(max_steps=3), True, BADGESelector),
+        (
+            make_pipeline(AutoencoderTransformer(4, max_steps=2), LogisticRegression()),
+            True,
+            BADGESelector,
+        ),
+        (OfPixels(), True, UncertaintySelector),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_the_default_selector_looks_at_features_where_there_are_any(
+    classifier, of_images, expected
+):
+    X, y = load_digit_images(return_X_y=True)
+    X, y = X[:150], y[:150]
+    loop = ActiveLearningClassifier(
+        classifier,
+        initial_selector=RandomSelector(),
+        n_rounds=1,
+        n_samples=30,
+        random_state=0,
+    ).fit(X if of_images else X.reshape(150, -1), y)
+    assert type(loop.selector_) is expected
+    assert [step["n_labeled"] for step in loop.history_] == [30, 60]
+
+
+def test_the_default_selector_is_better_than_entropy():
+    X, y = load_digits(return_X_y=True)
+    reached = {}
+    for selector in (None, UncertaintySelector("entropy")):
+        curves = []
+        for seed in range(3):
+            loop = ActiveLearningClassifier(
+                make_pipeline(StandardScaler(), LogisticRegression()),
+                selector,
+                n_rounds=3,
+                n_samples=10,
+                random_state=seed,
+            ).fit(X, y)
+            curves.append(loop.history_[-1]["accuracy"])
+        reached[selector is None] = np.mean(curves)
+    assert reached[True] > reached[False] + 0.03

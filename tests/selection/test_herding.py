@@ -1,11 +1,14 @@
 """Tests of MaxHerding and UHerding: formulas written again, ties, what is nested."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
@@ -358,6 +361,26 @@ def test_images_are_compared_by_the_features_of_the_classifier(digits):
     rows = selector.fit_select(images, partly)
     assert len(set(rows.tolist())) == 6 and rows.min() >= 60
     assert not hasattr(selector, "assignments_")
+
+
+def test_files_that_cannot_be_read_are_not_chosen(digits, tmp_path):
+    images = (digits[0][:40] * 15).astype(np.uint8).reshape(-1, 8, 8)
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(str(tmp_path / f"{i:02d}.png"))
+        Image.fromarray(image).save(paths[-1])
+    for broken in (3, 30):
+        (tmp_path / f"{broken:02d}.png").write_bytes(b"nothing")
+    y = np.where(np.arange(40) < 20, digits[1][:40], -1)
+    net = SupervisedClassifier(max_steps=2, on_error="skip", random_state=0)
+    selector = UHerdingSelector(19, classifier=net, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = selector.fit_select(paths, y)
+        assert sorted(rows) == [row for row in range(20, 40) if row != 30]
+        assert selector.scores_[30] == -np.inf
+        with pytest.raises(ValueError, match="replace the files"):
+            selector.set_params(n_samples=20).fit(paths, y)
 
 
 def test_better_than_entropy_from_few_labels(digits):
