@@ -3,15 +3,17 @@
 import shutil
 import time
 import urllib.error
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from PIL import Image
 
 import sklabel
 from sklabel._core.net import Net
-from sklabel.cli import embedders, main
+from sklabel.cli import embedders, inputs, main
 from sklabel.embedding import PretrainedTransformer, SimCLRTransformer
 from tests.cli._running import (
     break_file,
@@ -188,6 +190,23 @@ def test_small_images_are_learned_from(here, briefly, capsys):
     out, err = capsys.readouterr()
     assert "see little in images of 16 pixels" in err and "minute" in err
     assert "--embedder simclr" in out
+
+
+def test_what_is_too_small_for_photographs(here):
+    def too_small(size, gray=False):
+        folder = here / "sized"
+        shutil.rmtree(folder, ignore_errors=True)
+        for path in write_images(folder, 5, size).iterdir():
+            if gray:
+                with Image.open(path) as image:
+                    image.convert("L").save(path)
+        args = Namespace(image_size=None, max_pixels=None)
+        return embedders._too_small(inputs.list_images(folder), args)
+
+    assert too_small((60, 50)) is None and too_small((60, 50), gray=True) is None
+    assert too_small((32, 40)) is None
+    assert too_small((28, 40), gray=True) == "gray images of 28 pixels"
+    assert too_small((16, 400)) == "images of 16 pixels"
 
 
 def test_other_settings_or_images_are_learned_anew(here):
