@@ -284,6 +284,14 @@ def _policies():
 def _encode_estimator(estimator, tensors, key):
     given = estimator.get_params(deep=False)
     parameters = {k: v for k, v in given.items() if k not in _OF_THE_MACHINE}
+    # a frozen embedder is what fit has set, too: its weights are written once
+    shared = [
+        k
+        for k, v in parameters.items()
+        if isinstance(v, FrozenEstimator) and v is vars(estimator).get(f"{k}_")
+    ]
+    for name in shared:
+        del parameters[name]
     fitted = {}
     for name, value in vars(estimator).items():
         if name in given or name in ("net_", *_NOT_KEPT):
@@ -297,6 +305,8 @@ def _encode_estimator(estimator, tensors, key):
         "parameters": _encode(parameters, tensors, f"{key}.parameters"),
         "fitted": _encode(fitted, tensors, f"{key}.fitted"),
     }
+    if shared:
+        described["as_fitted"] = shared
     if hasattr(estimator, "net_"):
         net = estimator.net_
         for name, tensor in net.module_.state_dict().items():
@@ -312,7 +322,9 @@ def _encode_estimator(estimator, tensors, key):
 def _set_since(estimator):
     """Return the values in ``fit`` of parameters that were set to others since."""
     made = getattr(estimator, "_built_with", {})
-    changed = estimator._changed_parameters() if made else ()
+    changed = set(estimator._changed_parameters() if made else ()) - set(
+        _OF_THE_MACHINE
+    )
     return {k: made[k][0] for k in changed if made[k][0] is not getattr(estimator, k)}
 
 
@@ -540,6 +552,8 @@ def _decode_estimator(described, tensors, key):
     estimator = getattr(public, name)(**parameters)
     fitted = _decode(described["fitted"], tensors)
     _check_fitted(estimator, fitted)
+    for parameter in described.get("as_fitted", ()):
+        estimator.set_params(**{parameter: fitted[f"{parameter}_"]})
     vars(estimator).update(fitted)
     if "history" in described:
         estimator._validate_params()

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 import sklabel
 from sklabel._core import files
-from sklabel.cli import main, models, outputs
+from sklabel.cli import embedders, main, outputs
 from tests.cli._running import complaint, read_csv, write_csv
 
 
@@ -42,8 +42,10 @@ def refused(here, capsys, monkeypatch):
         before = contents(here)
         capsys.readouterr()
         with monkeypatch.context() as patch:
-            for work in ("load_embedder", "load_classifier", "fit_embedder"):
-                patch.setattr(models, work, lambda *_: pytest.fail("it has begun"))
+            for work in ("models.load_classifier", "embedders.embed"):
+                patch.setattr(
+                    f"sklabel.cli.{work}", lambda *_: pytest.fail("it has begun")
+                )
             said = complaint(capsys, *argv)
         assert str(named) in said and remedy in said
         assert contents(here) == before
@@ -193,20 +195,20 @@ def test_two_outputs_of_one_name(argv, refused):
 
 
 def test_what_is_changed_meanwhile_is_kept(here, argv, capsys, monkeypatch):
-    load = models.load_embedder
+    embed = embedders.embed
     for command, paths in [
         ("select", ["to_label.csv", "to_label.png"]),
         ("fit", ["labels.csv"]),
     ]:
         assert main(argv[command]) == 0
 
-        def and_a_person_saves(args, paths=paths):
+        def and_a_person_saves(files, args, paths=paths):
             for path in paths:
                 Path(path).write_bytes(b"mine")
-            return load(args)
+            return embed(files, args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(models, "load_embedder", and_a_person_saves)
+            patch.setattr(embedders, "embed", and_a_person_saves)
             assert main(argv[command]) == 0
         said = capsys.readouterr().err
         for path in map(Path, paths):
