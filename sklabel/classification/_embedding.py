@@ -40,7 +40,7 @@ from ..modules import Method
 _WEIGHT_PRIOR = 1.1, 0.7
 _FACTOR_PRIOR = 0.0, 0.6
 # rows left out that the first guess of the accuracy counts as
-_GUESS_ROWS = 3
+_GUESS_ROWS = 10
 # rows without a label in which the confidence is measured
 _MOST_ASKED = 2000
 
@@ -171,8 +171,7 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
 
     Labeled rows are left out one at a time, from 51 labels on in ten parts, of more
     than 500 those only. Where each class has one label nothing can be left out: then
-    the guess is the mean confidence. It always counts as three rows, and a fourth one
-    is half right.
+    the guess is the mean confidence. It always counts as ten rows.
 
     Of 1,000 labels and more, training a network makes better use
     (:class:`FixMatchClassifier`, :class:`SupervisedClassifier`).
