@@ -585,75 +585,6 @@ def test_names_of_features_are_kept():
     assert loop.feature_names_in_.tolist() == list("abcde")
 
 
-class OfPixels(ClassifierMixin, BaseEstimator):
-    """A classifier of another library that takes images and has no features."""
-
-    def fit(self, X, y):
-        self.inner_ = LogisticRegression(max_iter=200).fit(X.reshape(len(X), -1), y)
-        self.classes_ = self.inner_.classes_
-        return self
-
-    def predict_proba(self, X):
-        return self.inner_.predict_proba(np.reshape(X, (len(X), -1)))
-
-    def predict(self, X):
-        return self.classes_[self.predict_proba(X).argmax(1)]
-
-
-@pytest.mark.parametrize(
-    ("classifier", "of_images", "expected"),
-    [
-        (LogisticRegression(max_iter=200), False, BADGESelector),
-        (
-            make_pipeline(StandardScaler(), KNeighborsClassifier(1)),
-            False,
-            BADGESelector,
-        ),
-        (EmbeddingClassifier(), False, BADGESelector),
-        (SupervisedClassifier(max_steps=3), True, BADGESelector),
-        (
-            make_pipeline(AutoencoderTransformer(4, max_steps=2), LogisticRegression()),
-            True,
-            BADGESelector,
-        ),
-        (OfPixels(), True, UncertaintySelector),
-    ],
-    ids=lambda value: getattr(value, "__name__", type(value).__name__),
-)
-def test_the_default_selector_looks_at_features_where_there_are_any(
-    classifier, of_images, expected
-):
-    X, y = load_digit_images(return_X_y=True)
-    X, y = X[:150], y[:150]
-    loop = ActiveLearningClassifier(
-        classifier,
-        initial_selector=RandomSelector(),
-        n_rounds=1,
-        n_samples=30,
-        random_state=0,
-    ).fit(X if of_images else X.reshape(150, -1), y)
-    assert type(loop.selector_) is expected
-    assert [step["n_labeled"] for step in loop.history_] == [30, 60]
-
-
-def test_the_default_selector_is_better_than_entropy():
-    X, y = load_digits(return_X_y=True)
-    reached = {}
-    for selector in (None, UncertaintySelector("entropy")):
-        curves = []
-        for seed in range(3):
-            loop = ActiveLearningClassifier(
-                make_pipeline(StandardScaler(), LogisticRegression()),
-                selector,
-                n_rounds=3,
-                n_samples=10,
-                random_state=seed,
-            ).fit(X, y)
-            curves.append(loop.history_[-1]["accuracy"])
-        reached[selector is None] = np.mean(curves)
-    assert reached[True] > reached[False] + 0.03
-
-
 # -- saved
 
 
@@ -738,3 +669,72 @@ def test_parts_of_scikit_learn_are_named_with_the_remedy(parts, tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(NotFittedError):
         short().save(tmp_path)
+
+
+class OfPixels(ClassifierMixin, BaseEstimator):
+    """A classifier of another library that takes images and has no features."""
+
+    def fit(self, X, y):
+        self.inner_ = LogisticRegression(max_iter=200).fit(X.reshape(len(X), -1), y)
+        self.classes_ = self.inner_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.inner_.predict_proba(np.reshape(X, (len(X), -1)))
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+
+@pytest.mark.parametrize(
+    ("classifier", "of_images", "expected"),
+    [
+        (LogisticRegression(max_iter=200), False, BADGESelector),
+        (
+            make_pipeline(StandardScaler(), KNeighborsClassifier(1)),
+            False,
+            BADGESelector,
+        ),
+        (EmbeddingClassifier(), False, BADGESelector),
+        (SupervisedClassifier(max_steps=3), True, BADGESelector),
+        (
+            make_pipeline(AutoencoderTransformer(4, max_steps=2), LogisticRegression()),
+            True,
+            BADGESelector,
+        ),
+        (OfPixels(), True, UncertaintySelector),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_the_default_selector_looks_at_features_where_there_are_any(
+    classifier, of_images, expected
+):
+    X, y = load_digit_images(return_X_y=True)
+    X, y = X[:150], y[:150]
+    loop = ActiveLearningClassifier(
+        classifier,
+        initial_selector=RandomSelector(),
+        n_rounds=1,
+        n_samples=30,
+        random_state=0,
+    ).fit(X if of_images else X.reshape(150, -1), y)
+    assert type(loop.selector_) is expected
+    assert [step["n_labeled"] for step in loop.history_] == [30, 60]
+
+
+def test_the_default_selector_is_better_than_entropy():
+    X, y = load_digits(return_X_y=True)
+    reached = {}
+    for selector in (None, UncertaintySelector("entropy")):
+        curves = []
+        for seed in range(3):
+            loop = ActiveLearningClassifier(
+                make_pipeline(StandardScaler(), LogisticRegression()),
+                selector,
+                n_rounds=3,
+                n_samples=10,
+                random_state=seed,
+            ).fit(X, y)
+            curves.append(loop.history_[-1]["accuracy"])
+        reached[selector is None] = np.mean(curves)
+    assert reached[True] > reached[False] + 0.03

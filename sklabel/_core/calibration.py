@@ -7,7 +7,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import beta
 
 # fewer say too little about a temperature
-_FEWEST_ROWS = 10
+FEWEST_ROWS = 10
 # what few labels cannot exclude
 _DOUBT = 1e-3
 
@@ -39,7 +39,7 @@ def hold_out(codes, size, seed):
     _, kept = np.unique(codes[labeled], return_index=True)  # one row of each class
     spare = np.delete(labeled, kept)
     n_held = size if isinstance(size, Integral) else round(size * len(labeled))
-    fewest = max(_FEWEST_ROWS, len(kept))
+    fewest = max(FEWEST_ROWS, len(kept))
     if not fewest <= n_held <= len(spare):
         raise ValueError(
             f"calibration_size={size} would withhold {n_held} of {len(labeled)} "

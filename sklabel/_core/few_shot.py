@@ -175,6 +175,31 @@ def linear_probes(Z, codes, weights, n_classes, C):
     return W[:, :, :-1] @ basis, W[:, :, -1]
 
 
+def left_out_probe(z, given, C):
+    """Return a linear probe of labeled rows, and what it says of those left out.
+
+    Parameters
+    ----------
+    z : ndarray of shape (n, D)
+        Rows of length 1.
+    given : LabeledRows
+    C : float
+
+    Returns
+    -------
+    coef : ndarray of shape (K, D)
+    intercept : ndarray of shape (K,)
+    log_p : ndarray of shape (n_left_out, K)
+    """
+    coef, bias = linear_probes(
+        z[given.rows], given.codes, given.training_weights(), given.n_classes, C
+    )
+    out = given.left_out
+    own = given.fold[out]
+    logits = np.einsum("mkd,md->mk", coef[own], z[given.rows[out]]) + bias[own]
+    return coef[-1], bias[-1], log_softmax(logits, axis=1)
+
+
 def corrected_probe(Z, codes, weights, start, C):
     """Return `linear_probe` of the classes that have rows; the others keep ``start``.
 

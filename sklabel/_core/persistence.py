@@ -430,7 +430,7 @@ _FITTED = {
 # of scikit-learn, and what only a fit in progress needs
 _NOT_KEPT = (
     *("_metadata_request", "_skl_callbacks"),
-    *("_built_with", "_changed", "_continued", "_earlier_epochs", "_task"),
+    *("_before", "_built_with", "_changed", "_continued", "_earlier_epochs", "_task"),
 )
 _PUBLIC_NAME = re.compile(r"[A-Za-z]\w*[A-Za-z0-9]_|[A-Za-z]_", re.ASCII)
 

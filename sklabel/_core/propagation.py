@@ -192,6 +192,12 @@ class LabeledRows:
         """Positions of the rows that are left out in turn."""
         return np.flatnonzero(self.fold >= 0)
 
+    @property
+    def useful(self):
+        """Which rows that are left out leave others of their class, a mask."""
+        out = self.left_out
+        return self.masses()[self.fold[out], self.codes[out]] > 0
+
     def masses(self):
         """Return the weight of each class: (n_folds + 1, K), without each fold; all."""
         given = np.zeros((self.n_folds + 2, self.n_classes))

@@ -133,9 +133,12 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
         embedders have no decoder and need ``reconstruction_weight=0``. Searches reach
         its parameters as ``embedder__temperature``.
-    calibration_size : int, float or None
+    calibration_size : int, float, "auto" or None
         Labeled rows, or their share, that are withheld from training to fit the
         temperature of :meth:`predict_proba`; their images count as unlabeled ones.
+        "auto": a fifth, where each class has ten labels on average; where there are
+        fewer none, and the mean confidence in unlabeled rows becomes the accuracy of a
+        linear probe on the vectors of the embedder, of labeled rows left out in turn.
         None: probabilities as trained, here usually not sure enough.
     max_epochs
         Published: 10 after each of 20 queries for labels.

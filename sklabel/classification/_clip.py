@@ -261,6 +261,8 @@ class CLIPClassifier(ClassificationRole, Learner):
             self._set_tower(samples)
             Z = self._forward_rows(samples) if self._transduces else None
             self._set_head(Z, labeled, seed)
+            if self._transduces:
+                self._look_at_probe(X, labeled, seed)
         if self._transduces:
             self._finish(self._classify(Z), codes, labeled.withheld, y)
         return self

@@ -22,6 +22,7 @@ from .._core.parameters import (
 )
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import split_labeled
+from .._core.transfer import TransferMixin
 from ..losses import pseudo_label
 from ..modules import (
     AveragedClassifier,
@@ -91,7 +92,7 @@ class _CTAugmented(_FixMatch):
         self.strong.update(draw, 1 - 0.5 * distance)
 
 
-class FixMatchClassifier(ClassificationRole, Learner):
+class FixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     """Classify images from a few labels and many unlabeled images.
 
     A weakly augmented unlabeled image gets a prediction; if its probability reaches a
@@ -225,7 +226,7 @@ class FixMatchClassifier(ClassificationRole, Learner):
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
         module = self._build_module(*labeled.rows.statistics(), mixed)
-        self._stage("fit", module, mixed, watch=labeled.watch)
+        self._stage("fit", module, mixed, labeled=labeled)
         return mixed
 
     def _build_module(self, mean, std, mixed=None):

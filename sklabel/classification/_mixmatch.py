@@ -21,6 +21,7 @@ from .._core.parameters import (
 )
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import split_labeled
+from .._core.transfer import TransferMixin
 from ..losses import guessed_labels, mixmatch_losses, mixup
 from ..modules import AveragedClassifier, PredictedClasses, linear_classifier
 
@@ -102,7 +103,7 @@ class _MixMatch(AveragedClassifier):
         return self.unlabeled_weight * (min(1, done / length) if length else 1)
 
 
-class MixMatchClassifier(ClassificationRole, Learner):
+class MixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     """Classify images from a few labels and many unlabeled images, mixed in pairs.
 
     The label of an unlabeled image is guessed: the mean prediction on several weakly
@@ -243,7 +244,7 @@ class MixMatchClassifier(ClassificationRole, Learner):
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
         module = self._build_module(*labeled.rows.statistics(), len(mixed))
-        self._stage("fit", module, mixed, watch=labeled.watch)
+        self._stage("fit", module, mixed, labeled=labeled)
         prior = mixed.class_shares(len(self.classes_))
         return module.predicted.classes.cpu().numpy(), prior
 

@@ -32,6 +32,7 @@ from .._core.parameters import (
 )
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Mixed, shuffled, split_labeled
+from .._core.transfer import TransferMixin
 from .._core.warn import warn
 from ..augment import RandAugment
 from ..backbones import build_backbone, drop_blocks_
@@ -50,6 +51,7 @@ class _NoisyStudent(AveragedClassifier):
     targets: InitVar[torch.Tensor | None]
 
     training_only = ("targets",)
+    head_parts = ("online.2", "average.2")
 
     def __post_init__(self, targets):
         super().__post_init__()
@@ -163,7 +165,7 @@ def _metrics(copies, p, before):
     }
 
 
-class NoisyStudentClassifier(ClassificationRole, Learner):
+class NoisyStudentClassifier(TransferMixin, ClassificationRole, Learner):
     """Classify images by a chain of students, each taught by the one before.
 
     A teacher learns from the labels and, without noise, gives every unlabeled image its
@@ -345,7 +347,7 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
         last = continued = self._continued
         if continued is None or not n_rounds:
             first = self._build_module(*statistics, 0, None, last)
-            self._train_round(first, taught, labeled.watch)
+            self._train_round(first, taught, labeled, last is None)
         p = self._forward_rows(labeled.rows)
         while self.n_rounds_ < n_rounds and not self.interrupted_:
             taught.copies = self._copies(p, taught.unlabeled)
@@ -353,7 +355,7 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
                 break
             teacher, n_iter = self.net_, self.n_iter_
             student = self._build_module(*statistics, self.n_rounds_ + 1, p, last)
-            self._train_round(student, taught, labeled.watch)
+            self._train_round(student, taught, labeled, last is None)
             if self.interrupted_:
                 self.net_, self.n_iter_ = teacher, n_iter
                 break
@@ -365,8 +367,9 @@ class NoisyStudentClassifier(ClassificationRole, Learner):
             self._network = self.n_rounds_  # the weights fit the network of this round
         return taught
 
-    def _train_round(self, module, taught, watch):
-        self._stage(f"round-{module.number}", module, taught, watch=watch)
+    def _train_round(self, module, taught, labeled, fresh):
+        name = f"round-{module.number}"
+        self._stage(name, module, taught, labeled=labeled, fresh=fresh)
         module.drop_training_state()
 
     def _record(self, taught, p, before):

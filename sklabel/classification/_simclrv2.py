@@ -21,19 +21,22 @@ from .._core.parameters import (
 )
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Shuffled
+from .._core.transfer import TransferMixin
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import distillation
-from ..modules import Method, frozen_copy, split_batchnorm_
+from ..modules import LinearHeaded, frozen_copy, split_batchnorm_
 
 
-class _FineTuned(Method):
+class _FineTuned(LinearHeaded):
     """Encoder, the first layers of its projection head, and a new linear layer."""
 
     backbone: nn.Module
     project: nn.Sequential
     n_classes: int
     augment: nn.Module | None = None
+
+    encoder_parts = ("backbone", "project")
 
     def __post_init__(self):
         widths = [
@@ -58,7 +61,7 @@ class _FineTuned(Method):
         return {"stage": "fine-tune"}
 
 
-class _Distilled(Method):
+class _Distilled(LinearHeaded):
     """A student learns to answer on every row as its teacher does."""
 
     teacher: _FineTuned
@@ -68,6 +71,8 @@ class _Distilled(Method):
     alpha: float
 
     frozen = ("teacher",)
+    encoder_parts = ("student.backbone",)
+    head_parts = ("student.head",)
 
     def __post_init__(self):
         self.teacher = frozen_copy(self.teacher)
@@ -108,7 +113,7 @@ class _Distilled(Method):
         return {"stage": "distill"}
 
 
-class SimCLRv2Classifier(ClassificationRole, Learner):
+class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
     """Classify images with a network that has seen all of them before the first label.
 
     Three stages: a network learns from all images without labels (contrastive
@@ -268,15 +273,15 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
             student = self._part("student", lambda: self._new_student(*statistics))
         teacher = self._build_teacher(*statistics)
         fine_tuning = labeled.mixed(0)
-        self._stage("fine-tune", teacher, fine_tuning, watch=labeled.watch)
+        self._stage("fine-tune", teacher, fine_tuning, labeled=labeled)
         # a teacher that is half trained is better than an untrained student
         self._distilled = self.distill_epochs > 0 and not self.interrupted_
         if self._distilled:
             distilled = self._build_distilled(teacher, *statistics, student)
-            self._distill(distilled, labeled)
+            self._distill(distilled, labeled, fresh=student is None)
         return fine_tuning
 
-    def _distill(self, distilled, labeled):
+    def _distill(self, distilled, labeled, fresh):
         if self.alpha == 1:
             sampler = Shuffled(labeled.rows, labeled.codes)
             batch_size = self.distill_batch_size
@@ -288,7 +293,8 @@ class SimCLRv2Classifier(ClassificationRole, Learner):
             distilled,
             sampler,
             identity=(labeled.weights,),  # they have shaped the teacher
-            watch=labeled.watch,
+            labeled=labeled,
+            fresh=fresh,
             max_epochs=self.distill_epochs,
             max_steps=None,
             batch_size=batch_size,

@@ -196,8 +196,8 @@ def check_device(name):
 
     try:
         torch.empty(0, device=resolve_device(name))
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"the device {name!r} is not available here.") from None
+    except (ValueError, RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {name!r} is not available here.") from None
 
 
 def check_n_samples(n_samples, n_images, kind=""):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .._core.checks import check_number
-from .method import Method
+from .heads import LinearHeaded
 
 
 def frozen_copy(module):
@@ -121,7 +121,7 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
         torch._foreach_copy_(copies, originals)
 
 
-class AveragedClassifier(Method):
+class AveragedClassifier(LinearHeaded):
     """A classifier that is trained, and its averaged weights, which predict.
 
     ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
@@ -144,6 +144,8 @@ class AveragedClassifier(Method):
     average: nn.Module | None = None
 
     frozen = ("average",)
+    encoder_parts = ("online.0",)
+    head_parts = ("online.1", "average.1")
 
     def __post_init__(self):
         if self.average is None:

@@ -2,6 +2,7 @@
 
 import copy
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -100,6 +101,52 @@ def mlp(
             layer.append(nn.ReLU(inplace=True))
         layers.append(nn.Sequential(*layer))
     return nn.Sequential(*layers)
+
+
+class LinearHeaded(Method):
+    """An encoder with a linear layer of classes behind it: what classifiers train.
+
+    Attributes
+    ----------
+    encoder_parts : tuple of str
+        Names of the parts that make the features, in their order; the first is an
+        encoder.
+    head_parts : tuple of str
+        Names of the linear layers that make classes of the features: the one that is
+        trained, and its copies.
+    """
+
+    encoder_parts: ClassVar[tuple[str, ...]] = ("backbone",)
+    head_parts: ClassVar[tuple[str, ...]] = ("head",)
+
+    def features(self, x):
+        """Return what the linear layer sees of samples x.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, ...)
+
+        Returns
+        -------
+        features : Tensor of shape (B, D)
+        """
+        for name in self.encoder_parts:
+            x = self.get_submodule(name)(x)
+        return x
+
+    @torch.no_grad()
+    def set_head_(self, weight, bias):
+        """Give the linear layer, and its copies, these weights.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (K, D)
+        bias : Tensor of shape (K,)
+        """
+        for name in self.head_parts:
+            head = self.get_submodule(name)
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
 
 
 class ProjectionNet(Method):

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklabel._core.calibration import fit_temperature, hold_out, rescale
+from sklabel._core.calibration import (
+    beta_interval,
+    fit_temperature,
+    hold_out,
+    match_temperature,
+    rescale,
+    with_doubt,
+)
 
 
 def draw(n=20_000, k=4, scale=2.0, seed=0):
@@ -87,3 +94,32 @@ def test_labels_are_withheld_of_every_class(counts, size, seed):
     found = np.bincount(codes[rows], minlength=len(counts))
     spare = np.array(counts) - 1  # one of each class stays
     assert (np.abs(found - len(rows) * spare / spare.sum()) < 1 + 1e-9).all()
+
+
+@pytest.mark.parametrize("accuracy", [0.25, 0.5, 0.9, 0.99])
+def test_the_mean_confidence_is_matched(accuracy):
+    p = np.random.default_rng(0).dirichlet(np.ones(5), 400).astype(np.float32)
+    found = rescale(p, match_temperature(p, accuracy))
+    assert found.max(1).mean() == pytest.approx(accuracy, abs=1e-3)
+    np.testing.assert_array_equal(found.argmax(1), p.argmax(1))
+
+
+def test_no_temperature_makes_a_guess_less_sure_or_the_sure_surer():
+    p = np.random.default_rng(0).dirichlet(np.ones(5), 400)
+    assert 1 < match_temperature(p, 0.0) <= 100  # a fifth is the least there is
+    assert 0.01 <= match_temperature(p, 1.0) < 1
+    assert match_temperature(np.full((9, 5), 0.2), 0.9) == 0.01
+    assert match_temperature(p[:0], 0.9) == 1
+
+
+def test_nothing_is_certain():
+    p = with_doubt(np.eye(4, dtype=np.float32))
+    assert p.max() < 0.9995 and p.dtype == np.float32
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-6)
+
+
+def test_the_interval_holds_the_accuracy():
+    low, high = beta_interval(36, 6)
+    assert low == pytest.approx(0.72, abs=0.02) and high == pytest.approx(
+        0.94, abs=0.02
+    )

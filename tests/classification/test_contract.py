@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from sklearn.model_selection import cross_validate
 
 from sklabel import classification
+from sklabel.embedding import AutoencoderTransformer
 from sklabel.model_selection import LabeledKFold
 from tests.test_common import SHORT, SHORTEST, make
 
@@ -239,3 +241,37 @@ def test_calibration_on_request(cls):
     assert log_loss(TRUTH[90:], p[90:]) < log_loss(TRUTH[90:], raw[90:]) + 0.1
     with pytest.raises(ValueError, match="calibration_size=0.4 would withhold"):
         fit(cls, labels(9), calibration_size=0.4)
+
+
+@every_classifier
+def test_calibration_by_itself_withholds_a_fifth_of_many_labels(cls):
+    clf = fit(cls, labels(90), calibration_size="auto")
+    p = clf.predict_proba(X)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    assert p.max() < 0.9995
+    low, high = clf.estimated_accuracy_interval_
+    assert 0 < low < clf.estimated_accuracy_ < high < 1
+    assert low - 0.05 < (clf.predict(X[90:]) == TRUTH[90:]).mean()
+    if cls.__name__ != "EmbeddingClassifier":  # which withholds nothing by itself
+        known = fit(cls, labels(90), calibration_size=18)
+        assert clf.calibration_temperature_ == known.calibration_temperature_
+
+
+TRAINED = [c for c in CLASSES if c.__name__ != "EmbeddingClassifier"]
+
+
+@pytest.mark.parametrize("cls", TRAINED, ids=lambda c: c.__name__)
+def test_calibration_by_itself_with_few_labels(cls):
+    own = {}
+    if "embedder" not in cls().get_params(deep=False):
+        with pytest.raises(ValueError, match='="auto" with fewer than ten labels'):
+            fit(cls, labels(12), calibration_size="auto")
+        codes = AutoencoderTransformer(8, hidden_sizes=(20, 30), max_steps=30).fit(X)
+        own["backbone"] = FrozenEstimator(codes)
+    clf = fit(cls, labels(12), calibration_size="auto", **own)
+    # no label is spent, and the mean confidence is what is expected
+    confidence = clf.predict_proba(X[12:]).max(1).mean()
+    assert confidence == pytest.approx(clf.estimated_accuracy_, abs=0.02)
+    plain = fit(cls, labels(12), **own)
+    np.testing.assert_array_equal(clf.predict(X), plain.predict(X))
+    assert not hasattr(plain, "estimated_accuracy_")

@@ -11,6 +11,8 @@ from sklearn.base import (
 )
 
 from ..calibration import (
+    FEWEST_ROWS,
+    beta_interval,
     fit_temperature,
     hold_out,
     match_temperature,
@@ -18,6 +20,7 @@ from ..calibration import (
     with_doubt,
 )
 from ..callbacks import fitting
+from ..few_shot import left_out_probe
 from ..health import CollapseWarning, watch_accuracy
 from ..labels import (
     check_labels,
@@ -26,10 +29,15 @@ from ..labels import (
     most_probable,
     read_labels,
 )
+from ..learner import unfrozen
 from ..parameters import KW_ONLY, Count, OpenUnitInterval, Parameters
+from ..propagation import LabeledRows
 from ..samplers import Mixed
 from ..samples import Samples
 from ..warn import warn
+
+# of the probe that tells the accuracy, for vectors of length 1
+_PROBE_C = 100.0
 
 
 class LabeledScoreMixin:
@@ -113,9 +121,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     class_weight : dict, "balanced" or None
         How often labeled rows of a class are drawn: {class: weight}; "balanced": every
         class equally often; None: every row equally often.
-    calibration_size : int, float or None
+    calibration_size : int, float, "auto" or None
         Labeled rows, or their share, that are withheld from training to fit the
         temperature of :meth:`predict_proba`; their images count as unlabeled ones.
+        "auto": a fifth, where each class has ten labels on average; where there are
+        fewer none, and the mean confidence in unlabeled rows becomes the accuracy of a
+        linear probe on the vectors of the embedder, of labeled rows left out in turn.
         None: probabilities as trained, usually too sure.
 
     Attributes
@@ -126,13 +137,17 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         A class for every row of X: the given label, else the predicted one.
     calibration_temperature_ : float
         Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
+    estimated_accuracy_ : float
+        Accuracy on the labeled rows withheld or left out, with ``calibration_size``.
+    estimated_accuracy_interval_ : ndarray of shape (2,)
+        Where the accuracy lies with a probability of 95 %, as far as chance goes.
     encoder_ : nn.Module
         Trained encoder.
     """
 
     _: KW_ONLY
     class_weight: Literal["balanced"] | dict | None = None
-    calibration_size: Count | OpenUnitInterval | None = None
+    calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = None
 
     @fitting
     def fit(self, X, y, sample_weight=None):
@@ -160,6 +175,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             labeled = self._split_calibration(codes, samples, sample_weight, seed)
             trained = self._train(X, labeled, seed)
             self.net_.module_.drop_training_state()
+            self._look_at_probe(X, labeled, seed)
         self._finish(self._forward_rows(samples), codes, labeled.withheld, y)
         self._check_health(trained)
         return self
@@ -212,9 +228,10 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         trained, held = codes, np.empty(0, int)
         if self._continued is None or not hasattr(self, "_held_seed"):
             self._held_seed = seed
-        if self.calibration_size not in (None, "auto"):
+        size = self._size_to_withhold(usable)
+        if size is not None:
             # what goes on with the same y withholds the same rows: it knows the others
-            usable, held = hold_out(usable, self.calibration_size, self._held_seed)
+            usable, held = hold_out(usable, size, self._held_seed)
             trained = codes.copy()
             trained[held] = -1
         held = Withheld(held, codes[held], own[held])
@@ -225,6 +242,58 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         if not weightless.any() and _are_equal(weights[known]):
             weights = None  # the draws of a training without weights
         return PartlyLabeled(rows, trained, weights, held)
+
+    _withholds = True  # whether "auto" may withhold labels
+
+    def _size_to_withhold(self, usable):
+        """Return ``calibration_size``; of "auto" what it stands for, None: nothing."""
+        if self.calibration_size != "auto":
+            return self.calibration_size
+        n_labeled, n_classes = (usable >= 0).sum(), len(self.classes_)
+        if not self._withholds:
+            return None
+        size = n_labeled // 5
+        if n_labeled >= 10 * n_classes and size >= max(FEWEST_ROWS, n_classes):
+            return int(size)
+        self._check_embedder()
+        return None
+
+    def _check_embedder(self):
+        """Raise an error if there is nothing that makes vectors before the training."""
+        if "embedder" not in self.get_params(deep=False) and not hasattr(
+            unfrozen(getattr(self, "backbone", None)), "transform"
+        ):
+            raise ValueError(
+                'calibration_size="auto" with fewer than ten labels a class (or fifty '
+                "in all) needs the vectors of an embedder: give a fitted one as "
+                "backbone=, label more rows, or use calibration_size=None."
+            )
+
+    def _look_at_probe(self, X, labeled, seed):
+        """Set the accuracy to expect where "auto" withholds nothing."""
+        used = len(labeled.withheld.rows)
+        if self.calibration_size != "auto" or used or not self._withholds:
+            return
+        embedder = getattr(self, "embedder_", None) or unfrozen(self.backbone)
+        rows = labeled.rows.good
+        z = np.asarray(embedder.transform(labeled.rows.readable(X)), np.float64)
+        z = z.reshape(len(rows), -1) - z.reshape(len(rows), -1).mean(0)
+        z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+        codes = labeled.codes[rows]
+        known = np.flatnonzero(codes >= 0)
+        own = codes[known]
+        if not len(own):  # as of classes by their names
+            return
+        given = LabeledRows(known, own, np.ones(len(own)), len(self.classes_), seed)
+        _, _, log_p = left_out_probe(z, given, _PROBE_C)
+        hits = log_p.argmax(1) == own[given.left_out]
+        self._set_accuracy(hits[given.useful], 1, 1)
+
+    def _set_accuracy(self, hits, more_hits, more_misses):
+        """Set the accuracy to expect from rows left out, and from a guess before."""
+        right, wrong = hits.sum() + more_hits, (~hits).sum() + more_misses
+        self.estimated_accuracy_ = float(right / (right + wrong))
+        self.estimated_accuracy_interval_ = beta_interval(right, wrong)
 
     def _check_class_weight(self):
         if not isinstance(self.class_weight, dict):
@@ -276,8 +345,9 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         if len(held.rows):
             temperature = fit_temperature(p[held.rows], held.codes, held.weights)
             self.calibration_temperature_ = temperature
+            self._set_accuracy(p[held.rows].argmax(1) == held.codes, 1, 1)
             self._check_held(len(held.rows))
-        elif self.calibration_size == "auto":
+        elif self.calibration_size == "auto" and (codes >= 0).any():
             asked = p[(codes < 0) & ~np.isnan(p[:, 0])]
             temperature = match_temperature(asked, self.estimated_accuracy_)
             self.calibration_temperature_ = temperature

@@ -6,8 +6,8 @@ from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 from sklearn.utils.validation import _num_samples
 
-from ._core.inputs import check_images
-from ._core.optional import import_optional
+from .._core.inputs import check_images
+from .._core.optional import import_optional
 
 
 class ClusterDisplay:

@@ -1,0 +1,19 @@
+"""What to look at: pictures of what was found, and images and labels that are odd."""
+
+from ._displays import ClusterDisplay, SelectionDisplay
+from ._duplicates import Duplicates, find_duplicates
+from ._images import ImageMeasures, PoorImages, find_poor_images, measure_images
+from ._labels import SuspiciousLabels, suspicious_labels
+
+__all__ = [
+    "ClusterDisplay",
+    "Duplicates",
+    "ImageMeasures",
+    "PoorImages",
+    "SelectionDisplay",
+    "SuspiciousLabels",
+    "find_duplicates",
+    "find_poor_images",
+    "measure_images",
+    "suspicious_labels",
+]

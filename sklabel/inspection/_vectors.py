@@ -1,0 +1,56 @@
+"""Vectors of X, for what looks at neighbors: X itself, or what an embedder makes."""
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted
+
+
+def as_vectors(X, embedder, why):
+    """Return the vectors (n, D) of X.
+
+    Parameters
+    ----------
+    X : array-like
+        Vectors, or what the embedder takes.
+    embedder : transformer or None
+        A fitted one is used as it is, another is fitted to X as a clone.
+    why : str
+        What vectors are needed for; begins the message where there are none.
+    """
+    if embedder is None:
+        if len(np.shape(X)) != 2:
+            raise ValueError(
+                f"{why} needs vectors, but X has shape {np.shape(X)}: give embedder=, "
+                "such as a fitted PretrainedTransformer."
+            )
+        return check_array(X, dtype=[np.float32, np.float64])
+    if not _is_fitted(embedder):
+        embedder = clone(embedder).fit(X)
+    Z = np.asarray(embedder.transform(X))
+    if np.isnan(Z).any():
+        raise ValueError(
+            f"{int(np.isnan(Z).any(1).sum())} rows of X cannot be embedded: leave out "
+            "the files that cannot be read."
+        )
+    return Z
+
+
+def unit_rows(Z, center=True):
+    """Return rows of length 1, centered first; a row of zeros stays one."""
+    Z = np.asarray(Z, dtype=np.float64)
+    if center:
+        Z = Z - Z.mean(0)
+    lengths = np.linalg.norm(Z, axis=1, keepdims=True)
+    return Z / np.where(lengths > 0, lengths, 1)
+
+
+def _is_fitted(embedder):
+    if isinstance(embedder, FrozenEstimator):
+        return True
+    try:
+        check_is_fitted(embedder)
+    except Exception:  # NotFittedError, or a TypeError of what is no estimator
+        return False
+    return True
