@@ -76,6 +76,7 @@ FORMS = {
         -1,
     ),
     "bfloat16": (torch.tensor([3, -1, 7, 3], dtype=torch.bfloat16), [3.0, 7.0], -1),
+    "sparse tensor": (torch.tensor([0, -1, 7, 0]).to_sparse(), [0, 7], -1),
     "list of tensors": (list(torch.tensor([3, -1, 7, 3])), [3, 7], -1),
 }
 
@@ -199,6 +200,8 @@ def test_minus_one_as_text_is_refused(y):
         ([-1, -1], ValueError, "no labeled row: all 2 rows"),
         ([NAN, None], ValueError, "no labeled row"),
         ([], ValueError, "no labeled row"),
+        (torch.zeros(3, device="meta"), ValueError, "meta device.*no labels"),
+        (list(torch.zeros(3, device="meta")), ValueError, "meta device.*no labels"),
         ([4, -1, 4], ValueError, r"1 class \(4\) among its 2 labeled rows"),
     ],
 )
