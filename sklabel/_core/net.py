@@ -176,9 +176,7 @@ class Net(NeuralNet):
         optimizer, defaults = OPTIMIZERS.get(self.optimizer, (self.optimizer, {}))
         given = self.get_params_for("optimizer")
         given.pop("lr", None)
-        groups = optim.param_groups(
-            self.module_, self.weight_decay, self.lr_scales
-        )
+        groups = optim.param_groups(self.module_, self.weight_decay, self.lr_scales)
         self.optimizer_ = optimizer(groups, **{"lr": self.lr, **defaults, **given})
         if not isinstance(self.optimizer_, torch.optim.Optimizer):
             raise ValueError(

@@ -10,8 +10,10 @@ from scipy.special import softmax
 from .calibration import fit_temperature
 from .few_shot import linear_probes
 from .health import CollapseWarning
-from .parameters import KW_ONLY, NonNegative, Parameters, Positive
+from .learner import Learner
+from .parameters import KW_ONLY, NonNegative, Positive
 from .propagation import LabeledRows
+from .roles.classification import ClassificationRole
 from .samples import evenly_spaced
 from .warn import warn
 
@@ -137,8 +139,8 @@ class _Before:
         return (self.Z[out] @ coef[0].T + bias[0]).argmax(1) == self.codes[out]
 
 
-class TransferMixin(Parameters, abstract=True):
-    """For classifiers with one linear layer behind an encoder that may be pretrained.
+class EncoderClassifier(ClassificationRole, Learner, abstract=True):
+    """Base of classifiers: a linear layer behind an encoder that may be pretrained.
 
     Parameters
     ----------
@@ -162,7 +164,7 @@ class TransferMixin(Parameters, abstract=True):
     backbone_lr: Positive | Literal["auto"] = "auto"
     head_init: Literal["auto", "probe", "random"] = "auto"
     train_backbone: bool = True
-    warmup_epochs: NonNegative | Literal["auto"] = "auto"
+    warmup_epochs: NonNegative | Literal["auto"] = "auto"  # type: ignore[assignment]
 
     # in a fit that begins with a pretrained encoder
     _before = None
@@ -172,7 +174,7 @@ class TransferMixin(Parameters, abstract=True):
             self._before = None
         return super()._check_X(X, reset)
 
-    def _stage(self, name, module, sampler, *, labeled, fresh=None, **settings):
+    def _labeled_stage(self, name, module, sampler, labeled, fresh=None, **settings):
         """Train a classifier, with care where its encoder has learned elsewhere.
 
         Parameters
@@ -205,7 +207,7 @@ class TransferMixin(Parameters, abstract=True):
         if self.warmup_epochs == "auto":
             length = self._n_epochs(sampler, **settings)
             settings["warmup_epochs"] = _WARMUP_SHARE * length if pretrained else 0
-        return super()._stage(name, module, sampler, watch=labeled.watch, **settings)
+        return self._stage(name, module, sampler, watch=labeled.watch, **settings)
 
     def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
         """Return the length of a training in epochs, where 1.5 are one and a half."""

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     Augment,
@@ -20,9 +19,8 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
-from .._core.roles.classification import ClassificationRole
 from .._core.samplers import split_labeled
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from ..losses import pseudo_label
 from ..modules import (
     AveragedClassifier,
@@ -92,7 +90,7 @@ class _CTAugmented(_FixMatch):
         self.strong.update(draw, 1 - 0.5 * distance)
 
 
-class FixMatchClassifier(TransferMixin, ClassificationRole, Learner):
+class FixMatchClassifier(EncoderClassifier):
     """Classify images from a few labels and many unlabeled images.
 
     A weakly augmented unlabeled image gets a prediction; if its probability reaches a
@@ -226,7 +224,7 @@ class FixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
         module = self._build_module(*labeled.rows.statistics(), mixed)
-        self._stage("fit", module, mixed, labeled=labeled)
+        self._labeled_stage("fit", module, mixed, labeled)
         return mixed
 
     def _build_module(self, mean, std, mixed=None):

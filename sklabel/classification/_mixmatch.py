@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     Augment,
@@ -19,9 +18,8 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
-from .._core.roles.classification import ClassificationRole
 from .._core.samplers import split_labeled
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from ..losses import guessed_labels, mixmatch_losses, mixup
 from ..modules import AveragedClassifier, PredictedClasses, linear_classifier
 
@@ -103,7 +101,7 @@ class _MixMatch(AveragedClassifier):
         return self.unlabeled_weight * (min(1, done / length) if length else 1)
 
 
-class MixMatchClassifier(TransferMixin, ClassificationRole, Learner):
+class MixMatchClassifier(EncoderClassifier):
     """Classify images from a few labels and many unlabeled images, mixed in pairs.
 
     The label of an unlabeled image is guessed: the mean prediction on several weakly
@@ -244,7 +242,7 @@ class MixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
         module = self._build_module(*labeled.rows.statistics(), len(mixed))
-        self._stage("fit", module, mixed, labeled=labeled)
+        self._labeled_stage("fit", module, mixed, labeled)
         prior = mixed.class_shares(len(self.classes_))
         return module.predicted.classes.cpu().numpy(), prior
 

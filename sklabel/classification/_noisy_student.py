@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy
 
 from .._core.calibration import rescale
 from .._core.health import CollapseWarning
-from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     ArrayLike,
@@ -30,9 +29,8 @@ from .._core.parameters import (
     Positive,
     UnitInterval,
 )
-from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Mixed, shuffled, split_labeled
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from .._core.warn import warn
 from ..augment import RandAugment
 from ..backbones import build_backbone, drop_blocks_
@@ -165,7 +163,7 @@ def _metrics(copies, p, before):
     }
 
 
-class NoisyStudentClassifier(TransferMixin, ClassificationRole, Learner):
+class NoisyStudentClassifier(EncoderClassifier):
     """Classify images by a chain of students, each taught by the one before.
 
     A teacher learns from the labels and, without noise, gives every unlabeled image its
@@ -369,7 +367,7 @@ class NoisyStudentClassifier(TransferMixin, ClassificationRole, Learner):
 
     def _train_round(self, module, taught, labeled, fresh):
         name = f"round-{module.number}"
-        self._stage(name, module, taught, labeled=labeled, fresh=fresh)
+        self._labeled_stage(name, module, taught, labeled, fresh)
         module.drop_training_state()
 
     def _record(self, taught, p, before):

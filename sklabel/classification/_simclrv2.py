@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from .._core.learner import Learner, unfrozen
+from .._core.learner import unfrozen
 from .._core.parameters import (
     KW_ONLY,
     AtLeastTwo,
@@ -19,9 +19,8 @@ from .._core.parameters import (
     Positive,
     UnitInterval,
 )
-from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Shuffled
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import distillation
@@ -113,7 +112,7 @@ class _Distilled(LinearHeaded):
         return {"stage": "distill"}
 
 
-class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
+class SimCLRv2Classifier(EncoderClassifier):
     """Classify images with a network that has seen all of them before the first label.
 
     Three stages: a network learns from all images without labels (contrastive
@@ -273,7 +272,7 @@ class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
             student = self._part("student", lambda: self._new_student(*statistics))
         teacher = self._build_teacher(*statistics)
         fine_tuning = labeled.mixed(0)
-        self._stage("fine-tune", teacher, fine_tuning, labeled=labeled)
+        self._labeled_stage("fine-tune", teacher, fine_tuning, labeled)
         # a teacher that is half trained is better than an untrained student
         self._distilled = self.distill_epochs > 0 and not self.interrupted_
         if self._distilled:
@@ -288,13 +287,13 @@ class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
         else:
             sampler = labeled.mixed(self.distill_batch_size / self.batch_size)
             batch_size = self.batch_size
-        self._stage(
+        self._labeled_stage(
             "distill",
             distilled,
             sampler,
+            labeled,
+            fresh,
             identity=(labeled.weights,),  # they have shaped the teacher
-            labeled=labeled,
-            fresh=fresh,
             max_epochs=self.distill_epochs,
             max_steps=None,
             batch_size=batch_size,
