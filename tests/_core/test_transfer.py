@@ -89,7 +89,7 @@ def test_there_are_classifiers():
 
 
 @every_classifier
-@pytest.mark.parametrize("given, factor", [("auto", 0.01), (0.25, 0.25), (1.0, 1.0)])
+@pytest.mark.parametrize("given, factor", [("auto", 0.1), (0.25, 0.25), (1.0, 1.0)])
 def test_the_encoder_has_a_rate_of_its_own(cls, embedder, given, factor, monkeypatch):
     course = Course(monkeypatch)
     fit(cls, embedder, backbone_lr=given, max_steps=4, schedule="constant", lr=1e-3)
@@ -151,6 +151,26 @@ def test_a_frozen_encoder_keeps_its_bits(cls, embedder):
     assert same(weights(embedder.encoder_), weights(clf.encoder_))
     moved = fit(cls, embedder, max_steps=5, lr=0.1)
     assert not same(weights(embedder.encoder_), weights(moved.encoder_))
+
+
+@every_classifier
+def test_batchnorm_of_a_pretrained_encoder_stays(cls, embedder):
+    def stays(clf):
+        before, after = weights(embedder.encoder_), weights(clf.encoder_)
+        norms = {
+            name
+            for name, part in clf.encoder_.named_modules()
+            if isinstance(part, nn.BatchNorm1d)
+        }
+        assert norms
+        found = {k: torch.equal(before[k], v) for k, v in after.items()}
+        rest = [v for k, v in found.items() if k.endswith("weight")]
+        return [v for k, v in found.items() if k.rpartition(".")[0] in norms], rest
+
+    norms, rest = stays(fit(cls, embedder, max_steps=5))
+    assert all(norms) and not all(rest)
+    norms, _ = stays(fit(cls, embedder, max_steps=5, backbone_lr=1.0))
+    assert not any(norms)
 
 
 @every_classifier
