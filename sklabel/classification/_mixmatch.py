@@ -179,7 +179,9 @@ class MixMatchClassifier(EncoderClassifier):
     CollapseWarning
         If at the end hardly any unlabeled row is guessed to be of some class, or one
         class has nearly all of them; or if, with ``calibration_size``, the accuracy on
-        the withheld rows has fallen.
+        the withheld rows has fallen; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -205,10 +207,18 @@ class MixMatchClassifier(EncoderClassifier):
     unlabeled_ratio`` times the rows. With nothing unlabeled the training is plain
     mixup.
 
+    Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
+    trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    begins as a logistic regression (LP-FT [2]_), after a warm-up. At the full rate a
+    hundred steps on some tens of labels undo what it has learned. As published:
+    ``backbone_lr=1, head_init="random", warmup_epochs=0``.
+
     References
     ----------
     .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
        learning", NeurIPS 2019; algorithm 1.
+    .. [2] A. Kumar et al., "Fine-tuning can distort pretrained features and
+       underperform out-of-distribution", ICLR 2022.
 
     Examples
     --------

@@ -272,7 +272,9 @@ class NoisyStudentClassifier(EncoderClassifier):
     CollapseWarning
         If hardly any unlabeled row has a pseudo-label in the last round, a class has
         none, or one class has nearly all; or if, with ``calibration_size``, the
-        accuracy on the withheld rows has fallen at the end.
+        accuracy on the withheld rows has fallen at the end; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -293,11 +295,19 @@ class NoisyStudentClassifier(EncoderClassifier):
     last fit's network teaches, and the students continue from its weights. Time:
     ``n_rounds + 1`` trainings; memory: the targets, 4 bytes per row and class.
 
+    Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
+    trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    begins as a logistic regression (LP-FT [3]_), after a warm-up. At the full rate a
+    hundred steps on some tens of labels undo what it has learned. As published:
+    ``backbone_lr=1, head_init="random", warmup_epochs=0``.
+
     References
     ----------
     .. [1] Q. Xie, M.-T. Luong, E. Hovy, Q. V. Le, "Self-training with Noisy Student
        improves ImageNet classification", CVPR 2020; algorithm 1.
     .. [2] G. Huang et al., "Deep networks with stochastic depth", ECCV 2016.
+    .. [3] A. Kumar et al., "Fine-tuning can distort pretrained features and
+       underperform out-of-distribution", ICLR 2022.
 
     Examples
     --------

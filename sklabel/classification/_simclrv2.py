@@ -172,8 +172,8 @@ class SimCLRv2Classifier(EncoderClassifier):
         Peak learning rate of the fine-tuning. Published: 0.16 with "lars".
     weight_decay : float
         Decay of weights in the fine-tuning; biases and norms have none.
-    warmup_epochs : float
-        Epochs of linear warm-up, in both stages.
+    warmup_epochs
+        In both stages.
 
     Attributes
     ----------
@@ -203,7 +203,9 @@ class SimCLRv2Classifier(EncoderClassifier):
     CollapseWarning
         If the student gives hardly any row some class, or nearly all rows one; or if,
         with ``calibration_size``, the accuracy on the withheld rows has fallen at the
-        end.
+        end; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -221,11 +223,20 @@ class SimCLRv2Classifier(EncoderClassifier):
     they are much too unsure. With "lars" the new layer is adapted like the others,
     where the public code leaves it out.
 
+    Departure, too: the pretrained encoder, with the layers that are kept of its head,
+    is trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    begins as a logistic regression (LP-FT [2]_), after a warm-up; so is the student's.
+    At the full rate a hundred steps on some tens of labels undo what it has learned. As
+    published: ``backbone_lr=1, head_init="random", warmup_epochs=0``; the last layer
+    then begins with zeros.
+
     References
     ----------
     .. [1] T. Chen, S. Kornblith, K. Swersky, M. Norouzi, G. Hinton, "Big
        self-supervised models are strong semi-supervised learners", NeurIPS 2020;
        equations 2 and 3.
+    .. [2] A. Kumar et al., "Fine-tuning can distort pretrained features and
+       underperform out-of-distribution", ICLR 2022.
 
     Examples
     --------

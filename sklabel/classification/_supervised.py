@@ -70,7 +70,9 @@ class SupervisedClassifier(EncoderClassifier):
     -----
     CollapseWarning
         If, with ``calibration_size``, the accuracy on the withheld rows has fallen at
-        the end.
+        the end; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
