@@ -90,16 +90,21 @@ def opened(item, max_pixels=None):
             )
     elif not hasattr(item, "read"):
         if _is_path(item):
-            raise ValueError("it is a path as bytes: give os.fsdecode(path)")
+            raise ValueError("it looks like a path as bytes: give os.fsdecode(path)")
         item = io.BytesIO(item)
     with open_image(item, max_pixels, _open_heif) as image:
         yield image
 
 
 def _is_path(content):
-    """Return whether bytes, such as h5py makes of texts, are the path of a file."""
-    content = bytes(content[:1025])
-    return len(content) <= 1024 and b"\0" not in content and os.path.isfile(content)
+    """Return whether bytes are likely a path, as h5py and numpy give texts."""
+    # by its looks: to ask the system for it may open a network
+    try:
+        text = bytes(content[:1025]).decode()
+    except UnicodeDecodeError:
+        return False
+    ending = os.path.splitext(text)[1]
+    return len(text) <= 1024 and text.isprintable() and ending[1:].isalnum()
 
 
 def is_heif(head):

@@ -527,3 +527,6 @@ def test_paths_as_bytes_are_told_from_encoded_images(paths):
     # as h5py gives texts
     with pytest.raises(ValueError, match=r"path as bytes: give os\.fsdecode"):
         check_samples(Face(), [str(path).encode() for path in paths], True)
+    for content in (b"<html>not found.</html>", b"a\n.png", b"\xff.png", b"x" * 2000):
+        with pytest.raises(ValueError, match="cannot identify it as an image"):
+            check_samples(Face(image_size=8), [content], True)

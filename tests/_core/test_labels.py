@@ -387,3 +387,11 @@ def test_every_form_of_texts_gives_the_same_answer(labels):
     if -1 not in labels:
         forms.append(pd.Series(labels, dtype=object))
     assert len({str(outcome(form)) for form in forms}) == 1
+
+
+def test_scalars_of_arrow_in_a_list():
+    arrow = pytest.importorskip("pyarrow")
+    for values in (["b", None, "c"], [3, -1, 7], [True, None, False]):
+        y = list(arrow.array(values))
+        found = [part.tolist() for part in encode_labels(y)]
+        assert found == [part.tolist() for part in encode_labels(values)]
