@@ -205,7 +205,7 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
     C: Positive = 100.0
     graph_weight: UnitInterval | Literal["auto"] = "auto"
     n_components: Count = 256
-    calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = "auto"  # type: ignore[assignment]
+    calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = "auto"
 
     _withholds = False  # unless it is asked to
     _continued = None  # there is no warm start
