@@ -207,8 +207,8 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
                 module.set_trained(part, False)
         elif pretrained and scale < 1:
             # statistics of strong views are not those of the images to predict
-            for name in _batchnorms(module, module.encoder_parts):
-                module.set_trained(name, False)
+            for norm in _batchnorms(module, module.encoder_parts):
+                module.set_trained(norm, False)
         wanted = self.head_init == "probe" or (self.head_init == "auto" and pretrained)
         if fresh and not self.interrupted_ and (wanted or pretrained):
             before = self._look(module, labeled, pretrained and self._before is None)
