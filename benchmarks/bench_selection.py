@@ -18,11 +18,11 @@ of the rows chosen at random, then more by a selector; accuracy on the test imag
 each budget.
 
 The embedding is SimCLR's with a small network, from the training images without labels,
-one for each seed; with ``--weights FILE`` that of a published mobilenet_v2, and each
-seed has four fifths of the rows, drawn at random. ``--data`` may be a folder with
-photographs in ``train/CLASS/`` and ``test/CLASS/``. ``--vectors FOLDER`` keeps
-embeddings. Rows that are in the results file are not run again, so a broken run
-continues.
+one for each seed. With ``--embed-seed`` it is one for all, and with ``--weights FILE``
+that of a published mobilenet_v2; then each seed has four fifths of the rows, drawn at
+random. ``--data`` may be a folder with photographs in ``train/CLASS/`` and
+``test/CLASS/``. ``--vectors FOLDER`` keeps embeddings. Rows that are in the results
+file are not run again, so a broken run continues.
 """
 
 import argparse
@@ -120,8 +120,9 @@ def choose(name, n_samples, seed, Z, y, known, memory):
 
 def embedded(args, seed, x, y, x_test):
     """Return vectors to choose from, their classes, and vectors of the test images."""
-    Z, Z_test = vectors(args, seed, x, x_test)
-    if not args.weights:
+    shared_space = args.weights or args.embed_seed is not None
+    Z, Z_test = vectors(args, args.embed_seed if shared_space else seed, x, x_test)
+    if not shared_space:
         return Z, y, Z_test
     rows = np.random.default_rng(seed).permutation(len(x))[: len(x) * 4 // 5]
     return Z[rows], y[rows], Z_test
@@ -130,7 +131,7 @@ def embedded(args, seed, x, y, x_test):
 def vectors(args, seed, x, x_test):
     """Return the embedding of the training and of the test images."""
     name = "mobilenet_v2" if args.weights else f"simclr-{seed}-{args.embed_epochs}"
-    path = f"{Path(args.data).name}-{name}-{len(x)}.npz"
+    path = f"{Path(args.data).name}-{name}-{len(x)}-{len(x_test)}.npz"
     path = Path(args.vectors) / path if args.vectors else None
     if path is not None and path.exists():
         with np.load(path) as file:
@@ -150,9 +151,9 @@ def vectors(args, seed, x, x_test):
 
 def space(args):
     """Return what is noted of an embedding."""
-    if args.weights:
-        return {"space": "mobilenet_v2"}
-    return {"width": args.width, "embed_epochs": args.embed_epochs}
+    trained = {"space": None, "width": args.width, "embed_epochs": args.embed_epochs}
+    made = {"space": "mobilenet_v2"} if args.weights else trained
+    return {**made, "n_test": args.n_test, "embed_seed": args.embed_seed}
 
 
 def photographs(folder):
@@ -396,9 +397,11 @@ def main():
     parser.add_argument("--n-labels", type=int, nargs="+", help="ascending")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--n-train", type=int, default=5000, help="first rows")
+    parser.add_argument("--n-test", type=int, help="first rows of the test images")
     parser.add_argument("--n-source", type=int, default=10_000, help="of CIFAR-10")
     parser.add_argument("--width", type=int, default=16, help="of the first layer")
     parser.add_argument("--embed-epochs", type=int, default=40)
+    parser.add_argument("--embed-seed", type=int, help="one embedding for all seeds")
     parser.add_argument("--code-epochs", type=int, default=60, help="of CCL's codes")
     parser.add_argument("--steps", type=int, default=500, help="of FixMatch, CCL")
     parser.add_argument("--batch-size", type=int, default=16, help="of FixMatch")
@@ -412,6 +415,7 @@ def main():
         args.n_labels = [10, 20, 40, 100, 250] if many else [40]
     read = photographs if Path(args.data).is_dir() else load
     x, y, x_test, y_test = read(args.data)
+    x_test, y_test = x_test[: args.n_test], y_test[: args.n_test]
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
     results = Results("selection")
     run = {"probe": run_probe, "rounds": run_rounds, "loop": run_loop}.get(

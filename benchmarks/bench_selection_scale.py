@@ -1,12 +1,12 @@
 """Scale of the selectors that need no label: seconds, peak memory, recall, objective.
 
-``--task usl`` and ``--task coreset``: one run on made vectors in a memory map, or on a
-data set. ``--task peers``: in turn with what a user would take otherwise: USL's two
-costly steps (exact neighbors, Lloyd's k-means from random rows) with KeOps on the CPU
-as its released code has them with KeOps on a GPU, and scikit-activeml's k-center (``pip
-install pykeops scikit-activeml``). KeOps is timed on ``--keops-rows`` of the query rows
-and ``--keops-iter`` iterations, and counted for all. One run is one process, so that
-the peak memory is that of the run.
+``--task usl``, ``coreset`` and ``herding``: one run on made vectors in a memory map, or
+on a data set. ``--task peers``: in turn with what a user would take otherwise: USL's
+two costly steps (exact neighbors, Lloyd's k-means from random rows) with KeOps on the
+CPU as its released code has them with KeOps on a GPU, and scikit-activeml's k-center
+(``pip install pykeops scikit-activeml``). KeOps is timed on ``--keops-rows`` of the
+query rows and ``--keops-iter`` iterations, and counted for all. One run is one process,
+so that the peak memory is that of the run.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import torch
 from _common import Results, load
 
 from sklabel.neighbors import kneighbors
-from sklabel.selection import CoreSetSelector, USLSelector
+from sklabel.selection import CoreSetSelector, MaxHerdingSelector, USLSelector
 
 
 def write_vectors(path, n, dim, seed):
@@ -99,6 +99,14 @@ def coreset(args, Z):
     d, _ = kneighbors(Z[selector.sample_indices_], 1, queries=Z[::100], method="exact")
     figures = {"fit_seconds": round(seconds, 1), "peak_gb": peak_gigabytes()}
     return figures | {"radius_of_a_hundredth": float(d.max())}
+
+
+def herding(args, Z):
+    start = time.perf_counter()
+    selector = MaxHerdingSelector(args.n_samples, random_state=args.seed).fit(Z)
+    seconds = time.perf_counter() - start
+    figures = {"fit_seconds": round(seconds, 1), "peak_gb": peak_gigabytes()}
+    return figures | {"coverage": float(selector.coverage_[-1])}
 
 
 def utility_of(Z, chosen, k):
@@ -193,7 +201,7 @@ def peers(args, Z):
     }
 
 
-TASKS = {"usl": usl, "coreset": coreset, "peers": peers}
+TASKS = {"usl": usl, "coreset": coreset, "herding": herding, "peers": peers}
 
 
 def main():

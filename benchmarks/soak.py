@@ -382,7 +382,9 @@ def judge_command(folder, arguments):
     if status == 0:
         return "silent", text
     lines = [line for line in text.splitlines() if line.startswith("sklabel:")]
-    clear = status == 2 and len(lines) == 1 and "unexpected" not in text
+    # errors that nobody foresaw begin so; a CSV may have an unexpected end
+    unforeseen = text.startswith("sklabel: unexpected ")
+    clear = status == 2 and len(lines) == 1 and not unforeseen
     return ("clear" if clear else "ugly"), f"status {status}: {text}"
 
 

@@ -16,12 +16,14 @@ from bench_clustering import METHODS as CLUSTERERS
 README = Path(__file__).parent / "README.md"
 # drawn; the others would hide them
 CURVES = ["random", "USL", "USL-T", "core-set", "BADGE", "entropy"]
+FREE = ["random", "USL", "core-set", "TypiClust", "MaxHerding"]
 DATA = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
     "usps": "USPS",
     "bloodmnist": "blood cells",
     "cifar10": "CIFAR-10",
+    "clothing": "clothes",
 }
 EMBEDDINGS = {"mobilenet": "MobileNet", "simclr": "SimCLR"}
 
@@ -143,7 +145,7 @@ def _case(row):
 
 
 def probe():
-    rows, parts = rows_of("selection", task="probe"), []
+    rows, parts = rows_of("selection", task="probe", space=None, embed_seed=None), []
     for data in DATA:
         own = [r for r in rows if r["data"] == data]
         if not own:
@@ -173,7 +175,7 @@ def curves():
     """Draw accuracy over labels with its spread, one panel for each data set."""
     import matplotlib.pyplot as plt
 
-    rows = rows_of("selection", task="probe")
+    rows = rows_of("selection", task="probe", space=None, embed_seed=None)
     names = [data for data in DATA if data in distinct(rows, "data")]
     size = (3 * len(names), 3.2)
     figure, axes = plt.subplots(1, len(names), figsize=size, layout="constrained")
@@ -199,6 +201,62 @@ def curves():
     axes[0].set_ylabel("accuracy of a linear probe, %")
     axes[-1].legend(fontsize=7, frameon=False)
     figure.savefig(README.parent / "selection.png", dpi=80)
+
+
+def _spaces(rows, methods, budgets):
+    """Return the rows of each data set in each space by what a table calls it.
+
+    Those that are not through are left out.
+    """
+    found = {}
+    n_rows = 3 * len(methods) * (len(budgets) if "n_labels" in rows[0] else 1)
+    for data in DATA:
+        for space in (None, "mobilenet_v2"):
+            own = [r for r in rows if (r["data"], r.get("space")) == (data, space)]
+            if sum(r["method"] in methods for r in own) == n_rows:
+                found[f"{DATA[data]}, {space or 'SimCLR'}"] = own
+    return found
+
+
+def one_space():
+    rows = [
+        r
+        for r in rows_of("selection", task="probe")
+        if r.get("space") or r.get("embed_seed") is not None
+    ]
+    return _side_by_side(rows, FREE, (10, 20, 40, 100), lambda r, n: r["n_labels"] == n)
+
+
+def rounds(first=10):
+    rows = [r for r in rows_of("selection", task="rounds") if r["budgets"][0] == first]
+    budgets = [n for n in rows[0]["budgets"] if n > first]
+    return _side_by_side(rows, distinct(rows, "method"), budgets)
+
+
+def long_rounds():
+    return rounds(first=40)
+
+
+def _side_by_side(rows, methods, budgets, of=lambda row, n: True):
+    spaces = _spaces(rows, methods, budgets)
+    lines = []
+    for method in methods:
+        line = [method]
+        for own in spaces.values():
+            cells = []
+            for n in budgets:
+                cell = [r for r in own if r["method"] == method and of(r, n)]
+                figure = "accuracy" if "n_labels" in own[0] else f"accuracy_{n}"
+                cells.append(f"{100 * np.mean([r[figure] for r in cell]):.1f}")
+            line.append(" / ".join(cells))
+        lines.append(line)
+    means = np.array(
+        [[[float(v) for v in cell.split(" / ")] for cell in line[1:]] for line in lines]
+    )
+    for line, mean in zip(lines, means.mean(axis=1), strict=True):
+        line.append(" / ".join(f"{v:.1f}" for v in mean))
+    counts = " / ".join(map(str, budgets))
+    return table([counts, *spaces, "mean"], lines)
 
 
 def chosen():
@@ -303,6 +361,9 @@ TABLES = {
     "few labels": few_labels,
     "hard cases": hard_cases,
     "probe": probe,
+    "one space": one_space,
+    "rounds": rounds,
+    "long rounds": long_rounds,
     "chosen": chosen,
     "loop": loop,
     "hybrid": hybrid,

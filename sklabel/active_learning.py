@@ -1,5 +1,6 @@
 """The loop of active learning: choose rows, ask for labels, learn, choose again."""
 
+import copy
 import time
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ from ._core.labels import (
     read_labels,
 )
 from ._core.learner import Learner
-from ._core.nested import fit_partly_labeled, last_step
+from ._core.nested import fit_partly_labeled, has_features, last_step
 from ._core.parameters import (
     KW_ONLY,
     Count,
@@ -32,15 +33,19 @@ from ._core.parameters import (
     RandomState,
     Verbosity,
 )
+from ._core.persistence import save as save_estimator
 from ._core.roles.classification import ClassificationRole, LabeledScoreMixin
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
 from .selection import (
+    BADGESelector,
     RandomSelector,
     StratifiedSelector,
     UncertaintySelector,
     USLSelector,
 )
+
+__all__ = ["ActiveLearningClassifier"]
 
 # selectors that need no vectors
 _OF_ANYTHING = RandomSelector, StratifiedSelector
@@ -75,6 +80,17 @@ def _as_objects(y):
     return objects
 
 
+def _without_classifier(selector):
+    """Return a selector without the loop's classifier, which each question sets."""
+    if not isinstance(
+        selector.get_params(deep=False).get("classifier"), FrozenEstimator
+    ):
+        return selector
+    selector = copy.copy(selector).set_params(classifier=None)
+    vars(selector).pop("classifier_", None)
+    return selector
+
+
 class ActiveLearningClassifier(
     LabeledScoreMixin,
     MetaEstimatorMixin,
@@ -101,7 +117,9 @@ class ActiveLearningClassifier(
     selector : selector or None
         Chooses the rows of a round; cloned. Its ``classifier``, where it has one, is
         that of the loop; in a pipeline, which shows it something else, it is its own.
-        None: :class:`sklabel.selection.UncertaintySelector`.
+        None: :class:`sklabel.selection.BADGESelector`; for images that go to a
+        classifier of another library, whose features are not known,
+        :class:`sklabel.selection.UncertaintySelector` with "margin".
     initial_selector : selector or None
         Chooses the first rows; cloned. None: :class:`sklabel.selection.USLSelector`.
     n_rounds : int
@@ -173,8 +191,8 @@ class ActiveLearningClassifier(
     Notes
     -----
     While the answers are of one class, nothing can be trained, and the first selector
-    is asked again. Pickles hold the state of the loop, but not X: after loading, give
-    it back by ``attach(X)``.
+    is asked again. What :meth:`save` and pickles keep is the state of the loop, but not
+    X: after loading, give it back by ``attach(X)``.
 
     The loop of Roda and Geva (2024) is ``ActiveLearningClassifier(CCLClassifier(),
     UncertaintySelector("entropy"), RandomSelector(), n_rounds=20, n_samples=250)``.
@@ -310,6 +328,33 @@ class ActiveLearningClassifier(
             self._train()
         return self
 
+    def save(self, folder):
+        """Write the loop into a folder as safetensors and JSON, without X.
+
+        ``sklabel.load`` reads it, and :meth:`attach` gives it its rows again; the
+        ``oracle``, a function, and ``verbose`` are not kept. For a loop whose
+        classifier, selectors or embedder are scikit-learn's, take ``joblib.dump``.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made if it does not exist. Nothing executable is written.
+
+        Raises
+        ------
+        TypeError
+            If a part is not sklabel's own, which only pickle can keep.
+        """
+        check_is_fitted(self, "labels_")
+        kept = copy.copy(self)
+        vars(kept).update(self.__getstate__())
+        for name in ("_X", "_Z", "_hidden", "_sklearn_version"):
+            vars(kept).pop(name, None)
+        for name in ("selector_", "initial_selector_"):
+            if hasattr(kept, name):
+                setattr(kept, name, _without_classifier(getattr(kept, name)))
+        save_estimator(kept, folder)
+
     def attach(self, X):
         """Give the loop its rows, after it was loaded from a file.
 
@@ -349,7 +394,7 @@ class ActiveLearningClassifier(
         first = not hasattr(self, "classifier_")
         selector = self.initial_selector if first else self.selector
         if selector is None:
-            selector = USLSelector() if first else UncertaintySelector()
+            selector = USLSelector() if first else self._default_selector()
         name = "initial_selector_" if first else "selector_"
         if not hasattr(self, name):
             setattr(self, name, clone(selector))
@@ -362,6 +407,11 @@ class ActiveLearningClassifier(
         self.sample_indices_ = np.append(self.sample_indices_, new)
         self._seconds = time.perf_counter() - start
         return rows
+
+    def _default_selector(self):
+        if has_features(self.classifier_, self._X):
+            return BADGESelector()
+        return UncertaintySelector("margin")
 
     def teach(self, indices, y, *, correct=False):
         """Take answers, and train on all of them.

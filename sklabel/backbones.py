@@ -9,9 +9,11 @@ import torch
 import torchvision
 from torch import nn
 
+from ._core.checks import check_number, check_option
 from ._core.optional import import_optional
 from .augment import sobel
 from .modules import split_batchnorm_
+from .optim import _NORMS
 
 # the last part of a residual branch, in blocks of torchvision and of our own
 _BRANCH_ENDS = ("body", "bn3", "bn2", "conv3", "conv2")
@@ -34,7 +36,12 @@ class Encoder(nn.Module):
     ----------
     n_features_out : int
         Length D of the encoding.
+    pretrained : bool
+        Whether it comes with what it has learned elsewhere; set by
+        :func:`build_backbone`.
     """
+
+    pretrained = False
 
     def __init__(self, body, sample_shape, mean=None, std=None):
         super().__init__()
@@ -61,7 +68,8 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
         - ``"resnet18"`` and every other classifier of torchvision, untrained; its
           ResNets get the CIFAR stem (3x3, stride 1, no pooling) for sides up to 64;
         - ``"timm/NAME"``: an untrained model of timm (extra ``backbones``);
-        - a module: copied, never trained in place;
+        - a module: copied, never trained in place; it counts as pretrained where its
+          norm layers are not as new;
         - a fitted embedding estimator: its trained encoder is copied.
     sample_shape : tuple of int
         ``(D,)`` or ``(C, H, W)``.
@@ -89,6 +97,7 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
             )
         # what MoCo splits for its own training is whole again
         trained = split_batchnorm_(copy.deepcopy(trained), 1)
+        trained.pretrained = True
         return trained.requires_grad_(True)
     if isinstance(spec, nn.Module):
         body = copy.deepcopy(spec).requires_grad_(True)
@@ -101,7 +110,9 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
             "give sklearn.frozen.FrozenEstimator(embedder), which stays fitted."
         )
     try:
-        return Encoder(body, sample_shape, mean, std)
+        encoder = Encoder(body, sample_shape, mean, std)
+        encoder.pretrained = isinstance(spec, nn.Module) and _has_learned(body)
+        return encoder
     except Exception as error:  # networks of others fail in many ways
         name = repr(spec) if isinstance(spec, str) else type(spec).__name__
         reason = " ".join(str(error).split())
@@ -110,6 +121,21 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
             f"vectors ({reason}). Resize the images to what it takes, or use "
             'backbone="auto".'
         ) from error
+
+
+def _has_learned(module):
+    """Return whether norm layers of a module show that it was trained before."""
+    for part in module.modules():
+        if not isinstance(part, _NORMS):
+            continue
+        mean, var = (getattr(part, f"running_{s}", None) for s in ("mean", "var"))
+        if mean is not None and (mean.any() or (var != 1).any()):
+            return True
+        # new ones are constant: 1, or 0 at the end of a residual branch
+        for values in part.parameters(recurse=False):
+            if values.numel() and (values != values.flatten()[0]).any():
+                return True
+    return False
 
 
 def build_sobel_backbone(spec, sample_shape, grey="luma"):
@@ -133,6 +159,7 @@ def build_sobel_backbone(spec, sample_shape, grey="luma"):
     ValueError
         For vectors, and as :func:`build_backbone`.
     """
+    check_option(("luma", "mean"), grey=grey)
     if len(sample_shape) == 1:
         raise ValueError(
             "sobel=True needs images, but X holds vectors of length "
@@ -167,6 +194,7 @@ def build_autoencoder(sample_shape, n_components, sizes):
     ValueError
         If there are no sizes, or one is not a positive integer.
     """
+    check_number(1, whole=True, n_components=n_components)
     sizes = list(sizes)
     if not sizes or any(int(size) != size or size < 1 for size in sizes):
         raise ValueError(f"sizes={sizes} must be positive integers, one at least.")
@@ -228,6 +256,7 @@ def drop_blocks_(net, rate):
     ----------
     .. [1] G. Huang et al., "Deep networks with stochastic depth", ECCV 2016.
     """
+    check_number(0, 1, rate=rate)
     branches = []
     for part in net.modules():
         places = [

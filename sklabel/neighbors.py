@@ -383,7 +383,13 @@ def _check_matrix(Z, name):
             f"{name} must be a non-empty 2-D array of vectors, got shape {Z.shape}."
         )
     dtype = np.float64 if Z.dtype == np.float64 else np.float32
-    return np.ascontiguousarray(Z, dtype=dtype)
+    Z = np.ascontiguousarray(Z, dtype=dtype)
+    if not np.isfinite(Z).all():
+        row = int(np.flatnonzero(~np.isfinite(Z).all(1))[0])
+        raise ValueError(
+            f"{name} holds NaN or infinity, first in row {row}: leave such rows out."
+        )
+    return Z
 
 
 def _exact_is_cheaper(n_rows, n_queries, n_features, n_neighbors):

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ._core.checks import check_number
+
 VARIANTS = ("simclr", "byol", "larc", "clip")
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -162,7 +164,7 @@ def _adapted(weights, gradients, group):
     return updates
 
 
-def param_groups(module, weight_decay):
+def param_groups(module, weight_decay, lr_scales=None):
     """Split parameters into those that decay and those that do not.
 
     Parameters
@@ -170,26 +172,40 @@ def param_groups(module, weight_decay):
     module : nn.Module
     weight_decay : float
         For the first group.
+    lr_scales : dict or None, default=None
+        {name of a part: factor on the learning rate}; None: 1 for all.
 
     Returns
     -------
-    groups : list of two dicts
+    groups : list of dict
         For a torch optimizer or `LARS`. The first: trainable parameters with two axes
         or more outside of norm layers. The second, without decay and with
         ``adapt=False``: all other trainable ones (biases, norms). A group may be empty.
+        Parts with a factor have two such groups for each factor, where it stands as
+        ``lr_scale``: whoever sets ``lr`` multiplies by it.
     """
-    decayed, plain, seen = [], [], set()
+    scales = {
+        id(parameter): scale
+        for name, scale in (lr_scales or {}).items()
+        for parameter in module.get_submodule(name).parameters()
+    }
+    found, seen = {None: ([], [])}, set()
     for part in module.modules():
         for parameter in part.parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
             decays = parameter.ndim >= 2 and not isinstance(part, _NORMS)
-            (decayed if decays else plain).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0, "adapt": False},
-    ]
+            alike = found.setdefault(scales.get(id(parameter)), ([], []))
+            alike[0 if decays else 1].append(parameter)
+    groups = []
+    for scale, (decayed, plain) in found.items():
+        own = {} if scale is None else {"lr_scale": scale}
+        groups += [
+            {"params": decayed, "weight_decay": weight_decay, **own},
+            {"params": plain, "weight_decay": 0.0, "adapt": False, **own},
+        ]
+    return groups
 
 
 def scaled_lr(lr, batch_size, scaling="linear"):
@@ -236,6 +252,7 @@ def step_counts(n_samples, batch_size, n_epochs, warmup_epochs=0):
     -------
     total_steps, warmup_steps : int
     """
+    check_number(1, whole=True, n_samples=n_samples, batch_size=batch_size)
     total_steps = n_samples * n_epochs // batch_size + 1
     return total_steps, round(warmup_epochs * n_samples // batch_size)
 

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
+from ._core.checks import check_option, check_pair
 from ._core.inputs import size_pair
 from ._core.optional import import_optional
 from ._core.persistence import refuse_external
@@ -63,6 +64,9 @@ class Frame(nn.Module):
         self, size, resize, mode="shortest", interpolation="bilinear", fill=(0, 0, 0)
     ):
         super().__init__()
+        check_option(("shortest", "longest", "squash"), mode=mode)
+        check_option(("bilinear", "bicubic", "nearest"), interpolation=interpolation)
+        check_pair(1, whole=True, size=size, resize=resize)
         self.size, self.resize = tuple(size), tuple(resize)
         self.mode, self.interpolation, self.fill = mode, interpolation, tuple(fill)
 
@@ -162,6 +166,7 @@ def pretrained_backbone(
     >>> encoder.eval()(frame(torch.rand(2, 1, 30, 40))).shape
     torch.Size([2, 512])
     """
+    check_option(("auto", "avg", "max", "token"), pooling=pooling)
     source, _, plain = name.partition("/")
     if source != "open_clip":
         source, plain = _checked_name(name)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ._core.checks import check_number
 from ._core.optional import import_optional
 
 
@@ -131,6 +132,7 @@ class ByteTokenizer:
     vocab_size = 259
 
     def __init__(self, context_length):
+        check_number(3, whole=True, context_length=context_length)
         self.context_length = context_length
 
     def __call__(self, texts):
@@ -174,9 +176,10 @@ def tokenizer(name, context_length):
     tensor([[257,  98,  99, 258,   0,   0],
             [257, 258,   0,   0,   0,   0]])
     """
+    if name not in ("bytes", "bpe"):
+        raise ValueError(f'The tokenizer name={name!r} is neither "bytes" nor "bpe".')
+    check_number(3, whole=True, context_length=context_length)
     if name == "bytes":
         return ByteTokenizer(context_length)
-    if name == "bpe":
-        open_clip = import_optional("open_clip", extra="clip")
-        return open_clip.SimpleTokenizer(context_length=context_length)
-    raise ValueError(f'The tokenizer {name!r} is neither "bytes" nor "bpe".')
+    open_clip = import_optional("open_clip", extra="clip")
+    return open_clip.SimpleTokenizer(context_length=context_length)

@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
@@ -16,13 +18,25 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
 from sklearn.utils.estimator_checks import check_estimator
 
+import sklabel
 from sklabel.active_learning import ActiveLearningClassifier
-from sklabel.classification import CCLClassifier, SupervisedClassifier
+from sklabel.classification import (
+    CCLClassifier,
+    EmbeddingClassifier,
+    SupervisedClassifier,
+)
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.labels import keep_as_class, partial_labels
 from sklabel.model_selection import LabeledKFold
-from sklabel.selection import RandomSelector, UncertaintySelector, USLSelector
+from sklabel.selection import (
+    BADGESelector,
+    CoreSetSelector,
+    LearningLossSelector,
+    RandomSelector,
+    UncertaintySelector,
+    USLSelector,
+)
 
 N = 150
 TRUTH = np.arange(N) % 3
@@ -74,7 +88,8 @@ def test_an_oracle_is_asked_in_rounds():
 
 
 def test_uncertain_rows_are_asked():
-    loop = short(n_samples=9, n_rounds=0).fit(X, TRUTH)
+    selector = UncertaintySelector("entropy")
+    loop = short(selector=selector, n_samples=9, n_rounds=0).fit(X, TRUTH)
     rows = loop.query()
     p = loop.predict_proba(X)
     entropy = -(p * np.log(p)).sum(1)
@@ -568,3 +583,158 @@ def test_names_of_features_are_kept():
         loop = short().fit(frame, TRUTH)
         loop.predict(frame)
     assert loop.feature_names_in_.tolist() == list("abcde")
+
+
+# -- saved
+
+
+def same_loops(one, other):
+    assert one.labels_.tolist() == other.labels_.tolist()
+    assert [type(v) for v in one.labels_] == [type(v) for v in other.labels_]
+    for name in ("sample_indices_", "pending_", "refused_"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.history_ == other.history_
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        UncertaintySelector(),
+        CoreSetSelector(),
+        BADGESelector(),
+        LearningLossSelector(max_steps=3),
+        RandomSelector(),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_a_loop_is_saved_between_any_two_steps(selector, tmp_path):
+    names = keep_as_class(np.array(["none", "some", "many"], object)[TRUTH], "none")
+    settings = {"selector": selector, "n_samples": 9, "verbose": 0}
+    whole = short(SupervisedClassifier(max_steps=3), **settings).begin(X)
+    broken = short(SupervisedClassifier(max_steps=3), **settings).begin(X)
+    for i in range(3):
+        folder = tmp_path / str(i)
+        broken.save(folder)
+        broken = sklabel.load(folder).attach(X)
+        rows = whole.query()
+        np.testing.assert_array_equal(broken.query(), rows)
+        broken.save(folder)  # a question is open
+        broken = sklabel.load(folder).attach(X)
+        np.testing.assert_array_equal(broken.pending_, rows)
+        answers = names[rows]
+        answers[0] = None
+        for loop in (whole, broken):
+            loop.teach(rows, answers)
+            for step in loop.history_:
+                step["seconds"] = 0
+        same_loops(whole, broken)
+    broken.save(tmp_path / "end")
+    again = sklabel.load(tmp_path / "end")
+    np.testing.assert_array_equal(again.predict_proba(X), whole.predict_proba(X))
+    assert again.score(X, np.asarray(names, dtype=str)) > 0
+    with pytest.raises(ValueError, match=r"attach\(X\)"):
+        again.query()
+
+
+def test_a_loop_of_images_with_an_embedder_and_an_oracle_is_saved(tmp_path):
+    images, target = load_digit_images(return_X_y=True)
+    images, target = images[:60], target[:60] % 3
+    loop = short(
+        SupervisedClassifier(max_steps=2),
+        oracle=lambda rows: target[rows],
+        embedder=AutoencoderTransformer(4, max_steps=2),
+        selector=USLSelector(),
+        n_rounds=1,
+    ).fit(images)
+    loop.save(tmp_path)
+    again = sklabel.load(tmp_path)
+    assert again.oracle is None
+    np.testing.assert_array_equal(again.predict(images), loop.predict(images))
+    np.testing.assert_array_equal(again.attach(images).query(), loop.query())
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"classifier": LogisticRegression()},
+        {"selector": make_pipeline(StandardScaler(), UncertaintySelector())},
+        {"embedder": StandardScaler()},
+    ],
+)
+def test_parts_of_scikit_learn_are_named_with_the_remedy(parts, tmp_path):
+    given = {"classifier": SupervisedClassifier(max_steps=2), **parts}
+    loop = short(**given, n_rounds=1).fit(X, TRUTH)
+    with pytest.raises(TypeError, match="is a .*(Regression|Pipeline|Scaler).*joblib"):
+        loop.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(NotFittedError):
+        short().save(tmp_path)
+
+
+class OfPixels(ClassifierMixin, BaseEstimator):
+    """A classifier of another library that takes images and has no features."""
+
+    def fit(self, X, y):
+        self.inner_ = LogisticRegression(max_iter=200).fit(X.reshape(len(X), -1), y)
+        self.classes_ = self.inner_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.inner_.predict_proba(np.reshape(X, (len(X), -1)))
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+
+@pytest.mark.parametrize(
+    ("classifier", "of_images", "expected"),
+    [
+        (LogisticRegression(max_iter=200), False, BADGESelector),
+        (
+            make_pipeline(StandardScaler(), KNeighborsClassifier(1)),
+            False,
+            BADGESelector,
+        ),
+        (EmbeddingClassifier(), False, BADGESelector),
+        (SupervisedClassifier(max_steps=3), True, BADGESelector),
+        (
+            make_pipeline(AutoencoderTransformer(4, max_steps=2), LogisticRegression()),
+            True,
+            BADGESelector,
+        ),
+        (OfPixels(), True, UncertaintySelector),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_the_default_selector_looks_at_features_where_there_are_any(
+    classifier, of_images, expected
+):
+    X, y = load_digit_images(return_X_y=True)
+    X, y = X[:150], y[:150]
+    loop = ActiveLearningClassifier(
+        classifier,
+        initial_selector=RandomSelector(),
+        n_rounds=1,
+        n_samples=30,
+        random_state=0,
+    ).fit(X if of_images else X.reshape(150, -1), y)
+    assert type(loop.selector_) is expected
+    assert [step["n_labeled"] for step in loop.history_] == [30, 60]
+
+
+def test_the_default_selector_is_better_than_entropy():
+    X, y = load_digits(return_X_y=True)
+    reached = {}
+    for selector in (None, UncertaintySelector("entropy")):
+        curves = []
+        for seed in range(3):
+            loop = ActiveLearningClassifier(
+                make_pipeline(StandardScaler(), LogisticRegression()),
+                selector,
+                n_rounds=3,
+                n_samples=10,
+                random_state=seed,
+            ).fit(X, y)
+            curves.append(loop.history_[-1]["accuracy"])
+        reached[selector is None] = np.mean(curves)
+    assert reached[True] > reached[False] + 0.03

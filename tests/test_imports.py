@@ -14,6 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # `_core`, and its `roles` every file is one. A file imports from lower floors only, or
 # from its own room.
 FLOORS = [
+    "_core.checks",
     "losses augment modules optim neighbors _core.columns _core.docstrings _core.files "
     "_core.label_texts _core.layers _core.optional _core.plain _core.samples "
     "_core.warn",
@@ -27,7 +28,7 @@ FLOORS = [
     "_core.learner",
     "_core.codes _core.overclustering _core.roles.embedding _core.roles.clustering "
     "_core.roles.classification _core.roles.search",
-    "_core.nested",
+    "_core.nested _core.transfer",
     "_core.roles.selection",
     "embedding",
     "clustering classification",
@@ -37,9 +38,7 @@ FLOORS = [
     "cli",
     "__main__",
 ]
-FLOOR = {
-    room: number for number, rooms in enumerate(FLOORS, 1) for room in rooms.split()
-}
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 # lists of folders whose files are rooms
 EMPTY = {("_core", "__init__"), ("_core", "roles", "__init__")}
 METHOD_FOLDERS = {"embedding", "clustering", "classification", "selection"}

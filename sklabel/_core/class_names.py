@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .labels import encode_labels, is_labeled
+from .labels import as_column, encode_labels, is_labeled
 
 
 def sorted_classes(class_names):
@@ -35,7 +35,7 @@ def encode_named(y, class_names, classes):
     Parameters
     ----------
     y : array-like of shape (n,)
-        -1, None or NaN for unlabeled rows.
+        -1, None, NaN or a blank text for unlabeled rows.
     class_names : list or dict
     classes : ndarray of shape (K,)
         Sorted.
@@ -45,9 +45,9 @@ def encode_named(y, class_names, classes):
     codes : ndarray of int of shape (n,)
         -1 for unlabeled rows.
     """
-    labeled = is_labeled(y)
+    labeled = is_labeled(y, classes=classes)
     if classes.dtype.kind == "U" and labeled.any():
-        column = np.array(y, dtype=object).reshape(-1)
+        column = as_column(y).astype(object)
         if not any(isinstance(value, str) for value in column[labeled]):
             positions = column[labeled].astype(np.int64)
             lowest, highest = positions.min(), positions.max()

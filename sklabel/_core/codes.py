@@ -55,7 +55,7 @@ class CodesMixin:
     names.
     """
 
-    bound: ClassVar[tuple[str, ...]] = ("embedder", "backbone")
+    _bound: ClassVar[tuple[str, ...]] = ("embedder", "backbone")
 
     def _fit_embedder(self, X):
         """Return the embedder, fitted; by default it has codes of 10."""

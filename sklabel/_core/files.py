@@ -233,7 +233,7 @@ def _new_partial(path):
         if fcntl is None:
             return file
         with suppress(OSError):  # not every file system has locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
         if os.path.lexists(file.name):
             return file
         file.close()  # another process met it before it was locked

@@ -13,7 +13,7 @@ from .columns import WHAT_X_MAY_BE, as_array, as_column
 from .decoding import GRAY, UNREADABLE, Pictures
 from .image_files import _CACHE_BYTES, ImageFiles, unreadable
 from .samples import PIXEL_RANGES, Samples, _blocks, to_unit
-from .warn import warn
+from .warn import warn, warn_once
 
 _CHANNELS = (1, 3, 4)
 
@@ -133,11 +133,11 @@ def _warn_of_dark_bytes(samples):
         if high > 127:  # nearly always in the first block
             return
     if high > low:
-        warn(
+        warn_once(
+            "dark",
             f"X holds uint8 images with values from {low} to {high}, which are taken "
             f"as parts of 0 to 255, so that all are dark. If {high} stands for white, "
             f"stretch them: (X * (255 / {high})).astype(np.uint8).",
-            UserWarning,
         )
 
 
@@ -257,8 +257,11 @@ def _validated(estimator, X, reset, dtype):
         if not any(text in str(error) for text in odd):
             raise
         reason = " ".join(str(error).split())[:200]
+        remedy = ""
+        if "setting an array element" in reason:
+            remedy = "Make one array of its rows: np.stack(list(X)). "
         raise type(error)(
-            f"X is a {type(X).__name__} that holds no numbers ({reason}). "
+            f"X is a {type(X).__name__} that holds no numbers ({reason}). {remedy}"
             f"{WHAT_X_MAY_BE}"
         ) from error
 
@@ -351,7 +354,7 @@ def _from_files(estimator, column, reset, expected):
         if files.value_range is not None:
             estimator._value_range = files.value_range
         if files.several:
-            warn(files.pages_text(), UserWarning)
+            warn_once("pages", files.pages_text())
     shape = (files.n_channels, *files.size)
     return Samples(files, shape, channels_last=True, bad=bad)
 

@@ -24,7 +24,7 @@ def as_column(y):
         raise ValueError(
             "This needs labels: it requires y to be passed, but the target y is None."
         )
-    column = _entries(y)
+    column = as_entries(y)
     if column.ndim == 2 and column.shape[1] == 1:
         warn(
             "A column-vector y was passed when a 1d array was expected. Please change "
@@ -47,7 +47,7 @@ def as_column(y):
     return column
 
 
-def _entries(y):
+def as_entries(y):
     """Return what y holds as an array of its shape."""
     library = type(y).__module__.partition(".")[0]
     if isinstance(y, np.ma.MaskedArray):
@@ -75,16 +75,23 @@ def _of_masked(y):
 
 def _of_sequence(y):
     """Return a list as an array; numpy alone writes ["cat", -1] and [True, -1] anew."""
-    entries = [
-        v.detach().cpu().item() if hasattr(v, "detach") and v.ndim == 0 else v
-        for v in (None if v is np.ma.masked else v for v in y)
-    ]
+    entries = [_of_entry(v) for v in y]
     kinds = set(map(type, entries))
     if any(issubclass(kind, (str, bytes)) for kind in kinds) or (
         len(kinds) > 1 and kinds & {bool, np.bool_}
     ):
         return np.array(entries, dtype=object)
     return np.asarray(entries)
+
+
+def _of_entry(value):
+    if value is np.ma.masked:
+        return None
+    if hasattr(value, "as_py"):  # of list(column) of pyarrow
+        return value.as_py()
+    if hasattr(value, "detach") and value.ndim == 0:
+        return _of_tensor(value).item()
+    return value
 
 
 def _of_arrow(y):
@@ -118,7 +125,10 @@ def _of_pandas(y):
 
 
 def _of_tensor(y):
+    if y.is_meta:
+        raise ValueError("y is a tensor on the meta device, which holds no labels.")
     y = y.detach().cpu()
+    y = y.to_dense() if y.is_sparse else y
     try:
         return y.numpy()
     except TypeError:  # bfloat16
@@ -186,9 +196,9 @@ def _labeled_mask(column, unlabeled):
     if kind == "O":
         return np.array(
             [
-                not _is_missing(v)
-                and not _is_marker(v, unlabeled)
-                and not (isinstance(v, str) and is_blank(v))
+                not is_blank(v) and v != unlabeled
+                if isinstance(v, str)
+                else not _is_missing(v) and not _is_marker(v, unlabeled)
                 for v in column
             ],
             dtype=bool,
@@ -374,7 +384,7 @@ def is_labeled(y, unlabeled=-1, classes=None):
     return read_labels(y, unlabeled, classes)[1]
 
 
-def check_labels(y, *, n_samples=None, min_classes=2):
+def check_labels(y, *, n_samples=None, min_classes=2, classes=None):
     """Check a partly labeled y and return it as a 1-D array.
 
     Parameters
@@ -387,6 +397,8 @@ def check_labels(y, *, n_samples=None, min_classes=2):
     min_classes : int, default=2
         Smallest number of classes among the labeled rows. 0 allows that no row is
         labeled.
+    classes : array-like of shape (n_classes,), default=None
+        Known classes. Texts among them are labels whatever they look like.
 
     Returns
     -------
@@ -409,7 +421,7 @@ def check_labels(y, *, n_samples=None, min_classes=2):
         If pandas has a category for y of which no row is labeled, or if two classes
         look alike.
     """
-    column, labeled, values = read_labels(y)
+    column, labeled, values = read_labels(y, classes=classes)
     if n_samples is not None and len(column) != n_samples:
         raise ValueError(
             "Found input variables with inconsistent numbers of samples: "
@@ -420,16 +432,16 @@ def check_labels(y, *, n_samples=None, min_classes=2):
             f"y has no labeled row: all {len(column)} rows are -1, None, NaN or blank. "
             "Write the class of some rows into y."
         )
-    classes = np.unique(values)
-    if len(classes) < min_classes:
+    found = np.unique(values)
+    if len(found) < min_classes:
         raise ValueError(
-            f"y has {len(classes)} class ({', '.join(map(repr, classes.tolist()))}) "
+            f"y has {len(found)} class ({', '.join(map(repr, found.tolist()))}) "
             f"among its {len(values)} labeled rows, but at least {min_classes} classes "
             "are needed. Label rows of another class too."
         )
     if min_classes > 0:
-        _check_categories(y, classes)
-        check_look_alikes(classes)
+        _check_categories(y, found)
+        check_look_alikes(found)
     return column
 
 

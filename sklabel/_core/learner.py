@@ -234,7 +234,7 @@ class Learner(Training, NetEstimator, abstract=True):
     # weights; parameters that it did not have; the history of the stages before this
     _continued, _changed, _earlier_epochs = None, (), ()
     # what weights depend on beyond their shapes: a warm start refuses another value
-    bound: ClassVar[tuple[str, ...]] = ()
+    _bound: ClassVar[tuple[str, ...]] = ()
 
     def _check_X(self, X, reset=False):
         """Return X as `Samples`; with ``reset`` (in fit) remember its shape."""
@@ -282,8 +282,8 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"warm_start=True continues on samples of shape {self.sample_shape_}, "
                 f"but X has {sample_shape}: use warm_start=False."
             )
-        if set(self._changed) & set(self.bound):
-            raise self._misfit([n for n in self._changed if n in self.bound])
+        if set(self._changed) & set(self._bound):
+            raise self._misfit([n for n in self._changed if n in self._bound])
         own = weights_name(self.net_.module_)
         # what was broken off goes on from its checkpoint, if it is the same training
         self._origins = (*self._origins, own) if self._unfinished else (own,)

@@ -128,6 +128,14 @@ def hidden_features(classifier, X):
     return encoded(classifier, X)
 
 
+def has_features(classifier, X):
+    """Return whether `hidden_features` finds any for a fitted classifier."""
+    classifier, row = inner_estimator(classifier, _safe_indexing(X, [0]))
+    if isinstance(classifier, ClassificationRole):
+        return True
+    return len(getattr(row, "shape", None) or np.shape(row)) == 2
+
+
 def encoded(estimator, X):
     """Return the features (n, D) of X by the ``encoder_`` of a trained estimator."""
     encoder = estimator.encoder_.eval()

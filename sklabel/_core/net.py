@@ -75,6 +75,8 @@ class Net(NeuralNet):
     warmup_epochs : float
     weight_decay : float
         For weights only, never for biases and norms.
+    lr_scales : dict or None
+        {name of a part of the module: factor on its learning rate}.
     max_steps : int or None
         Length of the training in optimizer steps; overrides max_epochs.
     precision : {"auto", "bfloat16", "float32"}
@@ -105,6 +107,7 @@ class Net(NeuralNet):
         optimizer="adamw",
         lr=1e-3,
         weight_decay=0.0,
+        lr_scales=None,
         schedule="cosine",
         warmup_epochs=0,
         max_epochs=10,
@@ -123,6 +126,7 @@ class Net(NeuralNet):
     ):
         self.pixel_range = pixel_range
         self.weight_decay = weight_decay
+        self.lr_scales = lr_scales
         self.schedule = schedule
         self.warmup_epochs = warmup_epochs
         self.max_steps = max_steps
@@ -172,7 +176,7 @@ class Net(NeuralNet):
         optimizer, defaults = OPTIMIZERS.get(self.optimizer, (self.optimizer, {}))
         given = self.get_params_for("optimizer")
         given.pop("lr", None)
-        groups = optim.param_groups(self.module_, self.weight_decay)
+        groups = optim.param_groups(self.module_, self.weight_decay, self.lr_scales)
         self.optimizer_ = optimizer(groups, **{"lr": self.lr, **defaults, **given})
         if not isinstance(self.optimizer_, torch.optim.Optimizer):
             raise ValueError(
@@ -260,6 +264,13 @@ class Net(NeuralNet):
         """End the training after this epoch."""
         self.total_steps_ = self.step_
 
+    def partial_fit(self, X, y=None, classes=None, **fit_params):
+        """Train; Ctrl-C that `fit_loop` lets pass is raised: skorch drops it."""
+        self.notify("on_train_begin", X=X, y=y)
+        self.fit_loop(X, y, **fit_params)
+        self.notify("on_train_end", X=X, y=y)
+        return self
+
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         sampler = X
         batches = self.get_iterator(sampler, training=True)
@@ -283,7 +294,7 @@ class Net(NeuralNet):
                         self.stop()
             except KeyboardInterrupt:
                 self.interrupted_ = True
-                if "train_loss" not in self.history[-1]:
+                if self.history and "train_loss" not in self.history[-1]:
                     self.history.pop()  # the epoch that was broken off
         stage.end()
         del self.progress_
@@ -373,7 +384,7 @@ class Net(NeuralNet):
                 "must return a number, the share of the learning rate."
             )
         for group in self.optimizer_.param_groups:
-            group["lr"] = self.lr * factor
+            group["lr"] = self.lr * factor * group.get("lr_scale", 1)
 
     def _after_epoch(self, sampler):
         metrics = {}

@@ -28,15 +28,18 @@ from .files import (
     replacing,
     sync_folder,
 )
+from .label_texts import ClassName
 
 _FORMAT = 2
 _FORMATS = (1, _FORMAT)  # 1: the weights have the same name in every folder
 _PACKAGE = __package__.partition(".")[0]
-_PUBLIC = ("embedding", "clustering", "classification", "selection")
+_PUBLIC = ("embedding", "clustering", "classification", "selection", "active_learning")
 _MOST_JSON = 2**27  # bytes
 _MOST_VALUES = 2**27  # of one sample
 # parameters that mean the machine of the user, not the model: a file does not set them
-_OF_THE_MACHINE = ("cache_dir", "checkpoint_dir", "device", "net_params", "verbose")
+_OF_THE_MACHINE = (
+    *("cache_dir", "checkpoint_dir", "device", "net_params", "oracle", "verbose"),
+)
 # names of models that are fetched, or read from another folder
 _EXTERNAL = re.compile(r"(?:\w+/)?(?:hf[-_]hub|local[-_]dir):", re.ASCII)
 _local_only = ContextVar("local_only", default=False)
@@ -66,9 +69,15 @@ def save(estimator, folder, written_by=None):
     before = _weights_named_in(folder)
     with replacing(folder / _weights_file(_FORMAT, checksum)) as file:
         file.write(weights)
-    with replacing(folder / "estimator.json") as file:
-        file.write(text)
     after = _weights_file(_FORMAT, checksum)
+    try:
+        with replacing(folder / "estimator.json") as file:
+            file.write(text)
+    except BaseException:  # such as a full disk: no model needs these weights
+        if _weights_named_in(folder) != after:
+            with suppress(OSError):
+                (folder / after).unlink()
+        raise
     if before not in (None, after):
         with suppress(OSError):
             (folder / before).unlink()
@@ -118,7 +127,14 @@ def load(folder, *, allow_external=False):
     ValueError
         If the folder holds no estimator, one that this version cannot read, or one that
         needs ``allow_external``.
+    TypeError
+        If ``folder`` is neither text nor a path.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(
+            f"folder={folder!r:.200} is a {type(folder).__name__}: give the path of a "
+            "folder that save wrote."
+        )
     folder = Path(folder)
     try:
         for _ in range(3):  # another process may be replacing the model
@@ -148,7 +164,8 @@ def load(folder, *, allow_external=False):
     before = _local_only.set(not allow_external)
     try:
         found = _decode(description["estimator"], deserialize(weights))
-        if not _is_estimator(found) or "net_" not in vars(found):
+        # a loop of active learning has none before it is taught
+        if not _is_estimator(found) or not {"net_", "pending_"} & set(vars(found)):
             raise ValueError(f"a {type(found).__name__} is not a fitted estimator")
         return found
     except Exception as error:  # what stands in the file may be anything
@@ -227,6 +244,8 @@ def is_external(name):
 
 def _encode(value, tensors, key):
     """Return JSON for a value; arrays go to ``tensors`` under a key of their own."""
+    if isinstance(value, ClassName):
+        return {"class_name": str(value)}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, np.generic) and value.dtype.kind in "biufU":
@@ -243,13 +262,16 @@ def _encode(value, tensors, key):
         dtype = value.dtype.str
         return {"objects": parts, "shape": list(value.shape), "dtype": dtype}
     if isinstance(value, np.ndarray):
-        tensors[key] = torch.from_numpy(np.ascontiguousarray(value))
+        tensors[key] = torch.from_numpy(np.ascontiguousarray(value)).clone()
         return {"array": key}
     if isinstance(value, (torch.device, Path)):
         return str(value)
     if type(value) in _policies().values():
         parameters = _encode(value.get_params(deep=False), tensors, key)
         return {"augment": type(value).__name__, "parameters": parameters}
+    if isinstance(value, np.random.RandomState):
+        _, numbers, *rest = value.get_state()
+        return {"random_state": [numbers.tolist(), *rest]}
     if isinstance(value, FrozenEstimator):
         return {"frozen": _encode(value.estimator, tensors, key)}
     if type(value).__module__.split(".")[0] == _PACKAGE:
@@ -269,6 +291,14 @@ def _policies():
 def _encode_estimator(estimator, tensors, key):
     given = estimator.get_params(deep=False)
     parameters = {k: v for k, v in given.items() if k not in _OF_THE_MACHINE}
+    # a frozen embedder is what fit has set, too: its weights are written once
+    shared = [
+        k
+        for k, v in parameters.items()
+        if isinstance(v, FrozenEstimator) and v is vars(estimator).get(f"{k}_")
+    ]
+    for name in shared:
+        del parameters[name]
     fitted = {}
     for name, value in vars(estimator).items():
         if name in given or name in ("net_", *_NOT_KEPT):
@@ -282,6 +312,8 @@ def _encode_estimator(estimator, tensors, key):
         "parameters": _encode(parameters, tensors, f"{key}.parameters"),
         "fitted": _encode(fitted, tensors, f"{key}.fitted"),
     }
+    if shared:
+        described["as_fitted"] = shared
     if hasattr(estimator, "net_"):
         net = estimator.net_
         for name, tensor in net.module_.state_dict().items():
@@ -297,7 +329,9 @@ def _encode_estimator(estimator, tensors, key):
 def _set_since(estimator):
     """Return the values in ``fit`` of parameters that were set to others since."""
     made = getattr(estimator, "_built_with", {})
-    changed = estimator._changed_parameters() if made else ()
+    changed = set(estimator._changed_parameters() if made else ()) - set(
+        _OF_THE_MACHINE
+    )
     return {k: made[k][0] for k in changed if made[k][0] is not getattr(estimator, k)}
 
 
@@ -384,7 +418,9 @@ _FITTED = {
     "_network": _is_count,
     "_origins": _are_origins,
     "_pixel_range": _is_range,
+    "_rng": lambda value: isinstance(value, np.random.RandomState),
     "_row_shape": _is_shape,
+    "_seconds": _is_number,
     "_sizes": _are_sizes,
     "_sklearn_output_config": _is_output,
     "_unfinished": _is_flag,
@@ -402,6 +438,8 @@ _FITTED = {
     "n_clusters_": lambda value: _is_count(value) and value > 0,
     "n_features_in_": lambda value: _is_count(value) and value > 0,
     "n_iter_": _is_count,
+    "pending_": _is_vector,
+    "refused_": _is_vector,
     "sample_indices_": _is_vector,
     "sample_shape_": _is_shape,
     "transduction_": _is_vector,
@@ -411,7 +449,7 @@ _FITTED = {
 # of scikit-learn, and what only a fit in progress needs
 _NOT_KEPT = (
     *("_metadata_request", "_skl_callbacks"),
-    *("_built_with", "_changed", "_continued", "_earlier_epochs", "_task"),
+    *("_before", "_built_with", "_changed", "_continued", "_earlier_epochs", "_task"),
 )
 _PUBLIC_NAME = re.compile(r"[A-Za-z]\w*[A-Za-z0-9]_|[A-Za-z]_", re.ASCII)
 
@@ -453,6 +491,13 @@ def _check_fitted(estimator, fitted):
 def _decode(value, tensors):
     if not isinstance(value, dict):
         return value
+    if "class_name" in value:
+        return ClassName(value["class_name"])
+    if "random_state" in value:
+        numbers, *rest = value["random_state"]
+        random = np.random.RandomState()
+        random.set_state(("MT19937", np.array(numbers, np.uint32), *rest))
+        return random
     if "scalar" in value:
         return _decode_scalar(value["scalar"], value["dtype"])
     for kind in (list, tuple):
@@ -514,6 +559,8 @@ def _decode_estimator(described, tensors, key):
     estimator = getattr(public, name)(**parameters)
     fitted = _decode(described["fitted"], tensors)
     _check_fitted(estimator, fitted)
+    for parameter in described.get("as_fitted", ()):
+        estimator.set_params(**{parameter: fitted[f"{parameter}_"]})
     vars(estimator).update(fitted)
     if "history" in described:
         estimator._validate_params()

@@ -5,7 +5,7 @@ from numbers import Number
 
 import numpy as np
 
-from .labels import _is_marker, _is_missing
+from .labels import _is_marker, _is_missing, as_entries
 from .warn import warn
 
 
@@ -24,7 +24,7 @@ def check_captions(y, samples):
     texts : list of list of str
     """
     if hasattr(y, "to_numpy") or hasattr(y, "__array__"):
-        y = np.asarray(y)
+        y = as_entries(y)
     if isinstance(y, str) or not hasattr(y, "__len__"):
         raise ValueError(f"y={y!r} must hold a text for each of {len(samples)} rows.")
     if len(y) != len(samples):

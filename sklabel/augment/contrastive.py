@@ -1,10 +1,12 @@
 """Contrastive views: crop, mirror, recolor, blur, each on a whole batch."""
 
 import math
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 
+from .._core.checks import check_number, check_pair
 from .policy import ImagePolicy, per_image, pieces, uniform
 
 LUMA = (0.2989, 0.587, 0.114)
@@ -225,7 +227,8 @@ class Contrastive(ImagePolicy):
     crop : tuple of two floats, default=(0.08, 1.0)
         Smallest and largest share of the area that a view shows.
     aspect : tuple of two floats, default=(3/4, 4/3)
-        Least and greatest width over height of what it shows.
+        Least and greatest width over height of what it shows, where 1 keeps the
+        proportions: relative to those of the view, which need not be square.
     flip : float, default=0.5
         Probability of mirroring left to right; 0 for digits and characters.
     jitter : float or tuple of four floats, default=0.5
@@ -291,15 +294,35 @@ class Contrastive(ImagePolicy):
         self.rotate = rotate
         self.solarize = solarize
         self.size = size
+        self._check()
+
+    def _check(self):
+        check_pair(0, 1, crop=self.crop)
+        check_pair(0, above=True, aspect=self.aspect)
+        check_number(0, 1, flip=self.flip, jitter_probability=self.jitter_probability)
+        check_number(0, 1, grayscale=self.grayscale, blur=self.blur)
+        check_number(0, 1, solarize=self.solarize)
+        check_number(0, 180, rotate=self.rotate)
+        if isinstance(self.jitter, (tuple, list)):
+            if len(self.jitter) != 4:
+                raise ValueError(f"jitter={self.jitter!r} must be one number or four.")
+            for strength in self.jitter:
+                check_number(0, jitter=strength)
+        else:
+            check_number(0, jitter=self.jitter)
+        if isinstance(self.size, (tuple, list)):
+            check_pair(1, whole=True, size=self.size)
+        elif self.size is not None:
+            check_number(1, whole=True, size=self.size)
 
     def _augment(self, x):
         n = len(x)
-        crop = [*self._boxes(x), torch.rand(n, device=x.device) < self.flip]
+        size = (self.size,) * 2 if isinstance(self.size, Integral) else self.size
+        size = tuple(size or x.shape[2:])
+        crop = [*self._boxes(x, size), torch.rand(n, device=x.device) < self.flip]
         if self.rotate:
             crop.append(uniform(n, -self.rotate, self.rotate, x))
         colors = self._draw_colors(x)
-        size = (self.size,) * 2 if isinstance(self.size, int) else self.size
-        size = tuple(size or x.shape[2:])
         same = size == tuple(x.shape[2:])
         out = torch.empty_like(x) if same else x.new_empty(*x.shape[:2], *size)
         for part in pieces(x):
@@ -319,15 +342,20 @@ class Contrastive(ImagePolicy):
             out = torch.where(chosen & (out >= 0.5), 1 - out, out)
         return out
 
-    def _boxes(self, x, tries=10):
-        """Draw top, left, height and width as torchvision does, for all images."""
+    def _boxes(self, x, size, tries=10):
+        """Draw top, left, height and width as torchvision does, for all images.
+
+        ``size``: height and width to which boxes are stretched.
+        """
         n, _, side_y, side_x = x.shape
+        proportions = size[1] / size[0]
+        least, greatest = (proportions * ratio for ratio in self.aspect)
         area = uniform((tries, n), *self.crop, x) * (side_y * side_x)
-        ratio = uniform((tries, n), *map(math.log, self.aspect), x).exp()
+        ratio = uniform((tries, n), *map(math.log, self.aspect), x).exp() * proportions
         width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
         fits = (width >= 1) & (width <= side_x) & (height >= 1) & (height <= side_y)
         # where no try fits, the largest box in the middle with an allowed aspect
-        wide = min(max(side_x / side_y, self.aspect[0]), self.aspect[1])
+        wide = min(max(side_x / side_y, least), greatest)
         middle_x = max(1, min(side_x, round(side_y * wide)))
         middle_y = max(1, min(side_y, round(side_x / wide)))
         first, found = fits.to(torch.uint8).argmax(0)[None], fits.any(0)

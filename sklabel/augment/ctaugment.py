@@ -2,6 +2,7 @@
 
 import torch
 
+from .._core.checks import check_number, check_option
 from .operations import (
     GREY,
     OPERATIONS,
@@ -59,6 +60,7 @@ def ctaugment_values(op, levels, size=(32, 32), cutout=0.5):
     -------
     values : Tensor of shape (B,)
     """
+    check_option(CTAUGMENT, op=op)
     centered = 2 * levels - 1
     if op in ("brightness", "color", "contrast", "sharpness"):
         return 0.1 + 1.9 * levels
@@ -125,7 +127,13 @@ class CTAugment(ImagePolicy):
         self.decay = decay
         self.threshold = threshold
         self.cutout = cutout
+        self._check()
         self._start()
+
+    def _check(self):
+        check_number(0, whole=True, depth=self.depth)
+        check_number(0, 1, decay=self.decay, threshold=self.threshold)
+        check_number(0, 1, cutout=self.cutout)
 
     def _start(self):
         numbers = [operation_number(op) for op, *_ in CTAUGMENT.values()]

@@ -46,7 +46,7 @@ class Policy(nn.Module):
         Raises
         ------
         ValueError
-            For an unknown name.
+            For an unknown name or a wrong value.
         """
         known = self.get_params(deep=False)
         nested = {}
@@ -60,15 +60,27 @@ class Policy(nn.Module):
             if inside:
                 nested.setdefault(name, {})[rest] = value
             else:
-                if isinstance(value, nn.Module):
-                    self.__dict__.pop(name, None)
-                elif name in self._modules:
-                    del self._modules[name]
-                setattr(self, name, value)
-        for name, inner in nested.items():
-            getattr(self, name).set_params(**inner)
+                self._set(name, value)
+        try:
+            self._check()
+            for name, inner in nested.items():
+                getattr(self, name).set_params(**inner)
+        except ValueError:
+            for name, value in known.items():
+                self._set(name, value)
+            raise
         self._start()
         return self
+
+    def _set(self, name, value):
+        if isinstance(value, nn.Module):
+            self.__dict__.pop(name, None)
+        elif name in self._modules:
+            del self._modules[name]
+        setattr(self, name, value)
+
+    def _check(self):
+        """Raise an error if a parameter is wrong."""
 
     def _start(self):
         """Make what follows from the parameters."""

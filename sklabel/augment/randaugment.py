@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import torch
 
+from .._core.checks import check_number, check_option, check_pair
 from .operations import (
     EFFECTS,
     ENHANCEMENTS,
@@ -200,6 +201,19 @@ class RandAugment(ImagePolicy):
         self.table = table
         self.weak = weak
         self.fill = fill
+        self._check()
+
+    def _check(self):
+        check_number(0, whole=True, n_ops=self.n_ops)
+        check_number(0, 1, probability=self.probability)
+        if isinstance(self.cutout, (tuple, list)):
+            check_pair(0, 1, cutout=self.cutout)
+        else:
+            check_number(0, 1, cutout=self.cutout)
+        check_option(("port", "official", "scan", "usb"), table=self.table)
+        self._pool()
+        if self.table not in RANGES:
+            check_number(2, MAX_LEVEL + 1, whole=True, magnitude=self.magnitude)
 
     def _augment(self, x):
         images = to_bytes(x if self.weak is None else self.weak(x))
@@ -238,8 +252,6 @@ class RandAugment(ImagePolicy):
         ops = torch.where(skipped, operation_number("Identity"), ops)
         if self.table in RANGES:
             levels = torch.rand(shape, dtype=torch.float64)
-        elif not 2 <= self.magnitude <= MAX_LEVEL + 1:
-            raise ValueError(f"magnitude={self.magnitude} is not in [2, 11].")
         else:
             levels = torch.randint(1, self.magnitude, shape)
         signs = torch.randint(2, shape) * 2 - 1

@@ -2,6 +2,7 @@
 
 import torch
 
+from .._core.checks import check_number
 from .policy import Policy
 
 
@@ -33,7 +34,12 @@ class VectorNoise(Policy):
         self.dropout = dropout
         self.center = center
         self.scale = scale
+        self._check()
         self._start()
+
+    def _check(self):
+        check_number(0, noise=self.noise)
+        check_number(0, 1, dropout=self.dropout)
 
     def _start(self):
         for name, given, default in (

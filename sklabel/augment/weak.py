@@ -2,6 +2,7 @@
 
 import torch
 
+from .._core.checks import check_number
 from .policy import ImagePolicy
 
 
@@ -64,6 +65,10 @@ class Weak(ImagePolicy):
         super().__init__()
         self.flip = flip
         self.shift = shift
+        self._check()
+
+    def _check(self):
+        check_number(0, 1, flip=self.flip, shift=self.shift)
 
     def _augment(self, x):
         n, _, height, width = x.shape

@@ -230,7 +230,7 @@ class CLIPClassifier(ClassificationRole, Learner):
     batch_size: AtLeastTwo = 64
     weight_decay: NonNegative = 0.2
 
-    bound = ("embedder",)
+    _bound = ("embedder",)
     _transduces = True  # whether fit classifies the rows of X, too
 
     @fitting
@@ -326,7 +326,9 @@ class CLIPClassifier(ClassificationRole, Learner):
             self.calibration_temperature_ = 1.0
             codes = np.full(len(samples), -1)
             if y is not None:
-                check_labels(y, n_samples=len(samples), min_classes=0)
+                check_labels(
+                    y, n_samples=len(samples), min_classes=0, classes=self.classes_
+                )
                 codes = encode_named(y, self.class_names, self.classes_)
         self.prompts_ = write_prompts(self.prompts, self.classes_, self._names)
         if self.few_shot != "zero_shot" and not (codes[samples.good] >= 0).any():

@@ -3,7 +3,6 @@
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     AtLeastTwo,
@@ -14,11 +13,11 @@ from .._core.parameters import (
     Optimizer,
     Positive,
 )
-from .._core.roles.classification import ClassificationRole
-from ..modules import Method
+from .._core.transfer import EncoderClassifier
+from ..modules import LinearHeaded
 
 
-class _Supervised(Method):
+class _Supervised(LinearHeaded):
     backbone: nn.Module
     head: nn.Module
     augment: nn.Module
@@ -36,7 +35,7 @@ class _Supervised(Method):
         return loss, {"train_accuracy": (logits.argmax(1) == y).float().mean()}
 
 
-class SupervisedClassifier(ClassificationRole, Learner):
+class SupervisedClassifier(EncoderClassifier):
     """Classify images from the labeled rows alone.
 
     Cross-entropy on augmented labeled images; unlabeled rows are not looked at in
@@ -47,8 +46,6 @@ class SupervisedClassifier(ClassificationRole, Learner):
     ----------
     label_smoothing : float
         Share of the target that goes to all classes alike, in [0, 1).
-    train_backbone : bool
-        Whether the encoder is trained too, or the last layer only, a linear probe.
     augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -73,7 +70,9 @@ class SupervisedClassifier(ClassificationRole, Learner):
     -----
     CollapseWarning
         If, with ``calibration_size``, the accuracy on the withheld rows has fallen at
-        the end.
+        the end; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -93,7 +92,6 @@ class SupervisedClassifier(ClassificationRole, Learner):
 
     _: KW_ONLY
     label_smoothing: BelowOne = 0.0
-    train_backbone: bool = True
     augment: Augment = "auto"
     max_epochs: Count = 100
     batch_size: AtLeastTwo = 32
@@ -103,13 +101,11 @@ class SupervisedClassifier(ClassificationRole, Learner):
 
     def _train(self, X, labeled, seed):
         module = self._build_module(*labeled.rows.statistics())
-        self._stage("fit", module, labeled.mixed(0), watch=labeled.watch)
+        self._labeled_stage("fit", module, labeled.mixed(0), labeled)
 
     def _build_module(self, mean, std):
         backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
         size = backbone.n_features_out, len(self.classes_)
         head = self._part("head", lambda: nn.Linear(*size))
         augment = self._build_augment(self.augment, "weak", mean, std)
-        module = _Supervised(backbone, head, augment, self.label_smoothing)
-        module.set_trained("backbone", self.train_backbone)
-        return module
+        return _Supervised(backbone, head, augment, self.label_smoothing)

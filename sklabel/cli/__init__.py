@@ -12,30 +12,9 @@ import warnings
 
 import sklabel
 
-from . import demo, fit, outputs, predict, select, signals
+from . import caches, demo, fit, outputs, predict, select, signals, words
 
 __all__ = ["main"]
-
-# What the package says to programmers, in the words of the commands
-_IN_COMMANDS = [
-    (
-        r"Train longer, lower the\s+threshold, or start from a fitted embedder "
-        r"\(backbone=\)",
-        "Train longer (--steps), or label more images",
-    ),
-    (
-        r"lower lr=\S+ or temperature=[^\s.]+(\.\d+)?",
-        "try another --seed, or fewer --epochs",
-    ),
-    (
-        r'lower\s+lr=\S+,? or use precision="float32"',
-        "try another --seed, or another --device",
-    ),
-    (
-        r'pass on_error="skip" to leave such files out',
-        "leave it out with --skip-broken",
-    ),
-]
 
 
 def main(argv=None):
@@ -62,7 +41,8 @@ def main(argv=None):
         warnings.showwarning = _show_warning
         try:
             args = _parse(argv)
-            args.run(args)
+            with caches.chosen(args):
+                args.run(args)
         except SystemExit as stop:  # --help and --version
             return int(stop.code or 0)
         except KeyboardInterrupt:
@@ -142,10 +122,7 @@ def _explain(error):
 
 
 def _complain(message, status):
-    for said, meant in _IN_COMMANDS:
-        message = re.sub(said, meant, message)
-    # a file's name may hold anything, a line break too
-    print(f"sklabel: {' '.join(message.split())}", file=sys.stderr)
+    print(f"sklabel: {words.in_commands(message)}", file=sys.stderr)
     return status
 
 

@@ -2,36 +2,46 @@
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import sklabel
 
 from . import models, options, outputs, tables
 
 _EMBEDDING_SHARE = 1  # of the bar, in trainings of the classifier
+_CHOSEN, _RANDOM = "TypiClust", "random"
+_SKLABEL, _SKLEARN = "sklabel", "scikit-learn"
+_ARMS = [(_CHOSEN, _SKLABEL), (_CHOSEN, _SKLEARN)]
+_ARMS += [(_RANDOM, _SKLABEL), (_RANDOM, _SKLEARN)]
 
 
 def add_parser(commands):
     parser = commands.add_parser(
         "demo",
-        help="label 1,797 handwritten digits from 20 labels, in about a minute",
-        description="Embed the 1,797 handwritten digits of scikit-learn, choose a few "
-        "to label, label the rest from them, and compare with random choice. Needs no "
-        "network.",
+        help="label 1,797 handwritten digits from 20 labels, within seconds",
+        description="Choose a few of the 1,797 handwritten digits of scikit-learn, "
+        "label the rest from them, and compare with random choice and with "
+        "scikit-learn's LabelSpreading. Needs no network.",
     )
     parser.add_argument(
         "--out", default="sklabel-demo", metavar="DIR", help="folder for the results"
     )
     parser.add_argument(
-        "--seeds", type=options.positive, default=3, help="number of runs"
+        "--seeds", type=options.positive, default=1, help="number of runs"
     )
     parser.add_argument(
         "--n-samples", type=options.positive, default=20, help="number of labels"
     )
     parser.add_argument(
-        "--epochs", type=options.positive, default=None, help="epochs of the embedding"
+        "--epochs",
+        type=options.positive,
+        help="train a SimCLR embedding for so many epochs, in place of the pixels",
     )
     parser.add_argument(
-        "--steps", type=options.positive, default=None, help="steps of the classifier"
+        "--steps",
+        type=options.positive,
+        help="train FixMatch on that embedding for so many steps (400 are good), in "
+        "place of the classifier of vectors",
     )
     options.add_common(parser)
     parser.set_defaults(run=run)
@@ -53,13 +63,9 @@ def run(args):
         outputs.check_csv(table, "--out", args)
 
     models.prepare()  # all that is timed below
-    arms = {
-        "chosen by USL": sklabel.selection.USLSelector,
-        "random": sklabel.selection.RandomSelector,
-    }
-    results = {arm: [] for arm in arms}
+    results = {arm: [] for arm in _ARMS}
     with tqdm(
-        total=args.seeds * (_EMBEDDING_SHARE + len(arms)),
+        total=args.seeds * (_EMBEDDING_SHARE + len(_ARMS)),
         bar_format="{desc} {percentage:3.0f}% |{bar}| "
         "{elapsed} elapsed, {remaining} left",
         disable=args.quiet,
@@ -68,23 +74,24 @@ def run(args):
             stage = f"run {seed + 1} of {args.seeds}:"
             bar.set_description_str(f"{stage} embed")
             start = time.perf_counter()
-            embedder = _embed(images, seed, args, bar)
-            Z = embedder.transform(images)
+            embedded = _vectors(images, seed, args, bar)
             shared = time.perf_counter() - start
-            for arm, make in arms.items():
-                bar.set_description_str(f"{stage} {arm}")
+            for choice, labeler in _ARMS:
+                bar.set_description_str(f"{stage} {choice}, {labeler}")
                 start = time.perf_counter()
-                selector = make(args.n_samples, random_state=seed).fit(Z)
+                selector = _selector(choice, args.n_samples, seed).fit(embedded.Z)
                 rows = selector.sample_indices_
                 y = np.full(len(target), -1)
                 y[rows] = target[rows]  # the person's answers; no other label is read
-                labels, confidence = _label(images, y, embedder, seed, args, bar)
+                label = _label if labeler == _SKLABEL else _spread
+                labels, confidence = label(embedded, y, seed, args, bar)
                 rest = y == -1
                 accuracy = float((labels[rest] == target[rest]).mean())
                 seconds = shared + time.perf_counter() - start
-                results[arm].append((len(np.unique(target[rows])), accuracy, seconds))
-                if seed == 0 and arm == "chosen by USL":
-                    first = selector, Z, labels, confidence
+                covered = len(np.unique(target[rows]))
+                results[choice, labeler].append((covered, accuracy, seconds))
+                if seed == 0 and (choice, labeler) == _ARMS[0]:
+                    first = selector, embedded.Z, labels, confidence
         bar.update(bar.total - bar.n)  # sums of fractions
     folder.mkdir(parents=True, exist_ok=True)
     picture = outputs.picture(_sheet(images, target, *first[:2]), args.command)
@@ -95,6 +102,30 @@ def run(args):
     text = _as_text(results, args.n_samples, len(target), n_classes)
     files = f"The chosen images by cluster: {sheet}. The labels of run 1: {table}."
     outputs.show(f"{text}\n{files}\n")
+
+
+class _Vectors(NamedTuple):
+    """Vectors of images, and what has made them, if it was trained."""
+
+    images: object
+    Z: object
+    embedder: object
+
+
+def _vectors(images, seed, args, bar):
+    if args.epochs is None and args.steps is None:
+        bar.update(_EMBEDDING_SHARE)
+        return _Vectors(images, images.reshape(len(images), -1), None)
+    embedder = _embed(images, seed, args, bar)
+    return _Vectors(images, embedder.transform(images), embedder)
+
+
+def _selector(choice, n_samples, seed):
+    selection = sklabel.selection
+    make = (
+        selection.TypiClustSelector if choice == _CHOSEN else selection.RandomSelector
+    )
+    return make(n_samples, random_state=seed)
 
 
 def _embed(images, seed, args, bar):
@@ -113,7 +144,7 @@ def _embed(images, seed, args, bar):
     return embedder
 
 
-def _label(images, y, embedder, seed, args, bar):
+def _label(embedded, y, seed, args, bar):
     """Return a class and a confidence for every image."""
     import numpy as np
 
@@ -121,19 +152,36 @@ def _label(images, y, embedder, seed, args, bar):
     if len(given) == 1:  # nothing to tell apart: so few labels name one class only
         bar.update(1)
         return np.full(len(y), given[0]), np.ones(len(y))
-    classifier = sklabel.classification.FixMatchClassifier(
-        backbone=embedder,
-        weak_augment=sklabel.augment.Weak(flip=0),
-        max_steps=args.steps or 400,
-        batch_size=20,
-        random_state=seed,
-        device=args.device,
-        net_params=_moving(bar, 1),
-    ).fit(images, y)
+    if args.steps is None:
+        X = embedded.Z
+        classifier = sklabel.classification.EmbeddingClassifier(
+            random_state=seed, device=args.device
+        ).fit(X, y)
+        bar.update(1)
+    else:
+        X = embedded.images
+        classifier = sklabel.classification.FixMatchClassifier(
+            backbone=embedded.embedder,
+            weak_augment=sklabel.augment.Weak(flip=0),
+            max_steps=args.steps,
+            batch_size=20,
+            random_state=seed,
+            device=args.device,
+            net_params=_moving(bar, 1),
+        ).fit(X, y)
     models.stop_if_interrupted(classifier)
-    probabilities = classifier.predict_proba(images)
-    confidence = np.where(y >= 0, 1.0, probabilities.max(axis=1))
-    return classifier.transduction_, confidence
+    # rounded, a prediction would seem to be certain
+    confidence = classifier.predict_proba(X).max(axis=1).clip(max=0.9999)
+    return classifier.transduction_, np.where(y >= 0, 1.0, confidence)
+
+
+def _spread(embedded, y, seed, args, bar):
+    """The same by scikit-learn, on the same vectors."""
+    from sklearn.semi_supervised import LabelSpreading
+
+    spread = LabelSpreading(kernel="knn", n_neighbors=7).fit(embedded.Z, y)
+    bar.update(1)
+    return spread.transduction_, spread.label_distributions_.max(axis=1)
 
 
 def _moving(bar, amount):
@@ -177,18 +225,19 @@ def _as_text(results, n_samples, n_images, n_classes):
     lines = [
         f"{n_images - n_samples} of {n_images} digits labeled from {n_samples} labels",
         "",
-        f"{'labels':<15}{'classes covered':<19}{'accuracy on the rest':<24}seconds",
+        f"{'chosen by':<11}{'labeled by':<14}{'classes covered':<17}"
+        f"{'accuracy on the rest':<22}seconds",
     ]
-    for arm, runs in results.items():
+    for (choice, labeler), runs in results.items():
         coverage, accuracy, seconds = np.array(runs).T
-        spread = f"{accuracy.std(ddof=1):.3f}" if len(runs) > 1 else "-"
+        spread = f" +- {accuracy.std(ddof=1):.3f}" if len(runs) > 1 else ""
         lines.append(
-            f"{arm:<15}{f'{coverage.mean():.1f} of {n_classes}':<19}"
-            f"{f'{accuracy.mean():.3f} +- {spread}':<24}{seconds.mean():.1f}"
+            f"{choice:<11}{labeler:<14}{f'{coverage.mean():.1f} of {n_classes}':<17}"
+            f"{f'{accuracy.mean():.3f}{spread}':<22}{seconds.mean():.1f}"
         )
-    runs = len(results["random"])
+    runs = len(results[_ARMS[0]])
+    of = f"Mean +- standard deviation of {runs} runs" if runs > 1 else "One run"
     return "\n".join(lines) + (
-        f"\n\nMean +- standard deviation of {runs} runs. Accuracy: on the images "
-        "without a given\nlabel. Seconds of a run: embedding (both rows share it), "
-        "choice and classifier."
+        f"\n\n{of}; accuracy on the images without a given label.\n"
+        "scikit-learn: LabelSpreading on the same vectors."
     )

@@ -4,9 +4,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import sklabel
-
-from . import inputs, lists, models, options, outputs, tables
+from . import classifiers, embedders, inputs, lists, models, options, outputs, tables
 
 OUT = "labels.csv"
 
@@ -39,7 +37,15 @@ def add_parser(commands):
     options.add_lists(parser)
     options.add_embedding(parser)
     parser.add_argument(
-        "--steps", type=options.positive, help="steps of the classifier (default 400)"
+        "--method",
+        choices=classifiers.NAMES,
+        help="embedding (default): a classifier of the vectors, within seconds; the "
+        "others train the encoder, too: minutes to hours",
+    )
+    parser.add_argument(
+        "--steps",
+        type=options.positive,
+        help="steps of a method that trains (default 400); without --method: fixmatch",
     )
     options.add_training(parser)
     parser.set_defaults(run=run)
@@ -49,6 +55,8 @@ def run(args):
     """Train on filled-in CSVs and label every image of a folder."""
     *args.lists, args.folder = _in_order(args.paths)
     options.check_device(args.device)
+    embedders.check(args)
+    classifiers.check(args)
     files = inputs.list_images(args.folder)
     labels = lists.read(args.lists, files, args.folder, args)
     given = labels.given
@@ -64,28 +72,16 @@ def run(args):
     outputs.check_folder(args.checkpoint, "--checkpoint", args)
 
     models.prepare()
-    embedder = models.load_embedder(args)
-    names, images = inputs.read_images(
-        files, models.size_for(embedder, args), args, embedder
-    )
+    names, X, embedder, _ = embedders.embed(files, args)
     readable = {n: given[n] for n in names if n in given}
     _check_classes(labels._replace(given=readable), args)
-    if embedder is None:
-        embedder = models.fit_embedder(images, args)
-    classifier = sklabel.classification.FixMatchClassifier(
-        backbone=embedder,
-        weak_augment=sklabel.augment.Weak(flip=0) if args.no_flip else "auto",
-        max_steps=args.steps or 400,
-        batch_size=16,
-        checkpoint_dir=args.checkpoint,
-        device=args.device,
-        random_state=args.seed,
-        verbose=int(not args.quiet),
-    ).fit(images, inputs.as_y(names, given))
+    if classifiers.trains(args) and embedders.takes_paths(embedder):
+        names, X = inputs.read_images(files, embedder.sample_shape_[1:], args, embedder)
+    classifier = classifiers.make(embedder, args).fit(X, inputs.as_y(names, given))
     models.stop_if_interrupted(classifier)
     inputs.keep_range(classifier, args)
 
-    predicted = models.predict(classifier, images, names)
+    predicted = models.predict(classifier, X, names)
     rows = []
     for name in files:
         label, confidence = predicted.get(name, ("", ""))
@@ -99,7 +95,13 @@ def run(args):
             models.save(classifier, args.model, args.command)
     found = Counter(row[1] for row in rows)
     counts = ", ".join(f"{c} {found[str(c)]}" for c in classifier.classes_)
-    outputs.show(f"{len(rows)} images in {out}, {labels.counts()}: {counts}\n")
+    kept = ""
+    if args.model is not None:
+        kept = f"Model: {args.model}, {models.size_on_disk(args.model)}.\n"
+    outputs.show(
+        f"{len(rows)} images in {out}, {labels.counts()}: {counts}\n"
+        f"{models.outlook(classifier, rows)}\n{kept}"
+    )
 
 
 def _in_order(paths):

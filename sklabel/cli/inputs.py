@@ -1,9 +1,12 @@
 """The images that the commands read: a folder of them."""
 
 import sys
+import warnings
 from pathlib import Path
 
 import sklabel
+
+from . import words
 
 
 def list_images(folder, least=2):
@@ -71,9 +74,43 @@ def read_images(files, size, args, model=None, least=2):
         images.read_into(pixels, bar.update)
     args.value_range = images.value_range
     if images.several:
-        _say(images.pages_text())
+        say(images.pages_text())
+    names = _names_of_readable(files, images, args, least)
+    return names, np.delete(pixels, list(images.errors), axis=0)
+
+
+def readable(embedder, files, args, least=2):
+    """Embed files of any size, and return those that can be read.
+
+    Vectors are kept in the ``cache_dir`` of the embedder: the next call finds them.
+
+    Returns
+    -------
+    names : list of str
+    paths : ndarray of str of shape (len(names),)
+    """
+    import numpy as np
+
+    from .._core.image_files import ImageFiles
+
+    paths = list(files.values())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* image files cannot be read")
+        embedder.set_params(verbose=int(not args.quiet))
+        Z = embedder.transform(paths)
+        embedder.set_params(verbose=0)
+    bad = np.flatnonzero(np.isnan(Z).any(axis=1))
+    images = ImageFiles(paths, (8, 8), skip=True, max_pixels=args.max_pixels)
+    if len(bad):
+        images[bad]  # says what is wrong with each
+    names = _names_of_readable(files, images, args, least)
+    return names, np.array([files[name] for name in names], dtype=object)
+
+
+def _names_of_readable(files, images, args, least):
+    """Return the names of files that could be read, if the others may be left out."""
     if not images.errors:
-        return list(files), pixels
+        return list(files)
     found = images.broken_text()
     if not args.skip_broken:
         raise ValueError(
@@ -83,13 +120,14 @@ def read_images(files, size, args, model=None, least=2):
     if len(files) - len(images.errors) < least:
         needed = "At least two images are" if least > 1 else "At least one image is"
         raise ValueError(f"{found}. {needed} needed.")
-    _say(f"{found}; left out.")
-    names = [name for row, name in enumerate(files) if row not in images.errors]
-    return names, np.delete(pixels, list(images.errors), axis=0)
+    say(f"{found}; left out.")
+    return [name for row, name in enumerate(files) if row not in images.errors]
 
 
-def _say(text):
-    print(f"sklabel: {' '.join(text.split())}", file=sys.stderr)
+def say(text, args=None):
+    """Print a line beside the results; with ``args`` not if it shall be quiet."""
+    if args is None or not args.quiet:
+        print(f"sklabel: {words.in_commands(text)}", file=sys.stderr)
 
 
 def keep_range(estimator, args):

@@ -1,4 +1,4 @@
-"""Models of the commands: trained, kept in a folder, taken from one."""
+"""Models of the commands: kept in a folder, taken from one, and what they predict."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,7 +7,7 @@ import sklabel
 
 from . import options, outputs, signals
 
-_IMAGE_SIZE = 64
+_SURE = 0.9
 
 
 def prepare():
@@ -17,26 +17,10 @@ def prepare():
             getattr(sklabel, task)
 
 
-def fit_embedder(images, args):
-    """Train an embedding; few images are seen more often."""
-    batch_size = min(128, len(images))
-    n_batches = -(-len(images) // batch_size)
-    embedder = sklabel.embedding.SimCLRTransformer(
-        augment=sklabel.augment.Contrastive(flip=0) if args.no_flip else "auto",
-        max_epochs=args.epochs or max(40, 400 // n_batches),
-        batch_size=max(2, batch_size),
-        checkpoint_dir=args.checkpoint,
-        device=args.device,
-        random_state=args.seed,
-        verbose=int(not args.quiet),
-    ).fit(images)
-    stop_if_interrupted(embedder)
-    return embedder
-
-
 def stop_if_interrupted(estimator):
-    # an estimator takes Ctrl-C as "enough"; of a command, nothing is wanted then
-    if estimator.interrupted_:
+    # an estimator takes Ctrl-C as "enough"; of a command, nothing is wanted then. It
+    # may also have come where a library keeps it to itself
+    if estimator.interrupted_ or signals.received():
         raise KeyboardInterrupt
 
 
@@ -44,20 +28,46 @@ def predict(classifier, images, names):
     """Return (label, confidence) as text for each name."""
     probabilities = classifier.predict_proba(images)
     labels = classifier.classes_[probabilities.argmax(axis=1)]
-    confidence = probabilities.max(axis=1)
+    # rounded, a prediction would seem to be certain
+    confidence = probabilities.max(axis=1).clip(max=0.9999)
     return {
         name: (str(label), f"{p:.4f}")
         for name, label, p in zip(names, labels, confidence, strict=True)
     }
 
 
+def outlook(classifier, rows):
+    """Return in words how many of the predicted labels are right, as far as is known.
+
+    Parameters
+    ----------
+    classifier : estimator
+    rows : list of list
+        Of the CSV, see `lists`.
+    """
+    confidence = [float(row[2]) for row in rows if row[3] == "predicted"]
+    if not confidence:
+        return ""
+    n_sure = sum(p >= _SURE for p in confidence)
+    sure = f"{n_sure} have a confidence of at least {_SURE:.0%}".replace("%", " %")
+    others = f"Of the other {len(confidence)} labels "
+    if not hasattr(classifier, "estimated_accuracy_"):
+        return f"{others}{sure}."
+    low, high = classifier.estimated_accuracy_interval_
+    about = classifier.estimated_accuracy_
+    return (
+        f"{others}about {100 * about:.0f} % are right, between {100 * low:.0f} and "
+        f"{100 * high:.0f} %; {sure}."
+    )
+
+
 def save(estimator, folder, command):
     """Save an estimator with a note that a command has written it."""
-    from .._core import persistence
+    from .._core.persistence import save as save_into
 
     is_new = not Path(folder).exists()
     try:
-        persistence.save(estimator, folder, written_by=outputs.written_by(command))
+        save_into(estimator, folder, written_by=outputs.written_by(command))
     except BaseException:
         if is_new:
             with suppress(OSError):
@@ -77,7 +87,7 @@ def check_order(args):
 
 def load_classifier(args):
     """Return the classifier of the folder ``args.model``."""
-    classifier = _load(args.model, args.device)
+    classifier = load(args.model, args.device)
     if not hasattr(classifier, "classes_"):
         raise ValueError(
             f"{args.model} holds a {type(classifier).__name__}, not a classifier: "
@@ -86,47 +96,31 @@ def load_classifier(args):
     return classifier
 
 
-def load_embedder(args):
-    """Return the embedder of ``--embedder``, or None."""
-    if args.embedder is None:
-        return None
-    if args.epochs is not None:
-        raise ValueError(
-            "--epochs is for training an embedding, and --embedder uses one as it is: "
-            "leave one of them out."
-        )
-    embedder = _load(args.embedder, args.device)
-    if not hasattr(embedder, "transform"):
-        raise ValueError(
-            f"{args.embedder} holds a {type(embedder).__name__}, not an "
-            "embedding: name the folder that select --save-embedder has written."
-        )
-    return embedder
+def load(folder, device):
+    """Return what is saved in a folder, on a device."""
+    from sklearn.frozen import FrozenEstimator
 
-
-def _load(folder, device):
     from .._core.net import resolve_device
 
     if not Path(folder).is_dir():
         raise ValueError(f"there is no model folder {folder}.")
     estimator = sklabel.load(folder)
-    if device != "auto" and hasattr(estimator, "net_"):
-        estimator.net_.device = resolve_device(device)
-        estimator.net_.module_.to(estimator.net_.device)
+    part = estimator
+    while device != "auto" and part is not None:
+        if isinstance(part, FrozenEstimator):
+            part = part.estimator
+        part.set_params(device=device)
+        if hasattr(part, "net_"):
+            part.net_.device = resolve_device(device)
+            part.net_.module_.to(part.net_.device)
+        part = getattr(part, "embedder_", None)
     return estimator
 
 
-def size_for(embedder, args):
-    """Return (height, width) of the images for an embedder, or for one to train."""
-    if embedder is None:
-        return (args.image_size or _IMAGE_SIZE,) * 2
-    size = trained_size(embedder, args.embedder)
-    if args.image_size not in (None, *size):
-        raise ValueError(
-            f"--image-size {args.image_size} does not fit: {args.embedder} "
-            f"was trained on images of {size[0]}x{size[1]} pixels. Leave it out."
-        )
-    return size
+def size_on_disk(folder):
+    """Return how large the files of a model are, in words."""
+    n_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
+    return f"{n_bytes / 1e6:.{0 if n_bytes >= 1e7 else 1}f} MB"
 
 
 def trained_size(estimator, folder):

@@ -8,6 +8,9 @@ from . import signals
 # of select that fit has, too, in the command that select prints
 _REPEATED = (
     "embedder",
+    "weights",
+    "cache",
+    "no_cache",
     "epochs",
     "image_size",
     "no_flip",
@@ -25,20 +28,44 @@ _REPEATED = (
 
 def add_embedding(parser):
     parser.add_argument(
-        "--embedder", metavar="DIR", help="use this embedding, do not train one"
+        "--embedder",
+        default="auto",
+        metavar="NAME",
+        help="what makes vectors of the images: a published encoder (mobilenet_v2 or "
+        "another of torchvision, timm/NAME, open_clip/NAME), a folder that "
+        "--save-embedder has written, or simclr, which learns from your images alone. "
+        "Default: mobilenet_v2; simclr where images are small or there is no network",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="weights of the published encoder: a file, or a name that its library "
+        "knows (default: those it recommends)",
     )
     parser.add_argument(
         "--epochs",
         type=positive,
-        help="epochs of the embedding (default: 40, more for few images)",
+        help="train simclr for so many epochs (default: 40, more for few images)",
     )
     parser.add_argument(
         "--image-size",
         type=_image_size,
         default=None,
         metavar="PIXELS",
-        help="side to which images are resized (default 64)",
+        help="side of what the encoder sees (default: as published; simclr: 64)",
     )
+    add_cache(parser)
+
+
+def add_cache(parser):
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keep vectors here, so that no image is embedded twice (default: a folder "
+        "of the system for caches)",
+    )
+    group.add_argument("--no-cache", action="store_true", help="keep no vectors")
 
 
 def add_lists(parser):
@@ -140,7 +167,7 @@ def command_line(command, *words, args=None, **changed):
     **changed : str or None
         Options with another value here; None: without the option.
     """
-    defaults = {"seed": 0, "device": "auto"}
+    defaults = {"seed": 0, "device": "auto", "embedder": "auto"}
     defaults.update(label_column="label", path_column="path")
     given = {n: getattr(args, n) for n in _REPEATED if hasattr(args, n)} | changed
     line = ["sklabel", command]
@@ -196,8 +223,8 @@ def check_device(name):
 
     try:
         torch.empty(0, device=resolve_device(name))
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"the device {name!r} is not available here.") from None
+    except (ValueError, RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {name!r} is not available here.") from None
 
 
 def check_n_samples(n_samples, n_images, kind=""):

@@ -1,9 +1,8 @@
-"""What the commands write: checked before the long work, replaced at its end.
+"""What the commands write: checked before the long work, replaced at its end."""
 
-A command replaces a file only if it has written it itself and nobody has changed it
-since, which the file shows: a CSV by the name of its last column, a picture by a text
-in it, a model by an entry of its ``estimator.json``.
-"""
+# A command replaces a file only if it has written it itself and nobody has changed it
+# since, which the file shows: a CSV by the name of its last column, a picture by a text
+# in it, a model by an entry of its ``estimator.json``.
 
 import hashlib
 import io

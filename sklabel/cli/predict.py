@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from . import inputs, lists, models, options, outputs, tables
+from . import embedders, inputs, lists, models, options, outputs, tables
 
 
 def add_parser(commands):
@@ -17,6 +17,7 @@ def add_parser(commands):
     parser.add_argument(
         "--out", metavar="CSV", help="where to write the labels (default: print them)"
     )
+    options.add_cache(parser)
     options.add_reading(parser)
     parser.set_defaults(run=run)
 
@@ -25,15 +26,15 @@ def run(args):
     """Label the images of a folder with a saved model."""
     options.check_device(args.device)
     models.check_order(args)
+    outputs.check_folder(args.cache, "--cache", args)
     files = inputs.list_images(args.folder, least=1)
     if args.out is not None:
         outputs.check_csv(Path(args.out), "--out", args)
     models.prepare()
     classifier = models.load_classifier(args)
 
-    size = models.trained_size(classifier, args.model)
-    names, images = inputs.read_images(files, size, args, classifier, least=1)
-    predicted = models.predict(classifier, images, names)
+    names, X = _read(files, classifier, args)
+    predicted = models.predict(classifier, X, names)
 
     rows = [
         lists.row_of_prediction(name, *predicted.get(name, ("", ""))) for name in files
@@ -46,3 +47,13 @@ def run(args):
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8")
         outputs.show(tables.as_text(lists.HEADER, rows))
+
+
+def _read(files, classifier, args):
+    """Return the names of files that can be read, and what a classifier takes."""
+    embedder = embedders.of(classifier)
+    if embedder is not None and embedders.takes_paths(embedder):
+        embedders.keep(embedder, args)
+        return inputs.readable(embedder, files, args, least=1)
+    size = models.trained_size(classifier, args.model)
+    return inputs.read_images(files, size, args, embedder or classifier, least=1)

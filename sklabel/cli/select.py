@@ -5,7 +5,7 @@ from pathlib import Path
 
 import sklabel
 
-from . import fit, inputs, lists, models, options, outputs, tables
+from . import embedders, fit, inputs, lists, models, options, outputs, tables
 
 
 def add_parser(commands):
@@ -58,6 +58,7 @@ def run(args):
     if args.folder is None:
         raise ValueError("FOLDER is missing (see sklabel select --help)")
     options.check_device(args.device)
+    embedders.check(args)
     files = inputs.list_images(args.folder)
     out = Path(args.out)
     sheet = Path(args.sheet or out.with_suffix(".png"))
@@ -69,16 +70,13 @@ def run(args):
     _check_outputs(out, sheet, args)
 
     models.prepare()
-    embedder = models.load_embedder(args)
-    names, images = inputs.read_images(
-        files, models.size_for(embedder, args), args, embedder
-    )
+    names, X, embedder, option = embedders.embed(files, args)
     y = inputs.as_y(names, known.given)
     options.check_n_samples(args.n_samples, int((y == -1).sum()), "that can be read")
-    if embedder is None:
-        embedder = inputs.keep_range(models.fit_embedder(images, args), args)
-    selector = sklabel.selection.USLSelector(args.n_samples, random_state=args.seed)
-    chosen = selector.fit(embedder.transform(images), y).sample_indices_
+    selector = sklabel.selection.TypiClustSelector(
+        args.n_samples, random_state=args.seed
+    )
+    chosen = selector.fit(embedder.transform(X), y).sample_indices_
     asked = [names[row] for row in chosen]
 
     rows = [[name, ""] for name in asked]
@@ -89,9 +87,9 @@ def run(args):
             models.save(embedder, args.save_embedder, args.command)
     before = f", beside {known.counts()}" if args.labeled else ""
     outputs.show(
-        f"{len(asked)} of {len(names)} images to label{before}, the most informative "
+        f"{len(asked)} of {len(names)} images to label{before}, the most typical "
         f"first: write their labels into {out}, {sheet} shows them. Then: "
-        f"{_next_command(out, args)}\n"
+        f"{_next_command(out, args, option)}\n"
     )
 
 
@@ -124,12 +122,13 @@ def _sheet(files, asked, args):
     return contact_sheet(paths, asked, max_pixels=args.max_pixels)
 
 
-def _next_command(out, args):
+def _next_command(out, args, option):
     """Return the command to paste once the list has been filled in."""
     filled_in = [*args.labeled, out]
-    changed = {}
+    changed = dict(option)
     if args.save_embedder is not None:
-        changed = {"embedder": args.save_embedder, "epochs": None, "image_size": None}
+        changed = dict.fromkeys(("weights", "epochs", "image_size"))
+        changed["embedder"] = args.save_embedder
     to = outputs.free_csv(fit.OUT, "fit", taken=filled_in)
     if str(to) != fit.OUT:
         changed["out"] = str(to)

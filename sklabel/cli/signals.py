@@ -11,7 +11,7 @@ _ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143
 class _State:
     """Of the command that is running."""
 
-    received = None  # the first signal
+    received = None  # number of the first signal
     is_process = False  # whether the command is all that this process does
     loading = finishing = False
 
@@ -53,6 +53,11 @@ def _stop(number, frame):
         raise KeyboardInterrupt
 
 
+def received():
+    """Return whether there has been a signal since the command began."""
+    return _State.received is not None
+
+
 def ending():
     """Return what has happened in a word, and the exit status that tells it."""
     return _ENDS[_State.received or signal.SIGINT]
@@ -66,7 +71,7 @@ def loading():
         yield
     finally:
         _State.loading = False
-    if _State.received:
+    if received():
         raise KeyboardInterrupt
 
 

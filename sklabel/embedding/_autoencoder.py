@@ -138,7 +138,7 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
     optimizer: Optimizer = "adam"
     schedule: Schedule = "constant"
 
-    bound = ("standardize",)
+    _bound = ("standardize",)
     remedy = "lower lr={lr}, or check that the samples are not all alike"
     # codes are no directions: they may well share a large mean
     least_spread, least_rank = 0.01, 0

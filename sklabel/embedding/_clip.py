@@ -261,7 +261,7 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
     weight_decay: NonNegative = 0.2
     warmup_epochs: NonNegative = 1
 
-    bound = ("tokenizer",)
+    _bound = ("tokenizer",)
 
     @fitting
     def fit(self, X, y=None):

@@ -22,7 +22,7 @@ from .._core.net import Net, resolve_device
 from .._core.parameters import KW_ONLY, ArrayLike, Count
 from .._core.samples import PIXEL_RANGES, Samples
 from .._core.vector_cache import VectorCache, cache_name
-from .._core.warn import warn
+from .._core.warn import warn, warn_once
 from ..backbones import Encoder
 from ..modules import Method
 from ..pretrained import pretrained_backbone
@@ -242,7 +242,7 @@ class PretrainedTransformer(
         if files.value_range is not None:
             self._value_range = files.value_range
         if files.several:
-            warn(files.pages_text(), UserWarning)
+            warn_once("pages", files.pages_text())
         if self.image_size is not None:
             return (3, *size_pair(self.image_size, "image_size"))
         return (3, *sizes[0]) if len(sizes) == 1 else None

@@ -82,7 +82,7 @@ class _SwAV(ProjectionNet):
 def _views(sample_shape):
     """Return the policies of large and small crops; CIFAR's are not blurred."""
     colors = {} if is_small(sample_shape) else {"jitter": 1.0, "blur": 0.5}
-    size = tuple(max(1, round(side * 3 / 7)) for side in sample_shape[1:])
+    size = tuple(max(1, round(side * 3 / 7)) for side in sample_shape[1:]) or None
     return (
         Contrastive(crop=(0.14, 1.0), **colors),
         Contrastive(crop=(0.05, 0.14), size=size, **colors),

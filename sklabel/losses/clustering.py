@@ -5,6 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from .._core.checks import check_number, check_option
 from ._precision import TINY, at_least_float32, unit_rows
 
 
@@ -99,6 +100,7 @@ def scan_loss(anchors, neighbors, entropy_weight=5.0, prior=None):
     .. [1] W. Van Gansbeke et al., "SCAN: learning to classify images without labels",
        ECCV 2020; equation 2.
     """
+    check_number(0, entropy_weight=entropy_weight)
     used = _cluster_usage(at_least_float32(anchors).softmax(-1).mean(-2), prior)
     return scan_consistency(anchors, neighbors) - entropy_weight * used
 
@@ -185,6 +187,7 @@ def iic_loss(p1, p2, marginal_weight=1.0):
        unsupervised image classification and segmentation", ICCV 2019; equations 2 and
        3.
     """
+    check_number(0, marginal_weight=marginal_weight)
     with torch.autocast(p1.device.type, enabled=False):
         joint = at_least_float32(p1).mT @ at_least_float32(p2)  # (..., K, K)
     return _minus_information(joint / joint.sum((-2, -1), True), marginal_weight)
@@ -229,6 +232,8 @@ def iic_segmentation_loss(
     .. [1] X. Ji, J. F. Henriques, A. Vedaldi, "Invariant information clustering for
        unsupervised image classification and segmentation", ICCV 2019; equation 5.
     """
+    check_number(0, marginal_weight=marginal_weight)
+    check_number(0, whole=True, half_side=half_side)
     p1, p2 = at_least_float32(p1), at_least_float32(p2)
     if affine is not None:
         # in bfloat16 the grid would be off by a third of a pixel
@@ -292,6 +297,7 @@ def student_assignment(z, centers, alpha=1.0):
     .. [1] J. Xie, R. Girshick, A. Farhadi, "Unsupervised deep embedding for clustering
        analysis", ICML 2016; equation 1.
     """
+    check_number(0, above=True, alpha=alpha)
     z, centers = at_least_float32(z), at_least_float32(centers)
     squares = (z[:, None] - centers).square().sum(-1)  # (B, K)
     return (-(alpha + 1) / 2 * (squares / alpha).log1p()).softmax(1)
@@ -389,6 +395,8 @@ def contrastive_clustering(
        auto-encoder and contrastive learning", Frontiers in Artificial Intelligence 7,
        2024; equation 7.
     """
+    check_option(("rows", "literal", "centers"), contrast=contrast)
+    check_number(0, above=True, temperature=temperature)
     with torch.autocast(z.device.type, enabled=False):
         z, centers = at_least_float32(z), at_least_float32(centers)
         if normalize:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from .._core.checks import check_number
 from ._precision import at_least_float32, unit_rows
 
 
@@ -51,6 +52,7 @@ def nt_xent(z1, z2, temperature=0.5, normalize=True, anchors="both"):
     .. [1] T. Chen et al., "A simple framework for contrastive learning of visual
        representations", ICML 2020; equation 1.
     """
+    check_number(0, above=True, temperature=temperature)
     if z1.shape != z2.shape or z1.ndim != 2:
         raise ValueError(
             f"z1 and z2 have shapes {tuple(z1.shape)} and {tuple(z2.shape)}; both must "
@@ -100,6 +102,7 @@ def info_nce(queries, keys, queue, temperature=0.2):
     .. [1] K. He et al., "Momentum contrast for unsupervised visual representation
        learning", CVPR 2020; equation 1.
     """
+    check_number(0, above=True, temperature=temperature)
     with torch.autocast(queries.device.type, enabled=False):
         queries, keys, queue = (
             at_least_float32(queries),
@@ -159,6 +162,8 @@ def sinkhorn(scores, epsilon=0.05, n_iterations=3):
     .. [1] M. Caron et al., "Unsupervised learning of visual features by contrasting
        cluster assignments", NeurIPS 2020; equation 5.
     """
+    check_number(0, above=True, epsilon=epsilon)
+    check_number(0, whole=True, n_iterations=n_iterations)
     # as logarithms: nothing overflows, and no row or prototype is ever divided by 0
     log_codes = at_least_float32(scores) / epsilon
     n_rows, n_prototypes = log_codes.shape
@@ -196,6 +201,7 @@ def swapped_prediction(scores, codes, temperature=0.1, assigned=(0, 1)):
     .. [1] M. Caron et al., "Unsupervised learning of visual features by contrasting
        cluster assignments", NeurIPS 2020; equation 2 and section 3.2.
     """
+    check_number(0, above=True, temperature=temperature)
     n_crops, n_rows = scores.shape[:2]
     log_p = (at_least_float32(scores) / temperature).log_softmax(-1)
     others = log_p.sum(0) - log_p[list(assigned)]  # (A, B, K)
@@ -226,6 +232,8 @@ def lloyd_groups(z, n_groups, n_iterations=5):
     ValueError
         If there are more groups than rows.
     """
+    check_number(1, whole=True, n_groups=n_groups)
+    check_number(0, whole=True, n_iterations=n_iterations)
     if n_groups > len(z):
         raise ValueError(f"n_groups={n_groups} is more than the {len(z)} rows.")
     rows = z.detach()
@@ -268,6 +276,7 @@ def group_discrimination(z1, z2, n_groups, temperature=0.2, n_iterations=5):
     .. [1] X. Wang, Z. Liu, S. X. Yu, "Unsupervised feature learning by cross-level
        instance-group discrimination", CVPR 2021; equation 4.
     """
+    check_number(0, above=True, temperature=temperature)
     with torch.autocast(z1.device.type, enabled=False):
         z1, z2 = at_least_float32(z1), at_least_float32(z2)
         labels1, centers1 = lloyd_groups(z1, n_groups, n_iterations)

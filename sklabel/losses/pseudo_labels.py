@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from .._core.checks import check_number
 from ._precision import at_least_float32
 
 
@@ -30,6 +31,8 @@ def pseudo_targets(logits, threshold=0.95, temperature=1.0, hard=True):
     mask : Tensor of bool of shape (B,)
         Whether a row is sure.
     """
+    check_number(0, 1, threshold=threshold)
+    check_number(0, above=True, temperature=temperature)
     logits = at_least_float32(logits)
     p = (logits / temperature if hard else logits).softmax(-1)
     confidence, classes = p.max(-1)
@@ -70,6 +73,8 @@ def pseudo_label(
     .. [1] K. Sohn et al., "FixMatch: simplifying semi-supervised learning with
        consistency and confidence", NeurIPS 2020; equation 4.
     """
+    check_number(0, 1, threshold=threshold)
+    check_number(0, above=True, temperature=temperature)
     targets, mask = pseudo_targets(logits_weak, threshold, temperature, hard)
     logits_strong = at_least_float32(logits_strong)
     if not hard:
@@ -102,6 +107,7 @@ def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance
     .. [1] W. Van Gansbeke et al., "SCAN: learning to classify images without labels",
        ECCV 2020; section 2.3.
     """
+    check_number(0, 1, threshold=threshold)
     confidence, targets = at_least_float32(logits_weak.detach()).softmax(-1).max(-1)
     kept = confidence > threshold  # (B,)
     losses = F.cross_entropy(at_least_float32(logits_strong), targets, reduction="none")
@@ -136,6 +142,7 @@ def sharpen(probabilities, temperature=0.5):
     .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
        learning", NeurIPS 2019; equation 7.
     """
+    check_number(0, above=True, temperature=temperature)
     # as logarithms: powers of small probabilities would all become 0
     return (at_least_float32(probabilities).log() / temperature).softmax(-1)
 
@@ -160,6 +167,7 @@ def guessed_labels(logits, temperature=0.5):
     .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
        learning", NeurIPS 2019; equations 6 and 7.
     """
+    check_number(0, above=True, temperature=temperature)
     return sharpen(at_least_float32(logits.detach()).softmax(-1).mean(0), temperature)
 
 
@@ -251,6 +259,7 @@ def noisy_student_loss(
     .. [1] Q. Xie et al., "Self-training with Noisy Student improves ImageNet
        classification", CVPR 2020; algorithm 1 and its public code.
     """
+    check_number(0, 1, label_smoothing=label_smoothing)
     loss = F.cross_entropy(
         at_least_float32(logits_labeled), labels, label_smoothing=label_smoothing
     )
@@ -289,6 +298,7 @@ def distillation(logits_teacher, logits_student, temperature=1.0):
     .. [1] T. Chen et al., "Big self-supervised models are strong semi-supervised
        learners", NeurIPS 2020; equation 2.
     """
+    check_number(0, above=True, temperature=temperature)
     p = (at_least_float32(logits_teacher.detach()) / temperature).softmax(-1)
     log_q = (at_least_float32(logits_student) / temperature).log_softmax(-1)
     return -(p * log_q).sum(-1).mean()

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from .._core.checks import check_number
 from ._precision import TINY, at_least_float32
 
 
@@ -39,6 +40,8 @@ def uslt_local_loss(
     .. [1] X. Wang, L. Lian, S. X. Yu, "Unsupervised selective labeling for more
        effective semi-supervised learning", ECCV 2022; section 4 and its public code.
     """
+    check_number(0, adjustment_weight=adjustment_weight)
+    check_number(0, above=True, temperature=temperature)
     adjustment = adjustment_weight * mean_probabilities.clamp_min(TINY).log()  # (K,)
     adjusted = at_least_float32(neighbors.detach()) - adjustment
     targets = (adjusted / temperature).softmax(-1)  # (B, K)
@@ -85,6 +88,7 @@ def uslt_global_loss(
     .. [1] X. Wang, L. Lian, S. X. Yu, "Unsupervised selective labeling for more
        effective semi-supervised learning", ECCV 2022; section 4 and its public code.
     """
+    check_number(0, 1, threshold=threshold)
     if cluster_weights not in ("balanced", "renormalized", None):
         raise ValueError(
             f'cluster_weights={cluster_weights!r} is none of "balanced", '
@@ -152,6 +156,7 @@ def learning_loss(predicted, losses, margin=1.0):
     .. [1] D. Yoo, I. S. Kweon, "Learning loss for active learning", CVPR 2019,
        section 3.3.
     """
+    check_number(0, margin=margin)
     if predicted.shape != losses.shape or predicted.ndim != 1:
         raise ValueError(
             f"predicted and losses have shapes {tuple(predicted.shape)} and "

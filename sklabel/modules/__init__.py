@@ -12,6 +12,7 @@ from .averages import (
 )
 from .batchnorm import SplitBatchNorm, deinterleave, interleave, split_batchnorm_
 from .heads import (
+    LinearHeaded,
     MultiHead,
     NormLinear,
     ProjectionNet,
@@ -36,6 +37,7 @@ __all__ = [
     # heads
     "ScaleBatchNorm1d",
     "mlp",
+    "LinearHeaded",
     "ProjectionNet",
     "filled_",
     "MultiHead",

@@ -6,7 +6,8 @@ import math
 import torch
 from torch import nn
 
-from .method import Method
+from .._core.checks import check_number
+from .heads import LinearHeaded
 
 
 def frozen_copy(module):
@@ -102,6 +103,7 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
     ValueError
         If the modules do not have the same parameters and buffers.
     """
+    check_number(0, 1, decay=decay)
     targets, sources = (list(m.parameters()) for m in (target_module, source_module))
     copies, originals = (list(m.buffers()) for m in (target_module, source_module))
     shapes, wanted = (
@@ -119,7 +121,7 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
         torch._foreach_copy_(copies, originals)
 
 
-class AveragedClassifier(Method):
+class AveragedClassifier(LinearHeaded):
     """A classifier that is trained, and its averaged weights, which predict.
 
     ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
@@ -142,6 +144,8 @@ class AveragedClassifier(Method):
     average: nn.Module | None = None
 
     frozen = ("average",)
+    encoder_parts = ("online.0",)
+    head_parts = ("online.1", "average.1")
 
     def __post_init__(self):
         if self.average is None:
@@ -205,6 +209,7 @@ def ramped_decay(step, decay):
     -------
     decay : float
     """
+    check_number(0, 1, decay=decay)
     return min(decay, (1 + step) / (10 + step))
 
 
@@ -222,6 +227,7 @@ def mean_decay(step, decay):
     -------
     decay : float
     """
+    check_number(0, 1, decay=decay)
     return min(decay, 1 - 1 / (step + 1))
 
 
@@ -241,4 +247,6 @@ def cosine_decay(step, decay, total_steps):
     -------
     decay : float
     """
+    check_number(0, 1, decay=decay)
+    check_number(1, total_steps=total_steps)
     return 1 - (1 - decay) * (1 + math.cos(math.pi * min(1, step / total_steps))) / 2

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._core.checks import check_number
+
 
 class SplitBatchNorm(nn.Module):
     """Batch normalization within parts of a batch.
@@ -66,6 +68,7 @@ def split_batchnorm_(module, n_splits):
     module : nn.Module
         The same one.
     """
+    check_number(1, whole=True, n_splits=n_splits)
     for name, child in module.named_children():
         if isinstance(child, SplitBatchNorm):
             child = child.norm

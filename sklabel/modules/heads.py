@@ -2,11 +2,13 @@
 
 import copy
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._core.checks import check_number, check_option
 from .method import Method
 
 
@@ -74,6 +76,9 @@ def mlp(
     ValueError
         If ``n_layers`` is below 1 or ``last_norm`` unknown.
     """
+    check_number(1, whole=True, in_features=in_features)
+    check_number(1, whole=True, hidden_features=hidden_features)
+    check_number(1, whole=True, out_features=out_features, n_layers=n_layers)
     if n_layers < 1:
         raise ValueError(f"n_layers={n_layers} must be at least 1.")
     if last_norm not in ("scale", True, False, None):
@@ -96,6 +101,52 @@ def mlp(
             layer.append(nn.ReLU(inplace=True))
         layers.append(nn.Sequential(*layer))
     return nn.Sequential(*layers)
+
+
+class LinearHeaded(Method):
+    """An encoder with a linear layer of classes behind it: what classifiers train.
+
+    Attributes
+    ----------
+    encoder_parts : tuple of str
+        Names of the parts that make the features, in their order; the first is an
+        encoder.
+    head_parts : tuple of str
+        Names of the linear layers that make classes of the features: the one that is
+        trained, and its copies.
+    """
+
+    encoder_parts: ClassVar[tuple[str, ...]] = ("backbone",)
+    head_parts: ClassVar[tuple[str, ...]] = ("head",)
+
+    def features(self, x):
+        """Return what the linear layer sees of samples x.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, ...)
+
+        Returns
+        -------
+        features : Tensor of shape (B, D)
+        """
+        for name in self.encoder_parts:
+            x = self.get_submodule(name)(x)
+        return x
+
+    @torch.no_grad()
+    def set_head_(self, weight, bias):
+        """Give the linear layer, and its copies, these weights.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (K, D)
+        bias : Tensor of shape (K,)
+        """
+        for name in self.head_parts:
+            head = self.get_submodule(name)
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
 
 
 class ProjectionNet(Method):
@@ -121,6 +172,9 @@ class ProjectionNet(Method):
     project: nn.Module
     projection_size: int
     output: str = "backbone"
+
+    def __post_init__(self):
+        check_option(("backbone", "projection"), output=self.output)
 
     @property
     def n_features_out(self):

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._core.checks import check_number, check_option
+
 
 class Queue(nn.Module):
     """The rows seen last, such as the keys of MoCo.
@@ -25,6 +27,7 @@ class Queue(nn.Module):
 
     def __init__(self, size, n_features):
         super().__init__()
+        check_number(1, whole=True, size=size, n_features=n_features)
         self.register_buffer("rows", F.normalize(torch.randn(size, n_features)))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
 
@@ -62,6 +65,8 @@ def fitting_queue_size(size, n_samples, batch_size):
         "auto": a tenth of the rows, since older keys were made by another network; at
         least a batch, at most 4096.
     """
-    if size != "auto":
+    if not isinstance(size, str):
+        check_number(1, whole=True, size=size)
         return size
+    check_option(("auto",), size=size)
     return min(4096, max(n_samples // 10, min(batch_size, n_samples)))

@@ -7,6 +7,7 @@
 import torch
 from torch import nn
 
+from .._core.checks import check_number
 from .averages import ramped_decay
 
 
@@ -50,6 +51,7 @@ class DistributionAlignment(nn.Module):
 
     def __init__(self, prior, decay=0.999):
         super().__init__()
+        check_number(0, 1, decay=decay)
         self.decay = decay
         self.register_buffer("prior", prior)
         even = torch.full_like(prior, 1 / len(prior))
@@ -76,6 +78,7 @@ class FixedThreshold(nn.Module):
 
     def __init__(self, threshold):
         super().__init__()
+        check_number(0, 1, threshold=threshold)
         self.threshold = threshold
 
     def forward(self):
@@ -117,6 +120,10 @@ class ClassThresholds(nn.Module):
 
     def __init__(self, threshold, n_classes, n_rows, n_unused=0, temperature=1.0):
         super().__init__()
+        check_number(0, 1, threshold=threshold)
+        check_number(1, whole=True, n_classes=n_classes)
+        check_number(0, whole=True, n_rows=n_rows, n_unused=n_unused)
+        check_number(0, above=True, temperature=temperature)
         self.threshold = threshold
         self.n_classes = n_classes
         self.n_unused = n_unused

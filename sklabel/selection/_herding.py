@@ -29,13 +29,13 @@ from ..neighbors import kneighbors
 _BLOCK_VALUES = 2**20
 # The kernel is at least exp(-_FAR), 1e-26: less would be slow to multiply.
 _FAR = 60.0
-# Rows whose gains are computed together: roughly, and exactly.
+# Rows whose gains are computed together: at most, and at first.
 _MANY_ROWS = 256
-_FEW_ROWS = 32
+_FEW_ROWS = 16
 # Gains that differ by less than this share are equal.
 _ROUNDING = 1e-9
-# Single precision is not tried where gains might be wrong by more.
-_LARGEST_ERROR = 1e-2
+# Single precision is of use while it is wrong by no more than this share of a gain.
+_LARGEST_ERROR = 0.05
 # Share of the labels on which the temperature is fitted, as published.
 _HELD_SHARE = 0.3
 
@@ -50,7 +50,7 @@ class Coverage:
     Parameters
     ----------
     Z : ndarray of shape (n, D), float32 or float64
-        Vectors; read in blocks, so a memory map stays on its disk.
+        Vectors, held beside a centered copy.
     sigma : float
         Radius of the kernel, > 0.
     weights : ndarray of shape (n,) or None
@@ -64,6 +64,9 @@ class Coverage:
 
     def __init__(self, Z, sigma=1.0, weights=None):
         self.Z, self.sigma = Z, sigma
+        # for single precision: distances stay, products lose fewer digits
+        mean = Z.mean(axis=0, dtype=np.float64).astype(Z.dtype)
+        self.centered = torch.from_numpy((Z - mean).astype(np.float32, copy=False))
         weights = np.ones(len(Z)) if weights is None else weights
         self.weights = torch.from_numpy(np.array(weights, dtype=np.float64))
         self.covered = torch.zeros(len(Z), dtype=torch.float64)
@@ -71,11 +74,11 @@ class Coverage:
     def add(self, rows):
         """Choose rows: an array of int."""
         for start in range(0, len(rows), _MANY_ROWS):
-            for block, k in self._kernel(rows[start : start + _MANY_ROWS], np.float64):
+            for block, k in self._kernel(rows[start : start + _MANY_ROWS]):
                 covered = self.covered[block]
                 torch.maximum(covered, k.amax(1), out=covered)
 
-    def gains(self, rows, dtype=np.float64):
+    def gains(self, rows, dtype=torch.float64):
         """Return what each of some hundred rows would add, computed in this dtype."""
         sums = torch.zeros(len(rows), dtype=torch.float64)
         for block, k in self._kernel(rows, dtype):
@@ -85,24 +88,28 @@ class Coverage:
         return sums.numpy() / len(self.Z)
 
     def single_error(self):
-        """Return by how much gains in single precision may be wrong, at most."""
-        step = max(1, _BLOCK_VALUES // self.Z.shape[1])
-        blocks = (self.Z[i : i + step] for i in range(0, len(self.Z), step))
-        longest = max(
-            np.einsum("ij,ij->i", b, b, dtype=np.float64).max() for b in blocks
-        )
-        rounding = (self.Z.shape[1] + 8) * np.finfo(np.float32).eps
+        """Return by how much gains in single precision may be wrong.
+
+        Rounding grows with the root of the length of a product, and is less in a mean.
+        """
+        longest = float(torch.linalg.vector_norm(self.centered, dim=1).max()) ** 2
+        rounding = (8 + 2 * self.Z.shape[1] ** 0.5) * np.finfo(np.float32).eps
         error = rounding * (1 + 4 * longest / self.sigma**2)
         return error * float(self.weights.mean())
 
-    def _kernel(self, rows, dtype):
+    def _rows(self, where, dtype):
+        if dtype == torch.float32:
+            return self.centered[where]
+        return torch.from_numpy(self.Z[where].astype(np.float64))
+
+    def _kernel(self, rows, dtype=torch.float64):
         """Yield blocks of rows, and their kernel (b, m) with these m rows."""
-        b = torch.from_numpy(np.array(self.Z[rows], dtype=dtype))
+        b = self._rows(rows, dtype)
         squares = b.square().sum(1)
         step = max(1, _BLOCK_VALUES // max(len(rows), self.Z.shape[1]))
         for start in range(0, len(self.Z), step):
             block = slice(start, start + step)
-            a = torch.from_numpy(np.array(self.Z[block], dtype=dtype))
+            a = self._rows(block, dtype)
             lengths = a.square().sum(1)[:, None] + squares
             k = torch.addmm(lengths, a, b.T, alpha=-2).mul_(-1 / self.sigma**2)
             yield block, k.clamp_(-_FAR, 0).exp_()
@@ -112,8 +119,8 @@ def herd(Z, n_samples, candidates=None, chosen=(), weights=None, sigma=1.0, verb
     """Choose again and again the row that adds most to the coverage of all rows.
 
     What a row adds only falls as others are chosen, so it is computed again only for
-    rows that added more than the best one does now: in single precision, and in double
-    for those that may be the best by it.
+    rows that added more than the best one does now: in single precision while that is
+    enough to tell most rows apart, and in double for those that may be the best.
 
     Parameters
     ----------
@@ -147,15 +154,15 @@ def herd(Z, n_samples, candidates=None, chosen=(), weights=None, sigma=1.0, verb
         candidates = np.setdiff1d(np.arange(len(Z)), chosen)
     bound = np.full(len(candidates), np.inf)  # of what each would add
     gains, rows, means = np.full(len(Z), -np.inf), [], []
-    error = coverage.single_error()
-    rounding = error * np.finfo(np.float64).eps / np.finfo(np.float32).eps
-    dtype = np.float32
-    if error > _LARGEST_ERROR:
-        dtype, error = np.float64, 0.0
+    of_single = coverage.single_error()
+    rounding = of_single * np.finfo(np.float64).eps / np.finfo(np.float32).eps
     with tqdm(total=n_samples, desc="herding", unit="row", disable=not verbose) as bar:
         for step in range(n_samples):
+            dtype, error = torch.float32, of_single
+            if error > _LARGEST_ERROR * bound.max():
+                dtype, error = torch.float64, 0.0
             best = -np.inf  # the best row adds this at least
-            for some in _by_bound(bound, _MANY_ROWS):
+            for some in _by_bound(bound):
                 if bound[some[0]] < _equal(best, rounding):
                     break
                 found = coverage.gains(candidates[some], dtype)
@@ -165,7 +172,7 @@ def herd(Z, n_samples, candidates=None, chosen=(), weights=None, sigma=1.0, verb
                 best = max(best, float(found.max()) - error)
             left = np.flatnonzero(bound >= _equal(best, rounding))
             best = -np.inf
-            for part in _by_bound(bound[left], _FEW_ROWS):
+            for part in _by_bound(bound[left]):
                 some = left[part]
                 if bound[some[0]] < _equal(best, rounding):
                     break
@@ -186,11 +193,14 @@ def _equal(gain, rounding):
     return gain - _ROUNDING * abs(gain) - rounding if gain > -np.inf else gain
 
 
-def _by_bound(bound, size):
-    """Yield places in blocks, those of the largest bound first."""
+def _by_bound(bound):
+    """Yield places in growing blocks, those of the largest bound first."""
     order = np.argsort(-bound, kind="stable")
     order = order[bound[order] > -np.inf]
-    return (order[start : start + size] for start in range(0, len(order), size))
+    start, size = 0, _FEW_ROWS
+    while start < len(order):
+        yield order[start : start + size]
+        start, size = start + size, min(2 * size, _MANY_ROWS)
 
 
 def _drawn(pool, n_candidates, random_state):
@@ -268,8 +278,8 @@ class MaxHerdingSelector(SelectionRole):
 
     Time: the first row takes n_rows * n_candidates * n_features. Then a row's gain is
     computed again only while its last one was above the best, since gains never grow:
-    a hundred rows took 3 to 6 times as long as the first. Memory: small blocks, the
-    normalized copy of X, and a few numbers for each row; never n_rows ** 2.
+    a hundred rows took 3 to 6 times as long as the first. Memory: two
+    copies of X, small blocks, and a few numbers for each row; never n_rows ** 2.
 
     Departures from the released code: it draws at most 35,000 rows with the labeled
     ones and looks at no others; here the coverage counts over all rows. The gains are

@@ -210,7 +210,7 @@ class LearningLossSelector(PredictedLossRole, Learner):
     weight_decay: NonNegative = 5e-4
     schedule: Schedule = "step"
 
-    bound = ("layers",)
+    _bound = ("layers",)
 
     def _train(self, samples, codes, places, rows, random):
         module = self._build_module(*samples.statistics(), places)

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from .._core.callbacks import fitting
-from .._core.labels import is_labeled
+from .._core.labels import as_column, is_labeled
 from .._core.parameters import KW_ONLY, RandomState, SampleCount
 from .._core.roles.selection import AnyRowsMixin, SelectionRole
 
@@ -205,7 +205,7 @@ class StratifiedSelector(AnyRowsMixin, SelectionRole):
 
     def _choose(self, pool):
         self.classes_, codes, counts = np.unique(
-            np.asarray(pool.y).reshape(-1), return_inverse=True, return_counts=True
+            as_column(pool.y), return_inverse=True, return_counts=True
         )
         shuffled = check_random_state(self.random_state).permutation(len(codes))
         # Rows by class, in shuffled order within each.

@@ -10,7 +10,7 @@ from torch import nn
 
 from .._core.choice import choose_rows
 from .._core.health import CollapseWarning
-from .._core.labels import is_labeled
+from .._core.labels import as_column, is_labeled
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -501,7 +501,7 @@ class USLTSelector(
         check_is_fitted(self)
         check_consistent_length(self.labels_, y)
         known = is_labeled(y)
-        y = np.array(y)
+        y = as_column(y).copy()
         rows = self.sample_indices_[known[self.sample_indices_]]
         spread = spread_labels(
             self.mean_distances_, self.labels_, rows, y[rows], n_rows

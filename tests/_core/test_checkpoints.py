@@ -366,7 +366,7 @@ def test_a_half_written_checkpoint_is_never_read(tmp_path, monkeypatch):
     half = path.with_name(".fit.pt.0123456789abcdef.partial")
     half.write_bytes(kept.read_bytes()[:50])
     assert torch.equal(weights(fit(tmp_path / "a")), weights(whole))
-    os.utime(half, (0, 0))
+    half.write_bytes(b"")
     trained(path.with_name("fit.pt2"))
     assert half.exists()  # of another file
     path.unlink()

@@ -1,12 +1,10 @@
 """Saved estimators: the same predictions after loading, nothing executable."""
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import stat
-import types
 import warnings
 from functools import partial
 from pathlib import Path
@@ -322,14 +320,8 @@ class Mortal:
 
         if "x" not in mode:
             return file
-        return contextlib.closing(
-            types.SimpleNamespace(
-                write=write_half,
-                flush=file.flush,
-                fileno=file.fileno,
-                close=file.close,
-            )
-        )
+        file.write = write_half
+        return file
 
 
 def _as_format_1(folder):
@@ -427,3 +419,9 @@ def test_a_model_of_format_1_loads(tmp_path):
     _as_format_1(tmp_path)
     loaded = sklabel.load(tmp_path)
     np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"model", ["model"]])
+def test_only_a_path_is_loaded(folder):
+    with pytest.raises(TypeError, match="folder=.*give the path"):
+        sklabel.load(folder)

@@ -80,7 +80,7 @@ def refused(estimator, name, monkeypatch, *words):
         ("optimizer", lambda groups, lr: groups),
         ("checkpoint_dir", ""),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_wrong_setting_is_named_before_the_work(cls, name, value, monkeypatch):
     if name == "device" and str(value) in available_devices():

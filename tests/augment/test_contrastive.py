@@ -102,7 +102,7 @@ def test_boxes_are_those_torchvision_draws():
     from torchvision.transforms import RandomResizedCrop
 
     x = torch.rand(4000, 1, 30, 20)
-    boxes = torch.stack(A.Contrastive()._boxes(x), 1)
+    boxes = torch.stack(A.Contrastive()._boxes(x, (16, 16)), 1)  # square, as theirs
     top, left, height, width = boxes.T
     assert (boxes == boxes.round()).all() and (top >= 0).all() and (left >= 0).all()
     assert (top + height <= 30).all() and (left + width <= 20).all()
@@ -117,8 +117,27 @@ def test_boxes_are_those_torchvision_draws():
 
 def test_where_no_box_fits_the_middle_is_taken():
     x = torch.rand(3, 1, 4, 40)
-    boxes = torch.stack(A.Contrastive(crop=(1.0, 1.0))._boxes(x), 1)
+    whole = A.Contrastive(crop=(1.0, 1.0))
+    boxes = torch.stack(whole._boxes(x, (9, 9)), 1)
     assert boxes.tolist() == [[0.0, 17.0, 4.0, 5.0]] * 3
+    whole.set_params(aspect=(1, 1))  # as wide as the view, or as it is
+    boxes = torch.stack(whole._boxes(x, (3, 12)), 1)
+    assert boxes.tolist() == [[0.0, 12.0, 4.0, 16.0]] * 3
+    boxes = torch.stack(whole._boxes(x, (4, 40)), 1)
+    assert boxes.tolist() == [[0.0, 0.0, 4.0, 40.0]] * 3
+
+
+@pytest.mark.parametrize("side_y, side_x", [(32, 96), (96, 32), (48, 48), (33, 64)])
+@pytest.mark.parametrize("size", [None, 24, (20, 40)])
+def test_what_a_view_shows_keeps_its_proportions(side_y, side_x, size):
+    x = torch.rand(4000, 1, side_y, side_x)
+    out_y, out_x = torch.Size(A.Contrastive(size=size)(x[:1]).shape[2:])
+    _, _, height, width = A.Contrastive()._boxes(x, (out_y, out_x))
+    large = (height > 9) & (width > 9)  # others are rounded
+    stretch = ((out_x / width) / (out_y / height))[large].log()
+    least, greatest = (float(stretch.quantile(q)) for q in (0.02, 0.98))
+    assert math.log(0.68) < least < -0.1 and 0.1 < greatest < math.log(1.48)
+    assert abs(stretch.mean()) < 0.2
 
 
 def test_solarize_and_order_of_magnitude():

@@ -284,3 +284,43 @@ def test_only_the_ratio_of_weights_counts(scale):
     found = clf.fit(x, y, weight * scale)
     np.testing.assert_allclose(found.predict_proba(x), p, rtol=1e-4)
     assert found.score(x, y, weight * scale) == pytest.approx(score)
+
+
+def test_names_of_classes_are_known_whatever_they_look_like():
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    truth = np.array(["none", "n/a"])[(x[:, 0] > 0).astype(int)]
+    y = truth.astype(object)
+    y[20:] = ["", None, -1, np.nan] * 5
+    clf = make(CLIPClassifier, class_names=["none", "n/a"], max_steps=3).fit(x, y)
+    assert clf.classes_.tolist() == ["n/a", "none"]
+    assert 0 <= clf.score(x, truth) <= 1
+    with pytest.raises(ValueError, match="'NA'"):
+        clf.score(x, ["NA"] * 40)
+    with pytest.raises(ValueError, match="'none'|'n/a'"):
+        make(CLIPClassifier, max_steps=3).fit(x, y)
+
+
+@pytest.mark.parametrize("cls", WATCHED)
+def test_every_container_of_labels_trains_the_same(cls):
+    pa = pytest.importorskip("pyarrow")
+    x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    truth = (x[:, 0] > 0).astype(int)
+    known = np.arange(40) < 20
+    plain = np.where(known, truth, -1)
+    forms = [
+        plain,
+        np.ma.array(np.where(known, truth, 1 - truth), mask=~known),
+        pa.array([int(v) if v >= 0 else None for v in plain]),
+        torch.tensor(plain, dtype=torch.float64, requires_grad=True),
+        np.array(["no", "yes", "  "])[plain],
+        np.array([False, True, None], dtype=object)[plain],
+    ]
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for y in forms:
+            clf = make(cls).fit(x, y)
+            found.append((clf.score(x, y), clf.predict_proba(x)))
+    for score, p in found[1:]:
+        assert score == found[0][0]
+        np.testing.assert_array_equal(p, found[0][1])

@@ -10,6 +10,22 @@ from sklabel.embedding import SimCLRTransformer
 from tests.cli._running import SHORT, color_of, complaint, write_csv, write_images
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _cache_of_the_session(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.delenv("TORCH_HOME", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """The user's folder for caches: a new one for every test."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     """A working folder with ``photos`` (10 images) and ``filled.csv`` (4 labels)."""

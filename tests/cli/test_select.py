@@ -43,7 +43,7 @@ def test_labeled_images_are_not_asked_again(here, saved):
         ("select photos --image-size 4", "--image-size.*at least 8"),
         ("select photos --epochs 0", "--epochs.*at least 1"),
         ("select photos --seed -1", "--seed.*at least 0"),
-        ("select photos --device nonsense", "device 'nonsense' is not available"),
+        ("select photos --device nonsense", "--device 'nonsense' is not available"),
         ("select photos --colour", "unrecognized arguments: --colour"),
         ("select photos --out no/such/a.csv", "cannot write no/such/a.csv.*not exist"),
         ("select photos --out empty", "cannot write empty: it is not a file"),

@@ -34,10 +34,8 @@ def test_a_cell_comes_back_and_no_spreadsheet_runs_it(cell):
 
 @given(cells)
 def test_what_needs_no_escape_stays_as_it_is(cell):
-    if not re.search(r"[=+\-@＝＋－＠]", cell):
-        assert tables.escape(cell) == tables.unescape(cell) == cell
-    else:  # of another program: an apostrophe that we did not write stays
-        assert tables.escape(tables.unescape(cell)) in (cell, tables.escape(cell))
+    cell = re.sub(r"[=+\-@＝＋－＠]", "", cell)
+    assert tables.escape(cell) == tables.unescape(cell) == cell
 
 
 @given(st.lists(st.tuples(cells, cells), min_size=1, max_size=5), st.booleans())
@@ -150,6 +148,7 @@ def test_other_columns_and_blank_rows_do_not_matter(tmp_path):
         (b"path,label\n0.png,red\n1.png,dark, blue\n", r"line 3: 3 cells.*quotes"),
         (b"path;label\n0.png;dark; blue\n", r'line 2.*"dark; blue"|line 2.*"a; b"'),
         (CONTENT.replace(b"a,", b"a,dark, blue"), r"line 2: 3 cells, but 2 columns"),
+        (b'"path","label"\n"1","0.png","a"\n"2","1.png","b"\n', "row.names = FALSE"),
         (b"path,label,label\n0.png,red,blue\n", "has 2 columns 'label'"),
         (b"path,label,Label \n0.png,red,blue\n", "has 2 columns 'label'"),
         (b"Path,label,path\n0.png,red,blue\n", "has 2 columns 'path'"),

@@ -111,7 +111,7 @@ def test_every_mark_with_every_semi_supervised_classifier(model, form):
 @pytest.mark.parametrize("name", classification.__all__)
 def test_every_classifier_of_ours(name):
     y = np.array(["ant", "bee", "cow", -1], dtype=object)[Y]
-    model = make(getattr(classification, name), max_steps=3)
+    model = make(getattr(classification, name))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = labeled_cross_val_predict(model, X, y, cv=2)
@@ -164,7 +164,7 @@ def test_jobs_and_kept_names():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="none of .'predict', 'predict_proba'"):
+    with pytest.raises(ValueError, match="none of .predict., .predict_proba."):
         labeled_cross_val_predict(Memory(), X, Y, method="decision_function")
     with pytest.raises(ValueError, match="no labeled row"):
         labeled_cross_val_predict(Memory(), X, np.full(N, -1))

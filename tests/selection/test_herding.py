@@ -1,10 +1,14 @@
 """Tests of MaxHerding and UHerding: formulas written again, ties, what is nested."""
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 from scipy.spatial.distance import cdist
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
@@ -161,6 +165,16 @@ def test_any_rows_and_weights(Z, sigma, n_known, data):
     )
 
 
+def test_close_rows_far_from_the_others():
+    Z = np.zeros((17, 1), dtype=np.float32)
+    Z[:2, 0] = -2.6835938, -2.7391012
+    weights = np.zeros(17)
+    weights[0] = 1
+    rows, _, coverage = herd(Z, 3, weights=weights, sigma=0.05)
+    assert rows[0] == 0
+    np.testing.assert_allclose(coverage, check_steps(Z, rows, 0.05, (), weights))
+
+
 # -- ties, copies, blocks
 
 
@@ -187,14 +201,16 @@ def test_the_size_of_blocks_changes_nothing(size, digits, monkeypatch):
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
-def test_single_precision_never_decides(scale):
+@pytest.mark.parametrize("n_features", [1, 20, 2000])
+def test_single_precision_never_decides(scale, n_features):
     rng = np.random.default_rng(0)
-    Z = (rng.standard_normal((300, 20)) * scale).astype(np.float32)
+    Z = rng.standard_normal((300, n_features)) * scale / n_features**0.5
+    Z = (Z + 3 * scale).astype(np.float32)
     weights = rng.random(300)
     coverage = Coverage(Z, sigma=scale, weights=weights)
     coverage.add(np.arange(5))
     rows = np.arange(300)
-    error = np.abs(coverage.gains(rows, np.float32) - coverage.gains(rows)).max()
+    error = np.abs(coverage.gains(rows, torch.float32) - coverage.gains(rows)).max()
     assert 0 < error < coverage.single_error() < 1e-3
 
 
@@ -203,7 +219,7 @@ def test_few_gains_are_computed_again(digits, monkeypatch):
     looked_at = []
     gains = Coverage.gains
 
-    def counting(self, rows, dtype=np.float64):
+    def counting(self, rows, dtype=torch.float64):
         looked_at.append(len(rows))
         return gains(self, rows, dtype)
 
@@ -260,6 +276,22 @@ def test_the_radius_narrows_with_labels(digits):
         for n in (10, 40, 300)
     ]
     assert radii[0] > radii[1] > radii[2]
+
+
+def test_from_coverage_to_uncertainty_as_the_radius_narrows(digits):
+    X, y = digits
+    partly = np.where(np.arange(400) < 50, y, -1)
+    settings = {"temperature": 1.0, "random_state": 0}
+
+    def chosen(sigma):
+        return set(UHerdingSelector(30, sigma=sigma, **settings).fit_select(X, partly))
+
+    margin = set(UncertaintySelector("margin", 30).fit_select(X, partly))
+    cover = set(MaxHerdingSelector(30, sigma=2).fit_select(X, partly))
+    assert chosen(1e-3) == margin
+    shared = [len(chosen(sigma) & margin) for sigma in (0.02, 0.3, 0.5)]
+    assert shared[0] > shared[1] > shared[2]
+    assert len(chosen(2.0) & cover) > len(margin & cover)
 
 
 @pytest.mark.parametrize("y", [None, np.full(400, -1), np.r_[3, 3, np.full(398, -1)]])
@@ -329,6 +361,26 @@ def test_images_are_compared_by_the_features_of_the_classifier(digits):
     rows = selector.fit_select(images, partly)
     assert len(set(rows.tolist())) == 6 and rows.min() >= 60
     assert not hasattr(selector, "assignments_")
+
+
+def test_files_that_cannot_be_read_are_not_chosen(digits, tmp_path):
+    images = (digits[0][:40] * 15).astype(np.uint8).reshape(-1, 8, 8)
+    paths = []
+    for i, image in enumerate(images):
+        paths.append(str(tmp_path / f"{i:02d}.png"))
+        Image.fromarray(image).save(paths[-1])
+    for broken in (3, 30):
+        (tmp_path / f"{broken:02d}.png").write_bytes(b"nothing")
+    y = np.where(np.arange(40) < 20, digits[1][:40], -1)
+    net = SupervisedClassifier(max_steps=2, on_error="skip", random_state=0)
+    selector = UHerdingSelector(19, classifier=net, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = selector.fit_select(paths, y)
+        assert sorted(rows) == [row for row in range(20, 40) if row != 30]
+        assert selector.scores_[30] == -np.inf
+        with pytest.raises(ValueError, match="replace the files"):
+            selector.set_params(n_samples=20).fit(paths, y)
 
 
 def test_better_than_entropy_from_few_labels(digits):

@@ -34,6 +34,7 @@ from sklabel.selection._uslt import (
     spread_labels,
 )
 from tests._golden import cases
+from tests._making import mixed
 from tests.losses._checks import assert_close, leaf
 
 # -- losses
@@ -350,13 +351,29 @@ def quiet(selector, *args):
         return selector.fit(*args)
 
 
+# the heads whose training is shortest
+GROUPS = {"head": "linear", "threshold": 0.95, "lr": 3e-4, "max_epochs": 50}
+
+
+def test_one_row_of_each_group():
+    selector = USLTSelector(4, batch_size=64, random_state=0, **GROUPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        rows = selector.fit_select(mixed(X))
+    assert set(Y[rows]) == set(range(4))
+    assert len(set(selector.labels_[rows])) == 4
+    assert all(len(set(Y[selector.labels_ == k])) == 1 for k in range(4))
+    last = selector.net_.history[-1]
+    assert last["clusters_used"] == 4 and last["neighbor_agreement"] > 0.95
+    assert last["largest_cluster"] == 0.25
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {"head": "linear", "threshold": 0.95, "lr": 3e-4, "max_epochs": 50},
-        {"max_epochs": 30},
+        {"head": "linear", "threshold": 0.95},
+        {},
         {
-            "max_epochs": 30,
             "cluster_weights": None,
             "mean_over": "batch",
             "adjustment_weight": 2.5,
@@ -367,21 +384,12 @@ def quiet(selector, *args):
     ],
     ids=["CIFAR", "default heads", "ImageNet"],
 )
-def test_one_row_of_each_group(settings):
-    given = {"lr": 1e-3, "batch_size": 64, "random_state": 0, **settings}
-    selector = USLTSelector(4, **given)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CollapseWarning)
-        rows = selector.fit_select(X)
-    assert set(Y[rows]) == set(range(4))
-    assert len(set(selector.labels_[rows])) == 4
-    assert all(len(set(Y[selector.labels_ == k])) == 1 for k in range(4))
+def test_what_a_fit_leaves(settings):
+    selector = quiet(USLTSelector(4, max_epochs=2, random_state=0, **settings), X)
     np.testing.assert_array_equal(selector.predict(X), selector.labels_)
     p = selector.predict_proba(X)
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
     last = selector.net_.history[-1]
-    assert last["clusters_used"] == 4 and last["neighbor_agreement"] > 0.95
-    assert last["largest_cluster"] == 0.25
     names = {"local_loss", "global_loss", "kept_share", "confident_share"}
     assert names <= set(last)
     total = last["global_loss"] + selector.local_weight * last["local_loss"]
@@ -410,9 +418,8 @@ def test_the_first_row_of_a_cluster_is_the_surest_or_the_densest():
 def test_labeled_rows_are_not_chosen_and_their_clusters_come_last():
     y = np.where(Y == 0, 0, -1)
     y[1::8] = 1
-    learned = {"lr": 1e-3, "batch_size": 64, "max_epochs": 15, "random_state": 0}
-    selector = USLTSelector(10, n_clusters=4, **learned).fit(X, y)
-    rows = selector.sample_indices_
+    selector = USLTSelector(10, n_clusters=4, batch_size=64, random_state=0, **GROUPS)
+    rows = selector.fit(mixed(X), y).sample_indices_
     assert (y[rows] == -1).all() and len(set(rows.tolist())) == 10
     assert set(Y[rows[:2]]) == {2, 3}
     assert (selector.scores_[y != -1] == -np.inf).all()

@@ -1,0 +1,274 @@
+"""Training on from an encoder that has learned elsewhere, without harm to it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from .calibration import fit_temperature
+from .few_shot import linear_probes
+from .health import CollapseWarning
+from .learner import Learner
+from .parameters import KW_ONLY, NonNegative, Positive
+from .propagation import LabeledRows
+from .roles.classification import ClassificationRole
+from .samples import evenly_spaced
+from .warn import warn
+
+# rate of a pretrained encoder, as a share of that of its new head
+_PRETRAINED_LR = 0.1
+# of the steps
+_WARMUP_SHARE = 0.05
+# inverse penalty of a probe, on features whose mean squared length is 1
+_C = 100.0
+# rows that the probe, and the comparison with it, look at
+_MOST_ROWS = 1000
+# unlabeled rows that are needed to say what the network has learned
+_FEWEST_ASKED = 50
+# standard deviations: one in twenty by chance
+_SURE = 1.64
+
+
+@dataclass
+class Probe:
+    """A logistic regression on features, with the rows that it was fitted on.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (K, D)
+    bias : ndarray of shape (K,)
+    center : ndarray of shape (D,)
+    scale : float
+        What features are divided by once the center is taken away.
+    rows : ndarray of int of shape (m,)
+        Those that were left out in turn.
+    hits : ndarray of bool of shape (m,)
+        Whether a probe of the others knew their class.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    center: np.ndarray
+    scale: float
+    rows: np.ndarray
+    hits: np.ndarray
+
+    def scaled(self, Z):
+        """Return features (n, D) as the probe was fitted on them."""
+        return (Z - self.center) / self.scale
+
+
+def fit_probe(Z, codes, weights, n_classes, seed=0):
+    """Return a logistic regression as sure as it is right on rows left out in turn.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n, D)
+    codes : ndarray of int of shape (n,)
+    weights : ndarray of shape (n,)
+        Positive.
+    n_classes : int
+        K; a class may have no row.
+    seed : int, default=0
+        Of the folds, where there are more than fifty rows.
+
+    Returns
+    -------
+    probe : Probe
+    """
+    weights = weights * (len(weights) / weights.sum())
+    center = np.average(Z, axis=0, weights=weights)
+    spread = ((Z - center) ** 2).sum(1)
+    scale = float(np.sqrt(np.average(spread, weights=weights))) or 1.0
+    z = (Z - center) / scale
+    given = LabeledRows(np.arange(len(z)), codes, weights, n_classes, seed)
+    coef, bias = linear_probes(z, codes, given.training_weights(), n_classes, _C)
+    out = given.left_out
+    # a row whose class has no other says nothing
+    out = out[given.masses()[given.fold[out], codes[out]] > 0]
+    fold = given.fold[out]
+    logits = np.einsum("mkd,md->mk", coef[fold], z[out]) + bias[fold]
+    temperature = 1.0
+    if len(out):
+        p = softmax(logits, axis=1)
+        temperature = fit_temperature(p, codes[out], weights[out])
+    weight = coef[-1] / (scale * temperature)
+    bias = bias[-1] / temperature - weight @ center
+    return Probe(weight, bias, center, scale, out, logits.argmax(1) == codes[out])
+
+
+def _batchnorms(module, parts):
+    """Return the names of the BatchNorm layers in some parts of a module."""
+    return [
+        f"{part}.{name}".rstrip(".")
+        for part in parts
+        for name, layer in module.get_submodule(part).named_modules()
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+
+
+@dataclass
+class _Before:
+    """What the labeled rows said before the training.
+
+    Parameters
+    ----------
+    probe : Probe
+    Z : ndarray of shape (m, D)
+        Features of the labeled rows, scaled.
+    codes : ndarray of int of shape (m,)
+    asked : ndarray of int of shape (n,)
+        Some rows without a label.
+    Z_asked : ndarray of shape (n, D)
+        Their features, scaled.
+    """
+
+    probe: Probe
+    Z: np.ndarray
+    codes: np.ndarray
+    asked: np.ndarray
+    Z_asked: np.ndarray
+
+    def reached(self, p):
+        """Return which labeled rows are known to a probe of the network's answers.
+
+        It is fitted on what the network says of rows without a label, and asked about
+        the labeled ones, which the network knows by heart.
+
+        Parameters
+        ----------
+        p : ndarray of shape (n_samples, K)
+            Probabilities of all rows of X.
+        """
+        answers, n_classes = p[self.asked].argmax(1), p.shape[1]
+        ones = np.ones((1, len(answers)))
+        coef, bias = linear_probes(self.Z_asked, answers, ones, n_classes, _C)
+        out = self.probe.rows
+        return (self.Z[out] @ coef[0].T + bias[0]).argmax(1) == self.codes[out]
+
+
+class EncoderClassifier(ClassificationRole, Learner, abstract=True):
+    """Base of classifiers: a linear layer behind an encoder that may be pretrained.
+
+    Parameters
+    ----------
+    backbone_lr : float or "auto"
+        Learning rate of the encoder, as a factor on ``lr``, > 0. "auto": 0.1 where the
+        encoder has learned elsewhere (a fitted embedder, or a module with pretrained
+        weights), else 1. The BatchNorm layers of an encoder that has learned elsewhere
+        stay as they are where it is below 1.
+    head_init : {"auto", "probe", "random"}
+        First weights of the last layer. "probe": a logistic regression on the encoder's
+        features of the labeled rows (LP-FT); "random": as for an encoder that has
+        learned nothing; "auto": "probe" where the encoder has learned elsewhere.
+    train_backbone : bool
+        Whether the encoder is trained too. False: the last layer only, a linear probe;
+        the statistics of the encoder's BatchNorm stay as well.
+    warmup_epochs : float or "auto"
+        Epochs of linear warm-up. "auto": 5 % of the steps where the encoder has learned
+        elsewhere, else 0.
+    """
+
+    _: KW_ONLY
+    backbone_lr: Positive | Literal["auto"] = "auto"
+    head_init: Literal["auto", "probe", "random"] = "auto"
+    train_backbone: bool = True
+    warmup_epochs: NonNegative | Literal["auto"] = "auto"  # type: ignore[assignment]
+
+    # in a fit that begins with a pretrained encoder
+    _before = None
+
+    def _check_X(self, X, reset=False):
+        if reset:
+            self._before = None
+        return super()._check_X(X, reset)
+
+    def _labeled_stage(self, name, module, sampler, labeled, fresh=None, **settings):
+        """Train a classifier, with care where its encoder has learned elsewhere.
+
+        Parameters
+        ----------
+        name, module, sampler, **settings
+            See `Learner._stage`; the module is a `LinearHeaded`.
+        labeled : PartlyLabeled
+        fresh : bool or None
+            Whether the last layer has learned nothing yet; None: no warm start.
+        """
+        fresh = self._continued is None if fresh is None else fresh
+        encoder = module.get_submodule(module.encoder_parts[0])
+        pretrained = encoder.pretrained
+        scale = self.backbone_lr
+        if scale == "auto":
+            scale = _PRETRAINED_LR if pretrained else 1.0
+        if not self.train_backbone:
+            for part in module.encoder_parts:
+                module.set_trained(part, False)
+        elif pretrained and scale < 1:
+            # statistics of strong views are not those of the images to predict
+            for name in _batchnorms(module, module.encoder_parts):
+                module.set_trained(name, False)
+        wanted = self.head_init == "probe" or (self.head_init == "auto" and pretrained)
+        if fresh and not self.interrupted_ and (wanted or pretrained):
+            before = self._look(module, labeled, pretrained and self._before is None)
+            if pretrained and self._before is None:
+                self._before = before
+            if wanted:
+                probe = before.probe
+                module.set_head_(*map(torch.from_numpy, (probe.weight, probe.bias)))
+        if scale != 1:
+            settings["lr_scales"] = dict.fromkeys(module.encoder_parts, scale)
+        if self.warmup_epochs == "auto":
+            length = self._n_epochs(sampler, **settings)
+            settings["warmup_epochs"] = _WARMUP_SHARE * length if pretrained else 0
+        return self._stage(name, module, sampler, watch=labeled.watch, **settings)
+
+    def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
+        """Return the length of a training in epochs, where 1.5 are one and a half."""
+        max_steps = self.max_steps if max_steps == 0 else max_steps
+        if max_steps is None:
+            return max_epochs or self.max_epochs
+        return max_steps / sampler.n_batches(batch_size or self.batch_size)
+
+    def _look(self, module, labeled, compared):
+        """Return what the labeled rows say of the encoder as it is.
+
+        ``compared``: whether rows without a label are looked at too.
+        """
+        mixed = labeled.mixed(0)
+        rows, weights = mixed.labeled, mixed.weights
+        weights = np.ones(len(rows)) if weights is None else weights
+        rows, weights = rows[weights > 0], weights[weights > 0]
+        few = evenly_spaced(len(rows), _MOST_ROWS)
+        rows, weights = rows[few], weights[few]
+        asked = np.empty(0, int)
+        if compared:
+            asked = labeled.rows.good[labeled.codes[labeled.rows.good] < 0]
+            asked = asked[evenly_spaced(len(asked), _MOST_ROWS)]
+        net = self._make_net(
+            module, self._resolve_pixel_range(labeled.rows), warmup_epochs=0
+        )
+        both = np.concatenate([rows, asked])
+        Z = net.evaluate(labeled.rows, both, module.features).double().numpy()
+        Z, Z_asked = Z[: len(rows)], Z[len(rows) :]
+        codes = mixed.targets[rows]
+        probe = fit_probe(Z, codes, weights, len(self.classes_))
+        return _Before(probe, probe.scaled(Z), codes, asked, probe.scaled(Z_asked))
+
+    def _finish(self, p, codes, held, y):
+        super()._finish(p, codes, held, y)
+        before = vars(self).pop("_before", None)
+        if before is None or self.interrupted_ or len(before.asked) < _FEWEST_ASKED:
+            return
+        hits, reached = before.probe.hits, before.reached(p)
+        lost = (hits & ~reached).sum()
+        won = (reached & ~hits).sum()
+        if lost - won > _SURE * np.sqrt(lost + won):
+            warn(
+                f"A probe on the embedding was surer: it knows {hits.mean():.0%} of "
+                "the labeled rows where each is left out, the classes that the network "
+                f"gives to the other rows lead to {reached.mean():.0%}. Use "
+                "EmbeddingClassifier, train_backbone=False, or a smaller lr.",
+                CollapseWarning,
+            )

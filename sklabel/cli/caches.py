@@ -1,0 +1,41 @@
+"""Where the commands keep what they would otherwise compute again."""
+
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def chosen(args):
+    """Set ``args.kept``, a folder: that of ``--cache``, or one that is removed again.
+
+    Parameters
+    ----------
+    args : namespace
+        Commands that keep nothing have no ``cache``.
+    """
+    if not hasattr(args, "cache"):
+        yield
+    elif args.no_cache:
+        # vectors are still found again within the command
+        with tempfile.TemporaryDirectory(prefix="sklabel-") as folder:
+            args.kept = Path(folder)
+            yield
+    else:
+        args.kept = default() if args.cache is None else Path(args.cache).expanduser()
+        yield
+
+
+def default():
+    """Return the folder for caches of this package, as the system wants it."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "sklabel"
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        return Path(local) / "sklabel" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "sklabel"
+    return Path.home() / ".cache" / "sklabel"

@@ -1,0 +1,316 @@
+"""What makes vectors of photographs: a published encoder, a saved one, or SimCLR."""
+
+import hashlib
+import os
+import socket
+import statistics
+import time
+import warnings
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sklabel
+
+from . import inputs, models, outputs
+
+# Of the small ones of torchvision the one that has been measured for this
+_AUTO = ("mobilenet_v2", "IMAGENET1K_V1", "14 MB")
+_NAMES = ("auto", "simclr")
+# Pixels, measured with 40 and 100 labels behind mobilenet_v2: of 28 and 32 pixels in
+# color it is ahead of SimCLR (blood cells, CIFAR-10), of 28 in gray behind it (MNIST)
+_SMALL, _TINY = 48, 24
+_SECONDS = 10  # that a server may be silent
+_IMAGE_SIZE = 64  # of SimCLR
+_LONG = 100  # steps of a training whose time is told
+
+
+class Embedded(NamedTuple):
+    """Photographs that can be read, and what makes vectors of them.
+
+    Parameters
+    ----------
+    names : list of str
+    X : ndarray
+        What the embedder takes: paths, or pixels of one size.
+    embedder : estimator
+    option : dict
+        ``embedder`` and ``weights`` by which another command finds the same one.
+    """
+
+    names: list
+    X: Any
+    embedder: Any
+    option: dict
+
+
+def check(args):
+    """Raise an error for options that do not fit together, or cannot be written."""
+    outputs.check_folder(args.cache, "--cache", args)
+    kind = args.embedder
+    is_folder = kind not in _NAMES and Path(kind).is_dir()
+    if args.weights is not None and (is_folder or kind in _NAMES):
+        raise ValueError(
+            f"--weights belongs to an encoder with a name, such as --embedder "
+            f"mobilenet_v2, not to --embedder {kind}: leave it out."
+        )
+    if args.epochs is not None and kind not in _NAMES:
+        raise ValueError(
+            f"--epochs is for training an embedding, and --embedder {kind} is used as "
+            "it is: leave one of them out."
+        )
+
+
+def embed(files, args):
+    """Return `Embedded` for the photographs that can be read.
+
+    Parameters
+    ----------
+    files : dict
+        Of `inputs.list_images`.
+    args : namespace
+        Of `options.add_embedding`, `add_cache` and `add_training`.
+    """
+    kind, why = args.embedder, ""
+    if kind == "auto":
+        embedder, why = _published(files, args)
+        if embedder is not None:
+            option = dict(zip(("embedder", "weights"), _AUTO[:2], strict=True))
+            return _of_paths(files, args, embedder, option)
+    elif kind != "simclr":
+        option = {"embedder": kind, "weights": args.weights}
+        is_folder = Path(kind).is_dir()
+        embedder = (
+            _saved(args) if is_folder else _named(kind, args.weights, files, args)
+        )
+        if takes_paths(embedder):
+            return _of_paths(files, args, embedder, option)
+        size = models.trained_size(embedder, kind)
+        _check_size(size, args)
+        names, images = inputs.read_images(files, size, args, embedder)
+        return Embedded(names, images, embedder, option)
+    size = (args.image_size or _IMAGE_SIZE,) * 2
+    names, images = inputs.read_images(files, size, args)
+    embedder = inputs.keep_range(_simclr(images, args, why), args)
+    return Embedded(names, images, embedder, {"embedder": "simclr"})
+
+
+def of(classifier):
+    """Return the embedder in a classifier, or None."""
+    from .._core.learner import unfrozen
+
+    return unfrozen(getattr(classifier, "embedder_", None))
+
+
+def keep(embedder, args):
+    """Let an embedder of files keep its vectors, and mark files that it cannot read."""
+    embedder.set_params(
+        cache_dir=args.kept, on_error="skip", max_pixels=args.max_pixels
+    )
+
+
+def takes_paths(estimator):
+    """Return whether an embedder reads files itself, each at its own size."""
+    return isinstance(estimator, sklabel.embedding.PretrainedTransformer)
+
+
+def _of_paths(files, args, embedder, option):
+    keep(embedder, args)
+    names, paths = inputs.readable(embedder, files, args)
+    return Embedded(names, paths, embedder, option)
+
+
+def _check_size(size, args):
+    if args.image_size not in (None, *size):
+        raise ValueError(
+            f"--image-size {args.image_size} does not fit: {args.embedder} "
+            f"was trained on images of {size[0]}x{size[1]} pixels. Leave it out."
+        )
+
+
+# -- what others have trained
+
+
+def _saved(args):
+    embedder = models.load(args.embedder, args.device)
+    if not hasattr(embedder, "transform"):
+        raise ValueError(
+            f"{args.embedder} holds a {type(embedder).__name__}, not an "
+            "embedding: name the folder that select --save-embedder has written."
+        )
+    if takes_paths(embedder):
+        # what it sees was set when it was made
+        _check_size(embedder.net_.module_.frame.size, args)
+    return embedder
+
+
+def _named(name, weights, files, args):
+    """Return a published encoder."""
+    if weights is not None and Path(weights).is_file():
+        weights = os.path.abspath(weights)
+    embedder = sklabel.embedding.PretrainedTransformer(
+        name,
+        weights="DEFAULT" if weights is None else weights,
+        input_size=args.image_size,
+        on_error="skip",
+        max_pixels=args.max_pixels,
+        device=args.device,
+        random_state=args.seed,
+    )
+    try:
+        return embedder.fit(list(files.values()))
+    except ValueError as error:
+        if "is unknown" in str(error):
+            raise ValueError(f"there is no model folder {name}, and {error}") from None
+        raise
+
+
+def _published(files, args):
+    """Return a small published encoder, or None and why there is none."""
+    if args.epochs is not None:  # of a training
+        return None, ""
+    too_small = _too_small(files, args)
+    if too_small:
+        return None, f"Published encoders see little in {too_small}."
+    name, weights, size = _AUTO
+    try:
+        with _impatient():
+            embedder = _named(name, weights, files, args)
+    except OSError as error:
+        inputs.say(str(error))
+        return None, ""
+    import torch
+
+    place = Path(torch.hub.get_dir(), "checkpoints")
+    inputs.say(
+        f"embedding with {name} (torchvision, {weights}, {size} in {place}); vectors "
+        f"are kept in {args.kept}.",
+        args,
+    )
+    return embedder, ""
+
+
+def _too_small(files, args):
+    """Return what is too small for an encoder of photographs, in words, or None."""
+    from .._core.image_files import ImageFiles
+
+    if args.image_size is not None:
+        small = args.image_size < _SMALL
+        return f"images of {args.image_size} pixels" if small else None
+    paths = list(files.values())
+    some = paths[:: -(-len(paths) // 200)]
+    images = ImageFiles(some, (16, 16), skip=True, max_pixels=args.max_pixels)
+    sizes = images.sizes()
+    side = int(statistics.median(min(size) for size in sizes))
+    if side >= _SMALL:
+        return None
+    if side < _TINY:
+        return f"images of {side} pixels"
+    pixels = images[range(0, len(some), 4)].astype(int)
+    spread = (pixels.max(axis=3) - pixels.min(axis=3)).mean(axis=(1, 2))
+    return f"gray images of {side} pixels" if (spread < 8).mean() > 0.5 else None
+
+
+@contextmanager
+def _impatient():
+    """Give up on a server that says nothing, within seconds."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+# -- SimCLR on the photographs themselves
+
+
+def _simclr(images, args, why):
+    """Return what is trained on these images, or was by an earlier command.
+
+    Parameters
+    ----------
+    images : ndarray of uint8 of shape (n, height, width, 3)
+    args : namespace
+    why : str
+        Why it is not a published encoder.
+    """
+    embedder = _new_simclr(images, args)
+    if args.checkpoint is not None:  # what is learned is kept there
+        return _train(images, embedder, args, why)
+    place = args.kept / "simclr" / _digest(images, embedder)
+    if (place / "estimator.json").exists():
+        with suppress(ValueError):  # damaged: it is trained again
+            found = models.load(place, args.device)
+            inputs.say(f"the SimCLR embedding of before is used, from {place}.", args)
+            return found
+    _train(images, embedder, args, why)
+    try:
+        embedder.save(place)
+    except OSError as error:
+        inputs.say(f"warning: the embedding is not kept: {error}.")
+    return embedder
+
+
+def _train(images, embedder, args, why):
+    _announce(images, embedder, args, why)
+    embedder.fit(images)
+    models.stop_if_interrupted(embedder)
+    return embedder
+
+
+def _new_simclr(images, args):
+    """Return SimCLR for these images; few are seen more often."""
+    batch_size = max(2, min(128, len(images)))
+    n_batches = -(-len(images) // batch_size)
+    return sklabel.embedding.SimCLRTransformer(
+        augment=sklabel.augment.Contrastive(flip=0) if args.no_flip else "auto",
+        max_epochs=args.epochs or max(40, 400 // n_batches),
+        batch_size=batch_size,
+        checkpoint_dir=args.checkpoint,
+        device=args.device,
+        random_state=args.seed,
+        verbose=int(not args.quiet),
+    )
+
+
+def _announce(images, embedder, args, why):
+    """Say how long a training will take, from a few of its steps."""
+    n_steps = embedder.max_epochs * max(1, len(images) // embedder.batch_size)
+    if args.quiet or n_steps < _LONG:
+        return
+    seconds = []
+    for n in (1, 4):
+        start = time.perf_counter()
+        trial = _short(embedder, n)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trial.fit(images[: n * embedder.batch_size])
+        models.stop_if_interrupted(trial)
+        seconds.append(time.perf_counter() - start)
+    minutes = max(0.0, seconds[1] - seconds[0]) / 3 * n_steps / 60
+    expected = "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
+    inputs.say(
+        f"{why} SimCLR learns from nothing but these {len(images)} images: {n_steps} "
+        f"steps, {expected}."
+    )
+
+
+def _short(embedder, n_steps):
+    from sklearn.base import clone
+
+    changed = {"max_steps": n_steps, "checkpoint_dir": None, "verbose": 0}
+    return clone(embedder).set_params(**changed)
+
+
+def _digest(images, embedder):
+    """Return a name for what is learned from these images."""
+    import torch
+
+    told = embedder.get_params(deep=False)
+    for name in ("checkpoint_dir", "device", "verbose"):
+        del told[name]
+    key = repr((sklabel.__version__, torch.__version__, images.shape, told))
+    digest = hashlib.blake2b(key.encode(), digest_size=12)
+    digest.update(images)
+    return digest.hexdigest()
