@@ -199,7 +199,11 @@ def test_fine_tuning_starts_from_the_layer_said(short, embedder, layer):
     assert_same(found, expected + list(embedder.encoder_.parameters()))
     assert not module.head.weight.abs().max() > 1e-20
     # as published, every layer is trained, none is frozen
-    trained = short(head_layer=layer, distill_epochs=0, backbone_lr=1.0).fit(X, Y).net_.module_
+    trained = (
+        short(head_layer=layer, distill_epochs=0, backbone_lr=1.0)
+        .fit(X, Y)
+        .net_.module_
+    )
     for before, after in zip(module.parameters(), trained.parameters(), strict=True):
         assert not torch.equal(before, after)
 
