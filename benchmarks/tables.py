@@ -25,6 +25,7 @@ DATA = {
     "cifar10": "CIFAR-10",
     "clothing": "clothes",
 }
+EMBEDDINGS = {"mobilenet": "MobileNet", "simclr": "SimCLR"}
 
 
 def rows_of(name, **key):
@@ -316,6 +317,40 @@ def hybrid():
     return table(["", "chosen by", *(f"{n} labels" for n in budgets)], lines)
 
 
+def quick():
+    """Accuracy, and calibration error in brackets, with random labels."""
+    rows, parts = rows_of("photographs", choice="random"), []
+    for data, embedding in dict.fromkeys((r["data"], r["embedding"]) for r in rows):
+        own = [r for r in rows if (r["data"], r["embedding"]) == (data, embedding)]
+        name = f"{DATA.get(data, data)} behind {EMBEDDINGS[embedding]}"
+        parts.append(_quick(own, f"{name}; labels", "method"))
+    return "\n\n".join(parts)
+
+
+def chosen_photographs():
+    """The same with labels chosen by a selector."""
+    rows = rows_of("photographs", data="clothing")
+    parts = []
+    for method in ("EmbeddingClassifier", "logistic regression"):
+        own = [r for r in rows if r["method"] == method]
+        parts.append(_quick(own, f"clothing, {method}; labels", "choice"))
+    return "\n\n".join(parts)
+
+
+def _quick(rows, head, by):
+    budgets = sorted(distinct(rows, "n_labels"))
+    lines = []
+    for name in distinct(rows, by):
+        line = [name]
+        for n in budgets:
+            cell = [r for r in rows if (r[by], r["n_labels"]) == (name, n)]
+            error = np.mean([r["calibration_error"] for r in cell]) if cell else 0
+            line.append(f"{percent(cell)} [{error:.2f}]" if cell else "")
+        seconds = [r["cpu_seconds"] for r in rows if r[by] == name]
+        lines.append([*line, f"{np.median(seconds):.1f}"])
+    return table([head, *budgets, "seconds"], lines)
+
+
 def _list(rows):
     return ", ".join(str(seed) for seed in sorted(set(distinct(rows, "seed"))))
 
@@ -332,6 +367,8 @@ TABLES = {
     "chosen": chosen,
     "loop": loop,
     "hybrid": hybrid,
+    "quick": quick,
+    "chosen photographs": chosen_photographs,
 }
 
 

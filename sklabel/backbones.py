@@ -111,7 +111,7 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
         )
     try:
         encoder = Encoder(body, sample_shape, mean, std)
-        encoder.pretrained = _has_learned(body)
+        encoder.pretrained = isinstance(spec, nn.Module) and _has_learned(body)
         return encoder
     except Exception as error:  # networks of others fail in many ways
         name = repr(spec) if isinstance(spec, str) else type(spec).__name__

@@ -27,8 +27,8 @@ FLOORS = [
     "inspection pretrained _core.health _core.parameters _core.settings",
     "_core.learner",
     "_core.codes _core.overclustering _core.roles.embedding _core.roles.clustering "
-    "_core.roles.classification _core.roles.search _core.transfer",
-    "_core.nested",
+    "_core.roles.classification _core.roles.search",
+    "_core.nested _core.transfer",
     "_core.roles.selection",
     "embedding",
     "clustering classification",

@@ -69,6 +69,7 @@ CALLS = {
     "augment.build_augment": {"sample_shape": (3, 8, 8)},
     "augment.sobel": {"x": X},
     "augment.op_values": {"ops": Y, "levels": Y},
+    "model_selection.labeled_cross_val_predict": {"estimator": None, "X": X, "y": Y},
     "losses.nt_xent": {"z1": Z, "z2": Z},
     "losses.contrastive_clustering": {"z": Z, "y": Y, "centers": Z[:3]},
     "losses.uslt_global_loss": {"logits_weak": Z, "logits_strong": Z},

@@ -101,6 +101,8 @@ class Column:
                     f"X[{first}] is {_said(kind)}, but X[{row}] is {_short(item)}: "
                     f"every row must be {_said(kind)}."
                 )
+        if kind is None and not self.lazy:
+            raise ValueError(f"All {len(self)} rows of X are missing. {WHAT_X_MAY_BE}")
         return kind
 
 
@@ -129,6 +131,8 @@ def _items(X):
     """Return the rows of X, and whether fetching one costs something."""
     _refuse(X)
     if isinstance(X, (list, tuple)):
+        if any(hasattr(item, "as_py") for item in X[:1]):  # list(column) of pyarrow
+            X = [item.as_py() for item in X]
         return X, False
     if isinstance(X, torch.Tensor):
         return None, False
@@ -227,9 +231,19 @@ def is_missing(item):
 def as_array(X):
     """Return what holds an array as numpy or as it is where it lies on disk."""
     if isinstance(X, torch.Tensor):
+        if X.is_nested:
+            raise TypeError(
+                "X is a nested tensor, whose rows have shapes of their own: give "
+                f"X.to_padded_tensor(0). {WHAT_X_MAY_BE}"
+            )
         if X.layout != torch.strided:
             raise TypeError(f"X is a sparse tensor: give X.to_dense(). {WHAT_X_MAY_BE}")
-        X = X.detach().cpu()
+        if X.is_meta:
+            raise ValueError(
+                "X is a tensor on the meta device, which holds no values: make it on "
+                f"another device. {WHAT_X_MAY_BE}"
+            )
+        X = X.detach().cpu().resolve_conj().resolve_neg()
         if X.is_floating_point() and X.dtype not in _FLOATS:
             X = X.float()  # such as bfloat16, which numpy has not
         return X.numpy()
@@ -267,14 +281,17 @@ def _refuse(X):
         raise ValueError(f"X is a {given}: give X.collect(). {WHAT_X_MAY_BE}")
     if issparse(X):
         raise TypeError(f"X is sparse data: give X.toarray(). {WHAT_X_MAY_BE}")
-    if _column_names(X) is not None or hasattr(X, "__array__"):
+    names = _column_names(X)
+    if names is not None and hasattr(X, "__len__"):
         return
-    if isinstance(X, Mapping):
+    if isinstance(X, Mapping):  # a Dataset of xarray, too
         names = ", ".join(repr(name) for name in islice(X, 6))
         raise ValueError(
             f"X is a {given} with the keys {names}: give the images of one of them, "
             f"X[key]. {WHAT_X_MAY_BE}"
         )
+    if names is None and hasattr(X, "__array__"):
+        return
     if isinstance(X, Set):
         raise ValueError(
             f"X is a {given}, which has no order: give sorted(X). {WHAT_X_MAY_BE}"

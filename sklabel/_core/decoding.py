@@ -48,9 +48,9 @@ class NoRange(ValueError):
 
     def __init__(self, low, high):
         super().__init__(
-            f"it holds 32-bit or float values, from {low:g} to {high:g}, and nothing "
-            "says which of them are black and white: fit on such files too, or scale "
-            "them to 8 or 16 bits"
+            f"it holds signed, 32-bit or float values, from {low:g} to {high:g}, and "
+            "nothing says which of them are black and white: fit on such files too, or "
+            "scale them to 8 or 16 bits"
         )
         self.low, self.high = low, high
 
@@ -89,9 +89,22 @@ def opened(item, max_pixels=None):
                 "read: export it as TIFF or JPEG"
             )
     elif not hasattr(item, "read"):
+        if _is_path(item):
+            raise ValueError("it looks like a path as bytes: give os.fsdecode(path)")
         item = io.BytesIO(item)
     with open_image(item, max_pixels, _open_heif) as image:
         yield image
+
+
+def _is_path(content):
+    """Return whether bytes are likely a path, as h5py and numpy give texts."""
+    # by its looks: to ask the system for it may open a network
+    try:
+        text = bytes(content[:1025]).decode()
+    except UnicodeDecodeError:
+        return False
+    ending = os.path.splitext(text)[1]
+    return len(text) <= 1024 and text.isprintable() and ending[1:].isalnum()
 
 
 def is_heif(head):
@@ -170,6 +183,8 @@ def extremes(image):
 
 def _own_range(image):
     """Return (black, white) of an image's format; None: it has none."""
+    if _is_signed_byte(image):
+        return None
     if image.mode not in _WIDE:
         return 0, 255
     if image.mode == "F":
@@ -181,6 +196,11 @@ def _own_range(image):
     return 0, 2 ** min(bits, 16) - 1
 
 
+def _is_signed_byte(image):
+    """Return whether an image has values from -128, which Pillow takes for bytes."""
+    return image.mode == "L" and _tag(image, _SAMPLE_FORMAT, 1) == 2
+
+
 def _tag(image, number, default):
     value = getattr(image, "tag_v2", {}).get(number, default)
     return value[0] if isinstance(value, tuple) else value
@@ -188,7 +208,7 @@ def _tag(image, number, default):
 
 def _as_8_bits(image, value_range):
     """Return an image upright, on paper and with 8 bits for each channel."""
-    if image.mode in _WIDE:
+    if image.mode in _WIDE or _is_signed_byte(image):
         # what is known of the file is lost when it is turned, and not all modes can be
         picture = Image.fromarray(_levels(image, value_range))
         picture.getexif()[_ORIENTATION] = _orientation(image)
@@ -206,6 +226,8 @@ def _values(image):
     unsigned = _tag(image, _SAMPLE_FORMAT, 1) == 1
     if image.mode == "I" and unsigned and _tag(image, _BITS, 0) == 32:
         values = values.view(np.uint32)  # Pillow reads them as signed ones
+    if _is_signed_byte(image):
+        values = values.view(np.int8)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     return values

@@ -257,8 +257,11 @@ def _validated(estimator, X, reset, dtype):
         if not any(text in str(error) for text in odd):
             raise
         reason = " ".join(str(error).split())[:200]
+        remedy = ""
+        if "setting an array element" in reason:
+            remedy = "Make one array of its rows: np.stack(list(X)). "
         raise type(error)(
-            f"X is a {type(X).__name__} that holds no numbers ({reason}). "
+            f"X is a {type(X).__name__} that holds no numbers ({reason}). {remedy}"
             f"{WHAT_X_MAY_BE}"
         ) from error
 

@@ -4,11 +4,13 @@ import re
 import unicodedata
 from collections import defaultdict
 
-# What programs write where a value is missing (numpy, pandas, R, spreadsheets, ARFF),
-# and the mark -1, which an array of texts turns into text.
+# What programs write where a value is missing (numpy, pandas, R, ARFF, SAS, data bases,
+# spreadsheets, whose errors are no labels, either), and the mark -1, which an array of
+# texts turns into text.
 _UNCLEAR = frozenset(
     "nan -nan +nan none na <na> n/a #n/a #na #n/an/a null nat ? -- 1.#qnan -1.#qnan "
-    "1.#ind -1.#ind -1 -1.0 -1.".split()
+    "1.#ind -1.#ind -1 -1.0 -1. . \\n (null) <null> [null] <none> "
+    "#null! #value! #ref! #name? #num! #div/0! #error! #spill! #calc!".split()
 )
 # characters that show nothing, beside those of the categories Cc, Cf, Zs, Zl and Zp
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {

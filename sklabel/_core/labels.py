@@ -75,16 +75,23 @@ def _of_masked(y):
 
 def _of_sequence(y):
     """Return a list as an array; numpy alone writes ["cat", -1] and [True, -1] anew."""
-    entries = [
-        v.detach().cpu().item() if hasattr(v, "detach") and v.ndim == 0 else v
-        for v in (None if v is np.ma.masked else v for v in y)
-    ]
+    entries = [_of_entry(v) for v in y]
     kinds = set(map(type, entries))
     if any(issubclass(kind, (str, bytes)) for kind in kinds) or (
         len(kinds) > 1 and kinds & {bool, np.bool_}
     ):
         return np.array(entries, dtype=object)
     return np.asarray(entries)
+
+
+def _of_entry(value):
+    if value is np.ma.masked:
+        return None
+    if hasattr(value, "as_py"):  # of list(column) of pyarrow
+        return value.as_py()
+    if hasattr(value, "detach") and value.ndim == 0:
+        return _of_tensor(value).item()
+    return value
 
 
 def _of_arrow(y):
@@ -118,7 +125,10 @@ def _of_pandas(y):
 
 
 def _of_tensor(y):
+    if y.is_meta:
+        raise ValueError("y is a tensor on the meta device, which holds no labels.")
     y = y.detach().cpu()
+    y = y.to_dense() if y.is_sparse else y
     try:
         return y.numpy()
     except TypeError:  # bfloat16

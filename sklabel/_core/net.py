@@ -264,6 +264,13 @@ class Net(NeuralNet):
         """End the training after this epoch."""
         self.total_steps_ = self.step_
 
+    def partial_fit(self, X, y=None, classes=None, **fit_params):
+        """Train; Ctrl-C that `fit_loop` lets pass is raised: skorch drops it."""
+        self.notify("on_train_begin", X=X, y=y)
+        self.fit_loop(X, y, **fit_params)
+        self.notify("on_train_end", X=X, y=y)
+        return self
+
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         sampler = X
         batches = self.get_iterator(sampler, training=True)
@@ -287,7 +294,7 @@ class Net(NeuralNet):
                         self.stop()
             except KeyboardInterrupt:
                 self.interrupted_ = True
-                if "train_loss" not in self.history[-1]:
+                if self.history and "train_loss" not in self.history[-1]:
                     self.history.pop()  # the epoch that was broken off
         stage.end()
         del self.progress_

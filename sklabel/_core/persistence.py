@@ -127,7 +127,14 @@ def load(folder, *, allow_external=False):
     ValueError
         If the folder holds no estimator, one that this version cannot read, or one that
         needs ``allow_external``.
+    TypeError
+        If ``folder`` is neither text nor a path.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(
+            f"folder={folder!r:.200} is a {type(folder).__name__}: give the path of a "
+            "folder that save wrote."
+        )
     folder = Path(folder)
     try:
         for _ in range(3):  # another process may be replacing the model

@@ -11,8 +11,10 @@ from torch import nn
 from .net import Net
 
 # what an estimator itself gives its nets
-_TAKEN = ("criterion", "description", "device", "lr_scales", "module", "pixel_range")
-_TAKEN += ("stage",)
+_TAKEN = (
+    *("criterion", "description", "device", "lr_scales"),
+    *("module", "pixel_range", "stage"),
+)
 
 
 def check_folder(folder, name):

@@ -10,13 +10,15 @@ from scipy.special import softmax
 from .calibration import fit_temperature
 from .few_shot import linear_probes
 from .health import CollapseWarning
-from .parameters import KW_ONLY, NonNegative, Parameters, Positive
+from .learner import Learner
+from .parameters import KW_ONLY, NonNegative, Positive
 from .propagation import LabeledRows
+from .roles.classification import ClassificationRole
 from .samples import evenly_spaced
 from .warn import warn
 
 # rate of a pretrained encoder, as a share of that of its new head
-_PRETRAINED_LR = 0.01
+_PRETRAINED_LR = 0.1
 # of the steps
 _WARMUP_SHARE = 0.05
 # inverse penalty of a probe, on features whose mean squared length is 1
@@ -97,6 +99,16 @@ def fit_probe(Z, codes, weights, n_classes, seed=0):
     return Probe(weight, bias, center, scale, out, logits.argmax(1) == codes[out])
 
 
+def _batchnorms(module, parts):
+    """Return the names of the BatchNorm layers in some parts of a module."""
+    return [
+        f"{part}.{name}".rstrip(".")
+        for part in parts
+        for name, layer in module.get_submodule(part).named_modules()
+        if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)
+    ]
+
+
 @dataclass
 class _Before:
     """What the labeled rows said before the training.
@@ -137,15 +149,16 @@ class _Before:
         return (self.Z[out] @ coef[0].T + bias[0]).argmax(1) == self.codes[out]
 
 
-class TransferMixin(Parameters, abstract=True):
-    """For classifiers with one linear layer behind an encoder that may be pretrained.
+class EncoderClassifier(ClassificationRole, Learner, abstract=True):
+    """Base of classifiers: a linear layer behind an encoder that may be pretrained.
 
     Parameters
     ----------
     backbone_lr : float or "auto"
-        Learning rate of the encoder, as a factor on ``lr``, > 0. "auto": 0.01 where the
+        Learning rate of the encoder, as a factor on ``lr``, > 0. "auto": 0.1 where the
         encoder has learned elsewhere (a fitted embedder, or a module with pretrained
-        weights), else 1.
+        weights), else 1. The BatchNorm layers of an encoder that has learned elsewhere
+        stay as they are where it is below 1.
     head_init : {"auto", "probe", "random"}
         First weights of the last layer. "probe": a logistic regression on the encoder's
         features of the labeled rows (LP-FT); "random": as for an encoder that has
@@ -162,7 +175,7 @@ class TransferMixin(Parameters, abstract=True):
     backbone_lr: Positive | Literal["auto"] = "auto"
     head_init: Literal["auto", "probe", "random"] = "auto"
     train_backbone: bool = True
-    warmup_epochs: NonNegative | Literal["auto"] = "auto"
+    warmup_epochs: NonNegative | Literal["auto"] = "auto"  # type: ignore[assignment]
 
     # in a fit that begins with a pretrained encoder
     _before = None
@@ -172,7 +185,7 @@ class TransferMixin(Parameters, abstract=True):
             self._before = None
         return super()._check_X(X, reset)
 
-    def _stage(self, name, module, sampler, *, labeled, fresh=None, **settings):
+    def _labeled_stage(self, name, module, sampler, labeled, fresh=None, **settings):
         """Train a classifier, with care where its encoder has learned elsewhere.
 
         Parameters
@@ -186,9 +199,16 @@ class TransferMixin(Parameters, abstract=True):
         fresh = self._continued is None if fresh is None else fresh
         encoder = module.get_submodule(module.encoder_parts[0])
         pretrained = encoder.pretrained
+        scale = self.backbone_lr
+        if scale == "auto":
+            scale = _PRETRAINED_LR if pretrained else 1.0
         if not self.train_backbone:
             for part in module.encoder_parts:
                 module.set_trained(part, False)
+        elif pretrained and scale < 1:
+            # statistics of strong views are not those of the images to predict
+            for norm in _batchnorms(module, module.encoder_parts):
+                module.set_trained(norm, False)
         wanted = self.head_init == "probe" or (self.head_init == "auto" and pretrained)
         if fresh and not self.interrupted_ and (wanted or pretrained):
             before = self._look(module, labeled, pretrained and self._before is None)
@@ -197,15 +217,12 @@ class TransferMixin(Parameters, abstract=True):
             if wanted:
                 probe = before.probe
                 module.set_head_(*map(torch.from_numpy, (probe.weight, probe.bias)))
-        scale = self.backbone_lr
-        if scale == "auto":
-            scale = _PRETRAINED_LR if pretrained else 1.0
         if scale != 1:
             settings["lr_scales"] = dict.fromkeys(module.encoder_parts, scale)
         if self.warmup_epochs == "auto":
             length = self._n_epochs(sampler, **settings)
             settings["warmup_epochs"] = _WARMUP_SHARE * length if pretrained else 0
-        return super()._stage(name, module, sampler, watch=labeled.watch, **settings)
+        return self._stage(name, module, sampler, watch=labeled.watch, **settings)
 
     def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
         """Return the length of a training in epochs, where 1.5 are one and a half."""

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
@@ -40,7 +40,7 @@ from ..modules import Method
 _WEIGHT_PRIOR = 1.1, 0.7
 _FACTOR_PRIOR = 0.0, 0.6
 # rows left out that the first guess of the accuracy counts as
-_GUESS_ROWS = 3
+_GUESS_ROWS = 10
 # rows without a label in which the confidence is measured
 _MOST_ASKED = 2000
 
@@ -134,8 +134,9 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
     embedder_ : transformer
         Fitted embedder, where there is one.
     estimated_accuracy_ : float
-        Accuracy to expect on rows without a label: that on labeled rows left out in
-        turn, where the others have a label of their class.
+        Accuracy to expect on rows without a label: the mean confidence in them, plus
+        how much more often labeled rows left out in turn are right than their
+        confidence says [4]_.
     estimated_accuracy_interval_ : ndarray of shape (2,)
         Where the accuracy lies with a probability of 95 %. It knows of chance alone:
         labels that were not drawn at random may be easier or harder than the others.
@@ -171,11 +172,7 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
 
     Labeled rows are left out one at a time, from 51 labels on in ten parts, of more
     than 500 those only. Where each class has one label nothing can be left out: then
-    the guess is the mean confidence. It always counts as three rows, and a fourth one
-    is half right.
-
-    Of 1,000 labels and more, training a network makes better use
-    (:class:`FixMatchClassifier`, :class:`SupervisedClassifier`).
+    the mean confidence is not corrected. It always counts as ten rows.
 
     References
     ----------
@@ -183,6 +180,7 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
     .. [2] L. Zelnik-Manor, P. Perona, "Self-tuning spectral clustering", NIPS 2004.
     .. [3] X. Zhu, Z. Ghahramani, J. Lafferty, "Semi-supervised learning using Gaussian
        fields and harmonic functions", ICML 2003; section 4.
+    .. [4] A. N. Angelopoulos et al., "Prediction-powered inference", Science, 2023.
 
     Examples
     --------
@@ -206,7 +204,7 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
     C: Positive = 100.0
     graph_weight: UnitInterval | Literal["auto"] = "auto"
     n_components: Count = 256
-    calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = "auto"  # type: ignore[assignment]
+    calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = "auto"
 
     _withholds = False  # unless it is asked to
     _continued = None  # there is no warm start
@@ -262,15 +260,29 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
         projection = self._fit_projection(Z.numpy(), seed)
         keys = torch.cat([projection(z) for z in Z.split(4096)])
         given = LabeledRows(known, codes[known], weights, len(self.classes_), seed)
-        module, hits = self._fit_both(projection, keys, given, seed)
+        module, surplus = self._fit_both(projection, keys, given, seed)
         self._sizes = tuple(module.values.shape), Z.shape[1], keys.shape[1]
         self.net_ = self._make_net(module, None)
         without = rows[codes < 0] if (codes < 0).any() else rows
         without = without[evenly_spaced(len(without), _MOST_ASKED)]
-        # before any label is left out, the mean confidence is the guess
         p = self.net_.evaluate(labeled.rows, without)
-        guess = _GUESS_ROWS * float(p.max(1)[0].double().mean())
-        self._set_accuracy(hits, guess + 0.5, _GUESS_ROWS - guess + 0.5)
+        self._estimate_accuracy(float(p.max(1)[0].double().mean()), surplus)
+
+    def _estimate_accuracy(self, confidence, surplus):
+        """Set the accuracy to expect from the mean confidence, corrected.
+
+        Parameters
+        ----------
+        confidence : float
+            Mean in rows without a label.
+        surplus : ndarray of shape (m,)
+            Of rows left out: 1 or 0, right or wrong, minus the confidence.
+        """
+        corrected = confidence + surplus.mean() if len(surplus) else 0.0
+        right = len(surplus) * float(np.clip(corrected, 0, 1))
+        right += _GUESS_ROWS * confidence
+        wrong = len(surplus) + _GUESS_ROWS - right
+        self._set_accuracy(right + 0.5, wrong + 0.5)
 
     def _fit_projection(self, Z, seed):
         if Z.shape[1] <= self.n_components:
@@ -292,7 +304,8 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
         parts = of_probe[useful], of_graph.numpy()[useful]
         self.graph_weight_, factor = self._weigh(*parts, codes)
         factors = factor * np.array([1 - self.graph_weight_, self.graph_weight_])
-        found = (factors[0] * parts[0] + factors[1] * parts[1]).argmax(1)
+        p = softmax(factors[0] * parts[0] + factors[1] * parts[1], axis=1)
+        surplus = (p.argmax(1) == codes) - p.max(1)
         probe = nn.Linear(z.shape[1], given.n_classes)
         probe.weight.data, probe.bias.data = _tensor(coef), _tensor(bias)
         module = _ProbeAndGraph(
@@ -304,7 +317,7 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
             values,
             _tensor(factors),
         )
-        return module, found == codes
+        return module, surplus
 
     def _weigh(self, of_probe, of_graph, codes):
         """Return the weight of the graph, and the factor of both: the most likely ones.

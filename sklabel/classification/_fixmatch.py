@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     Augment,
@@ -20,9 +19,8 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
-from .._core.roles.classification import ClassificationRole
 from .._core.samplers import split_labeled
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from ..losses import pseudo_label
 from ..modules import (
     AveragedClassifier,
@@ -92,7 +90,7 @@ class _CTAugmented(_FixMatch):
         self.strong.update(draw, 1 - 0.5 * distance)
 
 
-class FixMatchClassifier(TransferMixin, ClassificationRole, Learner):
+class FixMatchClassifier(EncoderClassifier):
     """Classify images from a few labels and many unlabeled images.
 
     A weakly augmented unlabeled image gets a prediction; if its probability reaches a
@@ -166,7 +164,9 @@ class FixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     CollapseWarning
         If hardly any unlabeled row has a pseudo-label at the end, a class has none, or
         one class has nearly all; or if, with ``calibration_size``, the accuracy on the
-        withheld rows has fallen at the end.
+        withheld rows has fallen at the end; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -180,6 +180,12 @@ class FixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     ``y = np.array(names, dtype=object)``. The published setting is
     ``backbone="wrn_28_2", max_steps=2**20, ema_ramp=False``.
 
+    Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
+    trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    begins as a logistic regression (LP-FT [4]_), after a warm-up. At the full rate a
+    hundred steps on some tens of labels undo what it has learned. As published:
+    ``backbone_lr=1, head_init="random", warmup_epochs=0``.
+
     References
     ----------
     .. [1] K. Sohn et al., "FixMatch: simplifying semi-supervised learning with
@@ -188,6 +194,8 @@ class FixMatchClassifier(TransferMixin, ClassificationRole, Learner):
        alignment and augmentation anchoring", ICLR 2020; section 3.1.
     .. [3] B. Zhang et al., "FlexMatch: boosting semi-supervised learning with
        curriculum pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
+    .. [4] A. Kumar et al., "Fine-tuning can distort pretrained features and
+       underperform out-of-distribution", ICLR 2022.
 
     Examples
     --------
@@ -226,7 +234,7 @@ class FixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
         module = self._build_module(*labeled.rows.statistics(), mixed)
-        self._stage("fit", module, mixed, labeled=labeled)
+        self._labeled_stage("fit", module, mixed, labeled)
         return mixed
 
     def _build_module(self, mean, std, mixed=None):

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
-from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     Augment,
@@ -19,9 +18,8 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
-from .._core.roles.classification import ClassificationRole
 from .._core.samplers import split_labeled
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from ..losses import guessed_labels, mixmatch_losses, mixup
 from ..modules import AveragedClassifier, PredictedClasses, linear_classifier
 
@@ -103,7 +101,7 @@ class _MixMatch(AveragedClassifier):
         return self.unlabeled_weight * (min(1, done / length) if length else 1)
 
 
-class MixMatchClassifier(TransferMixin, ClassificationRole, Learner):
+class MixMatchClassifier(EncoderClassifier):
     """Classify images from a few labels and many unlabeled images, mixed in pairs.
 
     The label of an unlabeled image is guessed: the mean prediction on several weakly
@@ -181,7 +179,9 @@ class MixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     CollapseWarning
         If at the end hardly any unlabeled row is guessed to be of some class, or one
         class has nearly all of them; or if, with ``calibration_size``, the accuracy on
-        the withheld rows has fallen.
+        the withheld rows has fallen; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -207,10 +207,18 @@ class MixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     unlabeled_ratio`` times the rows. With nothing unlabeled the training is plain
     mixup.
 
+    Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
+    trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    begins as a logistic regression (LP-FT [2]_), after a warm-up. At the full rate a
+    hundred steps on some tens of labels undo what it has learned. As published:
+    ``backbone_lr=1, head_init="random", warmup_epochs=0``.
+
     References
     ----------
     .. [1] D. Berthelot et al., "MixMatch: a holistic approach to semi-supervised
        learning", NeurIPS 2019; algorithm 1.
+    .. [2] A. Kumar et al., "Fine-tuning can distort pretrained features and
+       underperform out-of-distribution", ICLR 2022.
 
     Examples
     --------
@@ -244,7 +252,7 @@ class MixMatchClassifier(TransferMixin, ClassificationRole, Learner):
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
         module = self._build_module(*labeled.rows.statistics(), len(mixed))
-        self._stage("fit", module, mixed, labeled=labeled)
+        self._labeled_stage("fit", module, mixed, labeled)
         prior = mixed.class_shares(len(self.classes_))
         return module.predicted.classes.cpu().numpy(), prior
 

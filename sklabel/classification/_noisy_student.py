@@ -16,7 +16,6 @@ from torch.nn.functional import cross_entropy
 
 from .._core.calibration import rescale
 from .._core.health import CollapseWarning
-from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     ArrayLike,
@@ -30,9 +29,8 @@ from .._core.parameters import (
     Positive,
     UnitInterval,
 )
-from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Mixed, shuffled, split_labeled
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from .._core.warn import warn
 from ..augment import RandAugment
 from ..backbones import build_backbone, drop_blocks_
@@ -165,7 +163,7 @@ def _metrics(copies, p, before):
     }
 
 
-class NoisyStudentClassifier(TransferMixin, ClassificationRole, Learner):
+class NoisyStudentClassifier(EncoderClassifier):
     """Classify images by a chain of students, each taught by the one before.
 
     A teacher learns from the labels and, without noise, gives every unlabeled image its
@@ -274,7 +272,9 @@ class NoisyStudentClassifier(TransferMixin, ClassificationRole, Learner):
     CollapseWarning
         If hardly any unlabeled row has a pseudo-label in the last round, a class has
         none, or one class has nearly all; or if, with ``calibration_size``, the
-        accuracy on the withheld rows has fallen at the end.
+        accuracy on the withheld rows has fallen at the end; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -295,11 +295,19 @@ class NoisyStudentClassifier(TransferMixin, ClassificationRole, Learner):
     last fit's network teaches, and the students continue from its weights. Time:
     ``n_rounds + 1`` trainings; memory: the targets, 4 bytes per row and class.
 
+    Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
+    trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    begins as a logistic regression (LP-FT [3]_), after a warm-up. At the full rate a
+    hundred steps on some tens of labels undo what it has learned. As published:
+    ``backbone_lr=1, head_init="random", warmup_epochs=0``.
+
     References
     ----------
     .. [1] Q. Xie, M.-T. Luong, E. Hovy, Q. V. Le, "Self-training with Noisy Student
        improves ImageNet classification", CVPR 2020; algorithm 1.
     .. [2] G. Huang et al., "Deep networks with stochastic depth", ECCV 2016.
+    .. [3] A. Kumar et al., "Fine-tuning can distort pretrained features and
+       underperform out-of-distribution", ICLR 2022.
 
     Examples
     --------
@@ -369,7 +377,7 @@ class NoisyStudentClassifier(TransferMixin, ClassificationRole, Learner):
 
     def _train_round(self, module, taught, labeled, fresh):
         name = f"round-{module.number}"
-        self._stage(name, module, taught, labeled=labeled, fresh=fresh)
+        self._labeled_stage(name, module, taught, labeled, fresh)
         module.drop_training_state()
 
     def _record(self, taught, p, before):

@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from .._core.learner import Learner, unfrozen
+from .._core.learner import unfrozen
 from .._core.parameters import (
     KW_ONLY,
     AtLeastTwo,
@@ -19,9 +19,8 @@ from .._core.parameters import (
     Positive,
     UnitInterval,
 )
-from .._core.roles.classification import ClassificationRole
 from .._core.samplers import Shuffled
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
 from ..losses import distillation
@@ -113,7 +112,7 @@ class _Distilled(LinearHeaded):
         return {"stage": "distill"}
 
 
-class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
+class SimCLRv2Classifier(EncoderClassifier):
     """Classify images with a network that has seen all of them before the first label.
 
     Three stages: a network learns from all images without labels (contrastive
@@ -173,8 +172,8 @@ class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
         Peak learning rate of the fine-tuning. Published: 0.16 with "lars".
     weight_decay : float
         Decay of weights in the fine-tuning; biases and norms have none.
-    warmup_epochs : float
-        Epochs of linear warm-up, in both stages.
+    warmup_epochs
+        In both stages.
 
     Attributes
     ----------
@@ -204,7 +203,9 @@ class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
     CollapseWarning
         If the student gives hardly any row some class, or nearly all rows one; or if,
         with ``calibration_size``, the accuracy on the withheld rows has fallen at the
-        end.
+        end; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -222,11 +223,20 @@ class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
     they are much too unsure. With "lars" the new layer is adapted like the others,
     where the public code leaves it out.
 
+    Departure, too: the pretrained encoder, with the layers that are kept of its head,
+    is trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    begins as a logistic regression (LP-FT [2]_), after a warm-up; so is the student's.
+    At the full rate a hundred steps on some tens of labels undo what it has learned. As
+    published: ``backbone_lr=1, head_init="random", warmup_epochs=0``; the last layer
+    then begins with zeros.
+
     References
     ----------
     .. [1] T. Chen, S. Kornblith, K. Swersky, M. Norouzi, G. Hinton, "Big
        self-supervised models are strong semi-supervised learners", NeurIPS 2020;
        equations 2 and 3.
+    .. [2] A. Kumar et al., "Fine-tuning can distort pretrained features and
+       underperform out-of-distribution", ICLR 2022.
 
     Examples
     --------
@@ -273,7 +283,7 @@ class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
             student = self._part("student", lambda: self._new_student(*statistics))
         teacher = self._build_teacher(*statistics)
         fine_tuning = labeled.mixed(0)
-        self._stage("fine-tune", teacher, fine_tuning, labeled=labeled)
+        self._labeled_stage("fine-tune", teacher, fine_tuning, labeled)
         # a teacher that is half trained is better than an untrained student
         self._distilled = self.distill_epochs > 0 and not self.interrupted_
         if self._distilled:
@@ -288,13 +298,13 @@ class SimCLRv2Classifier(TransferMixin, ClassificationRole, Learner):
         else:
             sampler = labeled.mixed(self.distill_batch_size / self.batch_size)
             batch_size = self.batch_size
-        self._stage(
+        self._labeled_stage(
             "distill",
             distilled,
             sampler,
+            labeled,
+            fresh,
             identity=(labeled.weights,),  # they have shaped the teacher
-            labeled=labeled,
-            fresh=fresh,
             max_epochs=self.distill_epochs,
             max_steps=None,
             batch_size=batch_size,

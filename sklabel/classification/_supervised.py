@@ -3,7 +3,6 @@
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     AtLeastTwo,
@@ -14,8 +13,7 @@ from .._core.parameters import (
     Optimizer,
     Positive,
 )
-from .._core.roles.classification import ClassificationRole
-from .._core.transfer import TransferMixin
+from .._core.transfer import EncoderClassifier
 from ..modules import LinearHeaded
 
 
@@ -37,7 +35,7 @@ class _Supervised(LinearHeaded):
         return loss, {"train_accuracy": (logits.argmax(1) == y).float().mean()}
 
 
-class SupervisedClassifier(TransferMixin, ClassificationRole, Learner):
+class SupervisedClassifier(EncoderClassifier):
     """Classify images from the labeled rows alone.
 
     Cross-entropy on augmented labeled images; unlabeled rows are not looked at in
@@ -72,7 +70,9 @@ class SupervisedClassifier(TransferMixin, ClassificationRole, Learner):
     -----
     CollapseWarning
         If, with ``calibration_size``, the accuracy on the withheld rows has fallen at
-        the end.
+        the end; or if the rows that the
+        network has labeled say less of the given labels than a probe on the pretrained
+        encoder's features did.
 
     See Also
     --------
@@ -101,7 +101,7 @@ class SupervisedClassifier(TransferMixin, ClassificationRole, Learner):
 
     def _train(self, X, labeled, seed):
         module = self._build_module(*labeled.rows.statistics())
-        self._stage("fit", module, labeled.mixed(0), labeled=labeled)
+        self._labeled_stage("fit", module, labeled.mixed(0), labeled)
 
     def _build_module(self, mean, std):
         backbone = self._part("backbone", lambda: self._build_backbone(mean, std))

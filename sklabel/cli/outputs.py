@@ -1,14 +1,14 @@
-"""What the commands write: checked before the long work, replaced at its end.
+"""What the commands write: checked before the long work, replaced at its end."""
 
-A command replaces a file only if it has written it itself and nobody has changed it
-since, which the file shows: a CSV by the name of its last column, a picture by a text
-in it, a model by an entry of its ``estimator.json``.
-"""
+# A command replaces a file only if it has written it itself and nobody has changed it
+# since, which the file shows: a CSV by the name of its last column, a picture by a text
+# in it, a model by an entry of its ``estimator.json``.
 
 import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +19,7 @@ from . import signals, tables
 
 _KEY = "sklabel"  # of the text in a picture
 _MODEL = "estimator.json"
+_WEIGHTS = re.compile(r"weights-[0-9a-f]+\.safetensors")
 
 
 def check_csv(path, option, args):
@@ -38,7 +39,8 @@ def check_model(folder, option, args):
     if folder is None:
         return
     check_folder(folder, option, args)
-    if _names_in(folder):
+    # weights alone are what a killed run has left of a model
+    if any(not _WEIGHTS.fullmatch(name) for name in _names_in(folder)):
         _check_own(Path(folder), option, args, is_own_model)
 
 

@@ -173,10 +173,14 @@ def read(path, wanted):
         header.pop()
     for row in rows[1:]:
         if any(cell.strip() for cell in row.cells[len(header) :]):
+            remedy = (
+                f'A cell that holds "{separator}" must be in quotes: "a{separator} b".'
+            )
+            if all(len(row.cells) == len(header) + 1 for row in rows[1:]):
+                remedy += " If R has written its row names: row.names = FALSE."
             raise ValueError(
                 f"{path}, line {row.line}: {len(row.cells)} cells, but "
-                f"{len(header)} columns have a name. A cell that holds "
-                f'"{separator}" must be in quotes: "a{separator} b".'
+                f"{len(header)} columns have a name. {remedy}"
             )
     return Table(path, header, rows[1:])
 

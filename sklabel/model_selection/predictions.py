@@ -5,6 +5,7 @@ from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
 
+from .._core.checks import check_option
 from .._core.labels import as_column, decode_labels, encode_labels
 from .._core.nested import fit_partly_labeled
 from .folds import LabeledKFold, LabeledSplit, _LabeledSplitter
@@ -78,9 +79,7 @@ def labeled_cross_val_predict(
     >>> found[:4].tolist()
     [-1, 0, -1, 0]
     """
-    methods = ("predict", "predict_proba")
-    if method not in methods:
-        raise ValueError(f"method={method!r} is none of {methods}.")
+    check_option(("predict", "predict_proba"), method=method)
     column = as_column(y)
     classes, codes = encode_labels(column, unlabeled=unlabeled)
     if cv is None or isinstance(cv, (int, np.integer)):

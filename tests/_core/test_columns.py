@@ -359,6 +359,14 @@ REFUSED = {
     ),
     "Dataset of texts in pairs": (Pairs(lambda row: 3.5), "no image"),
     "object": (np.array([[object()] * 2] * 3), "holds no numbers"),
+    "vectors in a Series": (pd.Series([[0.5, 1.0]] * 4), r"np\.stack\(list\(X\)\)"),
+    "meta tensor": (torch.zeros(4, 3, device="meta"), "meta device.*holds no values"),
+    "meta tensors": ([torch.zeros(3, 4, 4, device="meta")] * 4, "meta device"),
+    "nested tensor": (
+        torch.nested.as_nested_tensor([torch.zeros(2), torch.zeros(3)]),
+        "nested tensor.*to_padded_tensor",
+    ),
+    "nothing but missing cells": (objects([None, np.nan]), "All 2 rows.*missing"),
 }
 
 
@@ -488,3 +496,37 @@ def test_a_column_survives_pickling(paths):
 
     column = pickle.loads(pickle.dumps(as_column(paths)))
     assert column[2] == paths[2] and column.name(2) == paths[2]
+
+
+def test_a_tensor_that_is_negated_lazily():
+    x = torch.randn(N, 4, generator=torch.Generator().manual_seed(0))
+    negated = torch.complex(x, -x).conj().imag
+    assert negated.is_neg()
+    assert torch.equal(check_samples(Face(), negated, True)[np.arange(N)], x)
+
+
+def test_scalars_of_arrow_in_a_list(paths):
+    arrow = package("pyarrow")
+    for column in (arrow.array(list(map(str, paths))), arrow.array(BYTES)):
+        samples = check_samples(Face(), list(column), True)
+        np.testing.assert_array_equal(samples.source[np.arange(N)], IMAGES)
+
+
+@pytest.mark.parametrize("library", ["xarray", "datasets"])
+def test_tables_without_rows_by_number(library):
+    if library == "xarray":
+        X, line = package("xarray").Dataset({"a": ("n", [1, 2])}), r"keys 'a'.*X\[key\]"
+    else:
+        table = package("datasets").Dataset.from_dict({"a": [1, 2], "b": [1, 2]})
+        X, line = table.to_iterable_dataset(), r"by number.*list\(X\)"
+    with pytest.raises(ValueError, match=line):
+        check_samples(Face(), X, True)
+
+
+def test_paths_as_bytes_are_told_from_encoded_images(paths):
+    # as h5py gives texts
+    with pytest.raises(ValueError, match=r"path as bytes: give os\.fsdecode"):
+        check_samples(Face(), [str(path).encode() for path in paths], True)
+    for content in (b"<html>not found.</html>", b"a\n.png", b"\xff.png", b"x" * 2000):
+        with pytest.raises(ValueError, match="cannot identify it as an image"):
+            check_samples(Face(image_size=8), [content], True)

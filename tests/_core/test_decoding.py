@@ -135,6 +135,7 @@ def test_zero_may_be_white(tmp_path):
     "dtype, bits, sample_format, low, high",
     [
         ("f4", 32, 3, -3.0, 5.0),
+        ("i1", 8, 2, -128, 127),
         ("i2", 16, 2, -1000, 3000),
         ("i4", 32, 2, -70_000, 9),
         ("u4", 32, 1, 0, 2**32 - 1),
@@ -153,8 +154,9 @@ def test_values_without_a_range_have_that_of_their_data_set(
     other = tiff(tmp_path / "1.tif", dim, bits, sample_format, order=order)
     samples = check_samples(Face(), [str(path), str(other)], True)
     x = samples[[0, 1]][:, 0].numpy()
-    np.testing.assert_allclose(x[0], 255 * RAMP, atol=1)
-    np.testing.assert_allclose(x[1], 255 * RAMP / 4, atol=1)
+    level = 255 / (high - low)  # of whole numbers
+    np.testing.assert_allclose(x[0], 255 * RAMP, atol=max(1, level))
+    np.testing.assert_allclose(x[1], 255 * RAMP / 4, atol=max(1, level))
 
 
 def test_floats_within_0_and_1_are_as_they_are(tmp_path):

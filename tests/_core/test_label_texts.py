@@ -27,9 +27,11 @@ UNCLEAR = (
     "nan NaN NAN -nan none None NONE NA na N/A n/a <NA> #N/A #NA null NULL NaT ? -- -1 "
     "-1.0 1.#IND"
 ).split()
+# of data bases, SAS and spreadsheets
+OF_PROGRAMS = ["\\N", "(null)", "<null>", "[NULL]", ".", "NA\u200b", "#REF!", "#DIV/0!"]
 
 
-@pytest.mark.parametrize("text", [*UNCLEAR, " nan ", "NA\u200b", "#N/A N/A", "ＮＡ"])
+@pytest.mark.parametrize("text", [*UNCLEAR, *OF_PROGRAMS, " nan ", "#N/A N/A", "ＮＡ"])
 def test_what_may_be_a_missing_value_is_an_error(text):
     assert is_unclear(text)
     with pytest.raises(ValueError, match="may stand for a missing label") as raised:
@@ -41,7 +43,22 @@ def test_what_may_be_a_missing_value_is_an_error(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["cat", "nancy", "no", "unknown", "+", "-", "0", "n.a", "1", "NA1", "??"]
+    "text",
+    [
+        "cat",
+        "nancy",
+        "no",
+        "unknown",
+        "+",
+        "-",
+        "0",
+        "n.a",
+        "1",
+        "NA1",
+        "??",
+        "N",
+        "#1",
+    ],
 )
 def test_other_texts_are_labels(text):
     assert not is_unclear(text) and not is_blank(text) and text_label(text) == text

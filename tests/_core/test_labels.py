@@ -76,6 +76,7 @@ FORMS = {
         -1,
     ),
     "bfloat16": (torch.tensor([3, -1, 7, 3], dtype=torch.bfloat16), [3.0, 7.0], -1),
+    "sparse tensor": (torch.tensor([0, -1, 7, 0]).to_sparse(), [0, 7], -1),
     "list of tensors": (list(torch.tensor([3, -1, 7, 3])), [3, 7], -1),
 }
 
@@ -199,6 +200,8 @@ def test_minus_one_as_text_is_refused(y):
         ([-1, -1], ValueError, "no labeled row: all 2 rows"),
         ([NAN, None], ValueError, "no labeled row"),
         ([], ValueError, "no labeled row"),
+        (torch.zeros(3, device="meta"), ValueError, "meta device.*no labels"),
+        (list(torch.zeros(3, device="meta")), ValueError, "meta device.*no labels"),
         ([4, -1, 4], ValueError, r"1 class \(4\) among its 2 labeled rows"),
     ],
 )
@@ -384,3 +387,11 @@ def test_every_form_of_texts_gives_the_same_answer(labels):
     if -1 not in labels:
         forms.append(pd.Series(labels, dtype=object))
     assert len({str(outcome(form)) for form in forms}) == 1
+
+
+def test_scalars_of_arrow_in_a_list():
+    arrow = pytest.importorskip("pyarrow")
+    for values in (["b", None, "c"], [3, -1, 7], [True, None, False]):
+        y = list(arrow.array(values))
+        found = [part.tolist() for part in encode_labels(y)]
+        assert found == [part.tolist() for part in encode_labels(values)]

@@ -321,6 +321,40 @@ def test_ctrl_c_leaves_a_fitted_estimator(name, step, monkeypatch):
     assert np.isfinite(verb(X)).all()
 
 
+@pytest.mark.parametrize("before", ["resume", "_check_finite", "on_train_begin"])
+@pytest.mark.parametrize("name", ["simclr", "fixmatch", "scan"])
+def test_ctrl_c_outside_of_the_steps_leaves_the_old_state(name, before, monkeypatch):
+    estimator = ESTIMATORS[name](random_state=0)
+    fresh = vars(estimator).copy()
+
+    def interrupted(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    for known in (fresh, None):
+        with monkeypatch.context() as patch:
+            patch.setattr(Net, before, interrupted)
+            state = vars(estimator).copy()
+            with pytest.raises(KeyboardInterrupt):
+                estimator.fit(X, Y)
+        assert vars(estimator) == state
+        if known is fresh:
+            assert not hasattr(estimator, "net_")
+            estimator.fit(X, Y)
+            p = estimator.encoder_(torch.from_numpy(X)).detach()
+    assert torch.equal(estimator.encoder_(torch.from_numpy(X)), p)
+
+
+def test_ctrl_c_as_the_first_epoch_begins(monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sklabel._core.callbacks.Stage.begin_epoch", interrupted)
+    with pytest.warns(UserWarning, match="after 0 of"):
+        fitted = ESTIMATORS["simclr"](random_state=0).fit(X)
+    assert fitted.interrupted_ and fitted.n_iter_ == 0
+    assert np.isfinite(fitted.transform(X)).all()
+
+
 def test_files_of_a_finished_fit(tmp_path):
     fitted = ESTIMATORS["scan"](random_state=0, checkpoint_dir=tmp_path).fit(X)
     files = sorted(p.name for p in tmp_path.rglob("*") if p.is_file())

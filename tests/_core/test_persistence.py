@@ -419,3 +419,9 @@ def test_a_model_of_format_1_loads(tmp_path):
     _as_format_1(tmp_path)
     loaded = sklabel.load(tmp_path)
     np.testing.assert_array_equal(loaded.transform(X), fitted.transform(X))
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"model", ["model"]])
+def test_only_a_path_is_loaded(folder):
+    with pytest.raises(TypeError, match="folder=.*give the path"):
+        sklabel.load(folder)

@@ -190,15 +190,20 @@ def test_images_from_few_labels():
 
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
 def test_fine_tuning_starts_from_the_layer_said(short, embedder, layer):
-    fitted = short(head_layer=layer, lr=1e-30, distill_epochs=0).fit(X, Y)
+    settings = {"lr": 1e-30, "distill_epochs": 0, "head_init": "random"}
+    fitted = short(head_layer=layer, **settings).fit(X, Y)
     module, pretrained = fitted.net_.module_, embedder.net_.module_
     assert len(module.project) == layer
     found = list(module.project.parameters()) + list(module.backbone.parameters())
     expected = list(pretrained.project[:layer].parameters())
     assert_same(found, expected + list(embedder.encoder_.parameters()))
     assert not module.head.weight.abs().max() > 1e-20
-    # every layer is trained, none is frozen
-    trained = short(head_layer=layer, distill_epochs=0).fit(X, Y).net_.module_
+    # as published, every layer is trained, none is frozen
+    trained = (
+        short(head_layer=layer, distill_epochs=0, backbone_lr=1.0)
+        .fit(X, Y)
+        .net_.module_
+    )
     for before, after in zip(module.parameters(), trained.parameters(), strict=True):
         assert not torch.equal(before, after)
 

@@ -148,6 +148,7 @@ def test_other_columns_and_blank_rows_do_not_matter(tmp_path):
         (b"path,label\n0.png,red\n1.png,dark, blue\n", r"line 3: 3 cells.*quotes"),
         (b"path;label\n0.png;dark; blue\n", r'line 2.*"dark; blue"|line 2.*"a; b"'),
         (CONTENT.replace(b"a,", b"a,dark, blue"), r"line 2: 3 cells, but 2 columns"),
+        (b'"path","label"\n"1","0.png","a"\n"2","1.png","b"\n', "row.names = FALSE"),
         (b"path,label,label\n0.png,red,blue\n", "has 2 columns 'label'"),
         (b"path,label,Label \n0.png,red,blue\n", "has 2 columns 'label'"),
         (b"Path,label,path\n0.png,red,blue\n", "has 2 columns 'path'"),

@@ -287,11 +287,11 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         given = LabeledRows(known, own, np.ones(len(own)), len(self.classes_), seed)
         _, _, log_p = left_out_probe(z, given, _PROBE_C)
         hits = log_p.argmax(1) == own[given.left_out]
-        self._set_accuracy(hits[given.useful], 1, 1)
+        hits = hits[given.useful]
+        self._set_accuracy(hits.sum() + 1, (~hits).sum() + 1)
 
-    def _set_accuracy(self, hits, more_hits, more_misses):
-        """Set the accuracy to expect from rows left out, and from a guess before."""
-        right, wrong = hits.sum() + more_hits, (~hits).sum() + more_misses
+    def _set_accuracy(self, right, wrong):
+        """Set the accuracy to expect, from how many rows were right and wrong."""
         self.estimated_accuracy_ = float(right / (right + wrong))
         self.estimated_accuracy_interval_ = beta_interval(right, wrong)
 
@@ -345,7 +345,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         if len(held.rows):
             temperature = fit_temperature(p[held.rows], held.codes, held.weights)
             self.calibration_temperature_ = temperature
-            self._set_accuracy(p[held.rows].argmax(1) == held.codes, 1, 1)
+            hits = p[held.rows].argmax(1) == held.codes
+            self._set_accuracy(hits.sum() + 1, (~hits).sum() + 1)
             self._check_held(len(held.rows))
         elif self.calibration_size == "auto" and (codes >= 0).any():
             asked = p[(codes < 0) & ~np.isnan(p[:, 0])]
