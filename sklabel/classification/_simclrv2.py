@@ -1,6 +1,7 @@
 """SimCLRv2: pretrain, fine-tune from the head's middle, distill (Chen et al., 2020)."""
 
 import copy
+from typing import Literal
 
 import numpy as np
 import torch
@@ -172,8 +173,12 @@ class SimCLRv2Classifier(EncoderClassifier):
         Peak learning rate of the fine-tuning. Published: 0.16 with "lars".
     weight_decay : float
         Decay of weights in the fine-tuning; biases and norms have none.
+    backbone_lr
+        Of the student's, too. Published: 1.
+    head_init
+        Published: "random".
     warmup_epochs
-        In both stages.
+        In both stages. Published: 0.
 
     Attributes
     ----------
@@ -223,12 +228,10 @@ class SimCLRv2Classifier(EncoderClassifier):
     they are much too unsure. With "lars" the new layer is adapted like the others,
     where the public code leaves it out.
 
-    Departure, too: the pretrained encoder, with the layers that are kept of its head,
-    is trained at a lower rate and its BatchNorm stays, behind a last layer that
-    begins as a logistic regression (LP-FT [2]_), after a warm-up; so is the student's.
-    At the full rate a hundred steps on some tens of labels undo what it has learned. As
-    published: ``backbone_lr=1, head_init="random", warmup_epochs=0``; the last layer
-    then begins with zeros.
+    As published, the whole encoder is trained at the full rate, behind a last layer
+    that begins with zeros, and BatchNorm with it. A lower ``backbone_lr``, which keeps
+    BatchNorm as it is, and ``head_init="probe"`` (LP-FT [2]_) harm the encoder less
+    where there are some tens of labels.
 
     References
     ----------
@@ -257,6 +260,9 @@ class SimCLRv2Classifier(EncoderClassifier):
     embedder: BaseEstimator | None = None
     head_layer: CountOrZero = 1
     _: KW_ONLY
+    backbone_lr: Positive | Literal["auto"] = 1.0
+    head_init: Literal["auto", "probe", "random"] = "random"
+    warmup_epochs: NonNegative | Literal["auto"] = 0
     student_backbone: str | nn.Module | BaseEstimator | None = None
     temperature: Positive = 0.1
     alpha: UnitInterval = 1.0
