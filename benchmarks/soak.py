@@ -166,12 +166,12 @@ class Fit:
         estimator = self.make().set_params(checkpoint_dir=str(Path(folder, "c")))
         X, y = _soak_inputs.vectors()
         estimator.fit(X, y)
-        verb = next(
-            v
-            for v in ("predict_proba", "transform", "predict", "get_support")
-            if hasattr(estimator, v)
-        )
-        output = getattr(estimator, verb)(*([X] if verb != "get_support" else []))
+        if hasattr(estimator, "sample_indices_"):
+            output = estimator.sample_indices_
+        else:
+            verbs = ("predict_proba", "transform", "predict")
+            output = getattr(estimator, next(v for v in verbs if hasattr(estimator, v)))
+            output = output(X)
         return digest([estimator.net_.module_.state_dict(), output])
 
     def intact(self, folder):
@@ -231,7 +231,10 @@ class Command:
             [
                 (name, Path(folder, name).read_bytes())
                 for name in names_in(folder)
-                if Path(folder, name).is_file() and "checkpoint" not in name
+                # checkpoints and descriptions hold the time that it took
+                if Path(folder, name).is_file()
+                and "checkpoint" not in name
+                and not name.endswith("estimator.json")
             ]
         )
 

@@ -560,7 +560,12 @@ def _decode_estimator(described, tensors, key):
     fitted = _decode(described["fitted"], tensors)
     _check_fitted(estimator, fitted)
     for parameter in described.get("as_fitted", ()):
-        estimator.set_params(**{parameter: fitted[f"{parameter}_"]})
+        frozen = fitted.get(f"{parameter}_")
+        if parameter not in _changeable(estimator) or not isinstance(
+            frozen, FrozenEstimator
+        ):
+            raise ValueError(f"{name}.{parameter} is not what fit sets")
+        setattr(estimator, parameter, frozen)
     vars(estimator).update(fitted)
     if "history" in described:
         estimator._validate_params()
@@ -579,12 +584,16 @@ def _decode_estimator(described, tensors, key):
     return estimator
 
 
+def _changeable(estimator):
+    """Return the names of parameters that a file may set."""
+    return estimator.get_params(deep=False).keys() - set(_OF_THE_MACHINE)
+
+
 def _check_built_with(estimator, other):
     """Raise an error if a file sets what is no valid parameter of an estimator."""
     if other == {}:
         return
-    names = estimator.get_params(deep=False).keys() - set(_OF_THE_MACHINE)
-    if not isinstance(other, dict) or not other.keys() <= names:
+    if not isinstance(other, dict) or not other.keys() <= _changeable(estimator):
         raise ValueError(f"{type(estimator).__name__} has no such parameters")
     for name, value in other.items():
         if is_external(value):

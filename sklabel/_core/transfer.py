@@ -10,15 +10,16 @@ from scipy.special import softmax
 from .calibration import fit_temperature
 from .few_shot import linear_probes
 from .health import CollapseWarning
-from .learner import Learner
+from .learner import Learner, unfrozen
 from .parameters import KW_ONLY, NonNegative, Positive
 from .propagation import LabeledRows
 from .roles.classification import ClassificationRole
 from .samples import evenly_spaced
 from .warn import warn
 
-# rate of a pretrained encoder, as a share of that of its new head
-_PRETRAINED_LR = 0.1
+# rate of a pretrained encoder, as a share of that of its new head: of one that an
+# embedder of ours has trained on such images, and of any other, which has seen millions
+_EMBEDDER_LR, _PUBLISHED_LR = 0.1, 0.01
 # of the steps
 _WARMUP_SHARE = 0.05
 # inverse penalty of a probe, on features whose mean squared length is 1
@@ -155,9 +156,10 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
     Parameters
     ----------
     backbone_lr : float or "auto"
-        Learning rate of the encoder, as a factor on ``lr``, > 0. "auto": 0.1 where the
-        encoder has learned elsewhere (a fitted embedder, or a module with pretrained
-        weights), else 1. The BatchNorm layers of an encoder that has learned elsewhere
+        Learning rate of the encoder, as a factor on ``lr``, > 0. "auto": 0.1 where an
+        embedder has trained it, 0.01 where it has published weights
+        (:class:`~sklabel.embedding.PretrainedTransformer`, or a module that has
+        learned), else 1. The BatchNorm layers of an encoder that has learned elsewhere
         stay as they are where it is below 1.
     head_init : {"auto", "probe", "random"}
         First weights of the last layer. "probe": a logistic regression on the encoder's
@@ -201,14 +203,14 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         pretrained = encoder.pretrained
         scale = self.backbone_lr
         if scale == "auto":
-            scale = _PRETRAINED_LR if pretrained else 1.0
+            scale = self._pretrained_lr() if pretrained else 1.0
         if not self.train_backbone:
             for part in module.encoder_parts:
                 module.set_trained(part, False)
         elif pretrained and scale < 1:
             # statistics of strong views are not those of the images to predict
-            for name in _batchnorms(module, module.encoder_parts):
-                module.set_trained(name, False)
+            for norm in _batchnorms(module, module.encoder_parts):
+                module.set_trained(norm, False)
         wanted = self.head_init == "probe" or (self.head_init == "auto" and pretrained)
         if fresh and not self.interrupted_ and (wanted or pretrained):
             before = self._look(module, labeled, pretrained and self._before is None)
@@ -223,6 +225,10 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
             length = self._n_epochs(sampler, **settings)
             settings["warmup_epochs"] = _WARMUP_SHARE * length if pretrained else 0
         return self._stage(name, module, sampler, watch=labeled.watch, **settings)
+
+    def _pretrained_lr(self):
+        source = unfrozen(getattr(self, "embedder_", self.backbone))
+        return _EMBEDDER_LR if isinstance(source, Learner) else _PUBLISHED_LR
 
     def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
         """Return the length of a training in epochs, where 1.5 are one and a half."""

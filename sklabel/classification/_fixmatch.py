@@ -181,7 +181,7 @@ class FixMatchClassifier(EncoderClassifier):
     ``backbone="wrn_28_2", max_steps=2**20, ema_ramp=False``.
 
     Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
-    trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    trained at a lower rate and its BatchNorm stays, behind a last layer that
     begins as a logistic regression (LP-FT [4]_), after a warm-up. At the full rate a
     hundred steps on some tens of labels undo what it has learned. As published:
     ``backbone_lr=1, head_init="random", warmup_epochs=0``.

@@ -208,7 +208,7 @@ class MixMatchClassifier(EncoderClassifier):
     mixup.
 
     Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
-    trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    trained at a lower rate and its BatchNorm stays, behind a last layer that
     begins as a logistic regression (LP-FT [2]_), after a warm-up. At the full rate a
     hundred steps on some tens of labels undo what it has learned. As published:
     ``backbone_lr=1, head_init="random", warmup_epochs=0``.

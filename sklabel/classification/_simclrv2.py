@@ -224,7 +224,7 @@ class SimCLRv2Classifier(EncoderClassifier):
     where the public code leaves it out.
 
     Departure, too: the pretrained encoder, with the layers that are kept of its head,
-    is trained at a tenth of the rate and its BatchNorm stays, behind a last layer that
+    is trained at a lower rate and its BatchNorm stays, behind a last layer that
     begins as a logistic regression (LP-FT [2]_), after a warm-up; so is the student's.
     At the full rate a hundred steps on some tens of labels undo what it has learned. As
     published: ``backbone_lr=1, head_init="random", warmup_epochs=0``; the last layer

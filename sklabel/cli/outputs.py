@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
@@ -18,6 +19,7 @@ from . import signals, tables
 
 _KEY = "sklabel"  # of the text in a picture
 _MODEL = "estimator.json"
+_WEIGHTS = re.compile(r"weights-[0-9a-f]+\.safetensors")
 
 
 def check_csv(path, option, args):
@@ -37,7 +39,8 @@ def check_model(folder, option, args):
     if folder is None:
         return
     check_folder(folder, option, args)
-    if _names_in(folder):
+    # weights alone are what a killed run has left of a model
+    if any(not _WEIGHTS.fullmatch(name) for name in _names_in(folder)):
         _check_own(Path(folder), option, args, is_own_model)
 
 

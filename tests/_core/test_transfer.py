@@ -98,6 +98,15 @@ def test_the_encoder_has_a_rate_of_its_own(cls, embedder, given, factor, monkeyp
         assert encoder.pop() == pytest.approx(factor * head.pop())
 
 
+def test_published_weights_move_less(monkeypatch):
+    course = Course(monkeypatch)
+    torch.manual_seed(0)
+    settings = {"backbone": norms("statistics"), "max_steps": 4, "lr": 1e-3}
+    fit(FixMatchClassifier, **settings, schedule="constant")
+    for encoder, head in course.rates:
+        assert encoder.pop() == pytest.approx(0.01 * head.pop())
+
+
 @every_classifier
 def test_the_rate_rises_first(cls, embedder, monkeypatch):
     course = Course(monkeypatch)

@@ -53,6 +53,7 @@ OTHERS = {
     "calibration_size": [12],
     "n_augmentations": [3],
     "ramp_up": [0.5],
+    "distill_lr": [1e-8],
     "detach_after": [2],
     "student_backbone": [nn.Linear(8, 9)],
     "filters": [(4,)],

@@ -13,6 +13,7 @@ from sklabel import CollapseWarning, classification
 from sklabel._core.roles import classification as role
 from sklabel.classification import (
     CLIPClassifier,
+    EmbeddingClassifier,
     FixMatchClassifier,
     MixMatchClassifier,
     NoisyStudentClassifier,
@@ -21,11 +22,12 @@ from sklabel.classification import (
 )
 from tests.test_common import make
 
-# CLIPClassifier has no course of training to watch
+# these have no course of training to watch
+UNWATCHED = [CLIPClassifier, EmbeddingClassifier]
 WATCHED = [
-    getattr(classification, name)
-    for name in classification.__all__
-    if name != "CLIPClassifier"
+    cls
+    for cls in (getattr(classification, name) for name in classification.__all__)
+    if cls not in UNWATCHED
 ]
 
 
@@ -300,7 +302,7 @@ def test_names_of_classes_are_known_whatever_they_look_like():
         make(CLIPClassifier, max_steps=3).fit(x, y)
 
 
-@pytest.mark.parametrize("cls", WATCHED)
+@pytest.mark.parametrize("cls", [*WATCHED, EmbeddingClassifier])
 def test_every_container_of_labels_trains_the_same(cls):
     pa = pytest.importorskip("pyarrow")
     x = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)

@@ -198,8 +198,12 @@ def test_fine_tuning_starts_from_the_layer_said(short, embedder, layer):
     expected = list(pretrained.project[:layer].parameters())
     assert_same(found, expected + list(embedder.encoder_.parameters()))
     assert not module.head.weight.abs().max() > 1e-20
-    # every layer is trained, none is frozen
-    trained = short(head_layer=layer, distill_epochs=0).fit(X, Y).net_.module_
+    # as published, every layer is trained, none is frozen
+    trained = (
+        short(head_layer=layer, distill_epochs=0, backbone_lr=1.0)
+        .fit(X, Y)
+        .net_.module_
+    )
     for before, after in zip(module.parameters(), trained.parameters(), strict=True):
         assert not torch.equal(before, after)
 

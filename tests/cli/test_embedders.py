@@ -1,5 +1,6 @@
 """Which embedder is taken, what is said of it, and what is kept."""
 
+import json
 import shutil
 import time
 import urllib.error
@@ -266,3 +267,16 @@ def test_saved_encoders_on_a_device(here, weights):
     assert model.embedder is model.embedder_
     write_csv("other.csv", [("0.png", "red"), ("1.png", "blue")])
     run("fit", "other.csv", "photos", "--embedder", "e", "--quiet", "--out", "o.csv")
+
+
+@pytest.mark.parametrize("name", ["device", "cache_dir", "embedder__x", "C", "nothing"])
+def test_a_file_sets_nothing_else_by_what_is_fitted(here, weights, name):
+    run("fit", "filled.csv", "photos", "--model", "m", "--quiet", *NAME)
+    path = Path("m/estimator.json")
+    described = json.loads(path.read_text())
+    assert described["estimator"]["estimator"]["as_fitted"] == ["embedder"]
+    described["estimator"]["estimator"]["as_fitted"] = [name]
+    described["estimator"]["estimator"]["fitted"]["dict"].append([f"{name}_", "cpu"])
+    path.write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="is not what fit sets"):
+        sklabel.load("m")

@@ -162,6 +162,16 @@ def test_models_of_others_are_not_replaced(here, argv, refused, saved):
     assert main([*argv["fit"], "--model", "new"]) == 0
 
 
+def test_a_model_that_was_being_written_when_it_was_killed(here, argv):
+    model = [*argv["fit"], "--model", "m"]
+    assert main(model) == 0
+    before = contents(Path("m"))
+    Path("m", "estimator.json").unlink()  # it comes last
+    Path("labels.csv").unlink()
+    assert main(model) == 0
+    assert contents(Path("m")).keys() == before.keys()
+
+
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
 def test_the_folder_of_the_photographs_is_no_output(argv, refused, overwrite):
     for command, option in [
