@@ -4,6 +4,10 @@ import re
 
 _IN_COMMANDS = [
     (
+        r"Use\s+EmbeddingClassifier, train_backbone=False, or a smaller lr",
+        "Use --method embedding",
+    ),
+    (
         r"Train longer, lower the\s+threshold, or start from a fitted embedder "
         r"\(backbone=\)",
         "Train longer (--steps), or label more images",

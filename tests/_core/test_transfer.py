@@ -43,6 +43,8 @@ def make(cls, embedder=None, **parameters):
     given = {**SHORTEST.get(cls.__name__, {}), "random_state": 0, "device": "cpu"}
     if "embedder" in cls().get_params(deep=False):
         given["embedder"] = FrozenEstimator(embedder)
+        # by default this method is that of its paper
+        given |= dict.fromkeys(("backbone_lr", "head_init", "warmup_epochs"), "auto")
     elif embedder is not None:
         given["backbone"] = embedder
     return cls(**{**given, **parameters})
