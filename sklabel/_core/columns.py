@@ -18,9 +18,10 @@ WHAT_X_MAY_BE = (
     "X[i], such as a torch Dataset."
 )
 _ENCODED = (bytes, bytearray, memoryview)
-_FIRST = (
-    64  # rows of a lazily read column among which one that is not missing is sought
-)
+# rows of a lazily read column among which one that is not missing is sought
+_FIRST = 64
+# a missing value of pandas and numpy; by name, so that pandas need not be installed
+_MISSING_TYPES = frozenset({"NAType", "NaTType", "MaskedConstant"})
 
 
 class Column:
@@ -121,10 +122,15 @@ def as_column(X):
     return None if column.kind is None else column
 
 
+def image_column(X):
+    """Return X as a `Column` where its rows are single images, else None."""
+    column = as_column(X)
+    return None if column is None or column.kind == "vector" else column
+
+
 def holds_images(X):
     """Return whether the rows of X are single images."""
-    column = as_column(X)
-    return column is not None and column.kind != "vector"
+    return image_column(X) is not None
 
 
 def _items(X):
@@ -223,7 +229,7 @@ def _kind_of(item):
 
 def is_missing(item):
     """Return whether a cell is empty: None, NaN, NaT or pandas' NA."""
-    if item is None or type(item).__name__ in ("NAType", "NaTType", "MaskedConstant"):
+    if item is None or type(item).__name__ in _MISSING_TYPES:
         return True
     return isinstance(item, float) and item != item
 

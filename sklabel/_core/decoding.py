@@ -63,6 +63,15 @@ class Head(NamedTuple):
     ranged: bool  # black and white are known, without its data set
 
 
+def content(item):
+    """Return the path, bytes or picture of a row; a dict holds one of the first two."""
+    if isinstance(item, dict):
+        item = item.get("bytes") or item.get("path")
+    if item is None:
+        raise ValueError("it is missing")
+    return item
+
+
 @contextmanager
 def opened(item, max_pixels=None):
     """Open an image, and close it afterwards.
@@ -75,13 +84,10 @@ def opened(item, max_pixels=None):
     max_pixels : int or None
         Largest number of pixels; None: Pillow's limit.
     """
+    item = content(item)
     if isinstance(item, Image.Image):
         yield item
         return
-    if isinstance(item, dict):
-        item = item.get("bytes") or item.get("path")
-    if item is None:
-        raise ValueError("it is missing")
     if isinstance(item, (str, os.PathLike)):
         if os.path.splitext(item)[1].lower() in RAW_ENDINGS:
             raise ValueError(

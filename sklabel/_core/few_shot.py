@@ -181,7 +181,7 @@ def left_out_probe(z, given, C):
     Parameters
     ----------
     z : ndarray of shape (n, D)
-        Rows of length 1.
+        Rows of length 1, or of about this length in the mean.
     given : LabeledRows
     C : float
 

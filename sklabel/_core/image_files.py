@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from .columns import Column
-from .decoding import UNREADABLE, NoRange, decode, look, opened, shared_range
+from .decoding import (
+    UNREADABLE,
+    NoRange,
+    content,
+    decode,
+    look,
+    opened,
+    shared_range,
+)
 from .files import check_regular
 
 _CACHE_BYTES = 2**30  # decoded images are kept up to this size
@@ -160,11 +168,7 @@ class ImageFiles:
 
     def update_digest(self, row, digest):
         """Give all that an image is made from to an object of hashlib."""
-        item = self.items[row]
-        if isinstance(item, dict):
-            item = item.get("bytes") or item.get("path")
-        if item is None:
-            raise ValueError("it is missing")
+        item = content(self.items[row])
         if isinstance(item, Image.Image):
             palette = item.getpalette() if item.mode in ("P", "PA") else None
             rest = item.mode, item.size, palette, sorted(item.info.items(), key=repr)

@@ -6,12 +6,10 @@ import numbers
 import numpy as np
 from sklearn.exceptions import DataConversionWarning
 
+from .columns import is_missing
 from .label_texts import ClassName, is_blank, is_unclear, look_alikes
 from .warn import warn
 
-# pandas writes a missing value with these types; looked up by name, so that pandas
-# need not be installed
-_MISSING_TYPES = frozenset({"NAType", "NaTType", "MaskedConstant"})
 _MOST_NAMED = 3  # pairs of labels in one warning
 
 
@@ -169,13 +167,13 @@ def _bytes(value):
 
 def _is_missing(value):
     """Tell whether one entry of an object array is None, NaN, NA, NaT or masked."""
-    if value is None or type(value).__name__ in _MISSING_TYPES:
+    if is_missing(value):
         return True
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return bool(np.isnat(value))
     if isinstance(value, decimal.Decimal):
         return value.is_nan()
-    return isinstance(value, (float, np.floating)) and value != value
+    return isinstance(value, np.floating) and value != value
 
 
 def _is_marker(value, unlabeled):

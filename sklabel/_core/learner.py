@@ -102,9 +102,11 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         made = {name: given[name] for name in given if name not in shared}
         return {name: (value, digest(value)) for name, value in made.items()}
 
-    def _changed_parameters(self):
-        """Return the names of those that the last fit had other values of."""
-        now = self._made_with()
+    def _changed_parameters(self, now):
+        """Return the names of those that the last fit had other values of.
+
+        ``now``: what `_made_with` returns now.
+        """
         return [
             name
             for name, (_, before) in self._built_with.items()
@@ -252,7 +254,8 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"required by {type(self).__name__}: n_samples = 1 is too few to train."
             )
         _check_processes(self)
-        self._changed = self._changed_parameters()
+        made = self._made_with()
+        self._changed, self._built_with = self._changed_parameters(made), made
         self._continued = self._start(samples.sample_shape)
         self.sample_shape_ = samples.sample_shape
         self.interrupted_, self._unfinished = False, True
@@ -488,7 +491,7 @@ class Learner(Training, NetEstimator, abstract=True):
             description=f"{type(self).__name__} {name}",
             **settings,
         )
-        self.net_, self._built_with = net, self._made_with()
+        self.net_ = net
         self._fresh &= self.interrupted_
         if train and not self.interrupted_:
             net.partial_fit(sampler)

@@ -37,8 +37,8 @@ _PUBLIC = ("embedding", "clustering", "classification", "selection", "active_lea
 _MOST_JSON = 2**27  # bytes
 _MOST_VALUES = 2**27  # of one sample
 # parameters that mean the machine of the user, not the model: a file does not set them
-_OF_THE_MACHINE = (
-    *("cache_dir", "checkpoint_dir", "device", "net_params", "oracle", "verbose"),
+_OF_THE_MACHINE = frozenset(
+    ("cache_dir", "checkpoint_dir", "device", "net_params", "oracle", "verbose")
 )
 # names of models that are fetched, or read from another folder
 _EXTERNAL = re.compile(r"(?:\w+/)?(?:hf[-_]hub|local[-_]dir):", re.ASCII)
@@ -329,9 +329,10 @@ def _encode_estimator(estimator, tensors, key):
 def _set_since(estimator):
     """Return the values in ``fit`` of parameters that were set to others since."""
     made = getattr(estimator, "_built_with", {})
-    changed = set(estimator._changed_parameters() if made else ()) - set(
-        _OF_THE_MACHINE
-    )
+    if not made:
+        return {}
+    changed = set(estimator._changed_parameters(estimator._made_with()))
+    changed -= _OF_THE_MACHINE
     return {k: made[k][0] for k in changed if made[k][0] is not getattr(estimator, k)}
 
 
@@ -586,7 +587,7 @@ def _decode_estimator(described, tensors, key):
 
 def _changeable(estimator):
     """Return the names of parameters that a file may set."""
-    return estimator.get_params(deep=False).keys() - set(_OF_THE_MACHINE)
+    return estimator.get_params(deep=False).keys() - _OF_THE_MACHINE
 
 
 def _check_built_with(estimator, other):

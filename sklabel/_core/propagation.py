@@ -73,13 +73,8 @@ def neighbor_graph(Z, n_neighbors, random_state=None):
     distances = torch.from_numpy(distances)
     scales = distances[:, -1].clamp(min=SMALLEST_SCALE)
     weights = local_weights(distances, scales[:, None], scales[neighbors])
-    edges = (
-        weights.double().numpy().ravel(),
-        (
-            np.repeat(rows, n_neighbors),
-            neighbors.ravel(),
-        ),
-    )
+    places = np.repeat(rows, n_neighbors), neighbors.ravel()
+    edges = weights.double().numpy().ravel(), places
     one_way = csr_array(edges, shape=(len(Z), len(Z)))
     W = (one_way + one_way.T) / 2
     degrees = np.maximum(W.sum(axis=1), np.finfo(np.float32).tiny)

@@ -5,10 +5,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
 from .calibration import fit_temperature
-from .few_shot import linear_probes
+from .few_shot import left_out_probe, linear_probes
 from .health import CollapseWarning
 from .learner import Learner, unfrozen
 from .parameters import KW_ONLY, NonNegative, Positive
@@ -85,19 +84,15 @@ def fit_probe(Z, codes, weights, n_classes, seed=0):
     scale = float(np.sqrt(np.average(spread, weights=weights))) or 1.0
     z = (Z - center) / scale
     given = LabeledRows(np.arange(len(z)), codes, weights, n_classes, seed)
-    coef, bias = linear_probes(z, codes, given.training_weights(), n_classes, _C)
-    out = given.left_out
+    coef, bias, log_p = left_out_probe(z, given, _C)
     # a row whose class has no other says nothing
-    out = out[given.masses()[given.fold[out], codes[out]] > 0]
-    fold = given.fold[out]
-    logits = np.einsum("mkd,md->mk", coef[fold], z[out]) + bias[fold]
+    out, log_p = given.left_out[given.useful], log_p[given.useful]
     temperature = 1.0
     if len(out):
-        p = softmax(logits, axis=1)
-        temperature = fit_temperature(p, codes[out], weights[out])
-    weight = coef[-1] / (scale * temperature)
-    bias = bias[-1] / temperature - weight @ center
-    return Probe(weight, bias, center, scale, out, logits.argmax(1) == codes[out])
+        temperature = fit_temperature(np.exp(log_p), codes[out], weights[out])
+    weight = coef / (scale * temperature)
+    bias = bias / temperature - weight @ center
+    return Probe(weight, bias, center, scale, out, log_p.argmax(1) == codes[out])
 
 
 def _batchnorms(module, parts):

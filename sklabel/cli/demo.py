@@ -170,8 +170,7 @@ def _label(embedded, y, seed, args, bar):
             net_params=_moving(bar, 1),
         ).fit(X, y)
     models.stop_if_interrupted(classifier)
-    # rounded, a prediction would seem to be certain
-    confidence = classifier.predict_proba(X).max(axis=1).clip(max=0.9999)
+    confidence = models.confidence(classifier.predict_proba(X))
     return classifier.transduction_, np.where(y >= 0, 1.0, confidence)
 
 

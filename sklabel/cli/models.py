@@ -28,12 +28,16 @@ def predict(classifier, images, names):
     """Return (label, confidence) as text for each name."""
     probabilities = classifier.predict_proba(images)
     labels = classifier.classes_[probabilities.argmax(axis=1)]
-    # rounded, a prediction would seem to be certain
-    confidence = probabilities.max(axis=1).clip(max=0.9999)
     return {
         name: (str(label), f"{p:.4f}")
-        for name, label, p in zip(names, labels, confidence, strict=True)
+        for name, label, p in zip(names, labels, confidence(probabilities), strict=True)
     }
+
+
+def confidence(probabilities):
+    """Return the largest probability of each row, as it can be shown."""
+    # rounded, a prediction would seem to be certain
+    return probabilities.max(axis=1).clip(max=0.9999)
 
 
 def outlook(classifier, rows):

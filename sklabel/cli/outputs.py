@@ -12,10 +12,11 @@ import re
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 
 from .._core.files import open_image, read_regular, replacing
-from . import signals, tables
+from . import inputs, signals, tables
 
 _KEY = "sklabel"  # of the text in a picture
 _MODEL = "estimator.json"
@@ -167,13 +168,21 @@ def _picture_mark(image, command):
 
 def free_csv(path, command, taken):
     """Return a path like the given one that a command may write to."""
-    path, n = Path(path), 1
     taken = {os.path.realpath(other) for other in taken}
-    other = path
-    while os.path.realpath(other) in taken or not is_free(other, command, _is_own_csv):
-        n += 1
-        other = path.with_name(f"{path.stem}-{n}{path.suffix}")
-    return other
+    return _first(
+        path,
+        lambda other: (
+            os.path.realpath(other) not in taken
+            and is_free(other, command, _is_own_csv)
+        ),
+    )
+
+
+def _first(path, fits):
+    """Return the first of NAME, NAME-2, NAME-3 and so on that fits."""
+    path = Path(path)
+    others = (path.with_name(f"{path.stem}-{n}{path.suffix}") for n in count(2))
+    return next(other for other in chain([path], others) if fits(other))
 
 
 def picture(image, command):
@@ -230,11 +239,9 @@ def writing(args, *, csv=None, picture=None):
 
 
 def _unless_changed(path, args, is_own):
-    if args.overwrite or is_free(path, args.command, is_own):
+    if args.overwrite:
         return path
-    n, other = 2, path
-    while not is_free(other, args.command, is_own):
-        other = path.with_name(f"{path.stem}-{n}{path.suffix}")
-        n += 1
-    print(f"sklabel: {path} was changed meanwhile: see {other}.", file=sys.stderr)
+    other = _first(path, lambda other: is_free(other, args.command, is_own))
+    if other != path:
+        inputs.say(f"{path} was changed meanwhile: see {other}.")
     return other

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .._core.callbacks import fitting
-from .._core.columns import as_column, holds_images
+from .._core.columns import as_column, image_column
 from .._core.image_files import StreamedFiles
 from .._core.inputs import check_pixel_range, check_samples, size_pair
 from .._core.learner import NetEstimator
@@ -249,7 +249,8 @@ class PretrainedTransformer(
 
     def _holds_files(self, X):
         """Return whether X are images to decode, not an array or a list of arrays."""
-        return holds_images(X) and as_column(X).kind != "array"
+        column = image_column(X)
+        return column is not None and column.kind != "array"
 
     def _files(self, X, size, frame, learn=False):
         return StreamedFiles(

@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.preprocessing import normalize
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
@@ -40,10 +41,7 @@ def as_vectors(X, embedder, why):
 def unit_rows(Z, center=True):
     """Return rows of length 1, centered first; a row of zeros stays one."""
     Z = np.asarray(Z, dtype=np.float64)
-    if center:
-        Z = Z - Z.mean(0)
-    lengths = np.linalg.norm(Z, axis=1, keepdims=True)
-    return Z / np.where(lengths > 0, lengths, 1)
+    return normalize(Z - Z.mean(0) if center else Z)
 
 
 def _is_fitted(embedder):

@@ -99,6 +99,24 @@ class _LabeledSplitter(BaseCrossValidator):
                 free = rest[~np.isin(groups[rest], held_out)]
             yield np.sort(np.concatenate([train, free])), test
 
+    def get_n_splits(self, X=None, y=None, groups=None):
+        """Return the number of splits.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...), default=None
+            Not used.
+        y : array-like of shape (n_samples,), default=None
+            Not used.
+        groups : array-like of shape (n_samples,), default=None
+            Not used.
+
+        Returns
+        -------
+        n_splits : int
+        """
+        return self.n_splits
+
     def _codes(self, y):
         if y is None:
             raise ValueError(
@@ -272,24 +290,6 @@ class LabeledKFold(_LabeledSplitter):
     def _folds(self, kind=StratifiedKFold):
         return kind(self.n_splits, shuffle=self.shuffle, random_state=self.random_state)
 
-    def get_n_splits(self, X=None, y=None, groups=None):
-        """Return the number of folds.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), default=None
-            Not used.
-        y : array-like of shape (n_samples,), default=None
-            Not used.
-        groups : array-like of shape (n_samples,), default=None
-            Not used.
-
-        Returns
-        -------
-        n_splits : int
-        """
-        return self.n_splits
-
     def _splitter(self, codes, groups):
         _check_folds(self.n_splits, codes)
         if groups is None:
@@ -357,24 +357,6 @@ class LabeledShuffleSplit(_LabeledSplitter):
         self.unlabeled = unlabeled
 
     _keeps_groups = False  # scikit-learn has no such split, and warns
-
-    def get_n_splits(self, X=None, y=None, groups=None):
-        """Return the number of splits.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), default=None
-            Not used.
-        y : array-like of shape (n_samples,), default=None
-            Not used.
-        groups : array-like of shape (n_samples,), default=None
-            Not used.
-
-        Returns
-        -------
-        n_splits : int
-        """
-        return self.n_splits
 
     def _splitter(self, codes, groups):
         return StratifiedShuffleSplit(

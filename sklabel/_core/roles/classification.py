@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import (
     ClassifierMixin,
 )
+from sklearn.preprocessing import normalize
 
 from ..calibration import (
     FEWEST_ROWS,
@@ -277,8 +278,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         embedder = getattr(self, "embedder_", None) or unfrozen(self.backbone)
         rows = labeled.rows.good
         z = np.asarray(embedder.transform(labeled.rows.readable(X)), np.float64)
-        z = z.reshape(len(rows), -1) - z.reshape(len(rows), -1).mean(0)
-        z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+        z = z.reshape(len(rows), -1)
+        z = normalize(z - z.mean(0))
         codes = labeled.codes[rows]
         known = np.flatnonzero(codes >= 0)
         own = codes[known]

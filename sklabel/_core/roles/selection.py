@@ -19,7 +19,7 @@ from sklearn.utils.validation import (
 
 from ...neighbors import kneighbors
 from ..callbacks import CallbackSupportMixin, fitting
-from ..columns import as_column, holds_images
+from ..columns import holds_images, image_column
 from ..inputs import check_samples, unpacked
 from ..labels import check_labels, encode_labels, is_labeled
 from ..nested import fit_partly_labeled, seeded_clone
@@ -259,8 +259,9 @@ class AnyRowsMixin:
 
     def _check_rows(self, X):
         X = unpacked(X)
-        if holds_images(X):
-            return as_column(X), None
+        column = image_column(X)
+        if column is not None:
+            return column, None
         shape = np.shape(X) if not hasattr(X, "shape") else X.shape
         if len(shape) > 2:
             return check_samples(self, X, True), None
