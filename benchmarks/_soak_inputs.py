@@ -15,14 +15,12 @@ from sklearn.base import clone
 import sklabel
 from sklabel import (
     augment,
-    backbones,
     datasets,
     inspection,
     metrics,
     model_selection,
     modules,
     neighbors,
-    optim,
     text,
 )
 from sklabel.active_learning import ActiveLearningClassifier
@@ -329,115 +327,59 @@ def _wrong_data(cls, X, y):
 
 # -- functions: a call that is right, and the values that are wrong in it
 
-_NUMBERS = ("an object", "an unknown text", "a negative number", "NaN", "an array")
+# not arrays and tensors: those that building blocks take are torch's to refuse
+_NUMBERS = ("an object", "an unknown text", "a negative number", "NaN")
 _TEXTS = ("an object", "an unknown text", "an empty text", "a negative number")
+_NOTHING = ("an object", "None")
 
 
 def _functions():
     """Yield a function, its right arguments, and {name: kinds that are wrong}."""
-    X, y = vectors()
+    X, _ = vectors()
     truth = np.arange(60) % 3
-    yield (
-        neighbors.kneighbors,
-        {"X": X, "n_neighbors": 3},
-        {
-            "n_neighbors": _NUMBERS,
-            "metric": _TEXTS,
-            "method": _TEXTS,
-        },
-    )
-    yield (
-        neighbors.mine_neighbors,
-        {"X": X, "n_neighbors": 3},
-        {"n_neighbors": _NUMBERS},
-    )
-    yield (
-        metrics.clustering_accuracy,
-        {"y_true": truth, "y_pred": truth},
-        {
-            "y_true": ("an object", "None", "a fraction"),
-            "y_pred": ("an object", "None", "a fraction"),
-        },
-    )
-    yield (
-        metrics.knn_accuracy,
-        {
-            "Z_train": X,
-            "y_train": truth,
-            "Z_test": X,
-            "y_test": truth,
-        },
-        {"n_neighbors": _NUMBERS, "Z_train": ("None", "an object")},
-    )
-    yield (
-        datasets.load_image_folder,
-        {"folder": "photos"},
-        {
-            "folder": ("an object", "None", "an unknown text", "a negative number"),
-            "image_size": ("an object", "an unknown text", "a negative number", "NaN"),
-            "labels": ("an object", "an unknown text", "a negative number"),
-        },
-    )
-    yield (
-        backbones.mlp if hasattr(backbones, "mlp") else modules.mlp,
-        {"sizes": (6, 4)},
-        {"sizes": ("an object", "an unknown text", "a pair of negatives")},
-    )
-    yield optim.warmup_cosine, {}, {}
-    yield (
-        augment.Contrastive,
-        {},
-        {
-            "flip": _NUMBERS,
-            "jitter": ("an object", "an unknown text", "a negative number", "NaN"),
-            "grayscale": _NUMBERS,
-            "blur": _NUMBERS,
-        },
-    )
-    yield (
-        augment.RandAugment,
-        {},
-        {
-            "n_ops": ("an object", "an unknown text", "a negative number", "NaN"),
-            "probability": _NUMBERS,
-            "cutout": _NUMBERS,
-        },
-    )
-    yield augment.CTAugment, {}, {"threshold": _NUMBERS, "decay": _NUMBERS}
+    sure = np.ones(60)
+    rows = {"Z": X, "n_neighbors": 3}
+    numbers = dict.fromkeys(("n_neighbors", "block_size"), _NUMBERS)
+    texts = dict.fromkeys(("metric", "method"), _TEXTS)
+    yield neighbors.kneighbors, rows, {**numbers, **texts, "Z": _NOTHING}
+    yield neighbors.mine_neighbors, rows, {**numbers, "Z": _NOTHING}
+    labels = {"labels_true": truth, "labels_pred": truth}
+    wrong = ("an object", "None", "a fraction")
+    yield metrics.clustering_accuracy, labels, dict.fromkeys(labels, wrong)
+    known = {"Z_train": X, "y_train": truth, "Z_test": X, "y_test": truth}
+    wrong = {"Z_train": _NOTHING, "k": _NUMBERS, "temperature": _NUMBERS}
+    yield metrics.knn_accuracy, known, wrong
+    wrong = ("an object", "None", "an unknown text", "a negative number")
+    yield datasets.load_image_folder, None, {"folder": wrong}
+    yield sklabel.load, None, {"folder": wrong}
+    sizes = {"in_features": 6, "hidden_features": 5, "out_features": 4}
+    yield modules.mlp, sizes, dict.fromkeys(sizes, _NUMBERS)
+    wrong = dict.fromkeys(("flip", "jitter", "grayscale", "blur"), _NUMBERS)
+    yield augment.Contrastive, {}, wrong
+    wrong = dict.fromkeys(("n_ops", "probability", "cutout"), _NUMBERS)
+    yield augment.RandAugment, {}, wrong
+    yield augment.CTAugment, {}, dict.fromkeys(("threshold", "decay"), _NUMBERS)
     yield augment.VectorNoise, {}, {"noise": _NUMBERS}
-    yield text.ByteTokenizer, {}, {"context_length": _NUMBERS}
+    yield text.ByteTokenizer, {"context_length": 16}, {"context_length": _NUMBERS}
     yield model_selection.LabeledKFold, {}, {"n_splits": _NUMBERS}
     yield model_selection.labeled_scorer, {"scoring": "accuracy"}, {"scoring": _TEXTS}
-    yield (
-        inspection.ClusterDisplay.from_predictions,
-        {"X": X, "y_pred": truth},
-        {
-            "X": ("an object", "None"),
-            "y_pred": ("an object", "None"),
-        },
-    )
-    yield (
-        sklabel.load,
-        {"folder": "no such folder"},
-        {"folder": ("an object", "None", "an unknown text", "a negative number")},
-    )
-    yield (
-        backbones.build_backbone
-        if hasattr(backbones, "build_backbone")
-        else backbones.resnet,
-        {},
-        {},
-    )
+    drawn = {"X": np.zeros((60, 4, 4)), "labels": truth, "confidence": sure}
+    draw = inspection.ClusterDisplay.from_predictions
+    yield draw, drawn, dict.fromkeys(("X", "labels", "confidence"), _NOTHING)
+    found = {"X": X, "y": truth}
+    wrong = {"n_folds": _NUMBERS, "X": _NOTHING, "y": ("an object", "None")}
+    yield inspection.suspicious_labels, found, wrong
+    wrong = {"threshold": _NUMBERS, "X": _NOTHING}
+    yield inspection.find_duplicates, {"X": X}, wrong
 
 
 def _wrong_arguments():
     for function, right, wrong in _functions():
-        parameters = inspect.signature(function).parameters
+        if right is not None:  # None: what is right would need files
+            _use(function, right)
         for name, kinds in wrong.items():
-            if name not in parameters:
-                continue
             for kind in kinds:
-                given = {**right, name: VALUES[kind]}
+                given = {**(right or {}), name: VALUES[kind]}
                 yield (
                     "functions",
                     f"{kind} as {name}",

@@ -1,7 +1,7 @@
 """Labels in seconds: quick classifiers on a frozen embedding, of random or chosen rows.
 
-``--data FOLDER``: any folder of class folders, or a name of ``fetch_*``, of which the
-first 5,000 training images are taken. ``--weights FILE`` embeds with a published
+``--data`` takes a folder of class folders, or the name of a ``fetch_*`` data set: its
+first 5,000 training images. ``--weights FILE`` embeds with a published
 MobileNet v2 (torchvision's state dict); without it SimCLR of 40 epochs with a small
 network. The labels are drawn with one of each class at least, then at random, or chosen
 by a selector. Accuracy and calibration error on all other rows, in percent; seconds of

@@ -42,7 +42,7 @@ def write(folder, kind, size, n):
 
 
 class Reader(BaseEstimator):
-    """What a fit is told of reading; no public estimator does nothing but read."""
+    """The parameters of an estimator that concern reading, and nothing else."""
 
     image_shape, max_pixels = None, None
 

@@ -179,9 +179,8 @@ class MixMatchClassifier(EncoderClassifier):
     CollapseWarning
         If at the end hardly any unlabeled row is guessed to be of some class, or one
         class has nearly all of them; or if, with ``calibration_size``, the accuracy on
-        the withheld rows has fallen; or if the rows that the
-        network has labeled say less of the given labels than a probe on the pretrained
-        encoder's features did.
+        the withheld rows has fallen, or if a probe on the pretrained encoder's features
+        knew the given labels better than the network's own answers do.
 
     See Also
     --------

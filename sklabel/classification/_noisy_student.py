@@ -272,9 +272,9 @@ class NoisyStudentClassifier(EncoderClassifier):
     CollapseWarning
         If hardly any unlabeled row has a pseudo-label in the last round, a class has
         none, or one class has nearly all; or if, with ``calibration_size``, the
-        accuracy on the withheld rows has fallen at the end; or if the rows that the
-        network has labeled say less of the given labels than a probe on the pretrained
-        encoder's features did.
+        accuracy on the withheld rows has fallen at the end, or if a probe on the
+        pretrained encoder's features knew the given labels better than the network's
+        own answers do.
 
     See Also
     --------

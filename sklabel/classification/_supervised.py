@@ -70,9 +70,8 @@ class SupervisedClassifier(EncoderClassifier):
     -----
     CollapseWarning
         If, with ``calibration_size``, the accuracy on the withheld rows has fallen at
-        the end; or if the rows that the
-        network has labeled say less of the given labels than a probe on the pretrained
-        encoder's features did.
+        the end, or if a probe on the pretrained encoder's features knew the given
+        labels better than the network's own answers do.
 
     See Also
     --------

@@ -22,7 +22,7 @@ _NAMES = ("auto", "simclr")
 _SMALL, _TINY = 48, 24
 _SECONDS = 10  # that a server may be silent
 _IMAGE_SIZE = 64  # of SimCLR
-_LONG = 100  # steps of a training whose time is told
+_LONG = 100  # steps; the expected time of shorter trainings is not printed
 
 
 class Embedded(NamedTuple):

@@ -403,7 +403,7 @@ class USLSelector(SelectionRole):
         is_open = np.ones(len(sizes), dtype=bool)
         is_open[clusters[pool.labeled]] = False
         candidates, before = is_open[clusters], np.flatnonzero(pool.labeled)
-        if self.nested:  # one order of all clusters, of which the open ones are asked
+        if self.nested:  # order all clusters, then ask for the open ones
             candidates, before = np.ones(len(pool), dtype=bool), ()
         repulsion = Repulsion(
             pool.space,
