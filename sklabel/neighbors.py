@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ._core.checks import check_number
+
 # Products held at once (float32: 256 MB), and rows of Z on their long side.
 _BLOCK_PRODUCTS = 2**26
 _BLOCK_KEYS = 2**17
@@ -70,7 +72,8 @@ def kneighbors(
     Raises
     ------
     ValueError
-        If a shape, ``n_neighbors``, ``metric`` or ``method`` is not as above.
+        If a shape, ``n_neighbors``, ``metric``, ``method`` or ``block_size`` is not as
+        above.
 
     Notes
     -----
@@ -86,6 +89,8 @@ def kneighbors(
         raise ValueError(f"metric={metric!r}: take 'euclidean' or 'cosine'.")
     if method not in ("auto", "exact", "approximate"):
         raise ValueError(f"method={method!r}: take 'auto', 'exact' or 'approximate'.")
+    if block_size is not None:
+        check_number(1, whole=True, block_size=block_size)
     Z = _check_matrix(Z, "Z")
     to_itself = queries is None
     Q = Z
@@ -161,13 +166,16 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None):
     Raises
     ------
     ValueError
-        If ``Z`` is not two-dimensional or ``n_neighbors`` is out of range.
+        If ``Z`` is not two-dimensional, or ``n_neighbors`` or ``block_size`` is out of
+        range.
 
     References
     ----------
     .. [1] W. Van Gansbeke et al., "SCAN: Learning to classify images without
        labels", ECCV 2020, section 2.1.
     """
+    if block_size is not None:
+        check_number(1, whole=True, block_size=block_size)
     Z = _check_matrix(Z, "Z")
     if not 1 <= n_neighbors <= len(Z) - 1:
         raise ValueError(

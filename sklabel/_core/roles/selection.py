@@ -14,13 +14,12 @@ from sklearn.utils.validation import (
     _num_samples,
     check_consistent_length,
     check_is_fitted,
-    validate_data,
 )
 
 from ...neighbors import kneighbors
 from ..callbacks import CallbackSupportMixin, fitting
 from ..columns import holds_images, image_column
-from ..inputs import check_samples, unpacked
+from ..inputs import check_samples, check_vectors, unpacked
 from ..labels import check_labels, encode_labels, is_labeled
 from ..nested import fit_partly_labeled, seeded_clone
 from ..parameters import (
@@ -190,7 +189,7 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
                 "first, e.g. make_pipeline(SimCLRTransformer(), "
                 f"{type(self).__name__}()).fit(X)."
             )
-        return validate_data(self, X, reset=True, dtype=np.float32, order="C")
+        return check_vectors(self, X, True, dtype=np.float32, order="C")
 
     def _pool(self, X, y):
         """Check X, and find which rows are labeled already and how many to choose.
@@ -262,8 +261,7 @@ class AnyRowsMixin:
         column = image_column(X)
         if column is not None:
             return column, None
-        shape = np.shape(X) if not hasattr(X, "shape") else X.shape
-        if len(shape) > 2:
+        if len(getattr(X, "shape", ())) > 2:
             return check_samples(self, X, True), None
         return super()._check_rows(X)
 
