@@ -31,7 +31,7 @@ class AnswerList:
     """
 
     def __init__(self, path, files, names, folder, args):
-        self.path = os.path.realpath(path)
+        self.told, self.path = path, os.path.realpath(path)
         self.files, self.names, self.folder, self.args = files, names, folder, args
         self._row_of = {name: row for row, name in enumerate(names)}
         self.read()
@@ -78,6 +78,7 @@ class AnswerList:
         self._n_listed = len(self._cells)
         self._original = [list(cells) for cells in self._cells]
         self._was_answered = set(answers)
+        self._known = dict(answers)
         self._texts = [self._text(cells) for cells in self._cells]
         self._seen = seen
         return answers
@@ -98,11 +99,23 @@ class AnswerList:
         except BaseException:
             self._cells, self._texts, self._lines_of = before
             raise
+        self._known.update(answers)
 
     def _add_source(self):
-        if self._columns["source"] is None:
-            self._columns["source"] = len(self._header)
-            self._header.append("source")
+        if self._columns["source"] is not None:
+            return
+        self._columns["source"] = len(self._header)
+        self._header.append("source")
+        self._cells = [self._padded(cells) for cells in self._cells]
+        for row, lines in self._lines_of.items():
+            for line in lines:
+                if (self._known.get(row) or Answer(None)).label is not None:
+                    self._cells[line][-1] = "given"
+        self._original = [self._padded(cells) for cells in self._original]
+        self._texts = [self._text(cells) for cells in self._cells]
+
+    def _padded(self, cells):
+        return cells + [""] * (len(self._header) - len(cells))
 
     def _put(self, row, answer):
         for line in self._lines_of.get(row, ()):
@@ -120,7 +133,7 @@ class AnswerList:
 
     def _filled(self, cells, answer):
         """Return cells with an answer in the place of another one."""
-        cells = cells + [""] * (len(self._header) - len(cells))
+        cells = self._padded(cells)
         answer = answer or Answer(None)
         cells[self._columns["label"]] = tables.escape(answer.label or "")
         if self._columns["source"] is not None:

@@ -36,7 +36,7 @@ def test_answers_are_what_other_commands_read(here):
     answers.write({4: Answer("=cat"), 2: Answer(None, MARKS[0])})
     answers.write({7: Answer("dog")})
     assert Path("list.csv").read_text() == (
-        "path,label,source\n4.png,'=cat,given\n2.png,,cannot tell\n0.png,\n"
+        "path,label,source\n4.png,'=cat,given\n2.png,,cannot tell\n0.png,,\n"
         "7.png,dog,given\n"
     )
     assert opened("list.csv").read() == {

@@ -219,7 +219,7 @@ async function show(r, isNew = true) {
   if (row !== r) return; // the person was faster
   if (isNew || $("frame").firstChild !== image) {
     unzoom();
-    image.classList.toggle("small", whole && image.naturalWidth < 100);
+    image.classList.toggle("small", whole && image.naturalWidth < 64);
     $("frame").replaceChildren(whole ? image : unreadable());
     $("name").textContent = "";
     $("strip").replaceChildren();
@@ -302,6 +302,7 @@ function showAnswers(proposal = null) {
   }
   $("name-new").disabled = row === null;
   $("name-new").placeholder = state.classes.length ? "New class" : "Name of the first class";
+  $("hint").hidden = state.classes.length > 0;
   $("given").textContent = said(given);
   showProgress();
 }
@@ -372,14 +373,14 @@ function outlook() {
   const about = document.createElement("strong");
   about.textContent = `About ${percent(known.accuracy)} right`;
   const [low, high] = known.interval.map((share) => Math.round(100 * share));
-  const parts = [about, ` (${low}–${high} %) for all other images.`];
+  const parts = [about, ` (${low} to ${high} %) for all other images`];
   if (known.gain !== null) {
     const points = Math.round(100 * known.gain);
-    const gain = points < 1 ? "less than a point"
+    const bring = points < 1 ? "less than a point: a good time to stop"
       : `about ${points} point${points > 1 ? "s" : ""}`;
-    parts.push(` ${known.more} more labels would bring ${gain}.`);
+    parts.push(`. ${known.more} more labels would bring ${bring}`);
   }
-  return parts;
+  return [...parts, "."];
 }
 
 function element(tag, text, more = {}) {
@@ -709,7 +710,7 @@ async function begin() {
   $("title").textContent = $("title").title = state.about.title;
   watch();
   await show(coming(-1, 1)[0] ?? null);
-  if (!state.classes.length && matchMedia("(hover: hover)").matches) $("name-new").focus();
+  if (!state.classes.length && innerWidth > 720) $("name-new").focus();
 }
 
 begin();
