@@ -242,8 +242,12 @@ class Session:
                 new = self._as_label(new)
             if new not in self.classes and not alike:
                 self._check_alike(new, but=old)
-            classes = [new if c == old else c for c in self.classes]
-            classes = list(dict.fromkeys(classes))
+            is_merged = new in self.classes and new != old  # that one keeps its place
+            classes = [
+                new if c == old else c
+                for c in self.classes
+                if c != old or not is_merged
+            ]
             rows = [row for row, a in self.answers.items() if a.label == old]
             return self._change(dict.fromkeys(rows, Answer(new)), classes)
 

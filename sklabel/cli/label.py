@@ -123,7 +123,7 @@ def _serve(answers, paths, Z, option, args):
         Photographs(paths, args.max_pixels),
         near=learner.near,
         about={
-            "title": Path(args.folder).resolve().name,
+            "title": Path(args.folder).name or Path(args.folder).resolve().name,
             "list": str(answers.told),
             "next": command,
         },

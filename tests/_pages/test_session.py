@@ -135,6 +135,7 @@ def test_renamed_and_merged():
         session.answer(row, row, label=label)
     session.rename(3, "cat", "kitten")
     assert session.labels == {0: "kitten", 1: "dog", 2: "kitten"}
+    assert session.classes == ["kitten", "dog"]  # each keeps its key
     change = session.rename(4, "kitten", "dog")
     assert change["changed"] == {0: ["dog", ""], 2: ["dog", ""]}
     assert session.classes == ["dog"] and session.store.kept == session.answers

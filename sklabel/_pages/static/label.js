@@ -12,6 +12,7 @@ let state; // as the server has it; answers as a Map
 let row = null; // what is shown, or null at the end of the list
 let busy = false; // while an answer is being saved
 let gone = false; // the program has ended
+let deaf = 0; // until then no answer is taken: the person has not seen a change yet
 let trail = []; // rows shown before, for the way back
 let images = new Map(); // row: its image, loaded ahead
 let rows = new Map(); // row: a promise of what is known of it
@@ -58,6 +59,13 @@ async function reload() {
   take(await ask("/state"));
 }
 
+/** Show what somebody else has changed, and give the person the time to see it. */
+async function showOthers(more = "") {
+  deaf = performance.now() + 500;
+  say(`It was changed in another tab or in the list; now you see it as it is.${more}`);
+  await show(row, false);
+}
+
 /** Send a change; return the reply, or null where it was refused. */
 async function change(path, body = {}) {
   if (busy || gone) return null;
@@ -76,9 +84,7 @@ async function refused(error, path, body) {
   if (gone) return;
   if (error.status === 409) {
     await reload();
-    await show(row);
-    say("It was changed in another tab or in the list. Now you see it as it is: please " +
-      "answer again.");
+    await showOthers(" Please answer again.");
   } else if (error.body?.known) {
     const {label, known} = error.body;
     const isRename = path === "/rename";
@@ -131,6 +137,7 @@ function coming(from, n) {
 async function answer(body) {
   const asked = row;
   if (asked === null && body.row === undefined) return;
+  if (performance.now() < deaf) return;
   const wasOpen = isOpen(asked) || isSkipped(asked);
   const reply = await change("/answer", {row: asked, ...body});
   if (reply === null) return;
@@ -295,6 +302,7 @@ function showAnswers(proposal = null) {
     button.disabled = row === null;
   });
   while (list.children.length > state.classes.length) list.lastChild.remove();
+  list.querySelector(".proposed, [aria-pressed=true]")?.scrollIntoView({block: "nearest"});
   if (focused && !document.activeElement?.dataset?.label) list.querySelector("button")?.focus();
   for (const button of document.querySelectorAll("[data-mark]")) {
     button.setAttribute("aria-pressed", given?.[1] === button.dataset.mark);
@@ -393,6 +401,7 @@ function showEnd() {
   $("frame").replaceChildren();
   $("strip").replaceChildren();
   $("name").textContent = $("given").textContent = "";
+  document.querySelector(".near").hidden = true;
   const n = state.order.length;
   const parts = [element("h2", n ? `All ${n} images are answered` : "Nothing to ask")];
   const text = document.createElement("p");
@@ -692,9 +701,8 @@ async function pulse() {
     const isOther = found.version !== state.version;
     if (!isOther && found.turn === state.turn) return;
     await reload();
-    if (isOther) say("It was changed in another tab or in the list; now you see it as it is.");
-    if (row !== null && !state.place.has(row)) row = coming(-1, 1)[0] ?? null;
-    await show(row, false);
+    if (isOther) await showOthers();
+    else await show(row, false);
   } catch (error) {
     if (!gone && error instanceof Refused) say(error.message);
   }
