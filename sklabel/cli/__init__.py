@@ -1,4 +1,4 @@
-"""The command line: demo, select, fit, predict; one file each."""
+"""The command line: demo, select, label, fit, predict; one file each."""
 
 # A command has add_parser(commands) and run(args). What takes seconds to load is loaded
 # in run: public names through `sklabel`, which loads them when they are first used, and
@@ -12,7 +12,7 @@ import warnings
 
 import sklabel
 
-from . import caches, demo, fit, outputs, predict, select, signals, words
+from . import caches, demo, fit, label, outputs, predict, select, signals, words
 
 __all__ = ["main"]
 
@@ -72,12 +72,12 @@ def _parser():
     parser = _Parser(
         prog="sklabel",
         description="Label many images from few labels.",
-        epilog="First steps: sklabel demo. Your own photographs: sklabel select "
-        "FOLDER, write the labels into the CSV, sklabel fit CSV FOLDER.",
+        epilog="First steps: sklabel demo. Your own photographs: sklabel label FOLDER, "
+        "then sklabel fit CSV FOLDER.",
     )
     parser.add_argument("--version", action="version", version=sklabel.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (demo, select, fit, predict):
+    for command in (demo, select, label, fit, predict):
         command.add_parser(commands)
     return parser, commands.choices
 

@@ -104,6 +104,23 @@ def run(args):
     )
 
 
+def command_for(filled_in, args, changed):
+    """Return the command to paste once lists have been filled in.
+
+    Parameters
+    ----------
+    filled_in : list of path
+    args : namespace
+        Of the command that came before.
+    changed : dict
+        Options with another value than there.
+    """
+    to = outputs.free_csv(OUT, "fit", taken=filled_in)
+    if str(to) != OUT:
+        changed = {**changed, "out": str(to)}
+    return options.command_line("fit", *filled_in, args.folder, args=args, **changed)
+
+
 def _in_order(paths):
     """Return the CSVs and the folder, which comes last."""
     folders = [path for path in paths if os.path.isdir(path)]

@@ -65,7 +65,7 @@ def read(paths, files, folder, args):
     args : namespace
         Of `options.add_lists`.
     """
-    names = _Names(files, folder, args.path_prefix)
+    names = Names(files, folder, args.path_prefix)
     given, origin, corrected, predicted, unclear = {}, {}, set(), 0, {}
     for path in paths:
         strangers = []
@@ -151,7 +151,7 @@ def _unknown(cells, path, folder):
     )
 
 
-class _Names:
+class Names:
     """The names of the images of a folder, found however a list spells them.
 
     Parameters
