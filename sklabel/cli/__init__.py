@@ -1,4 +1,4 @@
-"""The command line: demo, select, fit, predict; one file each."""
+"""The command line; one file a command."""
 
 # A command has add_parser(commands) and run(args). What takes seconds to load is loaded
 # in run: public names through `sklabel`, which loads them when they are first used, and
@@ -12,7 +12,18 @@ import warnings
 
 import sklabel
 
-from . import caches, demo, fit, outputs, predict, select, signals, words
+from . import (
+    caches,
+    demo,
+    export,
+    fit,
+    import_,
+    outputs,
+    predict,
+    select,
+    signals,
+    words,
+)
 
 __all__ = ["main"]
 
@@ -77,7 +88,7 @@ def _parser():
     )
     parser.add_argument("--version", action="version", version=sklabel.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (demo, select, fit, predict):
+    for command in (demo, select, fit, predict, export, import_):
         command.add_parser(commands)
     return parser, commands.choices
 

@@ -17,6 +17,7 @@ def add_parser(commands):
     parser.add_argument(
         "--out", metavar="CSV", help="where to write the labels (default: print them)"
     )
+    options.add_top(parser)
     options.add_cache(parser)
     options.add_reading(parser)
     parser.set_defaults(run=run)
@@ -34,19 +35,17 @@ def run(args):
     classifier = models.load_classifier(args)
 
     names, X = _read(files, classifier, args)
-    predicted = models.predict(classifier, X, names)
-
-    rows = [
-        lists.row_of_prediction(name, *predicted.get(name, ("", ""))) for name in files
-    ]
+    predicted = models.predict(classifier, X, names, args.top)
+    entries = [predicted.get(name, lists.Entry(name, "")) for name in files]
+    header, rows = lists.rows(entries)
     if args.out is not None:
-        content = tables.as_marked(args.command, lists.HEADER, rows)
+        content = tables.as_marked(args.command, header, rows)
         with outputs.writing(args, csv=(Path(args.out), content)):
             pass
     else:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8")
-        outputs.show(tables.as_text(lists.HEADER, rows))
+        outputs.show(tables.as_text(header, rows))
 
 
 def _read(files, classifier, args):

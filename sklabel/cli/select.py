@@ -79,8 +79,8 @@ def run(args):
     chosen = selector.fit(embedder.transform(X), y).sample_indices_
     asked = [names[row] for row in chosen]
 
-    rows = [[name, ""] for name in asked]
-    content = tables.as_marked(args.command, ["path", "label"], rows, to_fill_in=True)
+    rows = [[number, name, ""] for number, name in enumerate(asked, 1)]
+    content = tables.as_marked(args.command, ["number", "path", "label"], rows)
     picture = outputs.picture(_sheet(files, asked, args), args.command)
     with outputs.writing(args, csv=(out, content), picture=(sheet, picture)):
         if args.save_embedder is not None:
