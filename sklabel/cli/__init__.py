@@ -14,7 +14,9 @@ import sklabel
 
 from . import (
     caches,
+    cluster,
     demo,
+    evaluate,
     export,
     fit,
     import_,
@@ -69,7 +71,7 @@ def main(argv=None):
         except Exception as error:
             if getattr(args, "traceback", False):
                 raise
-            return _complain(*_explain(error))
+            return _complain(*_explain(error, args))
     return 0
 
 
@@ -88,7 +90,7 @@ def _parser():
     )
     parser.add_argument("--version", action="version", version=sklabel.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (demo, select, fit, predict, export, import_):
+    for command in (*(demo, select, fit, predict, evaluate, cluster, export, import_),):
         command.add_parser(commands)
     return parser, commands.choices
 
@@ -119,7 +121,7 @@ def _like(word, known):
     return f". Did you mean {found[0]}?" if found else ""
 
 
-def _explain(error):
+def _explain(error, args):
     """Return the line and the exit status for an error."""
     if isinstance(error, OSError) and error.strerror:
         places = [str(p) for p in (error.filename, error.filename2) if p is not None]
@@ -127,7 +129,8 @@ def _explain(error):
     if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
         return str(error), 2
     if isinstance(error, MemoryError):
-        return "there is not enough memory: try a smaller --image-size.", 2
+        smaller = ": try a smaller --image-size" if hasattr(args, "image_size") else ""
+        return f"there is not enough memory{smaller}.", 2
     what = f"unexpected {type(error).__name__}: {error}"
     return f"{what} (--traceback shows where it comes from)", 1
 

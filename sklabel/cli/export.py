@@ -59,7 +59,7 @@ def add_parser(commands):
         type=options.positive,
         default=1,
         metavar="N",
-        help="write the N likeliest classes, as far as fit --top N has told them",
+        help="write the N likeliest classes, which fit --top N has told (default 1)",
     )
     parser.add_argument(
         "--link",

@@ -77,7 +77,9 @@ def run(args):
     _check_classes(labels._replace(given=readable), args)
     if classifiers.trains(args) and embedders.takes_paths(embedder):
         names, X = inputs.read_images(files, embedder.sample_shape_[1:], args, embedder)
-    classifier = classifiers.make(embedder, args).fit(X, inputs.as_y(names, given))
+    y = inputs.as_y(names, given)
+    classifiers.announce(embedder, X, y, args)
+    classifier = classifiers.make(embedder, args).fit(X, y)
     models.stop_if_interrupted(classifier)
     inputs.keep_range(classifier, args)
 

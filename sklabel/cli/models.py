@@ -1,5 +1,7 @@
 """Models of the commands: kept in a folder, taken from one, and what they predict."""
 
+import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import sklabel
 
 from . import lists, options, outputs, signals
 
+LONG = 100  # steps; the expected time of shorter trainings is not printed
 _SURE = 0.9
 _MOST = 0.9999  # rounded to 1, a prediction would seem to be certain
 
@@ -23,6 +26,24 @@ def stop_if_interrupted(estimator):
     # may also have come where a library keeps it to itself
     if estimator.interrupted_ or signals.received():
         raise KeyboardInterrupt
+
+
+def time_of_a_step(train):
+    """Return the seconds of a step of training.
+
+    Parameters
+    ----------
+    train : callable
+        ``train(n)`` returns an estimator that has been trained for n steps.
+    """
+    seconds = []
+    for n in (1, 4):
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stop_if_interrupted(train(n))
+        seconds.append(time.perf_counter() - start)
+    return max(0.0, seconds[1] - seconds[0]) / 3
 
 
 def predict(classifier, images, names, top=1):

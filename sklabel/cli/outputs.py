@@ -36,6 +36,17 @@ def check_picture(path, option, args):
     _check_own(path, option, args, _is_own_picture)
 
 
+def check_sheet(out, sheet, args):
+    """Raise an error if a sheet would be the CSV, or lie among the photographs."""
+    if sheet == out:
+        raise ValueError(f"--out and the contact sheet are both {out}: give --sheet.")
+    if Path(args.folder).expanduser().resolve() in sheet.resolve().parents:
+        raise ValueError(
+            f"the contact sheet {sheet} would lie among the images of {args.folder} "
+            "and be taken for one: give --sheet or --out another folder."
+        )
+
+
 def check_file(path, option, args):
     """The same for a file that does not show whose it is: it must not exist."""
     _check_writable(path)

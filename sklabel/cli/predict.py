@@ -10,10 +10,13 @@ def add_parser(commands):
     parser = commands.add_parser(
         "predict",
         help="label other photographs with a model that fit has kept",
-        description="Label photographs with a model that fit has kept.",
+        description="Label the photographs of a folder, or one photograph, with a "
+        "model that fit has kept.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of the model")
-    parser.add_argument("folder", metavar="FOLDER", help="folder of image files")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="folder of image files, or one image file"
+    )
     parser.add_argument(
         "--out", metavar="CSV", help="where to write the labels (default: print them)"
     )
@@ -34,7 +37,7 @@ def run(args):
     models.prepare()
     classifier = models.load_classifier(args)
 
-    names, X = _read(files, classifier, args)
+    names, X = read(files, classifier, args)
     predicted = models.predict(classifier, X, names, args.top)
     entries = [predicted.get(name, lists.Entry(name, "")) for name in files]
     header, rows = lists.rows(entries)
@@ -48,7 +51,7 @@ def run(args):
         outputs.show(tables.as_text(header, rows))
 
 
-def _read(files, classifier, args):
+def read(files, classifier, args):
     """Return the names of files that can be read, and what a classifier takes."""
     embedder = embedders.of(classifier)
     if embedder is not None and embedders.takes_paths(embedder):

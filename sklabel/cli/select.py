@@ -94,13 +94,7 @@ def run(args):
 
 
 def _check_outputs(out, sheet, args):
-    if sheet == out:
-        raise ValueError(f"--out and the contact sheet are both {out}: give --sheet.")
-    if Path(args.folder).expanduser().resolve() in sheet.resolve().parents:
-        raise ValueError(
-            f"the contact sheet {sheet} would lie among the images of {args.folder} "
-            "and be taken for one: give --sheet or --out another folder."
-        )
+    outputs.check_sheet(out, sheet, args)
     if out.exists() and any(map(out.samefile, args.labeled)):
         raise ValueError(f"--out {out} is a list with your labels: give another.")
     outputs.check_distinct(
