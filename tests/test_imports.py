@@ -35,6 +35,7 @@ FLOORS = [
     "selection",
     "active_learning model_selection",
     "__init__",
+    "_pages",
     "cli",
     "__main__",
 ]

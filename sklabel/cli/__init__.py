@@ -22,6 +22,7 @@ from . import (
     import_,
     outputs,
     predict,
+    report,
     select,
     signals,
     words,
@@ -54,6 +55,7 @@ def main(argv=None):
         warnings.showwarning = _show_warning
         try:
             args = _parse(argv)
+            args.argv = list(sys.argv[1:] if argv is None else argv)
             with caches.chosen(args):
                 args.run(args)
         except SystemExit as stop:  # --help and --version
@@ -90,7 +92,9 @@ def _parser():
     )
     parser.add_argument("--version", action="version", version=sklabel.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (*(demo, select, fit, predict, evaluate, cluster, export, import_),):
+    for command in (
+        *(demo, select, fit, predict, evaluate, cluster, report, export, import_),
+    ):
         command.add_parser(commands)
     return parser, commands.choices
 

@@ -57,6 +57,12 @@ def check_file(path, option, args):
         )
 
 
+def check_page(path, option, args):
+    """The same for a page of ours, which ends with a mark."""
+    _check_writable(path)
+    _check_own(path, option, args, _is_own_page)
+
+
 def check_new_tree(folder, option, args):
     """Raise an error if a folder of new files cannot be made at a place."""
     check_folder(folder, option, args)
@@ -179,6 +185,22 @@ def _is_own_picture(path, command):
         return told is not None and told == _picture_mark(image, command)
 
 
+def as_page(text, command):
+    """Return the bytes of a page of ours."""
+    return text.encode() + _page_mark(text.encode(), command)
+
+
+def _is_own_page(path, command):
+    content = read_regular(path)
+    text, mark, _ = content.rpartition(b"<!-- sklabel-")
+    return bool(mark) and content == text + _page_mark(text, command)
+
+
+def _page_mark(content, command):
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return f"<!-- sklabel-{command}:{digest} -->\n".encode()
+
+
 def is_own_model(folder, command):
     """Return whether a folder holds a model that a command has written."""
     if not Path(folder, _MODEL).exists():
@@ -287,7 +309,7 @@ def writing(args, *, csv=None, picture=None, file=None):
     kinds = (
         (csv, _is_own_csv),
         (picture, _is_own_picture),
-        (file, lambda path, command: False),
+        (file, _is_own_page),
     )
     with signals.finishing(), ExitStack() as stack:
         for output, is_own in kinds:
