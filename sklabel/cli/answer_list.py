@@ -65,7 +65,8 @@ class AnswerList:
             cells = row.cells[: len(table.header)]
             self._cells.append(cells)
             cell = row.cell(self._columns["path"])
-            name = names.find(cell, self.path, row.line) if cell.strip() else None
+            where = f"{self.path}, line {row.line}"
+            name = names.find(cell, self.path, where) if cell.strip() else None
             number = self._row_of.get(name)
             if number is None:  # cannot be read
                 continue

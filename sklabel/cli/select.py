@@ -109,19 +109,14 @@ def choose(names, Z, given, args):
 
 def list_of(names, args):
     """Return the bytes of a list to fill in."""
-    rows = [[name, ""] for name in names]
-    header = [args.path_column, args.label_column]  # as the next command looks for them
-    return tables.as_marked(args.command, header, rows, to_fill_in=True)
+    rows = [[number, name, ""] for number, name in enumerate(names, 1)]
+    # as the next command looks for them; the number is that of the contact sheet
+    header = ["number", args.path_column, args.label_column]
+    return tables.as_marked(args.command, header, rows)
 
 
 def _check_outputs(out, sheet, args):
-    if sheet == out:
-        raise ValueError(f"--out and the contact sheet are both {out}: give --sheet.")
-    if Path(args.folder).expanduser().resolve() in sheet.resolve().parents:
-        raise ValueError(
-            f"the contact sheet {sheet} would lie among the images of {args.folder} "
-            "and be taken for one: give --sheet or --out another folder."
-        )
+    outputs.check_sheet(out, sheet, args)
     if out.exists() and any(map(out.samefile, args.labeled)):
         raise ValueError(f"--out {out} is a list with your labels: give another.")
     outputs.check_distinct(

@@ -71,7 +71,7 @@ def as_it_is(rows, separator=",", newline="\n"):
     return text.getvalue()
 
 
-def as_marked(command, header, rows, to_fill_in=False):
+def as_marked(command, header, rows):
     """Return the bytes of a CSV that shows whether it has been changed since.
 
     The name of an empty last column holds the command and a digest of all other bytes.
@@ -81,12 +81,8 @@ def as_marked(command, header, rows, to_fill_in=False):
     command : str
     header : list of str
     rows : iterable of list
-    to_fill_in : bool
-        Whether a label will be typed at the end of each row, which then has no cell in
-        the last column.
     """
-    rows = rows if to_fill_in else [[*row, ""] for row in rows]
-    content = as_text(header, rows).encode()
+    content = as_text(header, ([*row, ""] for row in rows)).encode()
     first, rest = content.split(b"\n", 1)
     return first + f",sklabel-{command}:{_digest(content)}\n".encode() + rest
 
@@ -191,6 +187,8 @@ def read(path, wanted):
     header = [name.strip() for name in rows[0].cells]
     if re.fullmatch(_MARK, header[-1]):
         header.pop()
+        for row in rows[1:]:
+            _take_typed(row.cells, len(header))
     for row in rows[1:]:
         if any(cell.strip() for cell in row.cells[len(header) :]):
             remedy = (
@@ -203,6 +201,12 @@ def read(path, wanted):
                 f"{len(header)} columns have a name. {remedy}"
             )
     return Table(path, header, rows[1:], form)
+
+
+def _take_typed(cells, n):
+    """Move what was typed at the end of a line of ours into the column before it."""
+    if len(cells) == n + 1 and cells[n].strip() and not cells[n - 1].strip():
+        cells[n - 1] = cells.pop()
 
 
 def _decoded(path):

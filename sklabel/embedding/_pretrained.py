@@ -215,6 +215,14 @@ class PretrainedTransformer(
             warn(samples.source.warn_text(), UserWarning)
         return Z
 
+    def _n_unknown(self, X):
+        """Return how many images `transform` would embed, beside those kept."""
+        samples = self._check_X(X)
+        if self.cache_dir is None:
+            return len(samples)
+        name = self._cache_name(self._net_for(samples), samples)
+        return VectorCache(self.cache_dir, name).n_unknown(samples)
+
     def _check_shape(self, X):
         """Check the X of ``fit``; return its sample shape, or None: of many sizes."""
         if not self._holds_files(X):
