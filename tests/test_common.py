@@ -47,6 +47,7 @@ from sklabel.embedding import (
 from sklabel.model_selection import LabeledKFold, labeled_accuracy
 from sklabel.selection import (
     CoreSetSelector,
+    DFALSelector,
     MaxHerdingSelector,
     MMASelector,
     StratifiedSelector,
@@ -435,6 +436,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(cls):
         USLSelector,
         TypiClustSelector,
         CoreSetSelector,
+        DFALSelector,
         EmbeddingClassifier,
         MaxHerdingSelector,
         UHerdingSelector,

@@ -3,6 +3,7 @@
 from ._badge import BADGESelector
 from ._bald import BALDSelector
 from ._coreset import CoreSetSelector
+from ._dfal import DFALSelector
 from ._gcn import CoreGCNSelector, UncertainGCNSelector
 from ._herding import MaxHerdingSelector, UHerdingSelector
 from ._learning_loss import LearningLossSelector
@@ -20,6 +21,7 @@ __all__ = [
     "BALDSelector",
     "CoreGCNSelector",
     "CoreSetSelector",
+    "DFALSelector",
     "LearningLossSelector",
     "MMASelector",
     "MaxHerdingSelector",
