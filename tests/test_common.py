@@ -117,6 +117,7 @@ SHORT = {
         "distill_batch_size": 32,
     },
     "SupervisedClassifier": {"max_steps": 50},
+    "LADASelector": {"max_steps": 20, "policy_epochs": 1},
     "LearningLossSelector": {"max_steps": 20, "width": 16},
     "TODSelector": {"max_steps": 20, "batch_size": 16},
     "USLTSelector": {"max_steps": 3, "n_heads": 2},
@@ -180,6 +181,7 @@ SHORTEST = {
         "distill_epochs": 1,
     },
     "SupervisedClassifier": {"max_steps": 2},
+    "LADASelector": {"max_steps": 2, "policy_epochs": 1},
     "LearningLossSelector": {"max_steps": 2, "width": 16},
     "TODSelector": {"max_steps": 2, "batch_size": 8},
     "USLTSelector": {

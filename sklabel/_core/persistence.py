@@ -433,6 +433,7 @@ _FITTED = {
     "_names": _are_texts,
     "_network": _is_count,
     "_origins": _are_origins,
+    "_pair_names": _are_texts,
     "_pixel_range": _is_range,
     "_rng": lambda value: isinstance(value, np.random.RandomState),
     "_row_shape": _is_shape,

@@ -6,6 +6,7 @@ from ._coreset import CoreSetSelector
 from ._dfal import DFALSelector
 from ._gcn import CoreGCNSelector, UncertainGCNSelector
 from ._herding import MaxHerdingSelector, UHerdingSelector
+from ._lada import LADASelector
 from ._learning_loss import LearningLossSelector
 from ._mma import MMASelector
 from ._random import RandomSelector, StratifiedSelector
@@ -22,6 +23,7 @@ __all__ = [
     "CoreGCNSelector",
     "CoreSetSelector",
     "DFALSelector",
+    "LADASelector",
     "LearningLossSelector",
     "MMASelector",
     "MaxHerdingSelector",

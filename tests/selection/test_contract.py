@@ -20,6 +20,7 @@ from sklabel.selection import (
     CoreGCNSelector,
     CoreSetSelector,
     DFALSelector,
+    LADASelector,
     LearningLossSelector,
     MaxHerdingSelector,
     MMASelector,
@@ -110,6 +111,7 @@ SELECTORS = [
     CoreSetSelector(random_state=0, robust=True, time_limit=2),
 ]
 LEARNERS = [
+    LADASelector(max_steps=2, policy_epochs=1, random_state=0),
     LearningLossSelector(max_steps=2, width=4, random_state=0),
     TODSelector(max_steps=2, batch_size=8, random_state=0),
     TODSelector(max_steps=2, batch_size=8, first_cycle="random", random_state=0),
@@ -218,6 +220,7 @@ CHECKED = [
     _without(UncertainGCNSelector, _some)(n_steps=3, n_hidden=4),
     _without(CoreGCNSelector, _some)(n_steps=3, n_hidden=4),
     _without(DFALSelector, _some)(),
+    _without(LADASelector, _some)(max_steps=2, policy_epochs=1, random_state=0),
     _without(LearningLossSelector, _some)(max_steps=2, width=8, random_state=0),
     _without(TODSelector, _some)(max_steps=2, batch_size=8, random_state=0),
     _without(VAALSelector, _some)(max_steps=2, width=2),
