@@ -74,7 +74,7 @@ Optimizer = Annotated[str | type, one_of(OPTIMIZERS), callable]
 Schedule = Annotated[str | Callable, one_of(SCHEDULES), callable]
 LearningRateScaling: TypeAlias = Literal["linear", "sqrt"] | None
 ProbabilisticClassifier = Annotated[BaseEstimator, HasMethods(["fit", "predict_proba"])]
-Committee = Annotated[list[ProbabilisticClassifier], list]
+Committee = Annotated[list[BaseEstimator], list]
 
 
 def constraints(kind):

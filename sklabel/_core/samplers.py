@@ -195,6 +195,75 @@ class Mixed(Shuffled):
         return shuffled(np.repeat(self.labeled, counts))
 
 
+class LabeledThenCoupled(Mixed):
+    """The labeled rows in batches, and then one batch of given pairs of them.
+
+    Parameters
+    ----------
+    samples : Samples
+    targets : ndarray of int of shape (n_samples,)
+        -1 for an unlabeled row.
+    pairs : ndarray of int of shape (n_pairs, 2)
+        A batch is ``(x, x_partner), y`` with y of shape (n_pairs, 2), always in this
+        order; without pairs there is none.
+    """
+
+    def __init__(self, samples, targets, pairs):
+        super().__init__(samples, targets, ratio=0)
+        self.pairs = pairs
+
+    @property
+    def identity(self):
+        return (*super().identity, self.pairs)
+
+    def n_batches(self, batch_size):
+        return super().n_batches(batch_size) + (len(self.pairs) > 0)
+
+    def epoch(self, batch_size):
+        yield from super().epoch(batch_size)
+        if len(self.pairs):
+            yield self.pairs
+
+    def fetch(self, rows):
+        if isinstance(rows, tuple):
+            return super().fetch(rows)
+        x = tuple(self.samples[part] for part in rows.T)
+        return x, torch.from_numpy(self.targets[rows])
+
+
+class Coupled(Shuffled):
+    """Given pairs of rows, in random order.
+
+    Parameters
+    ----------
+    samples : Samples
+    pairs : ndarray of int of shape (n_pairs, 2)
+        A batch is ``(x, x_partner)`` and the numbers of its pairs.
+    in_order : bool
+        Whether the pairs come as they are given.
+    """
+
+    def __init__(self, samples, pairs, in_order=False):
+        super().__init__(samples)
+        self.pairs = pairs
+        self.in_order = in_order
+
+    @property
+    def identity(self):
+        return (self.pairs,)
+
+    def n_batches(self, batch_size):
+        return _n_batches(len(self.pairs), batch_size)
+
+    def epoch(self, batch_size):
+        numbers = np.arange(len(self.pairs))
+        yield from split(numbers if self.in_order else shuffled(numbers), batch_size)
+
+    def fetch(self, numbers):
+        x = tuple(self.samples[part] for part in self.pairs[numbers].T)
+        return x, torch.from_numpy(numbers)
+
+
 class Captioned(Shuffled):
     """Every batch is images and the tokens of one text of each.
 
