@@ -413,10 +413,16 @@ OWN = [
         ("unlabeled_ratio", 2, step("rows"), 8 + 16),
         ("ema_decay", 0.1, of_module(lambda m: m.decay), 0.1),
         ("include_labeled", False, of_steps(lambda s: min(all_others(s))), 8),
+        ("threshold", "free",
+         of_module(lambda m: type(m.thresholds).__name__), "FreeThresholds"),
         ("class_thresholds", True,
          of_module(lambda m: torch.as_tensor(m.thresholds()).ndim), 1),
         ("distribution_alignment", True,
          of_module(lambda m: hasattr(m.align, "prior")), True),
+    ]),
+    (classification.FixMatchClassifier, {"max_steps": 4, "threshold": "free"}, [
+        ("threshold_decay", 0.3, of_module(lambda m: m.thresholds.decay), 0.3),
+        ("fairness_weight", 0.1, of_module(lambda m: m.fairness_weight), 0.1),
     ]),
     (classification.MixMatchClassifier, {"max_steps": 4}, [
         ("unlabeled_ratio", 2, step("rows"), 8 + 16),

@@ -21,12 +21,13 @@ from .._core.parameters import (
 )
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
-from ..losses import pseudo_label
+from ..losses import pseudo_label, self_adaptive_fairness
 from ..modules import (
     AveragedClassifier,
     ClassThresholds,
     DistributionAlignment,
     FixedThreshold,
+    FreeThresholds,
     NoAlignment,
     PredictedClasses,
     linear_classifier,
@@ -43,6 +44,7 @@ class _FixMatch(AveragedClassifier):
     temperature: float
     hard_labels: bool
     unlabeled_weight: float
+    fairness_weight: float
 
     training_only = ("thresholds", "predicted")
     renamed = {"prior": "align.prior", "mean_prediction": "align.mean_prediction"}
@@ -58,14 +60,25 @@ class _FixMatch(AveragedClassifier):
         if not len(rows):
             return labeled_loss
         weak, strong = logits[len(labels) :].chunk(2)
-        weak = self.align(weak.detach(), self.n_steps + 1)
-        unlabeled_loss, mask = pseudo_label(
-            weak, strong, self.thresholds(), self.temperature, self.hard_labels
+        known = logits[: len(labels)].detach()
+        weak = self.align(weak.detach(), self.n_steps + 1, known)
+        strong = self.align.adjust(strong)
+        weights = self.thresholds.weigh(rows, weak, known)
+        unlabeled_loss, _ = pseudo_label(
+            weak,
+            strong,
+            temperature=self.temperature,
+            hard=self.hard_labels,
+            weights=weights,
         )
-        self.thresholds.see(rows, weak)
-        classes, used = weak.argmax(1), mask.float()
+        loss = labeled_loss + self.unlabeled_weight * unlabeled_loss
+        classes, used = weak.argmax(1), weights.float()
         shares = one_hot(classes, weak.shape[1]) * used[:, None]
-        return labeled_loss + self.unlabeled_weight * unlabeled_loss, {
+        if self.fairness_weight:
+            shares = self.thresholds.mean_prediction, self.thresholds.class_shares
+            fairness = self_adaptive_fairness(strong, weights, *shares)
+            loss = loss + self.fairness_weight * fairness
+        return loss, {
             "labeled_loss": labeled_loss.detach(),
             "pseudo_label_share": used.mean(),
             "pseudo_label_classes": shares.mean(0),
@@ -100,8 +113,10 @@ class FixMatchClassifier(EncoderClassifier):
 
     Parameters
     ----------
-    threshold : float
-        Smallest probability of a pseudo-label, in [0, 1]. Paper: tau.
+    threshold : float or "free"
+        Smallest probability of a pseudo-label, in [0, 1]. Paper: tau. "free": the mean
+        confidence so far, lower for classes that are predicted with less (FreeMatch
+        [5]_).
     unlabeled_weight : float
         Weight of the unlabeled loss, >= 0. Paper: lambda_u.
     unlabeled_ratio : float
@@ -118,12 +133,17 @@ class FixMatchClassifier(EncoderClassifier):
     class_thresholds : bool
         Whether a class has a lower threshold while fewer rows are sure of it
         (FlexMatch [3]_).
+    threshold_decay : float
+        Decay of the averages that ``threshold="free"`` follows, in [0, 1).
+    fairness_weight : float
+        With ``threshold="free"``: weight of the term by which strong views are held to
+        the shares of the classes, >= 0. Published: 0.01 or 0.05.
     ema_decay : float
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
-        Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
-        none; without it a training of a few hundred steps predicts with weights close
-        to the random ones it began with.
+        Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``, and likewise
+        up to ``threshold_decay``. The papers have none; without it a training of a few
+        hundred steps predicts with weights close to the random ones it began with.
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -195,6 +215,8 @@ class FixMatchClassifier(EncoderClassifier):
        curriculum pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
     .. [4] A. Kumar et al., "Fine-tuning can distort pretrained features and
        underperform out-of-distribution", ICLR 2022.
+    .. [5] Y. Wang et al., "FreeMatch: self-adaptive thresholding for semi-supervised
+       learning", ICLR 2023.
 
     Examples
     --------
@@ -208,7 +230,7 @@ class FixMatchClassifier(EncoderClassifier):
     (1797,)
     """
 
-    threshold: UnitInterval = 0.95
+    threshold: UnitInterval | Literal["free"] = 0.95
     unlabeled_weight: NonNegative = 1.0
     unlabeled_ratio: NonNegative = 7
     _: KW_ONLY
@@ -217,6 +239,8 @@ class FixMatchClassifier(EncoderClassifier):
     include_labeled: bool = True
     distribution_alignment: bool = False
     class_thresholds: bool = False
+    threshold_decay: BelowOne = 0.999
+    fairness_weight: NonNegative = 0.0
     ema_decay: BelowOne = 0.999
     ema_ramp: bool = True
     weak_augment: Augment = "auto"
@@ -229,6 +253,9 @@ class FixMatchClassifier(EncoderClassifier):
     lr: Positive = 0.03
     weight_decay: NonNegative = 5e-4
     schedule: Schedule = "fixmatch"
+
+    # parameters that set the thresholds in ways of their own
+    _ways = ("class_thresholds",)
 
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
@@ -252,6 +279,7 @@ class FixMatchClassifier(EncoderClassifier):
             temperature=self.temperature,
             hard_labels=self.hard_labels,
             unlabeled_weight=self.unlabeled_weight,
+            fairness_weight=self.fairness_weight,
         )
         return self._take_over(module, "online", "average", "n_steps")
 
@@ -273,17 +301,39 @@ class FixMatchClassifier(EncoderClassifier):
             align.mean_prediction = before.mean_prediction
         return align
 
+    def _check_settings(self):
+        super()._check_settings()
+        asked = [f"{n}=True" for n in self._ways if getattr(self, n)]
+        if isinstance(self.threshold, str):
+            asked = [f"threshold={self.threshold!r}", *asked]
+        if len(asked) > 1:
+            raise ValueError(
+                f"{' and '.join(asked)} are ways to say which predictions count: "
+                "choose one of them."
+            )
+        if self.fairness_weight and self.threshold != "free":
+            raise ValueError(
+                f"fairness_weight={self.fairness_weight} needs the averages that "
+                f'threshold="free" keeps, but threshold={self.threshold!r}.'
+            )
+
     def _build_thresholds(self, n_classes, mixed):
-        if not self.class_thresholds or mixed is None:
-            return FixedThreshold(self.threshold)
-        return ClassThresholds(
-            self.threshold,
-            n_classes,
-            len(mixed),
-            n_unused=len(mixed) - len(mixed.unlabeled),
-            # soft targets are sharpened after the rows have been chosen
-            temperature=self.temperature if self.hard_labels else 1.0,
-        )
+        n_rows, n_seen = 0, 0
+        if mixed is not None:
+            n_rows, n_seen = len(mixed), len(mixed.unlabeled)
+        # soft targets are sharpened after the rows have been chosen
+        own = {"temperature": self.temperature if self.hard_labels else 1.0}
+        averages = {"decay": self.threshold_decay, "ramp": self.ema_ramp, **own}
+        threshold = self.threshold
+        kinds = {
+            "class_thresholds": lambda: ClassThresholds(
+                threshold, n_classes, n_rows, n_rows - n_seen, **own
+            ),
+            "free": lambda: FreeThresholds(n_classes, **averages),
+        }
+        asked = [name for name in self._ways if getattr(self, name)]
+        kind = asked[0] if asked else threshold
+        return kinds.get(kind, lambda: FixedThreshold(threshold, **own))()
 
     def _check_health(self, mixed):
         """Warn if the last epoch had few pseudo-labels, or hardly any of a class."""

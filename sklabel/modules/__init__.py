@@ -27,6 +27,7 @@ from .pseudo_labels import (
     ClassThresholds,
     DistributionAlignment,
     FixedThreshold,
+    FreeThresholds,
     NoAlignment,
     PredictedClasses,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "DistributionAlignment",
     "FixedThreshold",
     "ClassThresholds",
+    "FreeThresholds",
     "PredictedClasses",
     # averages
     "frozen_copy",

@@ -1,8 +1,8 @@
 """What corrects pseudo-labels: their shares of the classes, and what is confident."""
 
-# A method takes one of each kind. An alignment maps the logits of weak views:
-# forward(logits, step). Thresholds say from which probability on a prediction counts,
-# forward(), and are shown the predictions of each step: see(rows, logits).
+# A method takes one of each kind. An alignment maps the logits of weak views,
+# forward(logits, step, labeled), and those of strong ones, adjust(logits). Thresholds
+# say how much each prediction counts, weigh(rows, logits, labeled).
 
 import torch
 from torch import nn
@@ -11,7 +11,13 @@ from .._core.checks import check_number
 from .averages import ramped_decay
 
 
-class NoAlignment(nn.Module):
+class _Alignment(nn.Module):
+    def adjust(self, logits):
+        """Return the logits of strong views as the loss is to see them."""
+        return logits
+
+
+class NoAlignment(_Alignment):
     """Predictions as they are.
 
     Notes
@@ -19,11 +25,11 @@ class NoAlignment(nn.Module):
     ``forward`` returns the logits that it is given, whatever the step.
     """
 
-    def forward(self, logits, step):
+    def forward(self, logits, step, labeled=None):
         return logits
 
 
-class DistributionAlignment(nn.Module):
+class DistributionAlignment(_Alignment):
     """Scale predictions so that on average they have given class shares (ReMixMatch).
 
     Parameters
@@ -57,38 +63,85 @@ class DistributionAlignment(nn.Module):
         even = torch.full_like(prior, 1 / len(prior))
         self.register_buffer("mean_prediction", even)
 
-    def forward(self, logits, step):
+    def forward(self, logits, step, labeled=None):
         mean = logits.softmax(1).mean(0)
         self.mean_prediction.lerp_(mean, 1 - ramped_decay(step, self.decay))
         return logits + (self.prior / self.mean_prediction.clamp_min(1e-6)).log()
 
 
-class FixedThreshold(nn.Module):
+class _Thresholds(nn.Module):
+    """Base of what says how much each prediction counts."""
+
+    temperature = 1.0
+
+    def see(self, rows, logits):
+        """Take note of the predictions of some rows: here nothing follows from them.
+
+        Parameters
+        ----------
+        rows : Tensor of int of shape (B,)
+        logits : Tensor of shape (B, K)
+        """
+
+    def weigh(self, rows, logits, labeled=None):
+        """Return how much each row counts, and take note of the predictions.
+
+        Parameters
+        ----------
+        rows : Tensor of int of shape (B,)
+        logits : Tensor of shape (B, K)
+            Of weak views of unlabeled rows.
+        labeled : Tensor of shape (M, K) or None, default=None
+            Logits of weak views of labeled rows.
+
+        Returns
+        -------
+        weights : Tensor of shape (B,)
+            In [0, 1], or bool.
+        """
+        self._look(logits, labeled)
+        weights = self._count(logits)
+        self.see(rows, logits)
+        return weights
+
+    def _look(self, logits, labeled):
+        """Take note of predictions before these are weighed."""
+
+    def _count(self, logits):
+        threshold = self()
+        confidence, classes = (logits / self.temperature).softmax(1).max(1)
+        if isinstance(threshold, torch.Tensor) and threshold.ndim:  # one for each class
+            threshold = threshold.to(confidence)[classes]
+        return confidence >= threshold
+
+
+class FixedThreshold(_Thresholds):
     """One threshold for all classes and steps.
 
     Parameters
     ----------
     threshold : float
         In [0, 1].
+    temperature : float, default=1.0
+        Divides the logits before a row is compared with the threshold, > 0.
 
     Notes
     -----
     ``forward`` returns the threshold.
     """
 
-    def __init__(self, threshold):
+    def __init__(self, threshold, temperature=1.0):
         super().__init__()
         check_number(0, 1, threshold=threshold)
+        check_number(0, above=True, temperature=temperature)
         self.threshold = threshold
+        self.temperature = temperature
 
     def forward(self):
         return self.threshold
 
-    def see(self, rows, logits):
-        """Take note of the predictions of some rows: here nothing follows from them."""
 
-
-class ClassThresholds(nn.Module):
+class ClassThresholds(_Thresholds):
     """A threshold per class that grows with what is learned of the class (FlexMatch).
 
     Parameters
@@ -150,6 +203,83 @@ class ClassThresholds(nn.Module):
         confident = p.max(1).values >= self.threshold
         kept = self.confident[rows]
         self.confident[rows] = torch.where(confident, logits.argmax(1), kept)
+
+
+class _Averaging(_Thresholds):
+    """Thresholds that follow moving averages of the predictions, from step to step."""
+
+    def __init__(self, decay, ramp, temperature):
+        super().__init__()
+        check_number(0, 1, decay=decay)
+        check_number(0, above=True, temperature=temperature)
+        self.decay = decay
+        self.ramp = ramp
+        self.temperature = temperature
+        self.register_buffer("n_seen", torch.tensor(0))
+
+    def _move_(self, *pairs):
+        """Move averages toward new values; each of ``pairs`` is one of both."""
+        self.n_seen += 1
+        rate = 1 - self.decay
+        if self.ramp:  # as `ramped_decay`, on the device
+            rate = 1 - ((1 + self.n_seen) / (10 + self.n_seen)).clamp_max(self.decay)
+        for average, value in pairs:
+            average.lerp_(value.to(average), rate)
+
+
+class FreeThresholds(_Averaging):
+    """Thresholds that rise with the network's own confidence (FreeMatch).
+
+    Parameters
+    ----------
+    n_classes : int
+    decay : float, default=0.999
+        Of the averages, in [0, 1].
+    ramp : bool, default=False
+        Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
+    temperature : float, default=1.0
+        Divides the logits first, > 0.
+
+    Attributes
+    ----------
+    confidence : Tensor of shape ()
+        Average of the largest probability; at first 1 / K.
+    mean_prediction, class_shares : Tensor of shape (K,)
+        Averages of the predictions, and of the shares of the predicted classes; at
+        first equal for all classes.
+
+    Notes
+    -----
+    ``forward`` returns the thresholds, ``(K,)``: the confidence, times the mean
+    prediction of the class divided by the largest one.
+
+    References
+    ----------
+    .. [1] Y. Wang et al., "FreeMatch: self-adaptive thresholding for semi-supervised
+       learning", ICLR 2023; equations 5 to 8.
+    """
+
+    def __init__(self, n_classes, decay=0.999, ramp=False, temperature=1.0):
+        super().__init__(decay, ramp, temperature)
+        check_number(1, whole=True, n_classes=n_classes)
+        even = torch.full((n_classes,), 1 / n_classes)
+        self.register_buffer("confidence", torch.tensor(1 / n_classes))
+        self.register_buffer("mean_prediction", even)
+        self.register_buffer("class_shares", even.clone())
+
+    def forward(self):
+        return self.confidence * self.mean_prediction / self.mean_prediction.max()
+
+    def _look(self, logits, labeled):
+        # this step's predictions count in this step's thresholds
+        p = (logits / self.temperature).softmax(1)
+        confidence, classes = p.max(1)
+        counts = torch.bincount(classes, minlength=p.shape[1])
+        self._move_(
+            (self.confidence, confidence.mean()),
+            (self.mean_prediction, p.mean(0)),
+            (self.class_shares, counts / len(p)),
+        )
 
 
 class PredictedClasses(nn.Module):

@@ -66,6 +66,8 @@ OTHERS = {
     "image_size": [],
     "class_weight": ["balanced"],
     "classifier": [],
+    "threshold": [0.5],
+    "fairness_weight": [],  # of one kind of thresholds: a test of its own
 }
 # what says how long and in what way X is trained on, or is of other data
 LEFT_OUT = {*Training._parameter_constraints, "n_samples", "weights", "class_names"}
@@ -91,6 +93,8 @@ def make(name, **given):
 
 def others(name, parameter):
     """Return some other values of a parameter of a fitted estimator."""
+    if (name, parameter) == ("FixMatchClassifier", "threshold"):
+        return [0.5, "free"]
     if (name, parameter) == ("IICSegmenter", "backbone"):
         return [nn.Conv2d(1, 9, 3, padding=1)]
     if (name, parameter) == ("IICSegmenter", "augment"):

@@ -1,0 +1,228 @@
+"""FixMatch's kin, each trained a second time from its formulas, in slow loops."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import Callback
+
+import sklabel
+from sklabel import CollapseWarning
+from sklabel.classification._fixmatch import FixMatchClassifier, _FixMatch
+from tests._making import Shift
+
+N, K = 90, 3
+TRUTH = np.arange(N) % K
+X = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
+X += 1.5 * np.eye(K, 6, dtype=np.float32)[TRUTH]
+Y = np.where(np.arange(N) < 12, TRUTH, -1)
+LR, DECAY = 0.1, 0.9
+
+
+class Record(Callback):
+    """Keeps what a training begins with, its batches and its losses."""
+
+    def initialize(self):
+        self.batches, self.losses, self.shares, self.start = [], [], [], None
+        Record.last = self
+        return self
+
+    def on_batch_begin(self, net, batch=None, **kwargs):
+        if self.start is None:
+            self.start = copy.deepcopy(net.module_.online)
+        self.batches.append(batch)
+
+    def on_batch_end(self, net, loss=None, pseudo_label_share=None, **kwargs):
+        self.losses.append(float(loss))
+        self.shares.append(float(pseudo_label_share))
+
+
+def fitted(**parameters):
+    """Return a classifier after twelve steps, and what `Record` has kept."""
+    given = {
+        "max_steps": 12,
+        "batch_size": 6,
+        "unlabeled_ratio": 3,
+        "weak_augment": Shift(0.5),
+        "strong_augment": Shift(-1.0),
+        "optimizer": "sgd",
+        "lr": LR,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "ema_decay": DECAY,
+        "ema_ramp": False,
+        "device": "cpu",
+        "random_state": 0,
+        "net_params": {"callbacks": [Record], "optimizer__momentum": 0.0},
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        clf = FixMatchClassifier(**{**given, **parameters}).fit(X, Y)
+    return clf, getattr(Record, "last", None)
+
+
+def short(**settings):
+    return fitted(**settings)[0]
+
+
+def softmax(logits):
+    return [[float(v) for v in row.double().softmax(0)] for row in logits.detach()]
+
+
+def cross_entropy(logits, target):
+    return -torch.log_softmax(logits.double(), 0)[target]
+
+
+def train_again(record, loss):
+    """Train what a record begins with on its batches, by another loss; plain SGD.
+
+    ``loss(labeled, weak, strong, labels)`` takes logits, and returns the loss and the
+    share of the rows that count.
+    """
+    online, losses, shares = record.start, [], []
+    average = copy.deepcopy(online)
+    for x, y in record.batches:
+        n = int((y >= 0).sum())
+        views = torch.cat([x[:n] + 0.5, x[n:] + 0.5, x[n:] + 0.5 - 1.0])
+        logits = online.train()(views)
+        weak, strong = logits[n:].chunk(2)
+        value, share = loss(logits[:n], weak.detach(), strong, y[:n])
+        online.zero_grad()
+        value.backward()
+        with torch.no_grad():
+            for mean, weight in zip(
+                average.parameters(), online.parameters(), strict=True
+            ):
+                weight -= LR * weight.grad
+                mean.copy_(DECAY * mean + (1 - DECAY) * weight)
+        losses.append(float(value.detach()))
+        shares.append(share)
+    return losses, shares, average
+
+
+def compare(clf, record, loss):
+    losses, shares, average = train_again(record, loss)
+    np.testing.assert_allclose(record.losses, losses, rtol=2e-5)
+    np.testing.assert_allclose(record.shares, shares, rtol=1e-4)
+    assert 0 < min(shares) or 0 < max(shares) < 1  # some rows count
+    found = dict(clf.net_.module_.average.named_parameters())
+    for name, weight in average.named_parameters():
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=2e-6)
+
+
+class FreeMatch:
+    """Equations 5 to 13 of FreeMatch."""
+
+    def __init__(self, decay, fairness):
+        self.decay, self.fairness = decay, fairness
+        self.tau, self.p, self.h = 1 / K, [1 / K] * K, [1 / K] * K
+
+    def __call__(self, labeled, weak, strong, labels):
+        q, m = softmax(weak), self.decay
+        self.tau = m * self.tau + (1 - m) * np.mean([max(row) for row in q])
+        top = [row.index(max(row)) for row in q]
+        for k in range(K):
+            self.p[k] = m * self.p[k] + (1 - m) * np.mean([row[k] for row in q])
+            self.h[k] = m * self.h[k] + (1 - m) * np.mean([t == k for t in top])
+        used, unlabeled = [], 0.0
+        for i, row in enumerate(q):
+            if max(row) >= self.p[top[i]] / max(self.p) * self.tau:
+                used.append(i)
+                unlabeled = unlabeled + cross_entropy(strong[i], top[i])
+        known = sum(map(cross_entropy, labeled, labels)) / len(labels)
+        loss = known + unlabeled / len(q)
+        if used and self.fairness:
+            loss = loss + self.fairness * self.term(strong[used].double().softmax(1))
+        return loss, len(used) / len(q)
+
+    def term(self, q):
+        counts = [int((q.argmax(1) == k).sum()) for k in range(K)]
+        left = [self.p[k] / self.h[k] if self.h[k] else 0.0 for k in range(K)]
+        right = [
+            q[:, k].mean() * len(q) / c if (c := counts[k]) else 0 * q.sum()
+            for k in range(K)
+        ]
+        return sum(
+            left[k] / sum(left) * torch.log(right[k] / sum(right) + 1e-12)
+            for k in range(K)
+        )
+
+
+@pytest.mark.parametrize("fairness", [0.0, 0.05])
+def test_freematch(fairness):
+    own = {"threshold": "free", "threshold_decay": 0.8, "fairness_weight": fairness}
+    compare(*fitted(**own), FreeMatch(0.8, fairness))
+
+
+def test_averages_of_thresholds_move_faster_at_first_unless_as_published():
+    for ramp, decays in ((True, (2 / 11, 3 / 12)), (False, (0.999, 0.999))):
+        clf, record = fitted(threshold="free", ema_ramp=ramp, max_steps=1)
+        # with nothing moved every row counts: the confidence is at least 1 / K
+        assert record.shares[0] <= 1
+        thresholds = clf._build_thresholds(K, None)
+        expected = 1 / K
+        for decay, value in zip(decays, (0.5, 0.9), strict=True):
+            logits = torch.tensor([[value, (1 - value) / 2, (1 - value) / 2]]).log()
+            thresholds.weigh(torch.tensor([0]), logits)
+            expected = decay * expected + (1 - decay) * value
+            torch.testing.assert_close(thresholds.confidence, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"threshold": "free", "class_thresholds": True}], ids=str
+)
+def test_two_ways_to_set_thresholds_are_refused(asked):
+    with pytest.raises(ValueError, match="choose one of them"):
+        FixMatchClassifier(**asked).fit(X, Y)
+    with pytest.raises(ValueError, match="fairness_weight=0.1 needs .*threshold=0.95"):
+        FixMatchClassifier(fairness_weight=0.1).fit(X, Y)
+
+
+# what the docstring and the user guide call published
+RECIPES = {
+    "FreeMatch": {
+        "threshold": "free",
+        "fairness_weight": 0.01,
+        "ema_ramp": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_published_recipe_runs_is_saved_and_goes_on(name, tmp_path):
+    given = {"max_steps": 3, "batch_size": 6, "random_state": 0, "device": "cpu"}
+    clf = FixMatchClassifier(**RECIPES[name], **given, warm_start=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        p = clf.fit(X, Y).predict_proba(X)
+        assert np.isfinite(p).all() and clf.net_.module_.n_steps == 3
+        clf.save(tmp_path / "model")
+        loaded = sklabel.load(tmp_path / "model")
+        np.testing.assert_array_equal(loaded.predict_proba(X), p)
+        assert clf.net_.module_.thresholds is None  # of the training alone
+        assert clf.fit(X, Y).net_.module_.n_steps == 6
+        assert loaded.fit(X, Y).net_.module_.n_steps == 6
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_that_was_broken_off_ends_in_the_same_bits(
+    name, tmp_path, monkeypatch
+):
+    settings = {**RECIPES[name], "net_params": None, "max_steps": 9}
+    whole = short(**settings)
+    step, calls = _FixMatch.after_step, []
+
+    def power_cut(self):
+        calls.append(1)
+        if len(calls) == 7:
+            raise RuntimeError("the power fails")
+        step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_FixMatch, "after_step", power_cut)
+        with pytest.raises(RuntimeError, match="the power fails"):
+            short(**settings, checkpoint_dir=tmp_path)
+    found = short(**settings, checkpoint_dir=tmp_path)
+    np.testing.assert_array_equal(found.predict_proba(X), whole.predict_proba(X))
