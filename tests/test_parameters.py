@@ -413,6 +413,8 @@ OWN = [
         ("unlabeled_ratio", 2, step("rows"), 8 + 16),
         ("ema_decay", 0.1, of_module(lambda m: m.decay), 0.1),
         ("include_labeled", False, of_steps(lambda s: min(all_others(s))), 8),
+        ("threshold", "soft",
+         of_module(lambda m: type(m.thresholds).__name__), "SoftWeights"),
         ("threshold", "free",
          of_module(lambda m: type(m.thresholds).__name__), "FreeThresholds"),
         ("class_thresholds", True,
@@ -423,6 +425,9 @@ OWN = [
     (classification.FixMatchClassifier, {"max_steps": 4, "threshold": "free"}, [
         ("threshold_decay", 0.3, of_module(lambda m: m.thresholds.decay), 0.3),
         ("fairness_weight", 0.1, of_module(lambda m: m.fairness_weight), 0.1),
+    ]),
+    (classification.FixMatchClassifier, {"max_steps": 4, "threshold": "soft"}, [
+        ("soft_sharpness", 1.0, of_module(lambda m: m.thresholds.sharpness), 1.0),
     ]),
     (classification.MixMatchClassifier, {"max_steps": 4}, [
         ("unlabeled_ratio", 2, step("rows"), 8 + 16),

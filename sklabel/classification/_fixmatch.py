@@ -30,6 +30,7 @@ from ..modules import (
     FreeThresholds,
     NoAlignment,
     PredictedClasses,
+    SoftWeights,
     linear_classifier,
 )
 
@@ -75,8 +76,8 @@ class _FixMatch(AveragedClassifier):
         classes, used = weak.argmax(1), weights.float()
         shares = one_hot(classes, weak.shape[1]) * used[:, None]
         if self.fairness_weight:
-            shares = self.thresholds.mean_prediction, self.thresholds.class_shares
-            fairness = self_adaptive_fairness(strong, weights, *shares)
+            averages = self.thresholds.mean_prediction, self.thresholds.class_shares
+            fairness = self_adaptive_fairness(strong, weights, *averages)
             loss = loss + self.fairness_weight * fairness
         return loss, {
             "labeled_loss": labeled_loss.detach(),
@@ -113,10 +114,11 @@ class FixMatchClassifier(EncoderClassifier):
 
     Parameters
     ----------
-    threshold : float or "free"
+    threshold : float, "free" or "soft"
         Smallest probability of a pseudo-label, in [0, 1]. Paper: tau. "free": the mean
         confidence so far, lower for classes that are predicted with less (FreeMatch
-        [5]_).
+        [5]_). "soft": every row counts, below the mean confidence the less the less
+        sure it is (SoftMatch [6]_).
     unlabeled_weight : float
         Weight of the unlabeled loss, >= 0. Paper: lambda_u.
     unlabeled_ratio : float
@@ -134,7 +136,10 @@ class FixMatchClassifier(EncoderClassifier):
         Whether a class has a lower threshold while fewer rows are sure of it
         (FlexMatch [3]_).
     threshold_decay : float
-        Decay of the averages that ``threshold="free"`` follows, in [0, 1).
+        Decay of the averages that ``threshold="free"`` and "soft" follow, in [0, 1).
+    soft_sharpness : float
+        With ``threshold="soft"``: how fast weights fall below the mean confidence, > 0.
+        Paper: n in n_sigma.
     fairness_weight : float
         With ``threshold="free"``: weight of the term by which strong views are held to
         the shares of the classes, >= 0. Published: 0.01 or 0.05.
@@ -217,6 +222,8 @@ class FixMatchClassifier(EncoderClassifier):
        underperform out-of-distribution", ICLR 2022.
     .. [5] Y. Wang et al., "FreeMatch: self-adaptive thresholding for semi-supervised
        learning", ICLR 2023.
+    .. [6] H. Chen et al., "SoftMatch: addressing the quantity-quality trade-off in
+       semi-supervised learning", ICLR 2023.
 
     Examples
     --------
@@ -230,7 +237,7 @@ class FixMatchClassifier(EncoderClassifier):
     (1797,)
     """
 
-    threshold: UnitInterval | Literal["free"] = 0.95
+    threshold: UnitInterval | Literal["free", "soft"] = 0.95
     unlabeled_weight: NonNegative = 1.0
     unlabeled_ratio: NonNegative = 7
     _: KW_ONLY
@@ -240,6 +247,7 @@ class FixMatchClassifier(EncoderClassifier):
     distribution_alignment: bool = False
     class_thresholds: bool = False
     threshold_decay: BelowOne = 0.999
+    soft_sharpness: Positive = 2.0
     fairness_weight: NonNegative = 0.0
     ema_decay: BelowOne = 0.999
     ema_ramp: bool = True
@@ -330,6 +338,7 @@ class FixMatchClassifier(EncoderClassifier):
                 threshold, n_classes, n_rows, n_rows - n_seen, **own
             ),
             "free": lambda: FreeThresholds(n_classes, **averages),
+            "soft": lambda: SoftWeights(n_classes, self.soft_sharpness, **averages),
         }
         asked = [name for name in self._ways if getattr(self, name)]
         kind = asked[0] if asked else threshold

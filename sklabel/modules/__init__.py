@@ -30,6 +30,7 @@ from .pseudo_labels import (
     FreeThresholds,
     NoAlignment,
     PredictedClasses,
+    SoftWeights,
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "FixedThreshold",
     "ClassThresholds",
     "FreeThresholds",
+    "SoftWeights",
     "PredictedClasses",
     # averages
     "frozen_copy",

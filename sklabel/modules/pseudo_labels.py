@@ -217,14 +217,13 @@ class _Averaging(_Thresholds):
         self.temperature = temperature
         self.register_buffer("n_seen", torch.tensor(0))
 
-    def _move_(self, *pairs):
-        """Move averages toward new values; each of ``pairs`` is one of both."""
+    def _next_rate(self):
+        """Return how far the averages move toward the predictions of this step."""
         self.n_seen += 1
-        rate = 1 - self.decay
+        decay = torch.full_like(self.confidence, self.decay)
         if self.ramp:  # as `ramped_decay`, on the device
-            rate = 1 - ((1 + self.n_seen) / (10 + self.n_seen)).clamp_max(self.decay)
-        for average, value in pairs:
-            average.lerp_(value.to(average), rate)
+            decay = torch.minimum(decay, (1 + self.n_seen) / (10 + self.n_seen))
+        return 1 - decay
 
 
 class FreeThresholds(_Averaging):
@@ -275,11 +274,74 @@ class FreeThresholds(_Averaging):
         p = (logits / self.temperature).softmax(1)
         confidence, classes = p.max(1)
         counts = torch.bincount(classes, minlength=p.shape[1])
-        self._move_(
-            (self.confidence, confidence.mean()),
-            (self.mean_prediction, p.mean(0)),
-            (self.class_shares, counts / len(p)),
-        )
+        rate = self._next_rate()
+        self.confidence.lerp_(confidence.mean(), rate)
+        self.mean_prediction.lerp_(p.mean(0), rate)
+        self.class_shares.lerp_(counts / len(p), rate)
+
+
+class SoftWeights(_Averaging):
+    """Every row counts, the less the less sure it is (SoftMatch).
+
+    Parameters
+    ----------
+    n_classes : int
+    sharpness : float, default=2.0
+        How fast the weight falls below the mean confidence, > 0: its bell is this many
+        times narrower than the spread of the confidences. Paper: n in n_sigma.
+    decay : float, default=0.999
+        Of the averages, in [0, 1].
+    ramp : bool, default=False
+        Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
+    temperature : float, default=1.0
+        Divides the logits first, > 0.
+
+    Attributes
+    ----------
+    confidence, variance : Tensor of shape ()
+        Averages of mean and variance of the largest probability; at first 1 / K and 1.
+    mean_prediction : Tensor of shape (K,)
+        Average of the predictions; at first equal for all classes.
+
+    Notes
+    -----
+    ``forward`` returns the confidence from which on a row counts in full. Confidences
+    are those of predictions that are scaled to equal shares of the classes; the targets
+    are not.
+
+    References
+    ----------
+    .. [1] H. Chen et al., "SoftMatch: addressing the quantity-quality trade-off in
+       semi-supervised learning", ICLR 2023; equations 6 to 9.
+    """
+
+    def __init__(
+        self, n_classes, sharpness=2.0, decay=0.999, ramp=False, temperature=1.0
+    ):
+        super().__init__(decay, ramp, temperature)
+        check_number(1, whole=True, n_classes=n_classes)
+        check_number(0, above=True, sharpness=sharpness)
+        self.sharpness = sharpness
+        self.register_buffer("confidence", torch.tensor(1 / n_classes))
+        self.register_buffer("variance", torch.tensor(1.0))
+        even = torch.full((n_classes,), 1 / n_classes)
+        self.register_buffer("mean_prediction", even)
+
+    def forward(self):
+        return self.confidence
+
+    def _count(self, logits):
+        logits = logits / self.temperature
+        rate = self._next_rate()
+        self.mean_prediction.lerp_(logits.softmax(1).mean(0), rate)
+        aligned = logits - self.mean_prediction.clamp_min(1e-6).log()
+        confidence = aligned.softmax(1).amax(1)
+        self.confidence.lerp_(confidence.mean(), rate)
+        # of a single row there is no other variance
+        spread = confidence.var(correction=min(1, len(logits) - 1))
+        self.variance.lerp_(spread, rate)
+        below = (confidence - self.confidence).clamp_max(0) * self.sharpness
+        return torch.exp(-below.square() / (2 * self.variance.clamp_min(1e-12)))
 
 
 class PredictedClasses(nn.Module):

@@ -94,7 +94,7 @@ def make(name, **given):
 def others(name, parameter):
     """Return some other values of a parameter of a fitted estimator."""
     if (name, parameter) == ("FixMatchClassifier", "threshold"):
-        return [0.5, "free"]
+        return [0.5, "free", "soft"]
     if (name, parameter) == ("IICSegmenter", "backbone"):
         return [nn.Conv2d(1, 9, 3, padding=1)]
     if (name, parameter) == ("IICSegmenter", "augment"):

@@ -11,6 +11,7 @@ from skorch.callbacks import Callback
 import sklabel
 from sklabel import CollapseWarning
 from sklabel.classification._fixmatch import FixMatchClassifier, _FixMatch
+from sklabel.modules import SoftWeights
 from tests._making import Shift
 
 N, K = 90, 3
@@ -156,6 +157,49 @@ def test_freematch(fairness):
     compare(*fitted(**own), FreeMatch(0.8, fairness))
 
 
+class SoftMatch:
+    """Equations 6 to 9 of SoftMatch, with uniform alignment."""
+
+    def __init__(self, decay, n):
+        self.decay, self.n = decay, n
+        self.mu, self.var, self.p = 1 / K, 1.0, [1 / K] * K
+
+    def __call__(self, labeled, weak, strong, labels):
+        q, m = softmax(weak), self.decay
+        for k in range(K):
+            self.p[k] = m * self.p[k] + (1 - m) * np.mean([row[k] for row in q])
+        sure = []
+        for row in q:
+            aligned = [row[k] / K / self.p[k] for k in range(K)]
+            sure.append(max(aligned) / sum(aligned))
+        mean = sum(sure) / len(sure)
+        var = sum((c - mean) ** 2 for c in sure) / (len(sure) - 1)
+        self.mu = m * self.mu + (1 - m) * mean
+        self.var = m * self.var + (1 - m) * var
+        unlabeled, total = 0.0, 0.0
+        for i, row in enumerate(q):
+            below = min(0.0, sure[i] - self.mu)
+            weight = np.exp(-(below**2) / (2 * self.var / self.n**2))
+            total += weight
+            unlabeled = unlabeled + weight * cross_entropy(
+                strong[i],
+                row.index(max(row)),  # as predicted, not as aligned
+            )
+        known = sum(map(cross_entropy, labeled, labels)) / len(labels)
+        return known + unlabeled / len(q), total / len(q)
+
+
+def test_softmatch():
+    own = {"threshold": "soft", "threshold_decay": 0.7, "soft_sharpness": 3.0}
+    compare(*fitted(**own), SoftMatch(0.7, 3.0))
+
+
+def test_weights_of_one_row_and_of_equal_rows():
+    for logits in (torch.tensor([[2.0, 0.0]]), torch.zeros(4, 2)):
+        weights = SoftWeights(2, decay=0.0).weigh(torch.arange(len(logits)), logits)
+        torch.testing.assert_close(weights, torch.ones(len(logits)))
+
+
 def test_averages_of_thresholds_move_faster_at_first_unless_as_published():
     for ramp, decays in ((True, (2 / 11, 3 / 12)), (False, (0.999, 0.999))):
         clf, record = fitted(threshold="free", ema_ramp=ramp, max_steps=1)
@@ -182,6 +226,7 @@ def test_two_ways_to_set_thresholds_are_refused(asked):
 
 # what the docstring and the user guide call published
 RECIPES = {
+    "SoftMatch": {"threshold": "soft", "ema_ramp": False},
     "FreeMatch": {
         "threshold": "free",
         "fairness_weight": 0.01,
