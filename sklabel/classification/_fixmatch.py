@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy, one_hot
 
 from .._core.parameters import (
@@ -29,7 +30,9 @@ from ..modules import (
     FixedThreshold,
     FreeThresholds,
     NoAlignment,
+    PredictedAlignment,
     PredictedClasses,
+    RelativeThreshold,
     SoftWeights,
     linear_classifier,
 )
@@ -46,6 +49,7 @@ class _FixMatch(AveragedClassifier):
     hard_labels: bool
     unlabeled_weight: float
     fairness_weight: float
+    interpolated: bool
 
     training_only = ("thresholds", "predicted")
     renamed = {"prior": "align.prior", "mean_prediction": "align.mean_prediction"}
@@ -57,11 +61,14 @@ class _FixMatch(AveragedClassifier):
             views += [self.weak(x_unlabeled), self.strong(self.weak(x_unlabeled))]
         # one forward: BatchNorm sees labeled, weak and strong views together
         logits = self.online(torch.cat(views)).float()
-        labeled_loss = cross_entropy(logits[: len(labels)], labels)
+        labeled = logits[: len(labels)]
+        if self.interpolated and len(labels) > 1:  # BatchNorm cannot train on one
+            labeled = self._interpolate(views[0], labeled)
+        labeled_loss = cross_entropy(labeled, labels)
         if not len(rows):
             return labeled_loss
         weak, strong = logits[len(labels) :].chunk(2)
-        known = logits[: len(labels)].detach()
+        known = labeled.detach()
         weak = self.align(weak.detach(), self.n_steps + 1, known)
         strong = self.align.adjust(strong)
         weights = self.thresholds.weigh(rows, weak, known)
@@ -85,6 +92,13 @@ class _FixMatch(AveragedClassifier):
             "pseudo_label_classes": shares.mean(0),
             "pseudo_label_agreement": self.predicted.update(rows, classes),
         }
+
+    def _interpolate(self, views, logits):
+        """Mix logits at random with those of a batch of these views alone."""
+        # running statistics are those of all rows
+        own = {name: value.clone() for name, value in self.online.named_buffers()}
+        alone = functional_call(self.online, own, views).float()
+        return logits + (alone - logits) * torch.rand_like(logits)
 
 
 class _CTAugmented(_FixMatch):
@@ -129,9 +143,17 @@ class FixMatchClassifier(EncoderClassifier):
         Whether the target is the most probable class, or the probabilities.
     include_labeled : bool
         Whether the labeled images also stand among the unlabeled ones.
-    distribution_alignment : bool
+    distribution_alignment : bool or "predictions"
         Whether predictions on weak views are scaled so that their mean is the class
-        distribution of the labeled rows, as drawn (ReMixMatch [2]_).
+        distribution of the labeled rows, as drawn (ReMixMatch [2]_). "predictions": the
+        mean of the predictions for labeled rows (AdaMatch [7]_).
+    relative_threshold : bool
+        Whether ``threshold`` is a share of the mean confidence in the labeled rows of
+        the batch (AdaMatch). Published: with a share of 0.9.
+    logit_interpolation : bool
+        Whether labeled rows also go through the network alone, and each of their logits
+        is drawn between both (AdaMatch): BatchNorm is to normalize labeled and
+        unlabeled rows alike.
     class_thresholds : bool
         Whether a class has a lower threshold while fewer rows are sure of it
         (FlexMatch [3]_).
@@ -224,6 +246,8 @@ class FixMatchClassifier(EncoderClassifier):
        learning", ICLR 2023.
     .. [6] H. Chen et al., "SoftMatch: addressing the quantity-quality trade-off in
        semi-supervised learning", ICLR 2023.
+    .. [7] D. Berthelot et al., "AdaMatch: a unified approach to semi-supervised
+       learning and domain adaptation", ICLR 2022.
 
     Examples
     --------
@@ -244,7 +268,9 @@ class FixMatchClassifier(EncoderClassifier):
     temperature: Positive = 1.0
     hard_labels: bool = True
     include_labeled: bool = True
-    distribution_alignment: bool = False
+    distribution_alignment: bool | Literal["predictions"] = False
+    relative_threshold: bool = False
+    logit_interpolation: bool = False
     class_thresholds: bool = False
     threshold_decay: BelowOne = 0.999
     soft_sharpness: Positive = 2.0
@@ -263,7 +289,7 @@ class FixMatchClassifier(EncoderClassifier):
     schedule: Schedule = "fixmatch"
 
     # parameters that set the thresholds in ways of their own
-    _ways = ("class_thresholds",)
+    _ways = ("class_thresholds", "relative_threshold")
 
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
@@ -288,6 +314,7 @@ class FixMatchClassifier(EncoderClassifier):
             hard_labels=self.hard_labels,
             unlabeled_weight=self.unlabeled_weight,
             fairness_weight=self.fairness_weight,
+            interpolated=self.logit_interpolation,
         )
         return self._take_over(module, "online", "average", "n_steps")
 
@@ -298,16 +325,21 @@ class FixMatchClassifier(EncoderClassifier):
         return self._build_augment(self.strong_augment, None, mean, std)
 
     def _build_alignment(self, n_classes, mixed):
-        if not self.distribution_alignment:
-            return NoAlignment()
-        prior = torch.full((n_classes,), 1 / n_classes)
-        if mixed is not None:
-            prior = torch.from_numpy(mixed.class_shares(n_classes, drawn=True)).float()
-        align = DistributionAlignment(prior)
+        align = {
+            False: NoAlignment,
+            True: lambda: DistributionAlignment(self._label_shares(n_classes, mixed)),
+            "predictions": lambda: PredictedAlignment(n_classes),
+        }[self.distribution_alignment]()
         before = getattr(self._continued, "align", None)
-        if isinstance(before, DistributionAlignment):
-            align.mean_prediction = before.mean_prediction
+        if type(before) is type(align):
+            for name in align.learned:
+                setattr(align, name, getattr(before, name))
         return align
+
+    def _label_shares(self, n_classes, mixed):
+        if mixed is None:
+            return torch.full((n_classes,), 1 / n_classes)
+        return torch.from_numpy(mixed.class_shares(n_classes, drawn=True)).float()
 
     def _check_settings(self):
         super()._check_settings()
@@ -337,6 +369,7 @@ class FixMatchClassifier(EncoderClassifier):
             "class_thresholds": lambda: ClassThresholds(
                 threshold, n_classes, n_rows, n_rows - n_seen, **own
             ),
+            "relative_threshold": lambda: RelativeThreshold(threshold, **own),
             "free": lambda: FreeThresholds(n_classes, **averages),
             "soft": lambda: SoftWeights(n_classes, self.soft_sharpness, **averages),
         }

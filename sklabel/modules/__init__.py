@@ -29,7 +29,9 @@ from .pseudo_labels import (
     FixedThreshold,
     FreeThresholds,
     NoAlignment,
+    PredictedAlignment,
     PredictedClasses,
+    RelativeThreshold,
     SoftWeights,
 )
 
@@ -56,7 +58,9 @@ __all__ = [
     # pseudo-labels
     "NoAlignment",
     "DistributionAlignment",
+    "PredictedAlignment",
     "FixedThreshold",
+    "RelativeThreshold",
     "ClassThresholds",
     "FreeThresholds",
     "SoftWeights",

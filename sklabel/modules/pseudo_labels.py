@@ -12,6 +12,8 @@ from .averages import ramped_decay
 
 
 class _Alignment(nn.Module):
+    learned: tuple[str, ...] = ()  # buffers that a warm start takes over
+
     def adjust(self, logits):
         """Return the logits of strong views as the loss is to see them."""
         return logits
@@ -55,6 +57,8 @@ class DistributionAlignment(_Alignment):
        alignment and augmentation anchoring", ICLR 2020; section 3.1.
     """
 
+    learned = ("mean_prediction",)
+
     def __init__(self, prior, decay=0.999):
         super().__init__()
         check_number(0, 1, decay=decay)
@@ -67,6 +71,45 @@ class DistributionAlignment(_Alignment):
         mean = logits.softmax(1).mean(0)
         self.mean_prediction.lerp_(mean, 1 - ramped_decay(step, self.decay))
         return logits + (self.prior / self.mean_prediction.clamp_min(1e-6)).log()
+
+
+class PredictedAlignment(DistributionAlignment):
+    """Scale predictions to the mean of those for labeled rows (AdaMatch).
+
+    Parameters
+    ----------
+    n_classes : int
+    decay : float, default=0.999
+        Of both averages; it grows as (1 + t) / (10 + t) up to this. The public code
+        takes the mean of the last 128 steps for the second.
+
+    Attributes
+    ----------
+    prior, mean_prediction : Tensor of shape (K,)
+        Averages of the predictions for labeled and for unlabeled rows, at first equal
+        for all classes.
+
+    Notes
+    -----
+    ``forward`` maps logits ``(B, K)``, the number of the step and logits ``(M, K)`` of
+    labeled rows to aligned logits; both sets of logits also move the averages.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "AdaMatch: a unified approach to semi-supervised
+       learning and domain adaptation", ICLR 2022; section 3.2.
+    """
+
+    learned = ("mean_prediction", "prior")
+
+    def __init__(self, n_classes, decay=0.999):
+        check_number(1, whole=True, n_classes=n_classes)
+        super().__init__(torch.full((n_classes,), 1 / n_classes), decay)
+
+    def forward(self, logits, step, labeled=None):
+        mean = labeled.softmax(1).mean(0)
+        self.prior.lerp_(mean, 1 - ramped_decay(step, self.decay))
+        return super().forward(logits, step)
 
 
 class _Thresholds(nn.Module):
@@ -139,6 +182,42 @@ class FixedThreshold(_Thresholds):
 
     def forward(self):
         return self.threshold
+
+
+class RelativeThreshold(_Thresholds):
+    """A share of the mean confidence in labeled rows (AdaMatch).
+
+    Parameters
+    ----------
+    share : float
+        In [0, 1].
+    temperature : float, default=1.0
+        Divides the logits first, of the labeled rows as well, > 0.
+
+    Notes
+    -----
+    ``forward`` returns the threshold of the last step.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "AdaMatch: a unified approach to semi-supervised
+       learning and domain adaptation", ICLR 2022; section 3.3.
+    """
+
+    def __init__(self, share, temperature=1.0):
+        super().__init__()
+        check_number(0, 1, share=share)
+        check_number(0, above=True, temperature=temperature)
+        self.share = share
+        self.temperature = temperature
+        self.register_buffer("confidence", torch.tensor(1.0))
+
+    def forward(self):
+        return self.share * self.confidence
+
+    def _look(self, logits, labeled):
+        p = (labeled / self.temperature).softmax(1)
+        self.confidence.copy_(p.amax(1).mean())
 
 
 class ClassThresholds(_Thresholds):

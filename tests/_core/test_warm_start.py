@@ -95,6 +95,8 @@ def others(name, parameter):
     """Return some other values of a parameter of a fitted estimator."""
     if (name, parameter) == ("FixMatchClassifier", "threshold"):
         return [0.5, "free", "soft"]
+    if (name, parameter) == ("FixMatchClassifier", "distribution_alignment"):
+        return [True, "predictions"]
     if (name, parameter) == ("IICSegmenter", "backbone"):
         return [nn.Conv2d(1, 9, 3, padding=1)]
     if (name, parameter) == ("IICSegmenter", "augment"):

@@ -1,7 +1,9 @@
 """FixMatch's kin, each trained a second time from its formulas, in slow loops."""
 
 import copy
+import inspect
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -76,6 +78,18 @@ def cross_entropy(logits, target):
     return -torch.log_softmax(logits.double(), 0)[target]
 
 
+@contextmanager
+def still(module):
+    """Let BatchNorm keep its running statistics."""
+    norms = [m for m in module.modules() if hasattr(m, "running_mean")]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    yield
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def train_again(record, loss):
     """Train what a record begins with on its batches, by another loss; plain SGD.
 
@@ -83,13 +97,18 @@ def train_again(record, loss):
     share of the rows that count.
     """
     online, losses, shares = record.start, [], []
+    wants_alone = "alone" in inspect.signature(loss.__call__).parameters
     average = copy.deepcopy(online)
     for x, y in record.batches:
         n = int((y >= 0).sum())
         views = torch.cat([x[:n] + 0.5, x[n:] + 0.5, x[n:] + 0.5 - 1.0])
         logits = online.train()(views)
         weak, strong = logits[n:].chunk(2)
-        value, share = loss(logits[:n], weak.detach(), strong, y[:n])
+        alone = {}
+        if wants_alone:  # of the labeled rows, without trace in the running statistics
+            with still(online):
+                alone["alone"] = online(views[:n])
+        value, share = loss(logits[:n], weak.detach(), strong, y[:n], **alone)
         online.zero_grad()
         value.backward()
         with torch.no_grad():
@@ -194,6 +213,57 @@ def test_softmatch():
     compare(*fitted(**own), SoftMatch(0.7, 3.0))
 
 
+class AdaMatch:
+    """Sections 3.1 to 3.3 of AdaMatch."""
+
+    def __init__(self, tau):
+        self.tau, self.n = tau, 0
+        self.known, self.unknown = [1 / K] * K, [1 / K] * K
+
+    def __call__(self, labeled, weak, strong, labels, alone):
+        labeled = labeled + (alone - labeled) * 0.3
+        self.n += 1
+        m = min(0.999, (1 + self.n) / (10 + self.n))
+        p, q = softmax(labeled), softmax(weak)
+        for k in range(K):
+            self.known[k] = m * self.known[k] + (1 - m) * np.mean([r[k] for r in p])
+            self.unknown[k] = m * self.unknown[k] + (1 - m) * np.mean([r[k] for r in q])
+        threshold = self.tau * np.mean([max(row) for row in p])
+        unlabeled, used = 0.0, 0
+        for i, row in enumerate(q):
+            aligned = [row[k] * self.known[k] / self.unknown[k] for k in range(K)]
+            if max(aligned) / sum(aligned) >= threshold:
+                used += 1
+                target = aligned.index(max(aligned))
+                unlabeled = unlabeled + cross_entropy(strong[i], target)
+        known = sum(map(cross_entropy, labeled, labels)) / len(labels)
+        return known + unlabeled / len(q), used / len(q)
+
+
+ADAMATCH = {
+    "relative_threshold": True,
+    "logit_interpolation": True,
+    "distribution_alignment": "predictions",
+}
+
+
+def test_adamatch(monkeypatch):
+    monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 0.3))
+    clf, record = fitted(**ADAMATCH, threshold=0.9)
+    compare(clf, record, AdaMatch(0.9))
+    # statistics are those of the joint batches alone
+    norm = [m for m in clf.net_.module_.online.modules() if hasattr(m, "running_mean")]
+    again = [m for m in record.start.modules() if hasattr(m, "running_mean")]
+    assert norm
+    for own, other in zip(norm, again, strict=True):
+        torch.testing.assert_close(own.running_mean, other.running_mean)
+        assert own.num_batches_tracked == 12
+
+
+def test_a_batch_of_one_labeled_row_is_not_interpolated():
+    short(**ADAMATCH, batch_size=1, max_steps=2)
+
+
 def test_weights_of_one_row_and_of_equal_rows():
     for logits in (torch.tensor([[2.0, 0.0]]), torch.zeros(4, 2)):
         weights = SoftWeights(2, decay=0.0).weigh(torch.arange(len(logits)), logits)
@@ -215,7 +285,13 @@ def test_averages_of_thresholds_move_faster_at_first_unless_as_published():
 
 
 @pytest.mark.parametrize(
-    "asked", [{"threshold": "free", "class_thresholds": True}], ids=str
+    "asked",
+    [
+        {"threshold": "free", "class_thresholds": True},
+        {"threshold": "soft", "relative_threshold": True},
+        {"relative_threshold": True, "class_thresholds": True},
+    ],
+    ids=str,
 )
 def test_two_ways_to_set_thresholds_are_refused(asked):
     with pytest.raises(ValueError, match="choose one of them"):
@@ -226,6 +302,13 @@ def test_two_ways_to_set_thresholds_are_refused(asked):
 
 # what the docstring and the user guide call published
 RECIPES = {
+    "AdaMatch": {
+        "threshold": 0.9,
+        **ADAMATCH,
+        "unlabeled_ratio": 3,
+        "weight_decay": 1e-3,
+        "ema_ramp": False,
+    },
     "SoftMatch": {"threshold": "soft", "ema_ramp": False},
     "FreeMatch": {
         "threshold": "free",
