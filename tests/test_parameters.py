@@ -419,10 +419,13 @@ OWN = [
          of_module(lambda m: type(m.thresholds).__name__), "FreeThresholds"),
         ("class_thresholds", True,
          of_module(lambda m: torch.as_tensor(m.thresholds()).ndim), 1),
+        ("distribution_alignment", "debiased",
+         of_module(lambda m: type(m.align).__name__), "Debiasing"),
         ("distribution_alignment", "predictions",
          of_module(lambda m: type(m.align).__name__), "PredictedAlignment"),
         ("relative_threshold", True,
          of_module(lambda m: type(m.thresholds).__name__), "RelativeThreshold"),
+        ("teacher", "average", of_module(lambda m: m.average_buffers), True),
         ("logit_interpolation", True, of_module(lambda m: m.interpolated), True),
         ("distribution_alignment", True,
          of_module(lambda m: hasattr(m.align, "prior")), True),
@@ -430,6 +433,11 @@ OWN = [
     (classification.FixMatchClassifier, {"max_steps": 4, "threshold": "free"}, [
         ("threshold_decay", 0.3, of_module(lambda m: m.thresholds.decay), 0.3),
         ("fairness_weight", 0.1, of_module(lambda m: m.fairness_weight), 0.1),
+    ]),
+    (classification.FixMatchClassifier,
+     {"max_steps": 4, "distribution_alignment": "debiased"}, [
+        ("debias_strength", 1.0, of_module(lambda m: m.align.strength), 1.0),
+        ("debias_decay", 0.3, of_module(lambda m: m.align.decay), 0.3),
     ]),
     (classification.FixMatchClassifier, {"max_steps": 4, "threshold": "soft"}, [
         ("soft_sharpness", 1.0, of_module(lambda m: m.thresholds.sharpness), 1.0),

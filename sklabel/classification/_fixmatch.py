@@ -26,6 +26,7 @@ from ..losses import pseudo_label, self_adaptive_fairness
 from ..modules import (
     AveragedClassifier,
     ClassThresholds,
+    Debiasing,
     DistributionAlignment,
     FixedThreshold,
     FreeThresholds,
@@ -59,15 +60,11 @@ class _FixMatch(AveragedClassifier):
         views = [self.weak(x_labeled)]
         if len(rows):
             views += [self.weak(x_unlabeled), self.strong(self.weak(x_unlabeled))]
-        # one forward: BatchNorm sees labeled, weak and strong views together
-        logits = self.online(torch.cat(views)).float()
-        labeled = logits[: len(labels)]
-        if self.interpolated and len(labels) > 1:  # BatchNorm cannot train on one
-            labeled = self._interpolate(views[0], labeled)
+        labeled, *others = self._logits(views)
         labeled_loss = cross_entropy(labeled, labels)
         if not len(rows):
             return labeled_loss
-        weak, strong = logits[len(labels) :].chunk(2)
+        weak, strong = others
         known = labeled.detach()
         weak = self.align(weak.detach(), self.n_steps + 1, known)
         strong = self.align.adjust(strong)
@@ -92,6 +89,19 @@ class _FixMatch(AveragedClassifier):
             "pseudo_label_classes": shares.mean(0),
             "pseudo_label_agreement": self.predicted.update(rows, classes),
         }
+
+    def _logits(self, views):
+        """Return the logits of labeled views, and of weak and strong ones."""
+        # one forward: BatchNorm sees labeled, weak and strong views together
+        seen = views[::2] if self.average_buffers else views
+        logits = self.online(torch.cat(seen)).float()
+        logits = list(logits.split([len(part) for part in seen]))
+        if self.interpolated and len(views[0]) > 1:  # BatchNorm cannot train on one
+            logits[0] = self._interpolate(views[0], logits[0])
+        if len(seen) < len(views):
+            with torch.no_grad():  # the average is a teacher
+                logits.insert(1, self.average(views[1]).float())
+        return logits
 
     def _interpolate(self, views, logits):
         """Mix logits at random with those of a batch of these views alone."""
@@ -143,10 +153,17 @@ class FixMatchClassifier(EncoderClassifier):
         Whether the target is the most probable class, or the probabilities.
     include_labeled : bool
         Whether the labeled images also stand among the unlabeled ones.
-    distribution_alignment : bool or "predictions"
+    distribution_alignment : bool, "predictions" or "debiased"
         Whether predictions on weak views are scaled so that their mean is the class
         distribution of the labeled rows, as drawn (ReMixMatch [2]_). "predictions": the
-        mean of the predictions for labeled rows (AdaMatch [7]_).
+        mean of the predictions for labeled rows (AdaMatch [7]_). "debiased": what
+        predictions say of all rows alike is taken from weak views and added to strong
+        ones (DebiasPL [8]_).
+    debias_strength : float
+        With "debiased": how much of the logarithm of the mean prediction, >= 0.
+    debias_decay : float
+        With "debiased": decay of the mean prediction, in [0, 1). Published for
+        ImageNet: 0.99.
     relative_threshold : bool
         Whether ``threshold`` is a share of the mean confidence in the labeled rows of
         the batch (AdaMatch). Published: with a share of 0.9.
@@ -168,9 +185,14 @@ class FixMatchClassifier(EncoderClassifier):
     ema_decay : float
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
-        Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``, and likewise
-        up to ``threshold_decay``. The papers have none; without it a training of a few
-        hundred steps predicts with weights close to the random ones it began with.
+        Whether decays grow as (1 + t) / (10 + t) up to ``ema_decay``,
+        ``threshold_decay`` and ``debias_decay``. The papers have none; without it a
+        training of a few hundred steps predicts with weights close to the random ones
+        it began with.
+    teacher : {"online", "average"}
+        Whose predictions are the pseudo-labels: those of the network that is trained,
+        or of the averaged weights in evaluation, whose BatchNorm has averaged
+        statistics, too (EMAN [9]_).
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -248,6 +270,10 @@ class FixMatchClassifier(EncoderClassifier):
        semi-supervised learning", ICLR 2023.
     .. [7] D. Berthelot et al., "AdaMatch: a unified approach to semi-supervised
        learning and domain adaptation", ICLR 2022.
+    .. [8] X. Wang et al., "Debiased learning from naturally imbalanced pseudo-labels",
+       CVPR 2022.
+    .. [9] Z. Cai et al., "Exponential moving average normalization for self-supervised
+       and semi-supervised learning", CVPR 2021.
 
     Examples
     --------
@@ -268,7 +294,9 @@ class FixMatchClassifier(EncoderClassifier):
     temperature: Positive = 1.0
     hard_labels: bool = True
     include_labeled: bool = True
-    distribution_alignment: bool | Literal["predictions"] = False
+    distribution_alignment: bool | Literal["predictions", "debiased"] = False
+    debias_strength: NonNegative = 0.4
+    debias_decay: BelowOne = 0.999
     relative_threshold: bool = False
     logit_interpolation: bool = False
     class_thresholds: bool = False
@@ -277,6 +305,7 @@ class FixMatchClassifier(EncoderClassifier):
     fairness_weight: NonNegative = 0.0
     ema_decay: BelowOne = 0.999
     ema_ramp: bool = True
+    teacher: Literal["online", "average"] = "online"
     weak_augment: Augment = "auto"
     strong_augment: (
         Literal["randaugment", "ctaugment"] | nn.Module | Callable | None
@@ -305,6 +334,7 @@ class FixMatchClassifier(EncoderClassifier):
             linear_classifier(self._build_backbone(mean, std), n_classes),
             self.ema_decay,
             self.ema_ramp,
+            average_buffers=self.teacher == "average",
             weak=weak,
             strong=strong,
             align=self._build_alignment(n_classes, mixed),
@@ -329,6 +359,9 @@ class FixMatchClassifier(EncoderClassifier):
             False: NoAlignment,
             True: lambda: DistributionAlignment(self._label_shares(n_classes, mixed)),
             "predictions": lambda: PredictedAlignment(n_classes),
+            "debiased": lambda: Debiasing(
+                n_classes, self.debias_strength, self.debias_decay, self.ema_ramp
+            ),
         }[self.distribution_alignment]()
         before = getattr(self._continued, "align", None)
         if type(before) is type(align):

@@ -25,6 +25,7 @@ from .memory import Queue, fitting_queue_size
 from .method import Method
 from .pseudo_labels import (
     ClassThresholds,
+    Debiasing,
     DistributionAlignment,
     FixedThreshold,
     FreeThresholds,
@@ -59,6 +60,7 @@ __all__ = [
     "NoAlignment",
     "DistributionAlignment",
     "PredictedAlignment",
+    "Debiasing",
     "FixedThreshold",
     "RelativeThreshold",
     "ClassThresholds",

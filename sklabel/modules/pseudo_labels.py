@@ -112,6 +112,63 @@ class PredictedAlignment(DistributionAlignment):
         return super().forward(logits, step)
 
 
+class Debiasing(_Alignment):
+    """Take from predictions what they say of all rows alike (DebiasPL).
+
+    Parameters
+    ----------
+    n_classes : int
+    strength : float, default=0.4
+        >= 0. Paper: lambda; code: tau.
+    decay : float, default=0.999
+        Of the average, in [0, 1]. Published for ImageNet: 0.99.
+    ramp : bool, default=False
+        Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
+
+    Attributes
+    ----------
+    mean_prediction : Tensor of shape (K,)
+        Average of the predictions as they were, at first equal for all classes.
+
+    Notes
+    -----
+    ``forward`` takes ``strength * log(mean_prediction)`` from logits ``(B, K)`` of weak
+    views, which then move the mean; ``adjust`` adds it to those of strong ones, as a
+    margin for what is predicted seldom.
+
+    References
+    ----------
+    .. [1] X. Wang et al., "Debiased learning from naturally imbalanced pseudo-labels",
+       CVPR 2022; equations 2 to 5.
+    """
+
+    learned = ("mean_prediction",)
+
+    def __init__(self, n_classes, strength=0.4, decay=0.999, ramp=False):
+        super().__init__()
+        check_number(1, whole=True, n_classes=n_classes)
+        check_number(0, strength=strength)
+        check_number(0, 1, decay=decay)
+        self.strength = strength
+        self.decay = decay
+        self.ramp = ramp
+        even = torch.full((n_classes,), 1 / n_classes)
+        self.register_buffer("mean_prediction", even)
+
+    def _bias(self):
+        return self.strength * self.mean_prediction.clamp_min(1e-12).log()
+
+    def forward(self, logits, step, labeled=None):
+        debiased = logits - self._bias()
+        decay = ramped_decay(step, self.decay) if self.ramp else self.decay
+        self.mean_prediction.lerp_(logits.softmax(1).mean(0), 1 - decay)
+        return debiased
+
+    def adjust(self, logits):
+        """Return the logits of strong views as the loss is to see them."""
+        return logits + self._bias()
+
+
 class _Thresholds(nn.Module):
     """Base of what says how much each prediction counts."""
 

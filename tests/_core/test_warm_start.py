@@ -96,7 +96,7 @@ def others(name, parameter):
     if (name, parameter) == ("FixMatchClassifier", "threshold"):
         return [0.5, "free", "soft"]
     if (name, parameter) == ("FixMatchClassifier", "distribution_alignment"):
-        return [True, "predictions"]
+        return [True, "predictions", "debiased"]
     if (name, parameter) == ("IICSegmenter", "backbone"):
         return [nn.Conv2d(1, 9, 3, padding=1)]
     if (name, parameter) == ("IICSegmenter", "augment"):

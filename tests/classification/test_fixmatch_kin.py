@@ -90,20 +90,26 @@ def still(module):
         norm.momentum = momentum
 
 
-def train_again(record, loss):
+def train_again(record, loss, eman=False):
     """Train what a record begins with on its batches, by another loss; plain SGD.
 
     ``loss(labeled, weak, strong, labels)`` takes logits, and returns the loss and the
     share of the rows that count.
     """
     online, losses, shares = record.start, [], []
+    weak_view = slice(0) if eman else slice(None)  # the average is asked, not this one
     wants_alone = "alone" in inspect.signature(loss.__call__).parameters
     average = copy.deepcopy(online)
     for x, y in record.batches:
         n = int((y >= 0).sum())
-        views = torch.cat([x[:n] + 0.5, x[n:] + 0.5, x[n:] + 0.5 - 1.0])
+        views = [x[:n] + 0.5, (x[n:] + 0.5)[weak_view], x[n:] + 0.5 - 1.0]
+        views = torch.cat(views)
         logits = online.train()(views)
-        weak, strong = logits[n:].chunk(2)
+        strong = logits[-len(x[n:]) :]
+        weak = logits[n : n + len(x[n:])]
+        if eman:
+            with torch.no_grad():
+                weak = average.eval()(x[n:] + 0.5)
         alone = {}
         if wants_alone:  # of the labeled rows, without trace in the running statistics
             with still(online):
@@ -117,19 +123,27 @@ def train_again(record, loss):
             ):
                 weight -= LR * weight.grad
                 mean.copy_(DECAY * mean + (1 - DECAY) * weight)
+            for mean, new in zip(average.buffers(), online.buffers(), strict=True):
+                if eman and new.is_floating_point():
+                    new = DECAY * mean + (1 - DECAY) * new
+                mean.copy_(new)
         losses.append(float(value.detach()))
         shares.append(share)
     return losses, shares, average
 
 
-def compare(clf, record, loss):
-    losses, shares, average = train_again(record, loss)
+def compare(clf, record, loss, eman=False):
+    losses, shares, average = train_again(record, loss, eman)
     np.testing.assert_allclose(record.losses, losses, rtol=2e-5)
     np.testing.assert_allclose(record.shares, shares, rtol=1e-4)
     assert 0 < min(shares) or 0 < max(shares) < 1  # some rows count
     found = dict(clf.net_.module_.average.named_parameters())
     for name, weight in average.named_parameters():
         torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=2e-6)
+    found = dict(clf.net_.module_.average.named_buffers())
+    for name, value in average.named_buffers():
+        if value.is_floating_point():  # not the number of batches
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=2e-6)
 
 
 class FreeMatch:
@@ -264,6 +278,76 @@ def test_a_batch_of_one_labeled_row_is_not_interpolated():
     short(**ADAMATCH, batch_size=1, max_steps=2)
 
 
+class DebiasPL:
+    """Equations 2 to 5 of DebiasPL."""
+
+    def __init__(self, tau, m, threshold):
+        self.tau, self.m, self.threshold = tau, m, threshold
+        self.p = [1 / K] * K
+
+    def __call__(self, labeled, weak, strong, labels):
+        q = softmax(weak - self.tau * torch.tensor(self.p).log())
+        raw = softmax(weak)
+        for k in range(K):
+            mean = sum(row[k] for row in raw) / len(raw)
+            self.p[k] = self.m * self.p[k] + (1 - self.m) * mean
+        unlabeled, used = 0.0, 0
+        for i, row in enumerate(q):
+            if max(row) >= self.threshold:
+                used += 1
+                margin = self.tau * torch.tensor(self.p).log()
+                target = row.index(max(row))
+                unlabeled = unlabeled + cross_entropy(strong[i] + margin, target)
+        known = sum(map(cross_entropy, labeled, labels)) / len(labels)
+        return known + unlabeled / len(q), used / len(q)
+
+
+def test_debiaspl():
+    own = {
+        "distribution_alignment": "debiased",
+        "debias_strength": 0.7,
+        "debias_decay": 0.6,
+        "threshold": 0.7,
+    }
+    compare(*fitted(**own), DebiasPL(0.7, 0.6, 0.7))
+
+
+class FixMatch:
+    """Equations 3 and 4 of FixMatch."""
+
+    def __init__(self, threshold):
+        self.threshold = threshold
+
+    def __call__(self, labeled, weak, strong, labels):
+        unlabeled, used = 0.0, 0
+        for i, row in enumerate(softmax(weak)):
+            if max(row) >= self.threshold:
+                used += 1
+                unlabeled = unlabeled + cross_entropy(strong[i], row.index(max(row)))
+        known = sum(map(cross_entropy, labeled, labels)) / len(labels)
+        return known + unlabeled / len(weak), used / len(weak)
+
+
+@pytest.mark.parametrize("teacher", ["online", "average"])
+def test_fixmatch_and_eman(teacher):
+    clf, record = fitted(threshold=0.5, teacher=teacher)
+    compare(clf, record, FixMatch(0.5), eman=teacher == "average")
+
+
+@pytest.mark.parametrize("kind", ["predictions", "debiased"])
+def test_a_warm_start_keeps_what_the_alignment_has_learned(kind):
+    clf = FixMatchClassifier(
+        distribution_alignment=kind, max_steps=2, warm_start=True, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        module = clf.fit(X, Y).net_.module_
+        module.align.mean_prediction = torch.tensor([0.8, 0.1, 0.1])
+        module.n_steps = 10**6
+        mean = clf.set_params(max_steps=1).fit(X, Y).net_.module_.align.mean_prediction
+    torch.testing.assert_close(mean, torch.tensor([0.8, 0.1, 0.1]), atol=2e-3, rtol=0)
+
+
 def test_weights_of_one_row_and_of_equal_rows():
     for logits in (torch.tensor([[2.0, 0.0]]), torch.zeros(4, 2)):
         weights = SoftWeights(2, decay=0.0).weigh(torch.arange(len(logits)), logits)
@@ -302,6 +386,23 @@ def test_two_ways_to_set_thresholds_are_refused(asked):
 
 # what the docstring and the user guide call published
 RECIPES = {
+    "EMAN": {
+        "teacher": "average",
+        "threshold": 0.7,
+        "unlabeled_weight": 10,
+        "unlabeled_ratio": 5,
+        "ema_ramp": False,
+    },
+    "DebiasPL": {
+        "distribution_alignment": "debiased",
+        "debias_decay": 0.99,
+        "threshold": 0.8,
+        "unlabeled_weight": 10,
+        "unlabeled_ratio": 5,
+        "lr": 0.003,
+        "teacher": "average",
+        "ema_ramp": False,
+    },
     "AdaMatch": {
         "threshold": 0.9,
         **ADAMATCH,
