@@ -426,6 +426,8 @@ OWN = [
         ("relative_threshold", True,
          of_module(lambda m: type(m.thresholds).__name__), "RelativeThreshold"),
         ("teacher", "average", of_module(lambda m: m.average_buffers), True),
+        ("energy_threshold", -2.0,
+         of_module(lambda m: getattr(m.inliers, "threshold", None)), -2.0),
         ("logit_interpolation", True, of_module(lambda m: m.interpolated), True),
         ("distribution_alignment", True,
          of_module(lambda m: hasattr(m.align, "prior")), True),

@@ -28,8 +28,10 @@ from ..modules import (
     ClassThresholds,
     Debiasing,
     DistributionAlignment,
+    EveryRow,
     FixedThreshold,
     FreeThresholds,
+    LowEnergy,
     NoAlignment,
     PredictedAlignment,
     PredictedClasses,
@@ -45,6 +47,7 @@ class _FixMatch(AveragedClassifier):
     strong: nn.Module
     align: nn.Module
     thresholds: nn.Module
+    inliers: nn.Module
     predicted: nn.Module
     temperature: float
     hard_labels: bool
@@ -65,10 +68,10 @@ class _FixMatch(AveragedClassifier):
         if not len(rows):
             return labeled_loss
         weak, strong = others
-        known = labeled.detach()
-        weak = self.align(weak.detach(), self.n_steps + 1, known)
+        known, said = labeled.detach(), weak.detach()
+        weak = self.align(said, self.n_steps + 1, known)
         strong = self.align.adjust(strong)
-        weights = self.thresholds.weigh(rows, weak, known)
+        weights = self.inliers(said, self.thresholds.weigh(rows, weak, known))
         unlabeled_loss, _ = pseudo_label(
             weak,
             strong,
@@ -174,6 +177,10 @@ class FixMatchClassifier(EncoderClassifier):
     class_thresholds : bool
         Whether a class has a lower threshold while fewer rows are sure of it
         (FlexMatch [3]_).
+    energy_threshold : float or None
+        Only rows count whose energy, minus the logarithm of the sum of the exponentials
+        of the logits, lies below this; the others fit no class, such as images of
+        another kind (InPL [10]_). Published for CIFAR-10: -9.5, with ``threshold=0``.
     threshold_decay : float
         Decay of the averages that ``threshold="free"`` and "soft" follow, in [0, 1).
     soft_sharpness : float
@@ -274,6 +281,8 @@ class FixMatchClassifier(EncoderClassifier):
        CVPR 2022.
     .. [9] Z. Cai et al., "Exponential moving average normalization for self-supervised
        and semi-supervised learning", CVPR 2021.
+    .. [10] Z. Yu, Y. Li, Y. J. Lee, "InPL: pseudo-labeling the inliers first for
+       imbalanced semi-supervised learning", ICLR 2023.
 
     Examples
     --------
@@ -300,6 +309,7 @@ class FixMatchClassifier(EncoderClassifier):
     relative_threshold: bool = False
     logit_interpolation: bool = False
     class_thresholds: bool = False
+    energy_threshold: float | None = None
     threshold_decay: BelowOne = 0.999
     soft_sharpness: Positive = 2.0
     fairness_weight: NonNegative = 0.0
@@ -339,6 +349,7 @@ class FixMatchClassifier(EncoderClassifier):
             strong=strong,
             align=self._build_alignment(n_classes, mixed),
             thresholds=self._build_thresholds(n_classes, mixed),
+            inliers=self._build_inliers(),
             predicted=PredictedClasses(len(mixed or ())),
             temperature=self.temperature,
             hard_labels=self.hard_labels,
@@ -368,6 +379,11 @@ class FixMatchClassifier(EncoderClassifier):
             for name in align.learned:
                 setattr(align, name, getattr(before, name))
         return align
+
+    def _build_inliers(self):
+        if self.energy_threshold is None:
+            return EveryRow()
+        return LowEnergy(self.energy_threshold)
 
     def _label_shares(self, n_classes, mixed):
         if mixed is None:

@@ -480,6 +480,47 @@ class SoftWeights(_Averaging):
         return torch.exp(-below.square() / (2 * self.variance.clamp_min(1e-12)))
 
 
+class EveryRow(nn.Module):
+    """Rows count as they are weighed, whatever class they fit.
+
+    Notes
+    -----
+    ``forward`` returns the weights that it is given.
+    """
+
+    def forward(self, logits, weights):
+        return weights
+
+
+class LowEnergy(nn.Module):
+    """Rows that fit no class do not count: their energy is too high (InPL).
+
+    Parameters
+    ----------
+    threshold : float
+        The energy is minus the logarithm of the sum of the exponentials of the logits;
+        it must lie below this.
+
+    Notes
+    -----
+    ``forward`` maps logits ``(B, K)`` and weights ``(B,)`` to weights.
+
+    References
+    ----------
+    .. [1] Z. Yu, Y. Li, Y. J. Lee, "InPL: pseudo-labeling the inliers first for
+       imbalanced semi-supervised learning", ICLR 2023; equations 3 and 4.
+    .. [2] W. Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020.
+    """
+
+    def __init__(self, threshold):
+        super().__init__()
+        check_number(threshold=threshold)
+        self.threshold = threshold
+
+    def forward(self, logits, weights):
+        return weights * (-logits.logsumexp(1) < self.threshold)
+
+
 class PredictedClasses(nn.Module):
     """The last class predicted for every row, to see how many rows change theirs.
 

@@ -67,6 +67,7 @@ OTHERS = {
     "class_weight": ["balanced"],
     "classifier": [],
     "threshold": [0.5],
+    "energy_threshold": [-1.0],
     "fairness_weight": [],  # of one kind of thresholds: a test of its own
 }
 # what says how long and in what way X is trained on, or is of other data
