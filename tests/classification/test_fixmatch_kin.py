@@ -410,6 +410,16 @@ def test_two_ways_to_set_thresholds_are_refused(asked):
 
 # what the docstring and the user guide call published
 RECIPES = {
+    "USB": {
+        "optimizer": "adamw",
+        "lr": 5e-4,
+        "layer_decay": 0.5,
+        "backbone_lr": 1,
+        "head_init": "random",
+        "ema_decay": 0,
+        "batch_size": 8,
+        "unlabeled_ratio": 1,
+    },
     "InPL": {"threshold": 0, "energy_threshold": -9.5, "ema_ramp": False},
     "EMAN": {
         "teacher": "average",
@@ -447,7 +457,7 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_published_recipe_runs_is_saved_and_goes_on(name, tmp_path):
     given = {"max_steps": 3, "batch_size": 6, "random_state": 0, "device": "cpu"}
-    clf = FixMatchClassifier(**RECIPES[name], **given, warm_start=True)
+    clf = FixMatchClassifier(**{**given, **RECIPES[name]}, warm_start=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CollapseWarning)
         p = clf.fit(X, Y).predict_proba(X)
