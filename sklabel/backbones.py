@@ -56,7 +56,7 @@ class Encoder(nn.Module):
         return h.mean((2, 3)) if h.ndim == 4 else h.flatten(1)  # (B, D)
 
 
-def build_backbone(spec, sample_shape, mean=None, std=None):
+def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
     """Return a fresh encoder for samples of one shape.
 
     Parameters
@@ -70,11 +70,14 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
         - ``"timm/NAME"``: an untrained model of timm (extra ``backbones``);
         - a module: copied, never trained in place; it counts as pretrained where its
           norm layers are not as new;
-        - a fitted embedding estimator: its trained encoder is copied.
+        - a fitted embedding estimator: its trained encoder is copied; of
+          :class:`~sklabel.embedding.CLIPTransformer` image tower and projection.
     sample_shape : tuple of int
         ``(D,)`` or ``(C, H, W)``.
     mean, std : Tensor or None
         Standardization of the input; an embedder keeps its own.
+    projected : bool, default=True
+        Whether an image tower comes with its projection.
 
     Returns
     -------
@@ -97,6 +100,10 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
             )
         # what MoCo splits for its own training is whole again
         trained = split_batchnorm_(copy.deepcopy(trained), 1)
+        projection = getattr(spec, "projection_", None)
+        if projected and projection is not None:
+            both = nn.Sequential(trained, copy.deepcopy(projection))
+            trained = Encoder(both, sample_shape)
         trained.pretrained = True
         return trained.requires_grad_(True)
     if isinstance(spec, nn.Module):

@@ -62,6 +62,7 @@ NonNegative = Annotated[float, between(0, None)]
 UnitInterval = Annotated[float, between(0, 1)]
 BelowOne = Annotated[float, Interval(Real, 0, 1, closed="left")]
 OpenUnitInterval = Annotated[float, Interval(Real, 0, 1, closed="neither")]
+Factor = Annotated[float, Interval(Real, 0, 1, closed="right")]
 SampleCount: TypeAlias = (
     Count | OpenUnitInterval | None
 )  # a number of rows, or their share

@@ -330,7 +330,8 @@ class SimCLRv2Classifier(EncoderClassifier):
                 "fine-tuned: use one of sklabel.embedding."
             )
         return _FineTuned(
-            build_backbone(embedder, self.sample_shape_),
+            # of its head, layers are chosen below
+            build_backbone(embedder, self.sample_shape_, projected=False),
             self._kept_layers(embedder.net_.module_),
             len(self.classes_),
             augment,

@@ -185,6 +185,9 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
         sphere, 0: collapsed) and ``effective_rank``.
     encoder_ : nn.Module
         Image tower, the projection left out; of published weights with it.
+    projection_ : nn.Module or None
+        What leads from the tower into the common space; None where the tower holds it.
+        As ``backbone`` of other estimators both are taken.
     vocabulary_size_ : int or None
         Different tokens; None for published models.
 
@@ -381,6 +384,13 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
                 pairs, lambda x, tokens: float(module.contrast(module(x), tokens)[0])
             )
         return -float(np.mean(losses))
+
+    @property
+    def projection_(self):
+        """Projection into the common space; None where the image tower holds it."""
+        check_is_fitted(self)
+        project = self.net_.module_.project
+        return None if isinstance(project, nn.Identity) else project
 
     @property
     def logit_scale_(self):
