@@ -225,13 +225,6 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         source = unfrozen(getattr(self, "embedder_", self.backbone))
         return _EMBEDDER_LR if isinstance(source, Learner) else _PUBLISHED_LR
 
-    def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
-        """Return the length of a training in epochs, where 1.5 are one and a half."""
-        max_steps = self.max_steps if max_steps == 0 else max_steps
-        if max_steps is None:
-            return max_epochs or self.max_epochs
-        return max_steps / sampler.n_batches(batch_size or self.batch_size)
-
     def _look(self, module, labeled, compared):
         """Return what the labeled rows say of the encoder as it is.
 

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._core.few_shot import left_out_probe
+from .._core.freezing import lock_
 from .._core.inputs import check_samples
 from .._core.learner import NetEstimator, unfrozen
 from .._core.net import Net, resolve_device
@@ -74,7 +75,7 @@ class _ProbeAndGraph(Method):
         for name in ("keys", "scales", "values", "factors"):
             tensor = vars(self).pop(name)
             self.register_buffer(name, tensor.float())
-        self.requires_grad_(False)
+        lock_(self)
 
     def forward(self, x):
         z = self.backbone(x)
