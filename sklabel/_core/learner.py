@@ -31,6 +31,8 @@ from .warn import warn
 
 # torch's generator belongs to the process: fits in threads take turns
 _GENERATOR_LOCK = threading.RLock()
+# most of a training that goes into a warm-up which nobody has asked for
+_WARMUP_SHARE = 0.1
 
 
 @contextmanager
@@ -527,6 +529,13 @@ class Learner(Training, NetEstimator, abstract=True):
             **{**given, **settings, **(self.net_params or {})},
         ).initialize()
 
+    def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
+        """Return the length of a training in epochs, where 1.5 are one and a half."""
+        max_steps = self.max_steps if max_steps == 0 else max_steps
+        if max_steps is None:
+            return max_epochs or self.max_epochs
+        return max_steps / sampler.n_batches(batch_size or self.batch_size)
+
     def _stage(
         self,
         name,
@@ -567,6 +576,12 @@ class Learner(Training, NetEstimator, abstract=True):
         module : Method
         """
         self._continued = None  # the module holds what it takes over
+        usual = type(self).warmup_epochs
+        if usual and usual == self.warmup_epochs and "warmup_epochs" not in settings:
+            n_batches = sampler.n_batches(settings.get("batch_size", self.batch_size))
+            n_steps = round(n_batches * self._n_epochs(sampler, **settings))
+            longest = int(_WARMUP_SHARE * n_steps) / n_batches
+            settings["warmup_epochs"] = min(usual, longest)
         self._pixel_range = self._resolve_pixel_range(sampler.samples)
         net = self._make_net(
             module,

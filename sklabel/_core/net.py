@@ -276,6 +276,13 @@ class Net(NeuralNet):
         batches = self.get_iterator(sampler, training=True)
         self.total_steps_ = self.max_steps or self.max_epochs * len(batches)
         self.warmup_steps_ = round(self.warmup_epochs * len(batches))
+        if self.warmup_steps_ >= self.total_steps_:
+            warn(
+                f"warmup_epochs={self.warmup_epochs} is as long as the whole training, "
+                f"of {self.total_steps_} steps, so that the learning rate never gets "
+                f"to lr={self.lr}, or never falls: lower it, or train longer.",
+                UserWarning,
+            )
         self.step_ = 0
         self.interrupted_ = False
         self.resume()
@@ -387,6 +394,12 @@ class Net(NeuralNet):
             group["lr"] = self.lr * factor * group.get("lr_scale", 1)
 
     def _after_epoch(self, sampler):
+        loss = self.history[-1, "train_loss"]
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"The loss became {loss} in epoch {len(self.history)}: lower lr="
+                f'{self.lr}, or use precision="float32".'
+            )
         metrics = {}
         if hasattr(self.module_, "after_epoch"):
             metrics.update(self.module_.after_epoch(self, sampler) or {})
@@ -394,12 +407,6 @@ class Net(NeuralNet):
             metrics.update(self.watch(self, sampler.samples))
         for name, value in metrics.items():
             self.history.record(name, value)
-        loss = self.history[-1, "train_loss"]
-        if not np.isfinite(loss):
-            raise ValueError(
-                f"The loss became {loss} in epoch {len(self.history)}: lower lr="
-                f'{self.lr}, or use precision="float32".'
-            )
         if self.progress_ is not None:
             self.progress_.set_postfix(loss=f"{loss:.4f}")
 

@@ -218,7 +218,8 @@ class Training(Inference, abstract=True):
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
         Course of the learning rate after the warm-up.
     warmup_epochs : float
-        Epochs of linear warm-up.
+        Epochs of linear warm-up; the default at most a tenth of the training, another
+        number as it is given.
     warm_start : bool
         Whether ``fit`` continues from the weights of the last fit, under the parameters
         as they are now. Those that make a network of another shape are refused.

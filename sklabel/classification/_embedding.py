@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from .._core.few_shot import left_out_probe
+from .._core.freezing import lock_
 from .._core.learner import VectorEstimator
 from .._core.parameters import (
     KW_ONLY,
@@ -71,7 +72,7 @@ class _ProbeAndGraph(Method):
         for name in ("keys", "scales", "values", "factors"):
             tensor = vars(self).pop(name)
             self.register_buffer(name, tensor.float())
-        self.requires_grad_(False)
+        lock_(self)
 
     def forward(self, x):
         z = self.backbone(x)

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from .._core.freezing import thaw_
 from .._core.learner import unfrozen
 from .._core.parameters import (
     KW_ONLY,
@@ -349,7 +350,7 @@ class SimCLRv2Classifier(EncoderClassifier):
             )
         # what MoCo splits for its own training is whole again
         kept = split_batchnorm_(copy.deepcopy(project[: self.head_layer]), 1)
-        return kept.requires_grad_(True)
+        return thaw_(kept)
 
     def _new_student(self, mean, std):
         backbone = self.student_backbone

@@ -299,8 +299,14 @@ def student_assignment(z, centers, alpha=1.0):
     """
     check_number(0, above=True, alpha=alpha)
     z, centers = at_least_float32(z), at_least_float32(centers)
-    squares = (z[:, None] - centers).square().sum(-1)  # (B, K)
-    return (-(alpha + 1) / 2 * (squares / alpha).log1p()).softmax(1)
+    differences = z[:, None] - centers  # (B, K, D)
+    # those whose squares could overflow are made smaller first
+    size = differences.detach().abs().amax(-1)  # (B, K)
+    size = torch.where(size > torch.finfo(z.dtype).max ** 0.4, size, 1.0)
+    squares = (differences / size[..., None]).square().sum(-1) / alpha
+    far = (squares + size**-2).log() + 2 * size.log()
+    logs = torch.where(size > 1, far, squares.log1p())  # of 1 + squares
+    return (-(alpha + 1) / 2 * logs).softmax(1)
 
 
 @torch.no_grad()
