@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PassthroughScoring
+from skorch.callbacks.scoring import ScoringBase
 from tqdm.auto import tqdm
 
 from .. import optim
@@ -174,6 +175,17 @@ class Net(NeuralNet):
         return []
 
     # -- what skorch asks for
+
+    def initialize_callbacks(self):
+        super().initialize_callbacks()
+        for _, callback in self.callbacks_:
+            if isinstance(callback, (ScoringBase, PassthroughScoring)):
+                raise ValueError(
+                    f"{type(callback).__name__} of skorch scores predictions that this "
+                    "net does not make in training: take ScoringMonitor of "
+                    "sklearn.callback with set_callbacks, or read net_.history"
+                )
+        return self
 
     def initialize_module(self):
         self.module_ = self.module

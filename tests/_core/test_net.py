@@ -146,6 +146,62 @@ def test_a_schedule_of_the_user_and_settings_of_the_optimizer():
     np.testing.assert_allclose(group["lr"], 0.1 / 21)
 
 
+class Told(skorch.callbacks.Callback):
+    """Takes what skorch documents, by position or by name."""
+
+    def __init__(self):
+        self.told = []
+
+    def on_epoch_begin(self, net, dataset_train, dataset_valid, **kwargs):
+        self.told.append(("epoch", dataset_train is not None, dataset_valid))
+
+    def on_epoch_end(self, net, dataset_train, dataset_valid, **kwargs):
+        self.told.append(("end", dataset_train is not None, dataset_valid))
+
+    def on_batch_end(self, net, batch, training, loss, y_pred, **kwargs):
+        assert training is True and loss.ndim == 0 and len(batch) == 2
+        self.told.append(("batch", y_pred))
+
+
+def test_callbacks_of_skorch_are_told_what_skorch_tells():
+    told = Told()
+    net(max_epochs=1, callbacks=[("told", told)]).partial_fit(
+        Shuffled(Samples(X, (4,)))
+    )
+    expected = [("epoch", True, None), *[("batch", None)] * 7, ("end", True, None)]
+    assert told.told == expected
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        skorch.callbacks.EpochScoring("accuracy"),
+        skorch.callbacks.BatchScoring("accuracy", name="accuracy"),
+        skorch.callbacks.PassthroughScoring("train_loss"),
+        ("named", skorch.callbacks.EpochScoring("accuracy")),
+    ],
+)
+def test_callbacks_that_score_are_refused_by_name(callback):
+    classifier = FixMatchClassifier(
+        max_steps=1, batch_size=8, net_params={"callbacks": [callback]}
+    )
+    with pytest.raises(ValueError, match="Scoring of skorch.*ScoringMonitor"):
+        classifier.fit(X, Y)
+    assert not hasattr(classifier, "net_")
+
+
+def test_other_callbacks_of_skorch_work(tmp_path):
+    callbacks = [
+        skorch.callbacks.EarlyStopping(monitor="train_loss"),
+        skorch.callbacks.Checkpoint(monitor=None, dirname=str(tmp_path)),
+        skorch.callbacks.PrintLog(sink=lambda text: None),
+    ]
+    SimCLRTransformer(
+        max_epochs=2, batch_size=8, net_params={"callbacks": callbacks}
+    ).fit(X)
+    assert list(tmp_path.iterdir())
+
+
 def test_a_loss_that_is_no_number_names_the_remedy():
     with pytest.raises(ValueError, match=r"lr=1e\+30"):
         net(lr=1e30, optimizer="sgd", schedule="constant").partial_fit(

@@ -59,11 +59,10 @@ MORE = {
 # these take vectors, as an embedder gives them
 OF_VECTORS = {"USLSelector", "CoreSetSelector", "MaxHerdingSelector"}
 OF_VECTORS |= {"UHerdingSelector", "TypiClustSelector", "EmbeddingClassifier"}
-SHOWN_LARGER = {"SimCLRTransformer", "MoCoTransformer", "SCANClusterer"}
-SHOWN_LARGER |= {"FixMatchClassifier", "VAALSelector", "IICSegmenter"}
+SHOWN_LARGER = {"SimCLRTransformer", "FixMatchClassifier", "VAALSelector"}
+SHOWN_LARGER |= {"IICSegmenter"}
 # those whose saved, continued and resumed states are tried without --thorough
-TRIED = {"SimCLRTransformer", "MoCoTransformer", "SwAVTransformer", "SCANClusterer"}
-TRIED |= {"DeepClusterer", "FixMatchClassifier", "MixMatchClassifier", "TODSelector"}
+TRIED = {"SimCLRTransformer", "SCANClusterer", "DeepClusterer", "FixMatchClassifier"}
 
 
 def counted(run):
