@@ -1,4 +1,4 @@
-"""Every estimator, policy and loss on a pretended accelerator, and how often it waits."""
+"""On a pretended accelerator: every estimator, policy and loss, and its waits."""
 
 import json
 import subprocess
@@ -20,6 +20,21 @@ LARGER = ["SimCLRTransformer", "FixMatchClassifier", "VAALSelector", "IICSegment
 CASES = [*ESTIMATORS, *(f"{name} 16" for name in LARGER)]
 CASES += [f"policy {name}" for name in POLICIES]
 CASES += [f"loss {name}" for name in losses.__all__]
+SEARCHES = [
+    f"search kneighbors {case}"
+    for case in (
+        *("euclidean True", "euclidean False", "cosine True", "cosine False"),
+        *("queries", "float64"),
+    )
+]
+SEARCHES += ["search mine_neighbors", "search mine_neighbors product"]
+SEARCHES += [
+    f"search kmeans {case}"
+    for case in ("random", "k-means++", "sample", "1-D", "2-D", "many")
+]
+SEARCHES += [f"search k_center_greedy{case}" for case in ("", " first", " many")]
+SEARCHES += ["search herd"]
+CASES += SEARCHES
 
 # What the host waits for in a step, and why it stays; all others never wait.
 WAITS = {
@@ -65,3 +80,12 @@ def test_rows_on_the_device_are_not_copied_again(found, name):
     # numbers of rows and what the policies draw on the host, never the pixels
     copies = sum(found[name].get("copies", {}).values())
     assert copies <= (9.5 if name == "USLTSelector" else 14)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_searches_run_on_the_device_in_blocks(found, name):
+    # of 700 rows, 64 at a time: never all pairs, but where there are 650 centers
+    case = found[name]
+    assert case["launches"] > 10
+    if name.partition(" k")[2].startswith("neighbors") or "mine" in name:
+        assert case["largest"] <= 64 * 700

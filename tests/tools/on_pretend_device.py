@@ -9,6 +9,7 @@
 # continued and resumed.
 
 import copy
+import functools
 import json
 import os
 import pickle
@@ -33,9 +34,18 @@ from sklearn.base import clone
 from skorch import net as skorch_net
 
 import sklabel
-from sklabel import classification, clustering, embedding, losses, selection
+from sklabel import (
+    classification,
+    clustering,
+    embedding,
+    losses,
+    neighbors,
+    selection,
+)
+from sklabel._core.kcenter import k_center_greedy
 from sklabel._core.net import Net
 from sklabel.datasets import load_digit_images
+from sklabel.selection._herding import herd
 from tests.augment._policies import POLICIES
 from tests.test_common import SHORTEST, color
 
@@ -217,6 +227,52 @@ def of_loss(loss, *args):
     return {"gap": float(max(gaps)), "waits": waits}
 
 
+def of_search(search, *args):
+    """Return what is found of a function that takes a device: do all results agree?"""
+    expected = [np.asarray(part, float) for part in search(*args, device="cpu")]
+    with sim.PretendDevice():
+        sim.LOG.__init__()
+        found = search(*args, device=sim.NAME)
+        n_operations, largest = sim.LOG.n_operations, sim.LOG.largest
+    gaps = []
+    for a, b in zip(expected, found, strict=True):
+        finite = np.isfinite(a)
+        np.testing.assert_array_equal(a[~finite], np.asarray(b)[~finite])
+        gaps.append(np.abs(a[finite] - np.asarray(b)[finite]).max(initial=0))
+    gap = float(max(gaps))
+    return {"gap": gap, "waits": {}, "launches": n_operations, "largest": largest}
+
+
+def of_searches():
+    """Yield (name, function, arguments) of what searches and clusters vectors."""
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(700, 5)).astype(np.float32)
+    Z[600:] = Z[:100]  # copies
+    fixed = np.ascontiguousarray(Z)
+    fixed.flags.writeable = False
+    for metric in ("euclidean", "cosine"):
+        for own in (True, False):
+            block = functools.partial(
+                neighbors.kneighbors, metric=metric, include_self=own, block_size=64
+            )
+            yield f"kneighbors {metric} {own}", block, (Z, 6)
+    short = functools.partial(neighbors.kneighbors, block_size=64)
+    yield "kneighbors queries", short, (fixed, 6, Z[:50].astype(np.float64))
+    yield "kneighbors float64", short, (Z.astype(np.float64), 6)
+    mined = functools.partial(neighbors.mine_neighbors, block_size=64)
+    yield "mine_neighbors", mined, (Z, 6)
+    yield "mine_neighbors product", mined, (Z, 6, False)
+    for init in ("random", "k-means++", "sample", np.arange(9), Z[:9]):
+        name = init if isinstance(init, str) else f"{init.ndim}-D"
+        run = functools.partial(neighbors.kmeans, init=init, random_state=0)
+        yield f"kmeans {name}", run, (Z, 9)
+    yield "kmeans many", functools.partial(neighbors.kmeans, random_state=0), (Z, 650)
+    yield "k_center_greedy", k_center_greedy, (Z, 40, [3, 5])
+    yield "k_center_greedy first", k_center_greedy, (Z, 40, (), 7)
+    yield "k_center_greedy many", k_center_greedy, (Z, 40, np.arange(300))
+    yield "herd", herd, (Z, 30, None, [1, 2])
+
+
 def of_losses():
     """Yield (name, function, arguments) of every public loss."""
     torch.manual_seed(0)
@@ -280,6 +336,8 @@ def cases(thorough=False):
                 yield f"{name} 16", lambda c=cls, y=y: of_fit(c, LARGER, y, False)
     for name, policy in POLICIES.items():
         yield f"policy {name}", lambda p=policy: of_policy(p)
+    for name, search, args in of_searches():
+        yield f"search {name}", lambda f=search, a=args: of_search(f, *a)
     for name, loss, args in of_losses():
         yield f"loss {name}", lambda f=loss, a=args: of_loss(f, *a)
 

@@ -157,12 +157,15 @@ class Log:
         copies from it.
     launches : list of int
         Operations of each step.
+    largest : int
+        Numbers in the largest tensor that an operation gave.
     """
 
     def __init__(self):
         self.waits = collections.Counter()
         self.copies = collections.Counter()
         self.n_operations = 0
+        self.largest = 0
         self.launches = []
         self.step = False
 
@@ -226,7 +229,7 @@ class SimTensor(torch.Tensor):
     def __getitem__(self, index):
         if isinstance(index, list):  # torch copies it to the device, and waits
             LOG.note(LOG.waits, "index from the host")
-            index = SimTensor(torch.tensor(index))
+            index = SimTensor(torch.tensor(index, dtype=None if index else torch.long))
         return super().__getitem__(index)
 
     def tolist(self):
@@ -300,6 +303,7 @@ def _run(func, args, kwargs):
     def back(x):
         if not isinstance(x, torch.Tensor):
             return x
+        LOG.largest = max(LOG.largest, x.numel())
         return known[id(x)] if id(x) in known else SimTensor(x)
 
     return pytree.tree_map(back, out)
