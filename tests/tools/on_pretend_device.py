@@ -71,6 +71,12 @@ OF_VECTORS = {"USLSelector", "CoreSetSelector", "MaxHerdingSelector"}
 OF_VECTORS |= {"UHerdingSelector", "TypiClustSelector", "EmbeddingClassifier"}
 SHOWN_LARGER = {"SimCLRTransformer", "FixMatchClassifier", "VAALSelector"}
 SHOWN_LARGER |= {"IICSegmenter"}
+PRECISIONS = {
+    "SimCLRTransformer": ("bfloat16", "float16", "tf32"),
+    "SwAVTransformer": ("float16",),
+    "DeepClusterer": ("float16",),  # with an optimizer of its own
+    "MixMatchClassifier": ("bfloat16", "float16"),
+}
 # those whose saved, continued and resumed states are tried without --thorough
 TRIED = {"SimCLRTransformer", "SCANClusterer", "DeepClusterer", "FixMatchClassifier"}
 
@@ -112,7 +118,7 @@ def parameters(cls, device, **given):
             max_steps=2, device=device, random_state=0
         )
     shared = {"device": device, "random_state": 0, "precision": "float32"}
-    return {**own, **{name: v for name, v in shared.items() if name in known}}
+    return {**{name: v for name, v in shared.items() if name in known}, **own}
 
 
 def fitted(estimator, X, y):
@@ -332,6 +338,12 @@ def cases(thorough=False):
             X = VECTORS if name in OF_VECTORS else IMAGES
             tried = name in TRIED or thorough
             yield name, lambda c=cls, X=X, y=y, t=tried: of_fit(c, X, y, t)
+            for precision in PRECISIONS.get(name, ()):
+                given = {"precision": precision}
+                yield (
+                    f"{name} {precision}",
+                    lambda c=cls, X=X, y=y, g=given: of_fit(c, X, y, False, **g),
+                )
             if name in SHOWN_LARGER:
                 yield f"{name} 16", lambda c=cls, y=y: of_fit(c, LARGER, y, False)
     for name, policy in POLICIES.items():
