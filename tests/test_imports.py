@@ -14,15 +14,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 # `_core`, in its `roles` and in `_pages` every file is one. A file imports from lower
 # floors only, or from its own room.
 FLOORS = [
-    "_core.checks _core.freezing",
+    "_core.checks _core.devices _core.freezing",
     "losses augment modules optim neighbors _core.columns _core.docstrings _core.files "
     "_core.label_texts _core.layers _core.lettering _core.optional _core.plain "
     "_core.samples _core.warn",
     "backbones text _core.calibration _core.callbacks _core.choice _core.decoding "
     "_core.few_shot _core.identity _core.kcenter _core.labels _core.persistence "
     "_core.propagation _core.samplers _core.weight_files",
-    "datasets _core.answers _core.display _core.image_files _pages.photographs "
-    "_pages.report _pages.session",
+    "datasets _core.answers _core.batches _core.display _core.image_files "
+    "_pages.photographs _pages.report _pages.session",
     "labels metrics _core.class_names _core.inputs _core.net _core.texts "
     "_core.vector_cache _pages.server",
     "inspection pretrained _core.health _core.parameters _core.settings",

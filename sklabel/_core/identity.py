@@ -53,6 +53,8 @@ def _parameters(estimator):
     parameters = dict(estimator.get_params(deep=False))
     for name in ("cache_dir", "checkpoint_dir", "verbose"):
         parameters.pop(name, None)
+    if parameters.get("accumulate") == 1:  # as if it were not there: older checkpoints
+        del parameters["accumulate"]
     return parameters
 
 

@@ -521,6 +521,7 @@ class Learner(Training, NetEstimator, abstract=True):
         """Return an initialized net; ``settings`` win over the shared parameters."""
         names = ("max_epochs", "max_steps", "batch_size", "optimizer", "lr")
         names += ("weight_decay", "schedule", "warmup_epochs", "precision", "verbose")
+        names += ("accumulate",)
         given = {name: getattr(self, name) for name in names}
         return Net(
             module,

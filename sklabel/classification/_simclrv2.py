@@ -21,7 +21,7 @@ from .._core.parameters import (
     Positive,
     UnitInterval,
 )
-from .._core.samplers import Shuffled
+from .._core.samplers import Shuffled, count_labeled
 from .._core.transfer import EncoderClassifier
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
@@ -88,7 +88,7 @@ class _Distilled(LinearHeaded):
         return (self.student.logits(x) / temperature).softmax(1)  # (B, K)
 
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum()) if self.alpha < 1 else 0
+        n_labeled = count_labeled(y) if self.alpha < 1 else 0
         x = self.augment(x)
         # where every row is labeled, those are what there is to distill
         first = n_labeled if n_labeled < len(x) else 0

@@ -384,8 +384,9 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
         n_neighbors = min(self.n_neighbors, len(Z) - 1)
         embedded = hasattr(self, "embedder_")
         if self.metric == "cosine" or (self.metric == "auto" and embedded):
-            return mine_neighbors(Z, n_neighbors)[1]
-        return kneighbors(Z, n_neighbors + 1, random_state=seed)[1]
+            return mine_neighbors(Z, n_neighbors, device=self.device)[1]
+        given = {"random_state": seed, "device": self.device}
+        return kneighbors(Z, n_neighbors + 1, **given)[1]
 
     def _build_module(self, mean, std):
         before = self._continued

@@ -410,12 +410,15 @@ def contrastive_clustering(
         scores = z @ centers.T / temperature  # (B, K)
         if contrast == "centers":
             return F.cross_entropy(scores, y)
-        if (y == y[0]).all():  # nothing to be told apart from
-            return 0 * scores.sum()
+        # asked on the device, which is not waited for
+        alone = (y == y[0]).all()  # nothing to be told apart from
         members = F.one_hot(y, len(centers))  # (B, K)
-        others = scores.masked_fill(members.bool(), -math.inf).logsumexp(0)[y]  # (B,)
+        own_kind = members.bool() & ~alone  # all at -inf would have no gradient
+        others = scores.masked_fill(own_kind, -math.inf).logsumexp(0)[y]  # (B,)
         own = scores.gather(1, y[:, None])[:, 0]
         counts = members.sum(0)
         all_ = others if contrast == "literal" else torch.logaddexp(own, others)
         total = ((all_ - own) / counts[y]).sum()
-        return total if contrast == "literal" else total / (counts > 0).sum()
+        if contrast != "literal":
+            total = total / (counts > 0).sum()
+        return torch.where(alone, 0 * scores.sum(), total)

@@ -245,7 +245,11 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         self.assignments_ = np.full(len(scores), -1, dtype=np.int64)
         if len(chosen):
             _, nearest = kneighbors(
-                pool.space[chosen], 1, queries=pool.space, method="exact"
+                pool.space[chosen],
+                1,
+                queries=pool.space,
+                method="exact",
+                device=getattr(self, "device", "cpu"),
             )
             self.assignments_[:] = nearest[:, 0]
             # Among copies of one row the nearest is ambiguous, but not for these.
