@@ -81,16 +81,16 @@ def test_a_worker_that_dies_loses_nothing(client, images, embedder, tmp_path):
 
 
 def test_vectors_on_disk_and_a_choice_among_them(client, images, embedder, tmp_path):
-    Z = embedded(embedder, images)
-    file = np.lib.format.open_memmap(
-        tmp_path / "vectors.npy", "w+", dtype=Z.dtype, shape=Z.shape
-    )
-    da.store(Z, file, lock=True, scheduler="threads")
-    file.flush()
-    kept = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    folder = str(tmp_path / "vectors")
+    da.to_npy_stack(folder, embedded(embedder, images))
+    kept = da.from_npy_stack(folder).compute(scheduler="threads")
+    np.testing.assert_array_equal(kept, embedder.transform(images))
+    np.save(tmp_path / "vectors.npy", kept)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
     selector = USLSelector(10, random_state=0)
-    expected = selector.fit_select(embedder.transform(images))
-    np.testing.assert_array_equal(selector.fit_select(kept), expected)
+    np.testing.assert_array_equal(
+        selector.fit_select(mapped), selector.fit_select(kept)
+    )
 
 
 def test_a_bag_of_paths(client, images, tmp_path):
