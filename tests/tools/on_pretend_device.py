@@ -69,6 +69,7 @@ MORE = {
 # these take vectors, as an embedder gives them
 OF_VECTORS = {"USLSelector", "CoreSetSelector", "MaxHerdingSelector"}
 OF_VECTORS |= {"UHerdingSelector", "TypiClustSelector", "EmbeddingClassifier"}
+OF_VECTORS |= {"TURTLEClusterer"}
 SHOWN_LARGER = {"SimCLRTransformer", "FixMatchClassifier", "VAALSelector"}
 SHOWN_LARGER |= {"IICSegmenter"}
 PRECISIONS = {
@@ -309,6 +310,7 @@ def of_losses():
         "mean_entropy": (p,),
         "pseudo_label": (a, b, 0.1),
         "pseudo_targets": (a, 0.1),
+        "self_adaptive_fairness": (a, q.max(1).values, p.mean(0), q.mean(0)),
         "confidence_cross_entropy": (a, b, 0.1),
         "sharpen": (p,),
         "guessed_labels": (torch.stack([a, b]), 0.5),
@@ -322,7 +324,7 @@ def of_losses():
         "temporal_consistency": (a, b, c),
     }
     for name in losses.__all__:
-        yield name, getattr(losses, name), made[name]
+        yield name, getattr(losses, name), made.get(name, ())  # (): an error
 
 
 def cases(thorough=False):
