@@ -20,6 +20,7 @@ from . import (
     export,
     fit,
     import_,
+    label,
     outputs,
     predict,
     report,
@@ -87,13 +88,14 @@ def _parser():
     parser = _Parser(
         prog="sklabel",
         description="Label many images from few labels.",
-        epilog="First steps: sklabel demo. Your own photographs: sklabel select "
-        "FOLDER, write the labels into the CSV, sklabel fit CSV FOLDER.",
+        epilog="First steps: sklabel demo. Your own photographs: sklabel label FOLDER, "
+        "then sklabel fit CSV FOLDER.",
     )
     parser.add_argument("--version", action="version", version=sklabel.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in (
-        *(demo, select, fit, predict, evaluate, cluster, report, export, import_),
+        *(demo, select, label, fit, predict),
+        *(evaluate, cluster, report, export, import_),
     ):
         command.add_parser(commands)
     return parser, commands.choices

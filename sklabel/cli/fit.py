@@ -133,6 +133,23 @@ def run(args):
     )
 
 
+def command_for(filled_in, args, changed):
+    """Return the command to paste once lists have been filled in.
+
+    Parameters
+    ----------
+    filled_in : list of path
+    args : namespace
+        Of the command that came before.
+    changed : dict
+        Options with another value than there.
+    """
+    to = outputs.free_csv(OUT, "fit", taken=filled_in)
+    if str(to) != OUT:
+        changed = {**changed, "out": str(to)}
+    return options.command_line("fit", *filled_in, args.folder, args=args, **changed)
+
+
 def _check_classes(labels, args):
     where = f"the column {args.label_column!r} of {' and '.join(args.lists)}"
     if not labels.given:

@@ -30,6 +30,11 @@ def check_csv(path, option, args):
     _check_own(path, option, args, _is_own_csv)
 
 
+def check_list(path):
+    """Raise an error if a list, of whoever, cannot be written."""
+    _check_writable(path)
+
+
 def check_picture(path, option, args):
     """The same for a picture."""
     _check_writable(path)

@@ -52,13 +52,22 @@ def unescape(cell):
 
 def as_text(header, rows):
     """Return a CSV as text."""
+    return as_it_is([header, *([escape(cell) for cell in row] for row in rows)])
+
+
+def as_it_is(rows, separator=",", newline="\n"):
+    """Return a CSV as text, no cell of which is escaped."""
+    rows = list(rows)
     text = io.StringIO()
-    rows = [[escape(cell) for cell in row] for row in rows]
     # until Python 3.13 a lone carriage return is not quoted by itself
     odd = any("\r" in cell for row in rows for cell in row)
-    quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
-    writer.writerows([header, *rows])
+    writer = csv.writer(
+        text,
+        delimiter=separator,
+        lineterminator=newline,
+        quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL,
+    )
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -105,12 +114,22 @@ class Row(NamedTuple):
         return self.cells[column] if known else ""
 
 
+class Form(NamedTuple):
+    """How a CSV is written: what stands before its header, and between cells."""
+
+    encoding: str = "utf-8"
+    start: str = ""
+    separator: str = ","
+    newline: str = "\n"
+
+
 class Table(NamedTuple):
-    """A CSV: the names of its columns, and the rows below them."""
+    """A CSV: the names of its columns, the rows below them, and how it is written."""
 
     path: str
     header: list
     rows: list
+    form: Form = Form()
 
     def column(self, name, remedy=None):
         """Return the number of a column by its name.
@@ -148,11 +167,11 @@ def read(path, wanted):
     wanted : sequence of str
         Columns by which the separator is recognized: comma, semicolon, tab or "|".
     """
-    text = _decoded(path)
-    line = 1
+    text, encoding = _decoded(path)
+    line, start = 1, ""
     told = re.match(r'(?i)"?sep=(.)"?[ ,;\t|]*(?:\r\n|\r|\n|\Z)', text)
     if told:  # Excel's own first line
-        text, line = text[told.end() :], 2
+        start, text, line = told[0], text[told.end() :], 2
         separator = told[1]
     else:
         separator = max(
@@ -162,8 +181,9 @@ def read(path, wanted):
     # "path, label": then a quote may follow the space
     spaced = bool(first) and all(name.startswith(" ") for name in first)
     rows = _rows(path, text, line, separator, spaced)
+    form = Form(encoding, start, separator, "\r\n" if "\r\n" in text else "\n")
     if not rows:
-        return Table(path, [], [])
+        return Table(path, [], [], form)
     header = [name.strip() for name in rows[0].cells]
     if re.fullmatch(_MARK, header[-1]):
         header.pop()
@@ -180,7 +200,7 @@ def read(path, wanted):
                 f"{path}, line {row.line}: {len(row.cells)} cells, but "
                 f"{len(header)} columns have a name. {remedy}"
             )
-    return Table(path, header, rows[1:])
+    return Table(path, header, rows[1:], form)
 
 
 def _take_typed(cells, n):
@@ -190,6 +210,7 @@ def _take_typed(cells, n):
 
 
 def _decoded(path):
+    """Return the text of a file, and its encoding."""
     content = Path(path).read_bytes()
     for start, what in _NO_TEXT.items():
         if content.startswith(start):
@@ -201,7 +222,7 @@ def _decoded(path):
         if max(odd, even) > 25 and max(odd, even) > 4 * min(odd, even):
             encoding = "utf-16-be" if odd > even else "utf-16-le"
     try:
-        return content.decode(encoding)
+        return content.decode(encoding), encoding
     except UnicodeDecodeError:
         name = encoding.upper().removesuffix("-SIG")
         raise ValueError(f"{path} is not {name}: save it as CSV UTF-8.") from None

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from .._core.callbacks import fitting
 from .._core.columns import as_column, image_column
+from .._core.freezing import lock_
 from .._core.image_files import StreamedFiles
 from .._core.inputs import check_pixel_range, check_samples, size_pair
 from .._core.learner import NetEstimator
@@ -308,7 +309,7 @@ class PretrainedTransformer(
         )
         if not self._framed:
             encoder = Encoder(nn.Sequential(frame, encoder), self.sample_shape_)
-        return _Frozen(encoder, frame).requires_grad_(False).eval()
+        return lock_(_Frozen(encoder, frame)).eval()
 
     def _make_net(self, module, pixel_range):
         return Net(
