@@ -74,7 +74,7 @@ class _SRAAL(AdversarialCodes):
     _: KW_ONLY
     head: nn.Linear  # of the codes
     doubts: torch.Tensor | None = None  # of each row; None: by the head, as it learns
-    class_weight: float = 1.0
+    label_weight: float = 1.0
 
     training_only = ("doubts",)
 
@@ -98,7 +98,7 @@ class _SRAAL(AdversarialCodes):
         doubt = self.doubt(mu[n:].detach(), -1 - y[n:])
         adversary = adversary_loss(*seen)
         discriminator = discriminator_loss(*judged, doubt)
-        loss = error + self.kl_weight * kl + self.class_weight * supervised
+        loss = error + self.kl_weight * kl + self.label_weight * supervised
         loss = loss + self.adversary_weight * adversary
         return loss + discriminator, {
             "reconstruction": error.detach() / 2,
@@ -130,7 +130,7 @@ class SRAALSelector(FitsClassifierMixin, AdversarialRole, Learner):
         loop. None: the classifier on the codes, as it learns.
     n_components : int
         Length of a code.
-    class_weight : float
+    label_weight : float
         Weight of the classes of the labeled rows, >= 0. Paper: lambda 2.
     kl_weight : float
         Weight of the divergence of the codes from a normal distribution, >= 0.
@@ -227,7 +227,7 @@ class SRAALSelector(FitsClassifierMixin, AdversarialRole, Learner):
     _: KW_ONLY
     classifier: ProbabilisticClassifier | None = None
     n_components: Count = 32
-    class_weight: NonNegative = 1.0
+    label_weight: NonNegative = 1.0
     kl_weight: NonNegative = 0.01
     kl_reduction: Annotated[str, one_of(REDUCTIONS)] = "mean"
     adversary_weight: NonNegative = 1.0
@@ -267,7 +267,8 @@ class SRAALSelector(FitsClassifierMixin, AdversarialRole, Learner):
     def _build_module(self, mean, std, places=None):
         before = self._continued
         head = nn.Linear(self.n_components, len(self.classes_))
-        if before is not None:
-            head = filled_(head.to(before.head.weight), before.head, places)
-        given = {"head": head, "class_weight": self.class_weight}
-        return self._build_codes(_SRAAL, mean, std, **given)
+        given = {"head": head, "label_weight": self.label_weight}
+        module = self._build_codes(_SRAAL, mean, std, **given)
+        if before is not None:  # what the codes are made of fits
+            module.head = filled_(head.to(before.head.weight), before.head, places)
+        return module

@@ -107,7 +107,7 @@ def log_softmax(logits):
 @pytest.mark.parametrize("given_doubts", [False, True])
 def test_the_loss_by_loops(given_doubts):
     doubts = torch.linspace(0, 0.7, 10) if given_doubts else None
-    module = small_module(doubts=doubts, class_weight=0.7)
+    module = small_module(doubts=doubts, label_weight=0.7)
     x, y = torch.randn(8, 6), torch.tensor([0, 3, 1, -1, -3, -5, -7, -10])
     torch.manual_seed(1)
     loss, metrics = module.loss(x, y)
@@ -161,7 +161,7 @@ def test_the_loss_by_loops(given_doubts):
 
 
 def test_the_codes_are_moved_by_the_adversary_and_not_by_the_discriminator():
-    module = small_module(kl_weight=0.0, class_weight=0.0)
+    module = small_module(kl_weight=0.0, label_weight=0.0)
     x, y = torch.randn(8, 6), torch.tensor([0, 3, 1, -1, -3, -5, -7, -10])
     mu = module.encode(x)[0].detach().requires_grad_(True)
     seen, judged = module.judged(mu, [3, 5])
