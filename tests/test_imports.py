@@ -31,6 +31,7 @@ FLOORS = [
     "_core.roles.classification _core.roles.search",
     "_core.nested _core.transfer",
     "_core.roles.selection",
+    "_core.adversary",
     "embedding",
     "clustering classification",
     "selection",
