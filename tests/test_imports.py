@@ -33,7 +33,7 @@ FLOORS = [
     "embedding",
     "clustering classification",
     "selection",
-    "active_learning model_selection",
+    "active_learning ensemble model_selection",
     "__init__",
     "cli",
     "__main__",

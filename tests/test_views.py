@@ -403,6 +403,7 @@ METHODS = {
             weak_augment=weak,
             strong_augment=strong,
             teacher="average",
+            threshold=0.0,
             batch_size=4,
             unlabeled_ratio=3,
             include_labeled=False,
@@ -410,7 +411,7 @@ METHODS = {
         (X, Y),
         """
         network  w1(labeled) s1(w3(unlabeled))
-        average  [w2(unlabeled)]
+        teacher  [w2(unlabeled)]
         """,
     ),
     "FixMatch with interpolated logits: labeled views also go alone": (
@@ -419,6 +420,7 @@ METHODS = {
             weak_augment=weak,
             strong_augment=strong,
             logit_interpolation=True,
+            threshold=0.0,
             batch_size=4,
             unlabeled_ratio=3,
             include_labeled=False,
@@ -443,7 +445,7 @@ METHODS = {
         ),
         (X, Y),
         """
-        network  s1(w1(labeled)) [w4(unlabeled)] s2(w2(unlabeled))
+        network  [s1(w1(labeled))] [w4(unlabeled)] s2(w2(unlabeled))
         network  s1(w1(labeled)) w4(unlabeled) s2(w2(unlabeled)) s3(w3(unlabeled))
         """,
     ),
