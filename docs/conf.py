@@ -60,6 +60,8 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"sklabel {version}"
+html_static_path = ["_static"]
+html_css_files = ["sklabel.css"]
 html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": False,

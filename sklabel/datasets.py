@@ -144,6 +144,8 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
         If there is no such folder.
     NotADirectoryError
         If ``folder`` is a file.
+    TypeError
+        If ``folder`` is no path.
     ValueError
         If no image is found, or ``labels`` is something else.
 
@@ -153,6 +155,8 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
         If images are left out, or the class folders are parts of a data set, such as
         train and test.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder={folder!r} is no path: give a str or a pathlib.Path.")
     folder = Path(folder).expanduser()
     if labels not in ("folder", None):
         raise ValueError(f"labels must be 'folder' or None, got {labels!r}.")

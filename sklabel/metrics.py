@@ -5,6 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
+from ._core.checks import check_number
 from ._core.labels import encode_labels
 
 
@@ -170,8 +171,7 @@ def top_k_clustering_accuracy(labels_true, probabilities, k=5):
         If the two differ in length, no row is labeled or ``k`` is less than 1.
     """
     probabilities = np.asarray(probabilities)
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
+    check_number(1, whole=True, k=k)
     n_clusters = probabilities.shape[1]
     classes, y = encode_labels(labels_true)
     argmax = probabilities.argmax(axis=1)
@@ -229,10 +229,8 @@ def knn_scores(
     .. [1] Z. Wu et al., "Unsupervised feature learning via non-parametric instance
        discrimination", CVPR 2018, section 3.4.
     """
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}.")
+    check_number(1, whole=True, k=k, block_size=block_size)
+    check_number(0, above=True, temperature=temperature)
     Z_train, Z_test = _unit_rows(Z_train), _unit_rows(Z_test)
     codes = torch.as_tensor(codes, dtype=torch.long, device=Z_train.device)
     if len(codes) != len(Z_train):
@@ -261,13 +259,18 @@ def knn_scores(
     return torch.cat(scores).cpu().numpy()
 
 
-def _unit_rows(Z):
-    Z = torch.as_tensor(Z)
+def _rows(Z):
+    Z = torch.as_tensor(np.nan if Z is None else Z)
     if Z.ndim != 2:
         raise ValueError(
             f"Embeddings must have shape (n, D), got shape {tuple(Z.shape)}."
         )
-    return F.normalize(Z.detach() if Z.dtype == torch.float64 else Z.detach().float())
+    return Z.detach()
+
+
+def _unit_rows(Z):
+    Z = _rows(Z)
+    return F.normalize(Z if Z.dtype == torch.float64 else Z.float())
 
 
 def knn_accuracy(Z_train, y_train, Z_test, y_test, k=200, temperature=0.1):
@@ -317,6 +320,7 @@ def knn_accuracy(Z_train, y_train, Z_test, y_test, k=200, temperature=0.1):
     """
     classes, codes = encode_labels(y_train)
     classes_test, codes_test = encode_labels(y_test)
+    Z_test = _rows(Z_test)
     if len(codes_test) != len(Z_test):
         raise ValueError(
             f"Z_test has {len(Z_test)} rows, but y_test has {len(codes_test)}."
@@ -324,7 +328,7 @@ def knn_accuracy(Z_train, y_train, Z_test, y_test, k=200, temperature=0.1):
     labeled = codes_test >= 0
     if not labeled.any():
         raise ValueError("y_test has no labeled row, so there is nothing to score.")
-    Z_test = torch.as_tensor(Z_test)[torch.from_numpy(labeled)]
+    Z_test = Z_test[torch.from_numpy(labeled)]
     scores = knn_scores(
         Z_train,
         codes,

@@ -135,7 +135,7 @@ def test_clustering_errors():
         clustering_accuracy([0, 1], [0, 1, 1])
     with pytest.raises(ValueError, match="no labeled row"):
         hungarian_match([-1, -1], [0, 1])
-    with pytest.raises(ValueError, match="k must be at least 1"):
+    with pytest.raises(ValueError, match="k=0 must be an integer of at least 1"):
         top_k_clustering_accuracy([0, 1], np.eye(2), k=0)
 
 
@@ -193,10 +193,15 @@ def test_knn_errors():
         knn_accuracy(Z, [-1, -1, -1], Z, [0, 1, 2])
     with pytest.raises(ValueError, match="y_test has no labeled row"):
         knn_accuracy(Z, [0, 1, 2], Z, [-1, -1, -1])
-    with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="k=0 must be an integer of at least 1"):
         knn_accuracy(Z, [0, 1, 2], Z, [0, 1, 2], k=0)
-    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+    with pytest.raises(
+        ValueError, match="temperature=0 must be a finite number above 0"
+    ):
         knn_accuracy(Z, [0, 1, 2], Z, [0, 1, 2], temperature=0)
+    for train, test in ((None, Z), (Z, None)):
+        with pytest.raises(ValueError, match=r"Embeddings must have shape \(n, D\)"):
+            knn_accuracy(train, [0, 1, 2], test, [0, 1, 2])
     with pytest.raises(ValueError, match="3 rows, but there are 2 labels"):
         knn_accuracy(Z, [0, 1], Z, [0, 1, 2])
     with pytest.raises(ValueError, match="3 rows, but y_test has 2"):

@@ -281,6 +281,8 @@ def test_auto_takes_the_exact_search_until_compilation_pays():
         ({"n_neighbors": 6, "include_self": False}, "between 1 and 5"),
         ({"n_neighbors": 1, "metric": "manhattan"}, "metric='manhattan'"),
         ({"n_neighbors": 1, "method": "fast"}, "method='fast'"),
+        ({"n_neighbors": 1, "block_size": -1}, "block_size=-1 must be an integer of"),
+        ({"n_neighbors": 1, "block_size": 2.0}, "block_size=2.0 must be an integer"),
         ({"n_neighbors": 1, "queries": np.ones((2, 3))}, "3 features where Z has 2"),
         ({"n_neighbors": 1, "queries": np.ones(2)}, "queries must be a non-empty 2-D"),
     ],
@@ -317,6 +319,8 @@ def test_mined_rows_have_the_largest_cosines_and_stand_behind_the_row(Z, data):
 def test_mining_refuses_as_many_neighbors_as_rows():
     with pytest.raises(ValueError, match="n_neighbors=3 must lie between 1 and 2"):
         mine_neighbors(np.eye(3), 3)
+    with pytest.raises(ValueError, match="block_size=0 must be an integer of at least"):
+        mine_neighbors(np.eye(3), 1, block_size=0)
 
 
 # --- kmeans ----------------------------------------------------------------------

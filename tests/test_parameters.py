@@ -547,3 +547,27 @@ def test_a_parameter_does_what_it_says(cls, base, parameter, value, probe, expec
 
     assert seen() != expected
     assert seen(**{parameter: value}) == expected
+
+
+WARMED = [c for c in TRAINED if getattr(c, "warmup_epochs", 0) == 1]
+
+
+@pytest.mark.parametrize("cls", WARMED, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("max_steps", [1, 9, 15, 50])
+def test_the_warmup_of_a_short_training_is_a_tenth_of_it(cls, max_steps):
+    x, y, settings = TRAINED[cls]
+    fit(cls, x, y, **settings, lr=0.02, max_steps=max_steps, warmup_epochs=1)
+    rates = [step["lr"] for step in steps]
+    # an epoch has 4 steps; the rates of whole trainings are those of before
+    length = min(4, max_steps // 10)
+    np.testing.assert_allclose(rates[:length], 0.02 * np.arange(length) / (length or 1))
+    assert (np.array(rates[length:]) == 0.02).all()
+
+
+def test_a_warmup_without_an_end_is_told():
+    settings = {"max_steps": 3, "batch_size": 8, "random_state": 0}
+    with pytest.warns(UserWarning, match="warmup_epochs=2 is as long as the whole"):
+        SimCLRTransformer(warmup_epochs=2, **settings).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SimCLRTransformer(**settings).fit(X)

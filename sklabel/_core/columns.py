@@ -275,6 +275,8 @@ _FLOATS = (torch.float16, torch.float32, torch.float64)
 def _refuse(X):
     """Raise an error for what has no rows by number."""
     given = type(X).__name__
+    if X is None or isinstance(X, Number):
+        raise TypeError(f"X is {X!r}, which has no rows. {WHAT_X_MAY_BE}")
     if isinstance(X, (str, os.PathLike)):
         raise ValueError(
             f"X={str(X)!r} is a single path: give a list of image files, for example "

@@ -234,9 +234,9 @@ def _from_table(estimator, X, reset):
     shape = getattr(estimator, "image_shape", None)
     if shape is None:
         # float32 first: with another first dtype lists of floats would be cast to it
-        X = _validated(estimator, X, reset, np.float32)
+        X = check_vectors(estimator, X, reset, dtype=np.float32)
         return Samples(X, X.shape[1:])
-    X = _validated(estimator, X, reset, "numeric")
+    X = check_vectors(estimator, X, reset)
     if np.prod(shape) != X.shape[1]:
         raise ValueError(
             f"image_shape={tuple(shape)} has {np.prod(shape)} values, but the rows of "
@@ -248,9 +248,20 @@ def _from_table(estimator, X, reset):
     return Samples(X, (n_channels, height, width), channels_last=True)
 
 
-def _validated(estimator, X, reset, dtype):
+def check_vectors(estimator, X, reset, **kwargs):
+    """Return X as scikit-learn's ``validate_data`` does; its errors say what X may be.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X : array-like
+    reset : bool
+        Whether X is that of ``fit``.
+    **kwargs : dict
+        Further arguments of ``validate_data``.
+    """
     try:
-        return validate_data(estimator, X, reset=reset, dtype=dtype)
+        return validate_data(estimator, X, reset=reset, **kwargs)
     except (TypeError, ValueError) as error:
         # what numpy says where a cell is no number
         odd = "could not convert", "setting an array element", "must be a string or a"

@@ -254,13 +254,6 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         n_batches = sampler.n_batches(batch_size or self.batch_size)
         return (max_epochs or self.max_epochs) * n_batches
 
-    def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
-        """Return the length of a training in epochs, where 1.5 are one and a half."""
-        max_steps = self.max_steps if max_steps == 0 else max_steps
-        if max_steps is None:
-            return max_epochs or self.max_epochs
-        return max_steps / sampler.n_batches(batch_size or self.batch_size)
-
     def _look(self, module, labeled, compared):
         """Return what the labeled rows say of the encoder as it is.
 

@@ -23,6 +23,7 @@ from .._core.few_shot import (
     linear_probe,
     tuned_keys,
 )
+from .._core.freezing import lock_
 from .._core.image_files import ImageFiles
 from .._core.inputs import check_samples
 from .._core.labels import check_labels, decode_labels
@@ -77,7 +78,7 @@ class _PromptClassifier(Method):
     head: nn.Module | None = None
 
     def __post_init__(self):
-        self.requires_grad_(False)
+        lock_(self)
 
     def forward(self, x):
         z = unit_rows(self.project(self.backbone(x)))  # (B, D)

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
+from .._core.devices import to_device
 from .._core.parameters import (
     KW_ONLY,
     Augment,
@@ -49,7 +50,7 @@ class _MixMatch(AveragedClassifier):
             targets += [guesses] * self.n_augmentations
         views, targets = torch.cat(views), torch.cat(targets)
         order = torch.randperm(len(views), device=x.device)
-        weights = mixing_weights(len(views), self.alpha).to(x.device)
+        weights = to_device(mixing_weights(len(views), self.alpha), x.device)
         # one forward: BatchNorm sees mixtures of labeled and unlabeled rows together
         logits = self.online(mixup(views, order, weights))
         targets = mixup(targets, order, weights)

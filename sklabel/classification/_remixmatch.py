@@ -8,6 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, one_hot
 
+from .._core.devices import to_device
 from .._core.parameters import (
     KW_ONLY,
     Augment,
@@ -72,7 +73,7 @@ class _ReMixMatch(AveragedClassifier):
             probe_policy_(self.strong, self.average, x_labeled, labels)
         views, targets = torch.cat(views), torch.cat(targets)
         order = torch.randperm(len(views), device=x.device)
-        weights = mixing_weights(len(views), self.alpha).to(x.device)
+        weights = to_device(mixing_weights(len(views), self.alpha), x.device)
         mixed = self.online(mixup(views, order, weights)).float()
         targets = mixup(targets, order, weights)
         labeled_loss = cross_entropy(mixed[:n], targets[:n])

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._core.callbacks import fitting
+from .._core.freezing import thaw_
 from .._core.health import CollapseWarning, watch_features
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -61,7 +62,7 @@ class _CLIP(Method):
         self.augment = augment
         self.max_log_scale = math.log(max_logit_scale)
         self.same_captions = same_captions
-        self.requires_grad_(True)
+        thaw_(self)
         norms = [n for n, part in self.named_modules() if isinstance(part, _NORMS)]
         parts = {"image": ["backbone"], "text": ["text"], "norms": norms}
         self.frozen = ()

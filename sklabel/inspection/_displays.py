@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.base import clone
 from sklearn.decomposition import PCA
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import _num_samples
 
 from .._core.inputs import check_images
@@ -22,8 +22,8 @@ class ClusterDisplay:
         As matplotlib shows them, uint8 or floats in [0, 1].
     labels : ndarray of int of shape (n,)
         Cluster of each image.
-    confidence : ndarray of shape (n,)
-        How sure each is of its cluster: the larger, the surer.
+    confidence : ndarray of shape (n,) or None
+        How sure each is of its cluster: the larger, the surer. None: not known.
     sizes : dict of int to int
         Rows of each cluster, of which the images are some.
 
@@ -95,7 +95,7 @@ class ClusterDisplay:
         cls,
         X,
         labels,
-        confidence,
+        confidence=None,
         *,
         n_images=6,
         clusters=None,
@@ -110,8 +110,9 @@ class ClusterDisplay:
             Images, in any form that estimators take; not flattened.
         labels : array-like of int of shape (n_samples,)
             Cluster of each row; negative: none.
-        confidence : array-like of shape (n_samples,)
-            The larger, the surer.
+        confidence : array-like of shape (n_samples,) or None, default=None
+            The larger, the surer. None: not known, and the first and the last rows of
+            each cluster are drawn.
         n_images : int, default=6
             Most confident images, and as many least confident ones.
         clusters : array-like of int or None, default=None
@@ -128,15 +129,18 @@ class ClusterDisplay:
         Raises
         ------
         ValueError
-            If a cluster to draw has no row, or ``labels`` are maps.
+            If a cluster to draw has no row, ``labels`` are maps, or the lengths differ.
         """
-        labels, confidence = np.asarray(labels), np.asarray(confidence)
+        labels = np.asarray(labels)
         if labels.ndim != 1:
             raise ValueError(
                 f"ClusterDisplay draws images with one cluster each, but labels have "
                 f"shape {labels.shape}. Look at a map of clusters over its image with "
                 "plt.imshow(X[0]); plt.imshow(labels[0], alpha=0.5)."
             )
+        check_consistent_length(X, labels, confidence)
+        known = confidence is not None
+        confidence = np.asarray(confidence, float) if known else np.zeros(len(labels))
         present = np.unique(labels[labels >= 0])
         clusters = present if clusters is None else np.asarray(clusters)
         missing = sorted(set(clusters.tolist()) - set(present.tolist()))
@@ -150,7 +154,8 @@ class ClusterDisplay:
         rows = np.concatenate(chosen)
         sizes = {int(k): int((labels == k).sum()) for k in clusters}
         images = check_images(X, rows)
-        display = cls(images, labels[rows], confidence[rows], sizes)
+        confidence = confidence[rows] if known else None
+        display = cls(images, labels[rows], confidence, sizes)
         return display.plot(n_images=n_images, cmap=cmap, figure=figure)
 
     def plot(self, *, n_images=6, cmap="gray", figure=None):
@@ -188,7 +193,9 @@ class ClusterDisplay:
                     f"n_images={n_images} is more than the display was made with, "
                     f"{len(rows) // 2}: make another."
                 )
-            rows = rows[np.argsort(-np.asarray(self.confidence)[rows], kind="stable")]
+            if self.confidence is not None:
+                surest = np.argsort(-np.asarray(self.confidence)[rows], kind="stable")
+                rows = rows[surest]
             places = line[:n_images], line[n_images + 1 :]
             for own, shown in zip(places, _ends(rows, n_images), strict=True):
                 for ax, i in zip(own, shown, strict=False):
@@ -202,8 +209,9 @@ class ClusterDisplay:
                 ha="right",
                 fontsize=9,
             )
-        axes[0, 0].set_title("most confident", loc="left", fontsize=10)
-        axes[0, n_images + 1].set_title("least confident", loc="left", fontsize=10)
+        if self.confidence is not None:
+            axes[0, 0].set_title("most confident", loc="left", fontsize=10)
+            axes[0, n_images + 1].set_title("least confident", loc="left", fontsize=10)
         self.figure_, self.axes_ = figure, axes
         return self
 

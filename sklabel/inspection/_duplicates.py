@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.utils.validation import _num_samples
 
 from .._core.columns import as_array, as_column
 from .._core.files import read_regular
@@ -99,7 +100,7 @@ def _bytes(row):
 
 def _thumbnails(X):
     """Return (n, 256): gray pixels less their mean."""
-    n, found = len(X), []
+    n, found = _num_samples(X), []
     for start in range(0, n, _BLOCK):
         for image in check_images(X, np.arange(start, min(start + _BLOCK, n))):
             small = as_gray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX)

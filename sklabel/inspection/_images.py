@@ -4,6 +4,7 @@ from collections import namedtuple
 
 import numpy as np
 from PIL import Image
+from sklearn.utils.validation import _num_samples
 
 from .._core.inputs import check_images
 from ..neighbors import kneighbors
@@ -73,7 +74,7 @@ def measure_images(X):
     >>> measure_images(gray).brightness
     array([0.2])
     """
-    n, found = len(X), []
+    n, found = _num_samples(X), []
     for start in range(0, n, _BLOCK):
         images = check_images(X, np.arange(start, min(start + _BLOCK, n)))
         found.extend(_measure(as_gray(image)) for image in images)

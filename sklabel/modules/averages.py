@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from .._core.checks import check_number
+from .._core.freezing import lock_
 from .heads import LinearHeaded
 
 
@@ -22,7 +23,7 @@ def frozen_copy(module):
     -------
     copy : nn.Module
     """
-    return copy.deepcopy(module).requires_grad_(False)
+    return lock_(copy.deepcopy(module))
 
 
 class Snapshot(nn.Module):
@@ -45,7 +46,7 @@ class Snapshot(nn.Module):
 
     def __init__(self, *parts):
         super().__init__()
-        self.parts = copy.deepcopy(nn.ModuleList(parts)).requires_grad_(False)
+        self.parts = lock_(copy.deepcopy(nn.ModuleList(parts)))
         self.register_buffer("score", torch.tensor(float("inf")))
 
     def keep_if_better(self, score, *parts):

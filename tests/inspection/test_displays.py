@@ -143,7 +143,18 @@ def test_rows_without_a_cluster_are_left_out():
     assert display.sizes == {0: 15, 1: 7, 2: 3}
 
 
+def test_clusters_without_a_confidence_are_drawn_in_their_order():
+    display = ClusterDisplay.from_predictions(X, LABELS, n_images=2)
+    rows = np.flatnonzero(LABELS == 0)[[0, 1, -2, -1]]
+    assert display.confidence is None
+    for image, row in zip(display.images[:4], rows, strict=True):
+        np.testing.assert_array_equal(np.asarray(image), X[row])
+    assert not display.axes_[0, 0].get_title(loc="left")
+
+
 def test_what_cannot_be_drawn_is_refused():
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        ClusterDisplay.from_predictions(X, LABELS, CONFIDENCE[:-1])
     with pytest.raises(ValueError, match=r"clusters \[5\] have no row"):
         ClusterDisplay.from_predictions(X, LABELS, CONFIDENCE, clusters=[0, 5])
     with pytest.raises(ValueError, match="give images"):

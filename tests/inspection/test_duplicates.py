@@ -81,6 +81,14 @@ def test_nothing_and_everything():
     assert groups(found.exact) == groups(found.near) == [[0, 1, 2, 3, 4]]
 
 
+@pytest.mark.parametrize("nothing", [None, 3])
+def test_what_has_no_rows_is_refused(nothing):
+    with pytest.raises(
+        TypeError, match=rf"X is {nothing}, which has no rows. X may be"
+    ):
+        find_duplicates(nothing)
+
+
 def test_wrong_thresholds_are_refused():
     with pytest.raises(ValueError, match="threshold=1.5"):
         find_duplicates(np.ones((5, 4)), threshold=1.5)

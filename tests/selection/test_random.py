@@ -96,3 +96,9 @@ def test_the_oracle_wants_every_label():
         StratifiedSelector(2).fit(X)
     with pytest.raises(ValueError, match="n_samples=5 rows are asked, but only 4"):
         StratifiedSelector(5).fit(X, [0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("selector", [RandomSelector(1), StratifiedSelector(1)])
+def test_rows_of_several_lengths_are_refused(selector):
+    with pytest.raises(ValueError, match=r"np\.stack\(list\(X\)\).*X may be"):
+        selector.fit([[1, 2], [3]], [0, 1])
