@@ -1,6 +1,7 @@
 """Optimization: LARS, learning rates over the steps, groups of parameters."""
 
 import math
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -296,6 +297,30 @@ def scaled_lr(lr, batch_size, scaling="linear"):
     if scaling == "sqrt":
         return lr * math.sqrt(batch_size)
     raise ValueError(f'scaling={scaling!r} is neither "linear", "sqrt" nor None.')
+
+
+def linear_ramp(length, n_steps, total_steps, batch_size=1):
+    """Share of a weight that grows linearly from 0 to 1: MixMatch.
+
+    Parameters
+    ----------
+    length : int or float
+        When it is 1: a share of the training (float in [0, 1]), or rows (int).
+    n_steps : int
+        Steps done.
+    total_steps : int
+    batch_size : int, default=1
+        Rows of a step.
+
+    Returns
+    -------
+    share : float
+    """
+    if isinstance(length, Integral):
+        done = n_steps * batch_size
+    else:
+        done, length = n_steps, length * total_steps
+    return min(1, done / length) if length else 1
 
 
 def step_counts(n_samples, batch_size, n_epochs, warmup_epochs=0):

@@ -108,6 +108,12 @@ SHORT = {
     },
     "FixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
     "MixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
+    "ReMixMatchClassifier": {
+        "max_steps": 50,
+        "lr": 3e-3,
+        "batch_size": 16,
+        "n_augmentations": 2,
+    },
     "NoisyStudentClassifier": {"n_rounds": 1, "max_steps": 40, "batch_size": 16},
     "SimCLRv2Classifier": {
         "embedder": SimCLRTransformer(projection_layers=3, max_epochs=2),
@@ -170,6 +176,7 @@ SHORTEST = {
     },
     "FixMatchClassifier": {"max_steps": 2, "batch_size": 8},
     "MixMatchClassifier": {"max_steps": 2, "batch_size": 8},
+    "ReMixMatchClassifier": {"max_steps": 2, "batch_size": 8, "n_augmentations": 2},
     "NoisyStudentClassifier": {
         "n_rounds": 1,
         "max_steps": 2,

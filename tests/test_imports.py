@@ -35,7 +35,7 @@ FLOORS = [
     "embedding",
     "clustering classification",
     "selection",
-    "active_learning model_selection _pages.learning",
+    "active_learning ensemble model_selection _pages.learning",
     "__init__",
     "cli",
     "__main__",

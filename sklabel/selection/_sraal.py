@@ -30,7 +30,7 @@ from .._core.parameters import (
     one_of,
 )
 from .._core.roles.selection import FitsClassifierMixin
-from .._core.samplers import Mixed
+from .._core.samplers import Mixed, count_labeled
 from ..modules import filled_
 
 
@@ -86,7 +86,7 @@ class _SRAAL(AdversarialCodes):
             return uncertainty(self.head(mu).softmax(1)).to(mu.dtype)[:, None]
 
     def loss(self, x, y):
-        n = int((y >= 0).sum())
+        n = count_labeled(y)
         sizes = [n, len(x) - n]
         mu, logvar, z, error, kl = self.drawn(x, sizes)
         logits = self.head(z[:n])
