@@ -32,7 +32,7 @@ OPTIMIZERS = {
     "lars": (optim.LARS, {"momentum": 0.9}),
     # with the rate outside of the momentum, as BYOL has it
     "lars_outer": (optim.LARS, {"variant": "byol"}),
-    # as SwAV has it
+    # as SwAV has it, biases and norms too
     "larc": (optim.LARS, {"variant": "larc"}),
     # with a bound, as solo-learn's recipes for CIFAR have it
     "lars_clip": (optim.LARS, {"variant": "clip", "trust_coefficient": 0.02}),
@@ -176,8 +176,14 @@ class Net(NeuralNet):
         optimizer, defaults = OPTIMIZERS.get(self.optimizer, (self.optimizer, {}))
         given = self.get_params_for("optimizer")
         given.pop("lr", None)
-        groups = optim.param_groups(self.module_, self.weight_decay, self.lr_scales)
-        self.optimizer_ = optimizer(groups, **{"lr": self.lr, **defaults, **given})
+        settings = {"lr": self.lr, **defaults, **given}
+        groups = optim.param_groups(
+            self.module_,
+            self.weight_decay,
+            self.lr_scales,
+            alike=settings.get("variant") == "larc",  # as it is published
+        )
+        self.optimizer_ = optimizer(groups, **settings)
         if not isinstance(self.optimizer_, torch.optim.Optimizer):
             raise ValueError(
                 f"optimizer={self.optimizer!r} gives a "

@@ -205,15 +205,16 @@ class Training(Inference, abstract=True):
     max_steps : int or None
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int
-        Samples per step.
+        Samples per step; what is left of an epoch, two or more, makes a smaller step,
+        where most published code leaves it out.
     optimizer : str or class
         "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc",
-        "lars_clip".
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc" (biases
+        and norms are treated as all others), "lars_clip".
     lr : float
         Peak learning rate.
     weight_decay : float
-        Decay of weights; biases and norms have none.
+        Decay of weights; biases and norms have none, but with "larc".
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
         Course of the learning rate after the warm-up.
     warmup_epochs : float
