@@ -74,6 +74,7 @@ Optimizer = Annotated[str | type, one_of(OPTIMIZERS), callable]
 Schedule = Annotated[str | Callable, one_of(SCHEDULES), callable]
 LearningRateScaling: TypeAlias = Literal["linear", "sqrt"] | None
 ProbabilisticClassifier = Annotated[BaseEstimator, HasMethods(["fit", "predict_proba"])]
+ImageProcessor = Annotated[Any, HasMethods(["to_dict"])]  # of transformers
 Committee = Annotated[list[ProbabilisticClassifier], list]
 
 
