@@ -115,6 +115,7 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
             both = nn.Sequential(trained, copy.deepcopy(projection))
             trained = Encoder(both, sample_shape)
         trained.pretrained = True
+        _in_full_(trained)  # steps get lost in weights of 16 bits
         return keep_frozen_(trained)
     if isinstance(spec, nn.Module):
         body = keep_frozen_(copy.deepcopy(spec))
@@ -138,6 +139,13 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
             f"vectors ({reason}). Resize the images to what it takes, or use "
             'backbone="auto".'
         ) from error
+
+
+def _in_full_(module):
+    """Give weights of half precision the digits of float32, in place."""
+    for values in (*module.parameters(), *module.buffers()):
+        if values.dtype in (torch.float16, torch.bfloat16):
+            values.data = values.data.float()
 
 
 def _has_learned(module):
