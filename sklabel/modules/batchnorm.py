@@ -40,6 +40,9 @@ class SplitBatchNorm(nn.Module):
         n_splits = math.gcd(len(x), self.n_splits)
         if not self.training or n_splits == 1 or len(x) < 2 * n_splits:
             return self.norm(x)
+        if x.device.type != "cpu":
+            return self._in_one(x, n_splits)
+        # a part after the other: there a larger kernel is no faster
         norm, out, moved = self.norm, [], []
         for part in x.split(len(x) // n_splits):
             moved.append((norm.running_mean.clone(), norm.running_var.clone()))
@@ -52,6 +55,21 @@ class SplitBatchNorm(nn.Module):
                 own.copy_(torch.stack(parts).mean(0))
             norm.num_batches_tracked += 1
         return torch.cat(out)
+
+    def _in_one(self, x, n_splits):
+        """Return the same by one kernel, in which each part has channels of its own."""
+        norm, n_channels = self.norm, x.shape[1]
+        parts = x.unflatten(0, (n_splits, -1)).transpose(0, 1).flatten(1, 2)
+        given = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        mean, var, *affine = (
+            None if value is None else value.repeat(n_splits) for value in given
+        )
+        out = F.batch_norm(parts, mean, var, *affine, True, norm.momentum, norm.eps)
+        with torch.no_grad():
+            for own, moved in ((norm.running_mean, mean), (norm.running_var, var)):
+                own.copy_(moved.view(n_splits, n_channels).mean(0))
+            norm.num_batches_tracked += 1
+        return out.unflatten(1, (n_splits, n_channels)).transpose(0, 1).flatten(0, 1)
 
 
 def split_batchnorm_(module, n_splits):
