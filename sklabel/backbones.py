@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from ._core.checks import check_number, check_option
+from ._core.freezing import keep_evaluating_, keep_frozen_
 from ._core.optional import import_optional
 from .augment import sobel
 from .modules import split_batchnorm_
@@ -55,8 +56,14 @@ class Encoder(nn.Module):
         h = self.body((x - self.mean) / self.std)
         return h.mean((2, 3)) if h.ndim == 4 else h.flatten(1)  # (B, D)
 
+    def train(self, mode=True):
+        """Switch to training or evaluation; what the user froze stays in evaluation."""
+        super().train(mode)
+        keep_evaluating_(self)
+        return self
 
-def build_backbone(spec, sample_shape, mean=None, std=None):
+
+def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
     """Return a fresh encoder for samples of one shape.
 
     Parameters
@@ -70,11 +77,17 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
         - ``"timm/NAME"``: an untrained model of timm (extra ``backbones``);
         - a module: copied, never trained in place; it counts as pretrained where its
           norm layers are not as new;
-        - a fitted embedding estimator: its trained encoder is copied.
+        - a fitted embedding estimator: its trained encoder is copied; of
+          :class:`~sklabel.embedding.CLIPTransformer` image tower and projection.
+
+        Layers that you have frozen (``requires_grad_(False)``) are not trained, and the
+        statistics of their norms stay as well.
     sample_shape : tuple of int
         ``(D,)`` or ``(C, H, W)``.
     mean, std : Tensor or None
         Standardization of the input; an embedder keeps its own.
+    projected : bool, default=True
+        Whether an image tower comes with its projection.
 
     Returns
     -------
@@ -97,10 +110,14 @@ def build_backbone(spec, sample_shape, mean=None, std=None):
             )
         # what MoCo splits for its own training is whole again
         trained = split_batchnorm_(copy.deepcopy(trained), 1)
+        projection = getattr(spec, "projection_", None)
+        if projected and projection is not None:
+            both = nn.Sequential(trained, copy.deepcopy(projection))
+            trained = Encoder(both, sample_shape)
         trained.pretrained = True
-        return trained.requires_grad_(True)
+        return keep_frozen_(trained)
     if isinstance(spec, nn.Module):
-        body = copy.deepcopy(spec).requires_grad_(True)
+        body = keep_frozen_(copy.deepcopy(spec))
     elif isinstance(spec, str):
         body = _named(spec, tuple(sample_shape))
     else:

@@ -5,6 +5,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ._core.checks import check_number
+from ._core.devices import device_for, to_device
 
 # Products held at once (float32: 256 MB), and rows of Z on their long side.
 _BLOCK_PRODUCTS = 2**26
@@ -27,6 +28,7 @@ def kneighbors(
     block_size=None,
     random_state=None,
     verbose=0,
+    device="cpu",
 ):
     """Find the nearest rows of Z to each query.
 
@@ -60,6 +62,9 @@ def kneighbors(
         Seed of the approximate search. The exact one draws nothing.
     verbose : int, default=0
         1: a progress bar; the approximate search prints its own steps before it.
+    device : str or torch.device, default="cpu"
+        Where it is computed; "auto": CUDA, then MPS, then CPU. The results are the same
+        up to the order of ties. MPS has no float64: such vectors stay on the CPU.
 
     Returns
     -------
@@ -110,8 +115,9 @@ def kneighbors(
         exact = _exact_is_cheaper(len(Z), len(Q), Z.shape[1], n_candidates)
         method = "exact" if exact else "approximate"
 
-    keys = _Rows(Z, metric)
-    rows = keys if to_itself else _Rows(Q, metric)
+    device = _device_of(Z, device)
+    keys = _Rows(Z, metric, device)
+    rows = keys if to_itself else _Rows(Q, metric, device)
     if method == "exact":
         blocks = _search_exact(rows, keys, n_candidates, metric, block_size)
     else:
@@ -137,7 +143,7 @@ def kneighbors(
     return distances, indices
 
 
-def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None):
+def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None, device="cpu"):
     """Find for each row the rows of largest inner product, itself first.
 
     This is how SCAN finds the neighbors that should share a cluster.
@@ -154,6 +160,8 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None):
         not always among its own neighbors, and nothing is forced.
     block_size : int, default=None
         Rows compared at once. None keeps a block of products near 256 MB.
+    device : str or torch.device, default="cpu"
+        See `kneighbors`.
 
     Returns
     -------
@@ -183,7 +191,7 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None):
             f"{len(Z)} rows: each row is put in column 0 beside them."
         )
     metric = "cosine" if normalize else "product"
-    rows = _Rows(Z, metric)
+    rows = _Rows(Z, metric, _device_of(Z, device))
     n_columns = n_neighbors + 1
     similarities = np.empty((len(Z), n_columns), dtype=Z.dtype)
     indices = np.empty((len(Z), n_columns), dtype=np.int64)
@@ -205,7 +213,15 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None):
     return similarities, indices
 
 
-def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None, verbose=0):
+def kmeans(
+    Z,
+    n_clusters,
+    init="random",
+    max_iter=100,
+    random_state=None,
+    verbose=0,
+    device="cpu",
+):
     """Cluster rows by Lloyd's k-means with squared Euclidean distances.
 
     One run from one start, without restarts. It ends when no row changes its
@@ -233,6 +249,10 @@ def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None, verbos
         torch's ``randperm`` under that seed, as in the released code of USL [2]_.
     verbose : int, default=0
         1: a progress bar; the iterations may end before it.
+    device : str or torch.device, default="cpu"
+        Where it is computed, see `kneighbors`; the start is drawn on the CPU. Sums of
+        rows are rounded in another order elsewhere, so that rows halfway between two
+        centers may take the other one.
 
     Returns
     -------
@@ -280,12 +300,14 @@ def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None, verbos
     mean = Z.mean(axis=0, dtype=np.float64).astype(Z.dtype)
     # Centered rows are shorter, so the products lose fewer digits.
     X = torch.from_numpy(Z - mean)
+    X = to_device(X, device_for(device, X.dtype))
     centers = _start(X, torch.from_numpy(mean), n_clusters, init, random_state)
+    centers = to_device(centers, X.device)
     squares = X.square().sum(1)
     # Bounds are compared with this much slack, for the rounding of the products.
     slack = (1e-4 if X.dtype == torch.float32 else 1e-9) * float(squares.max()) ** 0.5
 
-    labels = torch.full((n_rows,), -1)
+    labels = torch.full((n_rows,), -1, device=X.device)
     upper = X.new_full((n_rows,), torch.inf)  # distance to the own center, at most
     lower = X.new_zeros(n_rows)  # distance to any other center, at least
     sums = counts = None
@@ -307,8 +329,8 @@ def kmeans(Z, n_clusters, init="random", max_iter=100, random_state=None, verbos
         centers = moved
         upper += steps[labels]
         lower -= steps.max()
-    inertia = _own_squares(X, centers, labels).sum(dtype=torch.float64).item()
-    return labels.numpy(), centers.numpy() + mean, inertia, n_iter
+    inertia = _precise(_own_squares(X, centers, labels)).sum(dtype=torch.float64).item()
+    return labels.cpu().numpy(), centers.cpu().numpy() + mean, inertia, n_iter
 
 
 def squared_distances(A, B):
@@ -342,12 +364,15 @@ def squared_distances(A, B):
 class _Rows:
     """Rows of an array as tensors, in slices or by number, normalized if asked."""
 
-    def __init__(self, Z, metric):
+    def __init__(self, Z, metric, device):
         self.Z = Z
         self.metric = metric
+        self.device = device
+        self.on_disk = _is_memory_map(Z)
         # torch warns about arrays that nobody may write to: copied by blocks.
         self.tensor = torch.from_numpy(Z) if Z.flags.writeable else None
-        self.on_disk = _is_memory_map(Z)
+        if device.type != "cpu":
+            self.tensor = None if self.on_disk else to_device(torch.tensor(Z), device)
 
     def __len__(self):
         return len(self.Z)
@@ -356,7 +381,7 @@ class _Rows:
         if self.tensor is not None:
             x = self.tensor[start:stop]
         else:
-            x = torch.from_numpy(np.array(self.Z[start:stop]))
+            x = to_device(torch.from_numpy(np.array(self.Z[start:stop])), self.device)
         return _unit(x) if self.metric == "cosine" else x
 
     def take(self, indices, out):
@@ -365,10 +390,15 @@ class _Rows:
         if self.tensor is not None:
             torch.index_select(self.tensor, 0, indices.reshape(-1), out=out)
         else:
-            out.copy_(torch.from_numpy(np.take(self.Z, indices.reshape(-1), axis=0)))
+            numbers = indices.reshape(-1).cpu().numpy()
+            out.copy_(torch.from_numpy(np.take(self.Z, numbers, axis=0)))
         if self.metric == "cosine":
             out.copy_(_unit(out))
         return out.view(*indices.shape, -1)
+
+
+def _device_of(Z, device):
+    return device_for(device, torch.float64 if Z.itemsize == 8 else torch.float32)
 
 
 def _is_memory_map(Z):
@@ -425,7 +455,7 @@ def _search_exact(rows, keys, n_candidates, metric, block_size):
     if euclidean:
         mean = torch.from_numpy(
             keys.Z.mean(axis=0, dtype=np.float64).astype(keys.Z.dtype)
-        )
+        ).to(keys.device)
 
     def load(start):
         block = keys.block(start, start + width) - mean
@@ -464,10 +494,11 @@ def _top(values, k):
 
 def _search_approximate(Z, queries, n_candidates, metric, random_state, verbose):
     """Yield candidates from NN-descent; rows it left incomplete are searched fully."""
-    n_neighbors = max(n_candidates, 15)
+    n_neighbors, cpu = max(n_candidates, 15), torch.device("cpu")
+    keys = _Rows(Z, metric, cpu)
     if n_neighbors >= len(Z):  # nothing to approximate
-        rows = _Rows(Z if queries is None else queries, metric)
-        yield from _search_exact(rows, _Rows(Z, metric), n_candidates, metric, None)
+        rows = _Rows(Z if queries is None else queries, metric, cpu)
+        yield from _search_exact(rows, keys, n_candidates, metric, None)
         return
     import pynndescent  # compiles for half a minute, so only where it pays
     from sklearn.utils import check_random_state
@@ -486,10 +517,8 @@ def _search_approximate(Z, queries, n_candidates, metric, random_state, verbose)
     missing = np.flatnonzero((found < 0).any(axis=1))
     if len(missing):
         Q = Z if queries is None else queries
-        rows = _Rows(np.ascontiguousarray(Q[missing]), metric)
-        for first, candidates in _search_exact(
-            rows, _Rows(Z, metric), n_candidates, metric, None
-        ):
+        rows = _Rows(np.ascontiguousarray(Q[missing]), metric, cpu)
+        for first, candidates in _search_exact(rows, keys, n_candidates, metric, None):
             found[missing[first : first + len(candidates)]] = candidates
     step = max(1, _BLOCK_PRODUCTS // (16 * n_candidates))
     for first in range(0, len(found), step):
@@ -503,16 +532,21 @@ def _nearest_first(rows, keys, numbers, candidates, n_kept, metric, include_self
     means that queries are not rows of Z. Distances under "product" are the inner
     products with their sign turned.
     """
-    numbers = torch.from_numpy(numbers)
+    numbers = torch.from_numpy(numbers).to(keys.device)
+    candidates = candidates.to(keys.device)
     if include_self:
         absent = (candidates != numbers[:, None]).all(1)
-        candidates[absent, -1] = numbers[absent]
+        candidates[:, -1] = torch.where(absent, numbers, candidates[:, -1])
     # By number first: the sort by distance is stable, so it decides among equals.
     # numpy sorts short rows many times faster than torch does.
-    candidates = torch.from_numpy(np.sort(candidates.numpy(), axis=1))
+    on_cpu = candidates.device.type == "cpu"
+    if on_cpu:
+        candidates = torch.from_numpy(np.sort(candidates.numpy(), axis=1))
+    else:
+        candidates = candidates.sort(1).values
     n, width = candidates.shape
     n_features = keys.Z.shape[1]
-    distances = torch.from_numpy(np.empty((n, width), dtype=keys.Z.dtype))
+    distances = keys.block(0, 1).new_empty((n, width))
     step = max(1, _BLOCK_PAIRS // width)
     # One buffer for all gathered rows: fresh memory costs more than the arithmetic.
     of_queries = distances.new_empty((min(step, n), n_features))
@@ -525,11 +559,20 @@ def _nearest_first(rows, keys, numbers, candidates, n_kept, metric, include_self
     itself = distances[own] if metric == "product" else 0
     if include_self is not None:
         distances[own] = -torch.inf if include_self else torch.inf
-    order = np.argsort(distances.numpy(), axis=1, kind="stable")[:, :n_kept]
-    kept = torch.from_numpy(np.take_along_axis(distances.numpy(), order, axis=1))
+    if on_cpu:
+        order = torch.from_numpy(np.argsort(distances.numpy(), axis=1, kind="stable"))
+    else:
+        order = distances.argsort(dim=1, stable=True)
+    order = order[:, :n_kept]
+    kept = distances.gather(1, order)
     if include_self:
         kept[:, 0] = itself
-    return kept.numpy(), np.take_along_axis(candidates.numpy(), order, axis=1)
+    return kept.cpu().numpy(), candidates.gather(1, order).cpu().numpy()
+
+
+def _precise(x):
+    """Return a tensor where torch has double precision; MPS has not."""
+    return x.cpu() if x.device.type == "mps" else x
 
 
 def _distances_(a, b, metric):
@@ -559,10 +602,11 @@ def _start(X, mean, n_clusters, init, random_state):
         if init in ("random", "sample"):
             order = torch.randperm(len(X), generator=generator)
             if init == "sample" and len(X) > _SAMPLE * n_clusters:
-                sample = X[order[: _SAMPLE * n_clusters]].numpy()
-                first = np.arange(n_clusters)
-                return torch.from_numpy(kmeans(sample, n_clusters, init=first)[1])
-            return X[order[:n_clusters]]
+                sample = X[order[: _SAMPLE * n_clusters].to(X.device)].cpu().numpy()
+                first, device = np.arange(n_clusters), X.device
+                found = kmeans(sample, n_clusters, init=first, device=device)
+                return torch.from_numpy(found[1])
+            return X[order[:n_clusters].to(X.device)]
         return _plus_plus(X, n_clusters, generator)
     given = np.asarray(init)
     if given.ndim == 1 and given.dtype.kind in "iu":
@@ -573,13 +617,13 @@ def _start(X, mean, n_clusters, init, random_state):
                 f"init must hold {n_clusters} row numbers from 0 to {len(X) - 1}, "
                 f"got {len(given)} numbers."
             )
-        return X[torch.from_numpy(given.astype(np.int64))]
+        return X[torch.from_numpy(given.astype(np.int64)).to(X.device)]
     if given.shape != (n_clusters, X.shape[1]):
         raise ValueError(
             f"init has shape {given.shape}; centers need "
             f"({n_clusters}, {X.shape[1]}), row numbers ({n_clusters},) integers."
         )
-    return torch.from_numpy(given.astype(X.numpy().dtype)) - mean
+    return torch.from_numpy(given).to(X.dtype) - mean
 
 
 def _plus_plus(X, n_clusters, generator):
@@ -592,12 +636,13 @@ def _plus_plus(X, n_clusters, generator):
         distance = (squares - 2 * (X @ c) + c.square().sum()).clamp_(min=0)
         nearest = torch.minimum(nearest, distance)
         nearest[chosen[-1]] = 0
-        total = nearest.cumsum(0, dtype=torch.float64)
+        total = _precise(nearest).cumsum(0, dtype=torch.float64)
         if total[-1] <= 0:  # only copies of the drawn rows are left
             left = np.setdiff1d(np.arange(len(X)), chosen)
             chosen += left[: n_clusters - len(chosen)].tolist()
             break
-        draw = torch.rand(1, generator=generator, dtype=torch.float64) * total[-1]
+        draw = torch.rand(1, generator=generator, dtype=torch.float64)
+        draw = draw.to(total.device) * total[-1]
         row = int(torch.searchsorted(total, draw, right=True))
         chosen.append(min(row, len(X) - 1))
     return X[chosen]

@@ -208,6 +208,66 @@ def param_groups(module, weight_decay, lr_scales=None):
     return groups
 
 
+def layer_scales(module, parts, decay, scale=1.0):
+    """Return factors on the learning rate that fall from the last layer to the first.
+
+    Parameters
+    ----------
+    module : nn.Module
+    parts : sequence of str
+        Names of its parts that make the layers, in their order.
+    decay : float
+        Of each layer against the one behind it, in (0, 1]: the last one has this factor
+        itself, as what stands behind all of them has 1 (Bao et al.).
+    scale : float, default=1.0
+        Times all factors, > 0.
+
+    Returns
+    -------
+    lr_scales : dict of {str: float}
+        For `param_groups`. A layer is a part with weights, and the norms that follow
+        it. Sequences are looked into, and so is what holds more than half of all
+        weights, so that the blocks of a residual network or of a transformer are layers
+        each. What stands in none of them, such as a transformer's positions, goes with
+        the first.
+
+    References
+    ----------
+    .. [1] H. Bao et al., "BEiT: BERT pre-training of image transformers", ICLR 2022.
+    """
+    check_number(0, 1, above=True, decay=decay)
+    check_number(0, above=True, scale=scale)
+    most = sum(_size(module.get_submodule(name)) for name in parts) / 2
+    layers = []  # names of the parts of each
+    for name in parts:
+        for inner in _blocks(module, name, most):
+            weights = module.get_submodule(inner).parameters()
+            if not layers or any(p.ndim >= 2 for p in weights):
+                layers.append([])
+            layers[-1].append(inner)
+    factors = [scale * decay ** (len(layers) - i) for i in range(len(layers))]
+    scales = dict.fromkeys(parts, (factors or [scale])[0])
+    for names, factor in zip(layers, factors, strict=True):
+        scales.update(dict.fromkeys(names, factor))
+    return scales
+
+
+def _blocks(module, name, most):
+    """Yield the names of the layers of a part, see `layer_scales`."""
+    part = module.get_submodule(name)
+    children = [key for key, child in part.named_children() if _size(child)]
+    listed = isinstance(part, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    if children and (listed or _size(part) > most):
+        for key in children:
+            yield from _blocks(module, f"{name}.{key}", most)
+    elif _size(part):
+        yield name
+
+
+def _size(part):
+    return sum(p.numel() for p in part.parameters())
+
+
 def scaled_lr(lr, batch_size, scaling="linear"):
     """Learning rate for a batch size.
 

@@ -125,13 +125,15 @@ def test_published_size_of_the_wide_resnet():
     assert abs(n_weights + 1290 - 1_467_610) < 2000
 
 
-def test_a_module_is_copied_and_all_of_it_is_trained():
-    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).requires_grad_(False)
+def test_a_module_is_copied_and_frozen_layers_stay_frozen():
+    body = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 3), nn.ReLU())
+    body[0].requires_grad_(False)
     encoder = build_backbone(body, (3, 9, 9))
     assert encoder.n_features_out == 4  # maps are averaged
     assert encoder.body is not body
-    assert all(p.requires_grad for p in encoder.parameters())
-    assert not any(p.requires_grad for p in body.parameters())
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert trained == {"body.1.weight", "body.1.bias"}
+    assert [p.requires_grad for p in body.parameters()] == [False, False, True, True]
 
 
 def test_input_is_standardized():

@@ -11,19 +11,20 @@ ROOT = Path(__file__).parents[1] / "sklabel"
 FILES = sorted(ROOT.rglob("*.py"))
 
 # Rooms by floor, the ground floor first. A room is a file or a folder; in the engine,
-# `_core`, and its `roles` every file is one. A file imports from lower floors only, or
-# from its own room.
+# `_core`, in its `roles` and in `_pages` every file is one. A file imports from lower
+# floors only, or from its own room.
 FLOORS = [
-    "_core.checks",
+    "_core.checks _core.devices _core.freezing",
     "losses augment modules optim neighbors _core.columns _core.docstrings _core.files "
-    "_core.label_texts _core.layers _core.optional _core.plain _core.samples "
-    "_core.warn",
+    "_core.label_texts _core.layers _core.lettering _core.optional _core.plain "
+    "_core.samples _core.warn",
     "backbones text _core.calibration _core.callbacks _core.choice _core.decoding "
     "_core.few_shot _core.identity _core.kcenter _core.labels _core.persistence "
     "_core.propagation _core.samplers _core.weight_files",
-    "datasets _core.answers _core.display _core.image_files",
+    "datasets _core.answers _core.batches _core.display _core.image_files "
+    "_pages.photographs _pages.report _pages.session",
     "labels metrics _core.class_names _core.inputs _core.net _core.texts "
-    "_core.vector_cache",
+    "_core.vector_cache _pages.server",
     "inspection pretrained _core.health _core.parameters _core.settings",
     "_core.learner",
     "_core.codes _core.overclustering _core.roles.embedding _core.roles.clustering "
@@ -33,14 +34,18 @@ FLOORS = [
     "embedding",
     "clustering classification",
     "selection",
-    "active_learning model_selection",
+    "active_learning model_selection _pages.learning",
     "__init__",
     "cli",
     "__main__",
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 # lists of folders whose files are rooms
-EMPTY = {("_core", "__init__"), ("_core", "roles", "__init__")}
+EMPTY = {
+    ("_core", "__init__"),
+    ("_core", "roles", "__init__"),
+    ("_pages", "__init__"),
+}
 METHOD_FOLDERS = {"embedding", "clustering", "classification", "selection"}
 PURE_TORCH = ["losses", "augment", "modules", "optim"]
 # What `import sklabel` must not load: extras, and what takes long to load. (pandas and
@@ -52,7 +57,9 @@ NOT_AT_IMPORT = [
     "open_clip",
     "pynndescent",
     "sphinx",
+    "starlette",
     "timm",
+    "uvicorn",
 ]
 
 
@@ -93,7 +100,7 @@ def own_imports(path):
 
 def room(parts):
     """Return the room of a module: ("_core", "roles", "embedding") is one."""
-    engine = {("_core",): 2, ("_core", "roles"): 3}
+    engine = {("_core",): 2, ("_core", "roles"): 3, ("_pages",): 2}
     depth = engine.get(parts[:2], engine.get(parts[:1], 1))
     return ".".join(parts[:depth])
 

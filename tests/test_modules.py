@@ -417,6 +417,43 @@ def test_split_batchnorm_of_batches_that_do_not_split(n, parts):
         torch.testing.assert_close(part, norm(rows))
 
 
+class _Activated(nn.BatchNorm1d):
+    """As timm has it: a norm that activates what it gives."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm1d(3, track_running_stats=False),
+        nn.BatchNorm1d(3, track_running_stats=False, affine=False),
+        nn.BatchNorm1d(3, momentum=None),
+        nn.BatchNorm1d(3, affine=False),
+        _Activated(3),
+    ],
+    ids=["no statistics", "nothing", "cumulative", "plain", "activated"],
+)
+def test_split_batchnorm_is_the_norm_of_each_part(norm):
+    torch.manual_seed(0)
+    whole, split = copy.deepcopy(norm), SplitBatchNorm(norm, 4)
+    for n_seen in (1, 2):
+        x = torch.randn(8, 3, requires_grad=True)
+        parts = [copy.deepcopy(whole) for _ in range(4)]
+        expected = torch.cat([p(rows) for p, rows in zip(parts, x.chunk(4))])
+        found = split(x)
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad((y**3).sum(), x)[0] for y in (found, expected)]
+        torch.testing.assert_close(*gradients)
+        for name, buffer in norm.named_buffers():
+            seen = torch.stack([p.get_buffer(name) for p in parts])
+            torch.testing.assert_close(buffer, seen.double().mean(0).to(buffer))
+        assert norm.num_batches_tracked in (None, n_seen)
+        whole.load_state_dict(norm.state_dict())
+    assert split.eval()(x).shape == x.shape
+
+
 def test_split_batchnorm_is_put_in_and_taken_out():
     net = nn.Sequential(
         nn.Conv2d(1, 2, 3), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU()), nn.Flatten()

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from sklabel.optim import (
     LARS,
     constant,
+    layer_scales,
     param_groups,
     scaled_lr,
     step_counts,
@@ -343,6 +345,60 @@ def test_param_groups_split():
     assert plain["weight_decay"] == 0.0 and plain["adapt"] is False
     for optimizer in (torch.optim.SGD, torch.optim.AdamW, LARS):
         optimizer(param_groups(net, 0.5), lr=0.1).step()
+
+
+class _Residual(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(width, width, 3), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3), nn.BatchNorm2d(width)
+
+
+def test_the_rate_falls_from_the_last_layer_to_the_first():
+    net = nn.Module()
+    net.position = nn.Parameter(torch.zeros(1, 4))
+    net.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    net.stages = nn.Sequential(
+        nn.Sequential(_Residual(4), _Residual(4)), nn.Sequential(_Residual(4))
+    )
+    net.norm = nn.LayerNorm(4)
+    model = nn.ModuleDict({"encoder": net, "project": nn.Linear(4, 4)})
+    scales = layer_scales(model, ("encoder", "project"), 0.5, 0.1)
+    model["head"] = nn.Linear(4, 2)
+    wanted = {
+        "encoder.position": 0.5**5,
+        "encoder.stem.0.weight": 0.5**5,
+        "encoder.stem.1.bias": 0.5**5,
+        "encoder.stages.0.0.conv1.weight": 0.5**4,
+        "encoder.stages.0.0.bn2.weight": 0.5**4,
+        "encoder.stages.0.1.conv2.weight": 0.5**3,
+        "encoder.stages.1.0.conv2.weight": 0.5**2,
+        "encoder.norm.weight": 0.5**2,
+        "project.weight": 0.5,
+        "head.weight": None,
+    }
+    found = {
+        id(p): group.get("lr_scale")
+        for group in param_groups(model, 0.1, scales)
+        for p in group["params"]
+    }
+    for name, scale in wanted.items():
+        scale = scale if scale is None else pytest.approx(0.1 * scale)
+        assert found[id(model.get_parameter(name))] == scale, name
+    # without a decay there is one factor for all
+    assert set(layer_scales(model, ("encoder", "project"), 1.0, 0.1).values()) == {0.1}
+
+
+def test_the_blocks_of_transformers_are_layers():
+    vit = torchvision.models.VisionTransformer(8, 4, 12, 2, 16, 32)
+    vit.heads = nn.Identity()
+    model = nn.ModuleDict({"encoder": nn.Sequential(vit)})
+    scales = layer_scales(model, ("encoder",), 0.5)
+    layers = "encoder.0.encoder.layers.encoder_layer_"
+    # published: twelve blocks, and the embedding before them
+    for i in range(12):
+        assert scales[f"{layers}{i}"] == 0.5 ** (12 - i)
+    assert scales["encoder.0.conv_proj"] == scales["encoder"] == 0.5**13
 
 
 def test_param_groups_may_be_empty():

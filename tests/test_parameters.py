@@ -413,10 +413,36 @@ OWN = [
         ("unlabeled_ratio", 2, step("rows"), 8 + 16),
         ("ema_decay", 0.1, of_module(lambda m: m.decay), 0.1),
         ("include_labeled", False, of_steps(lambda s: min(all_others(s))), 8),
+        ("threshold", "soft",
+         of_module(lambda m: type(m.thresholds).__name__), "SoftWeights"),
+        ("threshold", "free",
+         of_module(lambda m: type(m.thresholds).__name__), "FreeThresholds"),
         ("class_thresholds", True,
          of_module(lambda m: torch.as_tensor(m.thresholds()).ndim), 1),
+        ("distribution_alignment", "debiased",
+         of_module(lambda m: type(m.align).__name__), "Debiasing"),
+        ("distribution_alignment", "predictions",
+         of_module(lambda m: type(m.align).__name__), "PredictedAlignment"),
+        ("relative_threshold", True,
+         of_module(lambda m: type(m.thresholds).__name__), "RelativeThreshold"),
+        ("teacher", "average", of_module(lambda m: m.average_buffers), True),
+        ("energy_threshold", -2.0,
+         of_module(lambda m: getattr(m.inliers, "threshold", None)), -2.0),
+        ("logit_interpolation", True, of_module(lambda m: m.interpolated), True),
         ("distribution_alignment", True,
          of_module(lambda m: hasattr(m.align, "prior")), True),
+    ]),
+    (classification.FixMatchClassifier, {"max_steps": 4, "threshold": "free"}, [
+        ("threshold_decay", 0.3, of_module(lambda m: m.thresholds.decay), 0.3),
+        ("fairness_weight", 0.1, of_module(lambda m: m.fairness_weight), 0.1),
+    ]),
+    (classification.FixMatchClassifier,
+     {"max_steps": 4, "distribution_alignment": "debiased"}, [
+        ("debias_strength", 1.0, of_module(lambda m: m.align.strength), 1.0),
+        ("debias_decay", 0.3, of_module(lambda m: m.align.decay), 0.3),
+    ]),
+    (classification.FixMatchClassifier, {"max_steps": 4, "threshold": "soft"}, [
+        ("soft_sharpness", 1.0, of_module(lambda m: m.thresholds.sharpness), 1.0),
     ]),
     (classification.MixMatchClassifier, {"max_steps": 4}, [
         ("unlabeled_ratio", 2, step("rows"), 8 + 16),
@@ -490,3 +516,27 @@ def test_a_parameter_does_what_it_says(cls, base, parameter, value, probe, expec
 
     assert seen() != expected
     assert seen(**{parameter: value}) == expected
+
+
+WARMED = [c for c in TRAINED if getattr(c, "warmup_epochs", 0) == 1]
+
+
+@pytest.mark.parametrize("cls", WARMED, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("max_steps", [1, 9, 15, 50])
+def test_the_warmup_of_a_short_training_is_a_tenth_of_it(cls, max_steps):
+    x, y, settings = TRAINED[cls]
+    fit(cls, x, y, **settings, lr=0.02, max_steps=max_steps, warmup_epochs=1)
+    rates = [step["lr"] for step in steps]
+    # an epoch has 4 steps; the rates of whole trainings are those of before
+    length = min(4, max_steps // 10)
+    np.testing.assert_allclose(rates[:length], 0.02 * np.arange(length) / (length or 1))
+    assert (np.array(rates[length:]) == 0.02).all()
+
+
+def test_a_warmup_without_an_end_is_told():
+    settings = {"max_steps": 3, "batch_size": 8, "random_state": 0}
+    with pytest.warns(UserWarning, match="warmup_epochs=2 is as long as the whole"):
+        SimCLRTransformer(warmup_epochs=2, **settings).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SimCLRTransformer(**settings).fit(X)

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..losses import sharpened_targets, student_assignment
 from ..modules import Method
+from .freezing import thaw_
 from .learner import Learner, unfrozen
 
 
@@ -92,7 +93,7 @@ class CodesMixin:
             embed = self._continued.embed
         elif not decodes:
             embed = trained.encoder_
-        return copy.deepcopy(embed).requires_grad_(True)
+        return thaw_(copy.deepcopy(embed))
 
     def _code_length(self):
         return unfrozen(self.embedder_).net_.module_.backbone.n_features_out

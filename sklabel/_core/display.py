@@ -3,9 +3,10 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from .decoding import UNREADABLE, Pictures
+from .lettering import Lettering
 
 _PAPER = (255, 255, 255)
 _INK = (25, 25, 25)
@@ -44,8 +45,8 @@ def contact_sheet(images, captions, *, n_columns=None, tile=160, max_pixels=None
     n_rows = math.ceil(n / n_columns)
     room = (_LONGEST_SIDE - 2 * _MARGIN) // max(n_columns, n_rows)
     tile = max(32, min(tile, room - 54))
-    large, small = _font(max(12, tile // 8)), _font(max(10, tile // 13))
-    caption_height = _line(large) + _line(small) + 4
+    large, small = Lettering(max(12, tile // 8)), Lettering(max(10, tile // 13))
+    caption_height = large.height + small.height + 4
     sheet = Image.new(
         "RGB",
         (
@@ -61,10 +62,10 @@ def contact_sheet(images, captions, *, n_columns=None, tile=160, max_pixels=None
         y = _MARGIN + i // n_columns * (tile + caption_height + _GAP)
         _paste(sheet, draw, pictures, i, x, y, tile)
         middle, y = x + tile / 2, y + tile + 2
-        draw.text((middle, y), str(i + 1), fill=_INK, font=large, anchor="ma")
-        y += _line(large)
+        large.draw(draw, (middle, y), str(i + 1), _INK, "ma")
+        y += large.height
         caption = _elide(captions[i], small, tile)
-        draw.text((middle, y), caption, fill=_GRAY, font=small, anchor="ma")
+        small.draw(draw, (middle, y), caption, _GRAY, "ma")
     return sheet
 
 
@@ -94,7 +95,8 @@ def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, t
     sheet : PIL.Image.Image
         RGB, one row per chosen image.
     """
-    large, small = _font(18), _font(13)
+    large, small = Lettering(18), Lettering(13)
+    captions = [small.spell(caption) for caption in captions]
     members, notes = [], []
     for i, row in enumerate(chosen):
         rows = np.flatnonzero(np.asarray(assignments) == i)
@@ -117,8 +119,8 @@ def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, t
         y = _MARGIN + i * (step + 4) + 3
         middle = y + tile / 2
         x = _MARGIN + number
-        draw.text((x, middle), str(i + 1), fill=_INK, font=large, anchor="rm")
-        draw.text((x + 10, middle), captions[i], fill=_GRAY, font=small, anchor="lm")
+        large.draw(draw, (x, middle), str(i + 1), _INK, "rm")
+        small.draw(draw, (x + 10, middle), captions[i], _GRAY, "lm")
         x = _MARGIN + left
         box = (x - 3, y - 3, x + tile + 2, y + tile + 2)
         draw.rectangle(box, outline=_FRAME, width=3)
@@ -127,7 +129,7 @@ def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, t
         for member in members[i]:
             _paste(sheet, draw, pictures, member, x, y, tile)
             x += step
-        draw.text((x + 4, middle), notes[i], fill=_GRAY, font=small, anchor="lm")
+        small.draw(draw, (x + 4, middle), notes[i], _GRAY, "lm")
     return sheet
 
 
@@ -156,10 +158,10 @@ def _picture(pictures, row):
 
 def _elide(text, font, width):
     """Cut a text in its middle until it is at most ``width`` pixels wide."""
-    text = " ".join(text.split())
+    text = font.spell(" ".join(text.split()))
     kept = len(text)
     short = text
-    while font.getlength(short) > width and kept > 1:
+    while font.length(short) > width and kept > 1:
         kept -= 1
         # the end of a path tells more than its beginning
         head = kept // 3
@@ -167,13 +169,5 @@ def _elide(text, font, width):
     return short
 
 
-def _font(size):
-    return ImageFont.load_default(size)
-
-
 def _widest(texts, font):
-    return math.ceil(max((font.getlength(text) for text in texts), default=0))
-
-
-def _line(font):
-    return sum(font.getmetrics()) + 1
+    return math.ceil(max((font.length(text) for text in texts), default=0))

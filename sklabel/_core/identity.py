@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
+from .freezing import frozen_by_user
+
 # of the data of Samples
 _digests: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -51,6 +53,8 @@ def _parameters(estimator):
     parameters = dict(estimator.get_params(deep=False))
     for name in ("cache_dir", "checkpoint_dir", "verbose"):
         parameters.pop(name, None)
+    if parameters.get("accumulate") == 1:  # as if it were not there: older checkpoints
+        del parameters["accumulate"]
     return parameters
 
 
@@ -67,7 +71,7 @@ def _data_digest(source):
 
 
 # of every module, and of no consequence for what it does in training
-_OF_MODULES = set(vars(torch.nn.Module()))
+_OF_MODULES = {*vars(torch.nn.Module()), "locked", "kept_frozen"}
 # times, and who is told of the training
 _NOT_LEARNED = {"cv_results_", "refit_time_", "_skl_callbacks"}
 
@@ -149,6 +153,8 @@ def _object_state(value, inner):
     if isinstance(value, torch.nn.Module):
         own = {k: v for k, v in vars(value).items() if k not in _OF_MODULES}
         parts = [own, value._parameters, value._buffers, list(value._modules.items())]
+        frozen = frozen_by_user(value)
+        parts += [frozen] if frozen else []
         hooks = value._forward_pre_hooks, value._forward_hooks
         return [inner(part) for part in (*parts, *(list(h.values()) for h in hooks))]
     if isinstance(value, BaseEstimator):
@@ -172,4 +178,8 @@ def _object_state(value, inner):
 def _weights(module):
     """Return what a trained network has learned, and what it is."""
     attributes = getattr(module, "get_params", dict)()
-    return [type(module).__name__, repr(module), attributes, module.state_dict()]
+    state = [type(module).__name__, repr(module), attributes, module.state_dict()]
+    # what the user has frozen is not trained on from here
+    parts = [(name, frozen_by_user(part)) for name, part in module.named_modules()]
+    frozen = [pair for pair in parts if pair[1]]
+    return [*state, frozen] if frozen else state

@@ -7,6 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..neighbors import kneighbors
+from .devices import device_for, to_device
 
 # Numbers held at once where many centers are compared (float32: 16 MB).
 _BLOCK_NUMBERS = 2**22
@@ -18,7 +19,7 @@ _SHARE = 32
 _FEWEST = 512
 
 
-def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
+def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0, device="cpu"):
     """Choose again and again the row farthest from all centers so far.
 
     ``d_i = min over centers c of ||z_i - z_c||``; the row of largest ``d_i``, the one
@@ -37,6 +38,8 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
         Row to choose first. None: the farthest; without centers row 0.
     verbose : int, default=0
         1 shows a progress bar.
+    device : str or torch.device, default="cpu"
+        Where distances are computed; Z is held there.
 
     Returns
     -------
@@ -49,10 +52,12 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
     """
     Z = np.ascontiguousarray(Z)
     z = _as_tensor(Z)
+    device = device_for(device, z.dtype)
+    z = to_device(z, device)
     centers = np.asarray(centers, dtype=np.int64)
     nearest = np.full(len(Z), np.inf, dtype=Z.dtype)
     if len(centers):
-        nearest = _nearest_center(Z, centers)
+        nearest = _nearest_center(Z, centers, device)
     nearest[centers] = -np.inf  # and stays so: the minimum below keeps it
     squares = torch.linalg.vecdot(z, z)
     chosen, when_chosen = [], []
@@ -72,7 +77,7 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
             bar.set_postfix(radius=f"{nearest[i]:.4g}", refresh=False)
             nearest[i] = -np.inf
             # All of them at once: threads that meet after each block lose time.
-            distances = _distances(rows, rows[i : i + 1])[:, 0].numpy()
+            distances = _distances(rows, rows[i : i + 1])[:, 0].cpu().numpy()
             np.minimum(nearest, distances, out=nearest)
 
         if first is not None and n_samples:
@@ -85,7 +90,8 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0):
                 row = int(nearest.argmax())
                 choose(row, z, nearest, row)
                 continue
-            rows, bound, before = z[torch.from_numpy(top)], nearest[top], len(chosen)
+            rows = z[torch.from_numpy(top).to(device)]
+            bound, before = nearest[top], len(chosen)
             while len(chosen) < n_samples:
                 i = int(bound.argmax())
                 if bound[i] <= limit:
@@ -118,10 +124,9 @@ def _lower(nearest, z, squares, centers):
     step = max(1, _BLOCK_NUMBERS // len(centers))
     pairs_at_once = max(1, _BLOCK_NUMBERS // z.shape[1])
     for start in range(0, len(z), step):
-        x, known = (
-            z[start : start + step],
-            torch.from_numpy(nearest)[start : start + step],
-        )
+        x = z[start : start + step]
+        own = torch.from_numpy(nearest)[start : start + step]
+        known = own.to(z.device)
         sums = squares[start : start + step, None] + lengths
         products = torch.addmm(sums, x, centers.T, alpha=-2)
         # -inf stays: such rows are centers
@@ -131,6 +136,8 @@ def _lower(nearest, z, squares, centers):
             i, j = pairs.T
             d = _distances(x[i][:, None], centers[j][:, None])[:, 0, 0]
             known.scatter_reduce_(0, i, d, "amin")
+        if known is not own:
+            own.copy_(known)
 
 
 def _as_tensor(Z):
@@ -149,19 +156,21 @@ def _distances(a, b):
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _nearest_center(Z, centers):
+def _nearest_center(Z, centers, device="cpu"):
     """Return the distance of every row to the nearest of these rows."""
     C = np.array(Z[centers])
     if len(C) > _MANY_CENTERS:
-        nearest = kneighbors(C, 1, queries=Z, method="exact")[0][:, 0]
+        found = kneighbors(C, 1, queries=Z, method="exact", device=device)
+        nearest = found[0][:, 0]
         # Products of float32 resolve distances down to some 1e-3 of the spread. Rows
         # that have a center so close are looked at again, to find all copies.
         spread = np.linalg.norm(Z.max(axis=0) - Z.min(axis=0))
         again = np.flatnonzero((nearest > 0) & (nearest < 2e-3 * spread))
     else:
         nearest, again = np.empty(len(Z), dtype=Z.dtype), np.arange(len(Z))
-    C = torch.from_numpy(C)
+    C = torch.from_numpy(C).to(device)
     step = max(1, _BLOCK_NUMBERS // max(C.shape))
     for rows in np.split(again, range(step, len(again), step)):
-        nearest[rows] = _distances(torch.from_numpy(Z[rows]), C).amin(1).numpy()
+        block = torch.from_numpy(Z[rows]).to(device)
+        nearest[rows] = _distances(block, C).amin(1).cpu().numpy()
     return nearest

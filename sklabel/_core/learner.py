@@ -25,12 +25,14 @@ from .inputs import check_pixel_range, check_samples
 from .net import Net, resolve_device
 from .parameters import Inference, Training
 from .plain import float32_by_default, plain_parameters
-from .samples import PIXEL_RANGES
+from .samples import PIXEL_RANGES, Samples
 from .settings import check_callable, check_folder, check_net, watched
 from .warn import warn
 
 # torch's generator belongs to the process: fits in threads take turns
 _GENERATOR_LOCK = threading.RLock()
+# most of a training that goes into a warm-up which nobody has asked for
+_WARMUP_SHARE = 0.1
 
 
 @contextmanager
@@ -212,6 +214,92 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        return tags
+
+
+class VectorEstimator(NetEstimator, abstract=True):
+    """Base of estimators that take vectors: X itself, or what an ``embedder`` makes.
+
+    ``embedder`` may be a list: the vectors of all of them side by side.
+
+    Attributes
+    ----------
+    embedder_ : transformer
+        Fitted embedder, where there is one.
+    sample_shape_ : tuple of int
+        Shape of one sample: that of the embedder where it has one, else ``(D,)``.
+    """
+
+    _continued = None  # there is no warm start
+    _pixel_range = None  # of vectors
+
+    def _check_X(self, X, reset=False):
+        """Return the vectors of X as `Samples`."""
+        if not reset:
+            check_is_fitted(self)
+        else:
+            vars(self).pop("embedder_", None)
+            self.interrupted_ = False
+            if self.embedder is not None:
+                self.embedder_ = self._fit_embedders(X)
+        if hasattr(self, "embedder_"):
+            return self._embed(X)
+        samples = check_samples(self, X, reset, getattr(self, "sample_shape_", None))
+        if len(samples.sample_shape) != 1:
+            raise ValueError(
+                f"{type(self).__name__} without an embedder takes vectors, but X has "
+                f"samples of shape {samples.sample_shape}: give embedder=, such as "
+                "PretrainedTransformer() or another one of sklabel.embedding."
+            )
+        if reset:
+            self.sample_shape_ = samples.sample_shape
+        return samples
+
+    def _fit_embedders(self, X):
+        given = self.embedder
+        with self._seeded():
+            if not isinstance(given, list):
+                return self._fit_nested(given, X)
+            if not given:
+                raise ValueError("embedder=[] is empty: give at least one embedder.")
+            return [self._fit_nested(part, X) for part in given]
+
+    def _spaces(self, X):
+        """Return the vectors that each embedder makes of X."""
+        embedders = self.embedder_
+        embedders = embedders if isinstance(embedders, list) else [embedders]
+        spaces = []
+        for embedder in embedders:
+            Z = np.asarray(embedder.transform(X), dtype=np.float32)
+            if Z.ndim != 2:
+                raise ValueError(
+                    f"embedder={type(unfrozen(embedder)).__name__} makes an array of "
+                    f"shape {Z.shape} of X, not one vector for each row."
+                )
+            spaces.append(Z)
+        self.sample_shape_ = getattr(unfrozen(embedders[0]), "sample_shape_", None)
+        self.sample_shape_ = self.sample_shape_ or np.shape(X)[1:]
+        return spaces
+
+    def _embed(self, X):
+        """Return the vectors that the embedder makes of X."""
+        spaces = self._spaces(X)
+        Z = spaces[0] if len(spaces) == 1 else np.concatenate(spaces, axis=1)
+        bad = np.isnan(Z).any(1)
+        return Samples(np.nan_to_num(Z), Z.shape[1:], bad=bad)
+
+    def _make_net(self, module, pixel_range=None, **settings):
+        return Net(
+            module,
+            pixel_range=pixel_range,
+            precision="float32",
+            device=resolve_device(self.device),
+            **settings,
+        ).initialize()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = self.embedder is not None
         return tags
 
 
@@ -433,6 +521,7 @@ class Learner(Training, NetEstimator, abstract=True):
         """Return an initialized net; ``settings`` win over the shared parameters."""
         names = ("max_epochs", "max_steps", "batch_size", "optimizer", "lr")
         names += ("weight_decay", "schedule", "warmup_epochs", "precision", "verbose")
+        names += ("accumulate",)
         given = {name: getattr(self, name) for name in names}
         return Net(
             module,
@@ -440,6 +529,13 @@ class Learner(Training, NetEstimator, abstract=True):
             device=resolve_device(self.device),
             **{**given, **settings, **(self.net_params or {})},
         ).initialize()
+
+    def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
+        """Return the length of a training in epochs, where 1.5 are one and a half."""
+        max_steps = self.max_steps if max_steps == 0 else max_steps
+        if max_steps is None:
+            return max_epochs or self.max_epochs
+        return max_steps / sampler.n_batches(batch_size or self.batch_size)
 
     def _stage(
         self,
@@ -481,6 +577,12 @@ class Learner(Training, NetEstimator, abstract=True):
         module : Method
         """
         self._continued = None  # the module holds what it takes over
+        usual = type(self).warmup_epochs
+        if usual and usual == self.warmup_epochs and "warmup_epochs" not in settings:
+            n_batches = sampler.n_batches(settings.get("batch_size", self.batch_size))
+            n_steps = round(n_batches * self._n_epochs(sampler, **settings))
+            longest = int(_WARMUP_SHARE * n_steps) / n_batches
+            settings["warmup_epochs"] = min(usual, longest)
         self._pixel_range = self._resolve_pixel_range(sampler.samples)
         net = self._make_net(
             module,

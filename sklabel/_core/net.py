@@ -6,7 +6,7 @@ import functools
 import io
 import math
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
@@ -14,13 +14,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, PassthroughScoring
+from skorch.callbacks.scoring import ScoringBase
 from tqdm.auto import tqdm
 
 from .. import optim
+from .batches import Batches
+from .devices import (
+    available_devices,  # noqa: F401, for those who ask the net
+    fastest_convolutions,
+    multiplies_bfloat16,
+    multiplies_float16,
+    resolve_device,  # noqa: F401
+    tensor_float32,
+    to_device,
+)
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
+from .samplers import count_rows, split_batch
 from .samples import to_unit
 from .warn import warn
 
@@ -37,6 +49,8 @@ OPTIMIZERS = {
     # with a bound, as solo-learn's recipes for CIFAR have it
     "lars_clip": (optim.LARS, {"variant": "clip", "trust_coefficient": 0.02}),
 }
+# one kernel for all weights, on a device
+_FUSED = ("sgd", "nesterov", "adam", "adamw")
 SCHEDULES = {
     "cosine": optim.warmup_cosine,
     "truncated_cosine": optim.truncated_cosine,
@@ -79,8 +93,12 @@ class Net(NeuralNet):
         {name of a part of the module: factor on its learning rate}.
     max_steps : int or None
         Length of the training in optimizer steps; overrides max_epochs.
-    precision : {"auto", "bfloat16", "float32"}
-        With "auto", bfloat16 autocast for images where the hardware multiplies it.
+    precision : {"auto", "bfloat16", "float16", "tf32", "float32"}
+        With "auto", for images, what the hardware multiplies faster than float32:
+        bfloat16, else float16. Losses are scaled in float16, so that small gradients
+        are not lost.
+    accumulate : int
+        Parts that a batch is computed in, one after the other; their gradients add up.
     checkpoint : Path or None
         File written after each epoch, and read to continue.
     watch : callable or None
@@ -114,6 +132,7 @@ class Net(NeuralNet):
         max_steps=None,
         batch_size=128,
         precision="auto",
+        accumulate=1,
         checkpoint=None,
         watch=None,
         stage=None,
@@ -131,6 +150,7 @@ class Net(NeuralNet):
         self.warmup_epochs = warmup_epochs
         self.max_steps = max_steps
         self.precision = precision
+        self.accumulate = accumulate
         self.checkpoint = checkpoint
         self.watch = watch
         self.stage = stage
@@ -156,6 +176,17 @@ class Net(NeuralNet):
 
     # -- what skorch asks for
 
+    def initialize_callbacks(self):
+        super().initialize_callbacks()
+        for _, callback in self.callbacks_:
+            if isinstance(callback, (ScoringBase, PassthroughScoring)):
+                raise ValueError(
+                    f"{type(callback).__name__} of skorch scores predictions that this "
+                    "net does not make in training: take ScoringMonitor of "
+                    "sklearn.callback with set_callbacks, or read net_.history"
+                )
+        return self
+
     def initialize_module(self):
         self.module_ = self.module
         if torch.device(self.device).type == "cpu":
@@ -177,7 +208,13 @@ class Net(NeuralNet):
         given = self.get_params_for("optimizer")
         given.pop("lr", None)
         groups = optim.param_groups(self.module_, self.weight_decay, self.lr_scales)
+        device = torch.device(self.device).type
+        if self.optimizer in _FUSED and device not in ("cpu", "mps"):
+            if "foreach" not in given:
+                defaults = {"fused": True, **defaults}
         self.optimizer_ = optimizer(groups, **{"lr": self.lr, **defaults, **given})
+        scaled = self.used_precision() == "float16"
+        self.scaler_ = torch.amp.GradScaler(device, enabled=scaled)
         if not isinstance(self.optimizer_, torch.optim.Optimizer):
             raise ValueError(
                 f"optimizer={self.optimizer!r} gives a "
@@ -190,7 +227,7 @@ class Net(NeuralNet):
 
     def get_iterator(self, dataset, training=False):
         if training:  # a sampler
-            return _Batches(dataset, self.batch_size)
+            return Batches(dataset, self.batch_size, self.device)
         rows = np.arange(len(dataset))
         return (dataset[block] for block in self._blocks(rows))
 
@@ -250,7 +287,7 @@ class Net(NeuralNet):
             for draw in sampler.epoch(self.batch_size):
                 x, y = sampler.fetch(draw)
                 with self.autocast():
-                    found.append(step(self.to_device(x), y.to(self.device)))
+                    found.append(step(self.to_device(x), to_device(y, self.device)))
         return found
 
     def _blocks(self, rows):
@@ -276,19 +313,27 @@ class Net(NeuralNet):
         batches = self.get_iterator(sampler, training=True)
         self.total_steps_ = self.max_steps or self.max_epochs * len(batches)
         self.warmup_steps_ = round(self.warmup_epochs * len(batches))
+        if self.warmup_steps_ >= self.total_steps_:
+            warn(
+                f"warmup_epochs={self.warmup_epochs} is as long as the whole training, "
+                f"of {self.total_steps_} steps, so that the learning rate never gets "
+                f"to lr={self.lr}, or never falls: lower it, or train longer.",
+                UserWarning,
+            )
         self.step_ = 0
         self.interrupted_ = False
         self.resume()
         stage = self.stage or _NoStage()
         stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
-        with self._progress(batches) as self.progress_:
+        data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
+        with self._working(sampler, batches):
             try:
                 while self.step_ < self.total_steps_:
                     stage.begin_epoch()
-                    self.notify("on_epoch_begin", dataset_train=sampler)
+                    self.notify("on_epoch_begin", **data)
                     self.run_single_epoch(batches, True, "train", self.train_step)
                     self._after_epoch(sampler)
-                    self.notify("on_epoch_end", dataset_train=sampler)
+                    self.notify("on_epoch_end", **data)
                     self.save_checkpoint()
                     if stage.end_epoch():
                         self.stop()
@@ -297,9 +342,23 @@ class Net(NeuralNet):
                 if self.history and "train_loss" not in self.history[-1]:
                     self.history.pop()  # the epoch that was broken off
         stage.end()
-        del self.progress_
         self._check_finite(sampler.samples)
         return self
+
+    @contextmanager
+    def _working(self, sampler, batches):
+        """Hold what a training needs, and give it back afterwards."""
+        with ExitStack() as stack:
+            self.progress_ = stack.enter_context(self._progress(batches))
+            self.batches_ = stack.enter_context(closing(batches))
+            stack.enter_context(sampler.samples.held_on(self.device))
+            stack.enter_context(fastest_convolutions(self.device))
+            if self.precision == "tf32":  # of the gradients, too
+                stack.enter_context(tensor_float32(self.device))
+            try:
+                yield
+            finally:
+                del self.progress_, self.batches_
 
     def _check_finite(self, samples):
         """Raise if the last steps led to outputs that are not finite."""
@@ -322,6 +381,7 @@ class Net(NeuralNet):
         counts = collections.Counter()  # not every step gives every metric
         self.module_.train()
         after_step = getattr(self.module_, "after_step", None)
+        told = {"training": True, "y_pred": None}  # the module predicts nothing here
         for batch in iterator:
             if self.callbacks_:
                 self.notify("on_batch_begin", batch=batch, training=True)
@@ -333,7 +393,7 @@ class Net(NeuralNet):
                 sums[name] = sums[name] + value if name in sums else value
             counts.update(metrics.keys())
             if self.callbacks_:
-                self.notify("on_batch_end", batch=batch, training=True, **metrics)
+                self.notify("on_batch_end", batch=batch, **{**metrics, **told})
             self.step_ += 1
             n_steps += 1
             if self.progress_ is not None:
@@ -349,31 +409,63 @@ class Net(NeuralNet):
 
     def train_step(self, batch, **fit_params):
         """One optimizer step; returns the loss and the metrics to watch, detached."""
-        x, y = batch
-        with self.autocast():
-            loss = self.module_.loss(self.to_device(x), y.to(self.device))
-        loss, metrics = loss if isinstance(loss, tuple) else (loss, {})
-        loss.backward()
-        self.optimizer_.step()
+        parts = split_batch(*batch, self.accumulate) if self.accumulate > 1 else [batch]
+        n_rows, sums = sum(count_rows(x) for x, _ in parts), {}
+        for number, (x, y) in enumerate(parts, 1):
+            with self.autocast():
+                loss = self.module_.loss(self.to_device(x), to_device(y, self.device))
+            loss, metrics = loss if isinstance(loss, tuple) else (loss, {})
+            if number == len(parts) and self.step_ + 1 < self.total_steps_:
+                self.batches_.look_ahead()  # from here on no numbers are drawn
+            metrics = {"loss": loss.detach(), **metrics}
+            if len(parts) > 1:
+                share = count_rows(x) / n_rows
+                loss = loss * share
+                metrics = {name: value * share for name, value in metrics.items()}
+            self.scaler_.scale(loss).backward()
+            for name, value in metrics.items():
+                sums[name] = sums[name] + value if name in sums else value
+        self._step()
+        return sums
+
+    def _step(self):
+        if self.scaler_.is_enabled():
+            # parts of the module with an optimizer of their own
+            stepped = {id(p) for g in self.optimizer_.param_groups for p in g["params"]}
+            scale = self.scaler_.scale(torch.ones((), device=self.device))
+            for p in self.module_.parameters():
+                if id(p) not in stepped and p.grad is not None:
+                    p.grad.div_(scale).nan_to_num_(0, 0, 0)
+        self.scaler_.step(self.optimizer_)
+        self.scaler_.update()
         self.optimizer_.zero_grad(set_to_none=True)
-        return {"loss": loss.detach(), **metrics}
 
     def to_device(self, x):
         """Return a fetched batch as floats on the device, pixels in [0, 1]."""
         if isinstance(x, tuple):
             return tuple(self.to_device(part) for part in x)
-        return to_unit(x.to(self.device, non_blocking=True), self.pixel_range)
+        return to_unit(to_device(x, self.device), self.pixel_range)
 
     def autocast(self):
         """Return the context of mixed precision for training and prediction."""
+        precision = self.used_precision()
+        if precision == "tf32":
+            return tensor_float32(self.device)
+        if precision == "float32":
+            return nullcontext()
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, getattr(torch, precision))
+
+    def used_precision(self):
+        """Return the precision that "auto" stands for; any other as it is."""
+        if self.precision != "auto":
+            return self.precision
         device = torch.device(self.device).type
-        wanted = self.precision == "bfloat16" or (
-            # a small perceptron gains nothing from it and loses digits
-            self.precision == "auto"
-            and self.pixel_range is not None
-            and multiplies_bfloat16(device)
-        )
-        return torch.autocast(device, torch.bfloat16) if wanted else nullcontext()
+        if self.pixel_range is None:
+            return "float32"  # a small perceptron gains nothing and loses digits
+        if multiplies_bfloat16(device):
+            return "bfloat16"
+        return "float16" if multiplies_float16(device) else "float32"
 
     def _set_lr(self):
         schedule = SCHEDULES.get(self.schedule, self.schedule)
@@ -387,6 +479,12 @@ class Net(NeuralNet):
             group["lr"] = self.lr * factor * group.get("lr_scale", 1)
 
     def _after_epoch(self, sampler):
+        loss = self.history[-1, "train_loss"]
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"The loss became {loss} in epoch {len(self.history)}: lower lr="
+                f'{self.lr}, or use precision="float32".'
+            )
         metrics = {}
         if hasattr(self.module_, "after_epoch"):
             metrics.update(self.module_.after_epoch(self, sampler) or {})
@@ -394,12 +492,6 @@ class Net(NeuralNet):
             metrics.update(self.watch(self, sampler.samples))
         for name, value in metrics.items():
             self.history.record(name, value)
-        loss = self.history[-1, "train_loss"]
-        if not np.isfinite(loss):
-            raise ValueError(
-                f"The loss became {loss} in epoch {len(self.history)}: lower lr="
-                f'{self.lr}, or use precision="float32".'
-            )
         if self.progress_ is not None:
             self.progress_.set_postfix(loss=f"{loss:.4f}")
 
@@ -432,6 +524,8 @@ class Net(NeuralNet):
         }
         if torch.device(self.device).type == "cuda":
             state["rng_cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.scaler_.is_enabled():
+            state["scaler"] = self.scaler_.state_dict()
         kept = {"format": _CHECKPOINT_FORMAT, **_versions(), "checksum": digest(state)}
         content = io.BytesIO()  # torch's own writer hides that a disk is full
         torch.save({**kept, **state}, content)
@@ -483,6 +577,8 @@ class Net(NeuralNet):
         history = [dict(epoch) for epoch in history]
         self.module_.load_state_dict(state["module"])
         self.optimizer_.load_state_dict(state["optimizer"])
+        if "scaler" in state:
+            self.scaler_.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
         if "rng_cuda" in state and torch.cuda.is_available():
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
@@ -499,7 +595,8 @@ class Net(NeuralNet):
 
     def __getstate__(self):
         # once is enough for the weights, and a trained net needs no optimizer's state
-        left_out = {k: vars(self).pop(k, None) for k in ("module", "optimizer_")}
+        names = ("module", "optimizer_", "progress_", "batches_", "scaler_")
+        left_out = {k: vars(self).pop(k) for k in names if k in vars(self)}
         try:
             return super().__getstate__()
         finally:
@@ -550,20 +647,6 @@ class _NoCriterion:
     """skorch wants a criterion; our modules return their loss themselves."""
 
 
-class _Batches:
-    """Batches of a shuffled epoch; every iteration draws a new order."""
-
-    def __init__(self, sampler, batch_size):
-        self.sampler, self.batch_size = sampler, batch_size
-
-    def __len__(self):
-        return self.sampler.n_batches(self.batch_size)
-
-    def __iter__(self):
-        draws = self.sampler.epoch(self.batch_size)
-        return (self.sampler.fetch(draw) for draw in draws)
-
-
 @functools.cache
 def _keep_freed_memory():
     """Let glibc keep large buffers that are freed, for the next batch.
@@ -577,48 +660,3 @@ def _keep_freed_memory():
         return
     for parameter in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
         mallopt(parameter, 1 << 30)
-
-
-def resolve_device(device):
-    """Return the torch device; ``"auto"``: CUDA, then MPS, then CPU.
-
-    Raises
-    ------
-    ValueError
-        If there is no such device.
-    """
-    if device != "auto":
-        try:
-            found = torch.device(device)
-            there = found.type != "meta" and torch.zeros(1, device=found).item() == 0
-        except (RuntimeError, AssertionError, NotImplementedError, TypeError):
-            there = False
-        if not there:
-            raise ValueError(
-                f"device={str(device)!r} is not available: there are "
-                f"{', '.join(available_devices())}."
-            )
-        return found
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
-def available_devices():
-    """Return the names of the devices that a network can run on."""
-    found = ["auto", "cpu"]
-    found += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    return [*found, *(["mps"] if torch.backends.mps.is_available() else [])]
-
-
-def multiplies_bfloat16(device):
-    """Whether the hardware multiplies bfloat16 faster than float32."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device == "cpu":
-        cpu = torch.cpu
-        checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-        return any(getattr(cpu, check, bool)() for check in checks)
-    return False

@@ -10,6 +10,10 @@ from .health import CollapseWarning
 from .samplers import FixedSteps, Shuffled
 from .warn import warn
 
+# clusters of the other heads that nobody has asked for: a step's time and memory grow
+# with their square, and a batch says little of so many pairs
+_MOST_OVERCLUSTERS = 500
+
 
 class Overclustering(Method):
     """In each epoch all rows pass through over-clustering heads first, then the others.
@@ -51,6 +55,12 @@ class OverclusteringMixin:
         n_steps = n_passes * Shuffled(samples).n_batches(self.batch_size)
         module = self._build_module(*samples.statistics())
         return self._stage("fit", module, FixedSteps(samples, n_steps))
+
+    def _n_overclusters(self):
+        """Return the clusters of the over-clustering heads; never fewer than wanted."""
+        if self.n_overclusters is not None:
+            return self.n_overclusters
+        return max(self.n_clusters, min(5 * self.n_clusters, _MOST_OVERCLUSTERS))
 
     def _raise_learning(self):
         """Return what to raise where too little was learned."""

@@ -62,6 +62,7 @@ NonNegative = Annotated[float, between(0, None)]
 UnitInterval = Annotated[float, between(0, 1)]
 BelowOne = Annotated[float, Interval(Real, 0, 1, closed="left")]
 OpenUnitInterval = Annotated[float, Interval(Real, 0, 1, closed="neither")]
+Factor = Annotated[float, Interval(Real, 0, 1, closed="right")]
 SampleCount: TypeAlias = (
     Count | OpenUnitInterval | None
 )  # a number of rows, or their share
@@ -74,7 +75,7 @@ Optimizer = Annotated[str | type, one_of(OPTIMIZERS), callable]
 Schedule = Annotated[str | Callable, one_of(SCHEDULES), callable]
 LearningRateScaling: TypeAlias = Literal["linear", "sqrt"] | None
 ProbabilisticClassifier = Annotated[BaseEstimator, HasMethods(["fit", "predict_proba"])]
-Committee = Annotated[list[ProbabilisticClassifier], list]
+Committee = Annotated[list[BaseEstimator], list]
 
 
 def constraints(kind):
@@ -174,8 +175,9 @@ class Inference(Parameters, abstract=True):
         file may fill the memory; None: those over 178,956,970.
     device : str or torch.device
         "auto": CUDA, then MPS, then CPU.
-    precision : {"auto", "bfloat16", "float32"}
-        "auto": bfloat16 autocast for images where the hardware multiplies it.
+    precision : {"auto", "bfloat16", "float16", "tf32", "float32"}
+        "auto": for images, bfloat16 autocast where the hardware multiplies it, else
+        float16 where it multiplies that; see :ref:`device_and_precision`.
     random_state : int, RandomState instance or None
         Seed of everything random; the global generators are left alone.
     verbose : int
@@ -188,7 +190,7 @@ class Inference(Parameters, abstract=True):
     on_error: Literal["raise", "skip"] = "raise"
     max_pixels: Count | None = None
     device: str | torch.device = "auto"
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "float16", "tf32", "float32"] = "auto"
     random_state: RandomState = None
     verbose: Verbosity = 0
 
@@ -206,6 +208,10 @@ class Training(Inference, abstract=True):
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int
         Samples per step.
+    accumulate : int
+        Parts that a batch is computed in, one after the other, where memory is short;
+        their gradients add up to one step. What compares the rows of a batch, as many
+        losses and BatchNorm do, sees a part only.
     optimizer : str or class
         "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
         thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc",
@@ -217,7 +223,8 @@ class Training(Inference, abstract=True):
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
         Course of the learning rate after the warm-up.
     warmup_epochs : float
-        Epochs of linear warm-up.
+        Epochs of linear warm-up; the default at most a tenth of the training, another
+        number as it is given.
     warm_start : bool
         Whether ``fit`` continues from the weights of the last fit, under the parameters
         as they are now. Those that make a network of another shape are refused.
@@ -240,4 +247,5 @@ class Training(Inference, abstract=True):
     warmup_epochs: NonNegative = 0
     warm_start: bool = False
     checkpoint_dir: str | Path | None = None
+    accumulate: Count = 1
     net_params: dict | None = None

@@ -295,7 +295,7 @@ def _encode_estimator(estimator, tensors, key):
     shared = [
         k
         for k, v in parameters.items()
-        if isinstance(v, FrozenEstimator) and v is vars(estimator).get(f"{k}_")
+        if f"{k}_" in vars(estimator) and _are_same_frozen(v, vars(estimator)[f"{k}_"])
     ]
     for name in shared:
         del parameters[name]
@@ -406,6 +406,21 @@ def _is_estimator(value):
     return isinstance(value, BaseEstimator)
 
 
+def _are_estimators(value):
+    parts = value if isinstance(value, list) else [value]
+    return all(map(_is_estimator, parts))
+
+
+def _are_same_frozen(given, fitted):
+    """Return whether what ``fit`` has set is a frozen parameter, or a list of them."""
+    if isinstance(given, list) and isinstance(fitted, list):
+        pairs = zip(given, fitted, strict=False)
+        return len(given) == len(fitted) and all(
+            _are_same_frozen(*pair) for pair in pairs
+        )
+    return isinstance(given, FrozenEstimator) and given is fitted
+
+
 # All private names that are kept, and the public ones on which more depends. Any other
 # public name ends in an underscore and may be anything plain.
 _FITTED = {
@@ -418,6 +433,7 @@ _FITTED = {
     "_names": _are_texts,
     "_network": _is_count,
     "_origins": _are_origins,
+    "_pair_names": _are_texts,
     "_pixel_range": _is_range,
     "_rng": lambda value: isinstance(value, np.random.RandomState),
     "_row_shape": _is_shape,
@@ -432,7 +448,7 @@ _FITTED = {
     "classes_": lambda value: _is_vector(value) and len(value) > 0,
     "cluster_centers_": _is_array,
     "confidence_": _is_array,
-    "embedder_": _is_estimator,
+    "embedder_": _are_estimators,
     "feature_names_in_": _is_vector,
     "interrupted_": _is_flag,
     "labels_": _is_array,
@@ -562,8 +578,8 @@ def _decode_estimator(described, tensors, key):
     _check_fitted(estimator, fitted)
     for parameter in described.get("as_fitted", ()):
         frozen = fitted.get(f"{parameter}_")
-        if parameter not in _changeable(estimator) or not isinstance(
-            frozen, FrozenEstimator
+        if parameter not in _changeable(estimator) or not _are_same_frozen(
+            frozen, frozen
         ):
             raise ValueError(f"{name}.{parameter} is not what fit sets")
         setattr(estimator, parameter, frozen)

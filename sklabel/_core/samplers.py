@@ -159,7 +159,7 @@ class Mixed(Shuffled):
         labeled, unlabeled = rows
         x, y = super().fetch(np.concatenate(rows))
         y[len(labeled) :] = torch.from_numpy(-1 - unlabeled)
-        return x, y
+        return x, _marked(y, len(labeled))
 
     def class_shares(self, n_classes, drawn=False):
         """Return the share of each class in the labeled rows, as they are or drawn."""
@@ -193,6 +193,75 @@ class Mixed(Shuffled):
         edges[-1] = n
         counts = np.diff(np.floor(edges + float(torch.rand(()))).astype(int))
         return shuffled(np.repeat(self.labeled, counts))
+
+
+class LabeledThenCoupled(Mixed):
+    """The labeled rows in batches, and then one batch of given pairs of them.
+
+    Parameters
+    ----------
+    samples : Samples
+    targets : ndarray of int of shape (n_samples,)
+        -1 for an unlabeled row.
+    pairs : ndarray of int of shape (n_pairs, 2)
+        A batch is ``(x, x_partner), y`` with y of shape (n_pairs, 2), always in this
+        order; without pairs there is none.
+    """
+
+    def __init__(self, samples, targets, pairs):
+        super().__init__(samples, targets, ratio=0)
+        self.pairs = pairs
+
+    @property
+    def identity(self):
+        return (*super().identity, self.pairs)
+
+    def n_batches(self, batch_size):
+        return super().n_batches(batch_size) + (len(self.pairs) > 0)
+
+    def epoch(self, batch_size):
+        yield from super().epoch(batch_size)
+        if len(self.pairs):
+            yield self.pairs
+
+    def fetch(self, rows):
+        if isinstance(rows, tuple):
+            return super().fetch(rows)
+        x = tuple(self.samples[part] for part in rows.T)
+        return x, torch.from_numpy(self.targets[rows])
+
+
+class Coupled(Shuffled):
+    """Given pairs of rows, in random order.
+
+    Parameters
+    ----------
+    samples : Samples
+    pairs : ndarray of int of shape (n_pairs, 2)
+        A batch is ``(x, x_partner)`` and the numbers of its pairs.
+    in_order : bool
+        Whether the pairs come as they are given.
+    """
+
+    def __init__(self, samples, pairs, in_order=False):
+        super().__init__(samples)
+        self.pairs = pairs
+        self.in_order = in_order
+
+    @property
+    def identity(self):
+        return (self.pairs,)
+
+    def n_batches(self, batch_size):
+        return _n_batches(len(self.pairs), batch_size)
+
+    def epoch(self, batch_size):
+        numbers = np.arange(len(self.pairs))
+        yield from split(numbers if self.in_order else shuffled(numbers), batch_size)
+
+    def fetch(self, numbers):
+        x = tuple(self.samples[part] for part in self.pairs[numbers].T)
+        return x, torch.from_numpy(numbers)
 
 
 class Captioned(Shuffled):
@@ -310,5 +379,62 @@ def split_labeled(x, y):
     rows : Tensor of int
         Numbers of the unlabeled rows.
     """
-    n_labeled = int((y >= 0).sum())
+    n_labeled = count_labeled(y)
     return x[:n_labeled], x[n_labeled:], y[:n_labeled], -1 - y[n_labeled:]
+
+
+def count_labeled(y):
+    """Return how many rows of a batch of `Mixed` have a label; the first ones.
+
+    The sampler has noted it on ``y``, so a device need not be asked, and waited for.
+    """
+    noted = getattr(y, "n_labeled", None)
+    return int((y >= 0).sum()) if noted is None else noted
+
+
+def _marked(y, n_labeled):
+    y.n_labeled = n_labeled
+    return y
+
+
+def count_rows(x):
+    """Return the number of rows of a batch, or of pairs of them."""
+    return len(x[0] if isinstance(x, tuple) else x)
+
+
+def split_batch(x, y, n_parts):
+    """Cut a batch into parts, in each as many labeled and unlabeled rows as can be.
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...), or tuple of them
+    y : Tensor of shape (B, ...)
+    n_parts : int
+        Fewer, where a part would have less than two rows, or only one of both kinds.
+
+    Returns
+    -------
+    parts : list of (x, y)
+    """
+    n_rows, n_labeled = count_rows(x), getattr(y, "n_labeled", None)
+    sizes = [n_rows // 2]
+    if n_labeled is not None:
+        sizes += [n for n in (n_labeled, n_rows - n_labeled) if n > 0]
+    n_parts = max(1, min(n_parts, *sizes))
+    middle = n_rows if n_labeled is None else n_labeled
+    first = np.linspace(0, middle, n_parts + 1).astype(int)
+    second = np.linspace(middle, n_rows, n_parts + 1).astype(int)
+    parts = []
+    for i in range(n_parts):
+        spans = [slice(ends[i], ends[i + 1]) for ends in (first, second)]
+        part = [_rows_in(t, spans) for t in (x, y)]
+        if n_labeled is not None:
+            _marked(part[1], int(first[i + 1] - first[i]))
+        parts.append(tuple(part))
+    return parts
+
+
+def _rows_in(x, spans):
+    if isinstance(x, tuple):
+        return tuple(_rows_in(part, spans) for part in x)
+    return torch.cat([x[span] for span in spans])

@@ -1,8 +1,12 @@
 """The rows: images or vectors of one shape, fetched by their numbers."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from sklearn.utils import _safe_indexing
+
+from .devices import SHARE_FOR_ROWS, free_memory, to_device
 
 # black and white of floats within [0, 1] and of bytes; any others are learned from X
 PIXEL_RANGES = (0.0, 1.0), (0.0, 255.0)
@@ -33,6 +37,7 @@ class Samples:
         self.sample_shape = tuple(sample_shape)
         self.channels_last = channels_last
         self.bad = np.zeros(len(source), bool) if bad is None else bad
+        self._held = None  # all rows on a device
 
     def __len__(self):
         return len(self.source)
@@ -97,10 +102,46 @@ class Samples:
 
     def __getitem__(self, rows):
         rows = np.asarray(rows)
-        x = torch.from_numpy(native(self.source[rows]))
+        if self._held is not None:
+            numbers = torch.from_numpy(rows).long()
+            x = self._held[to_device(numbers, self._held.device)]
+        else:
+            x = torch.from_numpy(native(self.source[rows]))
         if self.channels_last:
             x = x.reshape(len(rows), *self.sample_shape[1:], -1).permute(0, 3, 1, 2)
         return x.reshape(len(rows), *self.sample_shape)
+
+    @property
+    def is_held(self):
+        """Whether the rows lie on a device."""
+        return self._held is not None
+
+    @contextmanager
+    def held_on(self, device):
+        """Keep the rows on a device, if they fit, while they are fetched from it.
+
+        They fit where they are an array in memory that takes no more than
+        ``SHARE_FOR_ROWS`` of what the device has left, 8-bit pixels as such.
+        """
+        if self._held is not None or not self._fit_on(device):
+            yield
+            return
+        dtype = torch.uint8 if self.is_bytes else torch.float32
+        held = torch.empty(self.source.shape, dtype=dtype, device=device)
+        for rows in _blocks(len(self)):
+            block = torch.from_numpy(native(self.source[rows]))
+            held[rows] = to_device(block, device)
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def _fit_on(self, device):
+        if type(self.source) is not np.ndarray:  # on a disk, or decoded when asked for
+            return False
+        n_bytes = self.source.size * (1 if self.is_bytes else 4)
+        return n_bytes <= SHARE_FOR_ROWS * free_memory(device)
 
     def without(self, left_out):
         """Return the same rows, of which some, a mask, are not trained on, either."""

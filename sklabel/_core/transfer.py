@@ -6,11 +6,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from ..optim import layer_scales
 from .calibration import fit_temperature
 from .few_shot import left_out_probe, linear_probes
 from .health import CollapseWarning
 from .learner import Learner, unfrozen
-from .parameters import KW_ONLY, NonNegative, Positive
+from .parameters import KW_ONLY, CountOrZero, Factor, NonNegative, Positive
 from .propagation import LabeledRows
 from .roles.classification import ClassificationRole
 from .samples import evenly_spaced
@@ -156,6 +157,11 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         (:class:`~sklabel.embedding.PretrainedTransformer`, or a module that has
         learned), else 1. The BatchNorm layers of an encoder that has learned elsewhere
         stay as they are where it is below 1.
+    layer_decay : float
+        Factor on the learning rate of each layer of the encoder against the one behind
+        it, in (0, 1]: what comes first, and is most general, moves least. Published for
+        vision transformers (USB): 0.5, with ``optimizer="adamw", lr=5e-4,
+        backbone_lr=1, ema_decay=0``.
     head_init : {"auto", "probe", "random"}
         First weights of the last layer. "probe": a logistic regression on the encoder's
         features of the labeled rows (LP-FT); "random": as for an encoder that has
@@ -166,13 +172,18 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
     warmup_epochs : float or "auto"
         Epochs of linear warm-up. "auto": 5 % of the steps where the encoder has learned
         elsewhere, else 0.
+    min_steps : int
+        Fewest optimizer steps of each stage, unless ``max_steps`` says how many: few
+        rows make short epochs. 300 is a good floor for some hundred rows.
     """
 
     _: KW_ONLY
     backbone_lr: Positive | Literal["auto"] = "auto"
+    layer_decay: Factor = 1.0
     head_init: Literal["auto", "probe", "random"] = "auto"
     train_backbone: bool = True
     warmup_epochs: NonNegative | Literal["auto"] = "auto"  # type: ignore[assignment]
+    min_steps: CountOrZero = 0
 
     # in a fit that begins with a pretrained encoder
     _before = None
@@ -214,8 +225,12 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
             if wanted:
                 probe = before.probe
                 module.set_head_(*map(torch.from_numpy, (probe.weight, probe.bias)))
-        if scale != 1:
-            settings["lr_scales"] = dict.fromkeys(module.encoder_parts, scale)
+        if scale != 1 or self.layer_decay != 1:
+            settings["lr_scales"] = layer_scales(
+                module, module.encoder_parts, self.layer_decay, scale
+            )
+        if self._n_steps(sampler, **settings) < self.min_steps:
+            settings["max_steps"] = self.min_steps
         if self.warmup_epochs == "auto":
             length = self._n_epochs(sampler, **settings)
             settings["warmup_epochs"] = _WARMUP_SHARE * length if pretrained else 0
@@ -225,12 +240,12 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         source = unfrozen(getattr(self, "embedder_", self.backbone))
         return _EMBEDDER_LR if isinstance(source, Learner) else _PUBLISHED_LR
 
-    def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
-        """Return the length of a training in epochs, where 1.5 are one and a half."""
-        max_steps = self.max_steps if max_steps == 0 else max_steps
-        if max_steps is None:
-            return max_epochs or self.max_epochs
-        return max_steps / sampler.n_batches(batch_size or self.batch_size)
+    def _n_steps(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
+        """Return the length of a training in steps; inf where it was set as such."""
+        if (self.max_steps if max_steps == 0 else max_steps) is not None:
+            return np.inf
+        n_batches = sampler.n_batches(batch_size or self.batch_size)
+        return (max_epochs or self.max_epochs) * n_batches
 
     def _look(self, module, labeled, compared):
         """Return what the labeled rows say of the encoder as it is.

@@ -82,6 +82,15 @@ class VectorCache:
         finally:  # also what an error or Ctrl-C leaves
             self._write([digest_of[row] for row in waiting], Z[waiting])
 
+    def n_unknown(self, samples):
+        """Return how many rows would be embedded by `fill`; copies count once."""
+        wanted = set(_digests(samples)) - {None}
+        for path in self.folder.glob("*.safetensors"):
+            with suppress(Exception):  # what is damaged is embedded again
+                found = deserialize(path.read_bytes())["digests"]
+                wanted.difference_update(digest.tobytes() for digest in found)
+        return len(wanted)
+
     def _read(self, rows_of, Z):
         """Fill rows of Z; remove what was found from ``rows_of`` (digest: rows)."""
         for path in sorted(self.folder.glob("*.safetensors")):

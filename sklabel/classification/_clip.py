@@ -21,6 +21,7 @@ from .._core.few_shot import (
     corrected_probe,
     linear_probe,
 )
+from .._core.freezing import lock_
 from .._core.image_files import ImageFiles
 from .._core.inputs import check_samples
 from .._core.labels import check_labels, decode_labels
@@ -73,7 +74,7 @@ class _PromptClassifier(Method):
     head: nn.Module | None = None
 
     def __post_init__(self):
-        self.requires_grad_(False)
+        lock_(self)
 
     def forward(self, x):
         z = unit_rows(self.project(self.backbone(x)))  # (B, D)

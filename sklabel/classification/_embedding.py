@@ -8,13 +8,11 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._core.few_shot import left_out_probe
-from .._core.inputs import check_samples
-from .._core.learner import NetEstimator, unfrozen
-from .._core.net import Net, resolve_device
+from .._core.freezing import lock_
+from .._core.learner import VectorEstimator
 from .._core.parameters import (
     KW_ONLY,
     BelowOne,
@@ -31,7 +29,7 @@ from .._core.propagation import (
     spread,
 )
 from .._core.roles.classification import ClassificationRole
-from .._core.samples import Samples, evenly_spaced
+from .._core.samples import evenly_spaced
 from ..losses import unit_rows
 from ..modules import Method
 
@@ -74,7 +72,7 @@ class _ProbeAndGraph(Method):
         for name in ("keys", "scales", "values", "factors"):
             tensor = vars(self).pop(name)
             self.register_buffer(name, tensor.float())
-        self.requires_grad_(False)
+        lock_(self)
 
     def forward(self, x):
         z = self.backbone(x)
@@ -92,7 +90,7 @@ class _ProbeAndGraph(Method):
         return spread(weights, self.values[near])
 
 
-class EmbeddingClassifier(ClassificationRole, NetEstimator):
+class EmbeddingClassifier(ClassificationRole, VectorEstimator):
     """Classify from few labels on a frozen embedding, within seconds.
 
     Two classifiers of the same vectors are multiplied: a linear probe (logistic
@@ -207,44 +205,6 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
     calibration_size: Literal["auto"] | Count | OpenUnitInterval | None = "auto"
 
     _withholds = False  # unless it is asked to
-    _continued = None  # there is no warm start
-    _pixel_range = None  # of vectors
-
-    def _check_X(self, X, reset=False):
-        """Return the vectors of X as `Samples`."""
-        if not reset:
-            check_is_fitted(self)
-        else:
-            vars(self).pop("embedder_", None)
-            self.interrupted_ = False
-            if self.embedder is not None:
-                with self._seeded():
-                    self.embedder_ = self._fit_nested(self.embedder, X)
-        if hasattr(self, "embedder_"):
-            return self._embed(X)
-        samples = check_samples(self, X, reset, getattr(self, "sample_shape_", None))
-        if len(samples.sample_shape) != 1:
-            raise ValueError(
-                f"{type(self).__name__} without an embedder takes vectors, but X has "
-                f"samples of shape {samples.sample_shape}: give embedder=, such as "
-                "PretrainedTransformer() or another one of sklabel.embedding."
-            )
-        if reset:
-            self.sample_shape_ = samples.sample_shape
-        return samples
-
-    def _embed(self, X):
-        """Return the vectors that the embedder makes of X."""
-        Z = np.asarray(self.embedder_.transform(X), dtype=np.float32)
-        if Z.ndim != 2:
-            raise ValueError(
-                f"embedder={type(unfrozen(self.embedder_)).__name__} makes an array of "
-                f"shape {Z.shape} of X, not one vector for each row."
-            )
-        self.sample_shape_ = getattr(unfrozen(self.embedder_), "sample_shape_", None)
-        self.sample_shape_ = self.sample_shape_ or np.shape(X)[1:]
-        bad = np.isnan(Z).any(1)
-        return Samples(np.nan_to_num(Z), Z.shape[1:], bad=bad)
 
     def _train(self, X, labeled, seed):
         rows = labeled.rows.good
@@ -262,7 +222,7 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
         given = LabeledRows(known, codes[known], weights, len(self.classes_), seed)
         module, surplus = self._fit_both(projection, keys, given, seed)
         self._sizes = tuple(module.values.shape), Z.shape[1], keys.shape[1]
-        self.net_ = self._make_net(module, None)
+        self.net_ = self._make_net(module)
         without = rows[codes < 0] if (codes < 0).any() else rows
         without = without[evenly_spaced(len(without), _MOST_ASKED)]
         p = self.net_.evaluate(labeled.rows, without)
@@ -344,14 +304,6 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
         weight = self.graph_weight if fixed else expit(best[1])
         return float(weight), float(np.exp(best[0]))
 
-    def _make_net(self, module, pixel_range):
-        return Net(
-            module,
-            pixel_range=pixel_range,
-            precision="float32",
-            device=resolve_device(self.device),
-        ).initialize()
-
     def _rebuild_module(self, mean, std):
         (n_rows, n_classes), width, n_components = self._sizes
         n_kept = n_components if n_components < width else 0
@@ -364,11 +316,6 @@ class EmbeddingClassifier(ClassificationRole, NetEstimator):
             torch.zeros(n_rows, n_classes),
             torch.zeros(2),
         )
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = self.embedder is not None
-        return tags
 
 
 def _tensor(values):

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy, one_hot
 
 from .._core.parameters import (
@@ -21,14 +22,21 @@ from .._core.parameters import (
 )
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
-from ..losses import pseudo_label
+from ..losses import pseudo_label, self_adaptive_fairness
 from ..modules import (
     AveragedClassifier,
     ClassThresholds,
+    Debiasing,
     DistributionAlignment,
+    EveryRow,
     FixedThreshold,
+    FreeThresholds,
+    LowEnergy,
     NoAlignment,
+    PredictedAlignment,
     PredictedClasses,
+    RelativeThreshold,
+    SoftWeights,
     linear_classifier,
 )
 
@@ -39,10 +47,13 @@ class _FixMatch(AveragedClassifier):
     strong: nn.Module
     align: nn.Module
     thresholds: nn.Module
+    inliers: nn.Module
     predicted: nn.Module
     temperature: float
     hard_labels: bool
     unlabeled_weight: float
+    fairness_weight: float
+    interpolated: bool
 
     training_only = ("thresholds", "predicted")
     renamed = {"prior": "align.prior", "mean_prediction": "align.mean_prediction"}
@@ -52,25 +63,55 @@ class _FixMatch(AveragedClassifier):
         views = [self.weak(x_labeled)]
         if len(rows):
             views += [self.weak(x_unlabeled), self.strong(self.weak(x_unlabeled))]
-        # one forward: BatchNorm sees labeled, weak and strong views together
-        logits = self.online(torch.cat(views)).float()
-        labeled_loss = cross_entropy(logits[: len(labels)], labels)
+        labeled, *others = self._logits(views)
+        labeled_loss = cross_entropy(labeled, labels)
         if not len(rows):
             return labeled_loss
-        weak, strong = logits[len(labels) :].chunk(2)
-        weak = self.align(weak.detach(), self.n_steps + 1)
-        unlabeled_loss, mask = pseudo_label(
-            weak, strong, self.thresholds(), self.temperature, self.hard_labels
+        weak, strong = others
+        known, said = labeled.detach(), weak.detach()
+        weak = self.align(said, self.n_steps + 1, known)
+        strong = self.align.adjust(strong)
+        weights = self.inliers(said, self.thresholds.weigh(rows, weak, known))
+        unlabeled_loss, _ = pseudo_label(
+            weak,
+            strong,
+            temperature=self.temperature,
+            hard=self.hard_labels,
+            weights=weights,
         )
-        self.thresholds.see(rows, weak)
-        classes, used = weak.argmax(1), mask.float()
+        loss = labeled_loss + self.unlabeled_weight * unlabeled_loss
+        classes, used = weak.argmax(1), weights.float()
         shares = one_hot(classes, weak.shape[1]) * used[:, None]
-        return labeled_loss + self.unlabeled_weight * unlabeled_loss, {
+        if self.fairness_weight:
+            averages = self.thresholds.mean_prediction, self.thresholds.class_shares
+            fairness = self_adaptive_fairness(strong, weights, *averages)
+            loss = loss + self.fairness_weight * fairness
+        return loss, {
             "labeled_loss": labeled_loss.detach(),
             "pseudo_label_share": used.mean(),
             "pseudo_label_classes": shares.mean(0),
             "pseudo_label_agreement": self.predicted.update(rows, classes),
         }
+
+    def _logits(self, views):
+        """Return the logits of labeled views, and of weak and strong ones."""
+        # one forward: BatchNorm sees labeled, weak and strong views together
+        seen = views[::2] if self.average_buffers else views
+        logits = self.online(torch.cat(seen)).float()
+        logits = list(logits.split([len(part) for part in seen]))
+        if self.interpolated and len(views[0]) > 1:  # BatchNorm cannot train on one
+            logits[0] = self._interpolate(views[0], logits[0])
+        if len(seen) < len(views):
+            with torch.no_grad():  # the average is a teacher
+                logits.insert(1, self.average(views[1]).float())
+        return logits
+
+    def _interpolate(self, views, logits):
+        """Mix logits at random with those of a batch of these views alone."""
+        # running statistics are those of all rows
+        own = {name: value.clone() for name, value in self.online.named_buffers()}
+        alone = functional_call(self.online, own, views).float()
+        return logits + (alone - logits) * torch.rand_like(logits)
 
 
 class _CTAugmented(_FixMatch):
@@ -100,8 +141,11 @@ class FixMatchClassifier(EncoderClassifier):
 
     Parameters
     ----------
-    threshold : float
-        Smallest probability of a pseudo-label, in [0, 1]. Paper: tau.
+    threshold : float, "free" or "soft"
+        Smallest probability of a pseudo-label, in [0, 1]. Paper: tau. "free": the mean
+        confidence so far, lower for classes that are predicted with less (FreeMatch
+        [5]_). "soft": every row counts, below the mean confidence the less the less
+        sure it is (SoftMatch [6]_).
     unlabeled_weight : float
         Weight of the unlabeled loss, >= 0. Paper: lambda_u.
     unlabeled_ratio : float
@@ -112,18 +156,50 @@ class FixMatchClassifier(EncoderClassifier):
         Whether the target is the most probable class, or the probabilities.
     include_labeled : bool
         Whether the labeled images also stand among the unlabeled ones.
-    distribution_alignment : bool
+    distribution_alignment : bool, "predictions" or "debiased"
         Whether predictions on weak views are scaled so that their mean is the class
-        distribution of the labeled rows, as drawn (ReMixMatch [2]_).
+        distribution of the labeled rows, as drawn (ReMixMatch [2]_). "predictions": the
+        mean of the predictions for labeled rows (AdaMatch [7]_). "debiased": what
+        predictions say of all rows alike is taken from weak views and added to strong
+        ones (DebiasPL [8]_).
+    debias_strength : float
+        With "debiased": how much of the logarithm of the mean prediction, >= 0.
+    debias_decay : float
+        With "debiased": decay of the mean prediction, in [0, 1). Published for
+        ImageNet: 0.99.
+    relative_threshold : bool
+        Whether ``threshold`` is a share of the mean confidence in the labeled rows of
+        the batch (AdaMatch). Published: with a share of 0.9.
+    logit_interpolation : bool
+        Whether labeled rows also go through the network alone, and each of their logits
+        is drawn between both (AdaMatch): BatchNorm is to normalize labeled and
+        unlabeled rows alike.
     class_thresholds : bool
         Whether a class has a lower threshold while fewer rows are sure of it
         (FlexMatch [3]_).
+    energy_threshold : float or None
+        Only rows count whose energy, minus the logarithm of the sum of the exponentials
+        of the logits, lies below this; the others fit no class, such as images of
+        another kind (InPL [10]_). Published for CIFAR-10: -9.5, with ``threshold=0``.
+    threshold_decay : float
+        Decay of the averages that ``threshold="free"`` and "soft" follow, in [0, 1).
+    soft_sharpness : float
+        With ``threshold="soft"``: how fast weights fall below the mean confidence, > 0.
+        Paper: n in n_sigma.
+    fairness_weight : float
+        With ``threshold="free"``: weight of the term by which strong views are held to
+        the shares of the classes, >= 0. Published: 0.01 or 0.05.
     ema_decay : float
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
-        Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
-        none; without it a training of a few hundred steps predicts with weights close
-        to the random ones it began with.
+        Whether decays grow as (1 + t) / (10 + t) up to ``ema_decay``,
+        ``threshold_decay`` and ``debias_decay``. The papers have none; without it a
+        training of a few hundred steps predicts with weights close to the random ones
+        it began with.
+    teacher : {"online", "average"}
+        Whose predictions are the pseudo-labels: those of the network that is trained,
+        or of the averaged weights in evaluation, whose BatchNorm has averaged
+        statistics, too (EMAN [9]_).
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -195,6 +271,18 @@ class FixMatchClassifier(EncoderClassifier):
        curriculum pseudo labeling", NeurIPS 2021; equations 5, 7, 10 and 12.
     .. [4] A. Kumar et al., "Fine-tuning can distort pretrained features and
        underperform out-of-distribution", ICLR 2022.
+    .. [5] Y. Wang et al., "FreeMatch: self-adaptive thresholding for semi-supervised
+       learning", ICLR 2023.
+    .. [6] H. Chen et al., "SoftMatch: addressing the quantity-quality trade-off in
+       semi-supervised learning", ICLR 2023.
+    .. [7] D. Berthelot et al., "AdaMatch: a unified approach to semi-supervised
+       learning and domain adaptation", ICLR 2022.
+    .. [8] X. Wang et al., "Debiased learning from naturally imbalanced pseudo-labels",
+       CVPR 2022.
+    .. [9] Z. Cai et al., "Exponential moving average normalization for self-supervised
+       and semi-supervised learning", CVPR 2021.
+    .. [10] Z. Yu, Y. Li, Y. J. Lee, "InPL: pseudo-labeling the inliers first for
+       imbalanced semi-supervised learning", ICLR 2023.
 
     Examples
     --------
@@ -208,17 +296,26 @@ class FixMatchClassifier(EncoderClassifier):
     (1797,)
     """
 
-    threshold: UnitInterval = 0.95
+    threshold: UnitInterval | Literal["free", "soft"] = 0.95
     unlabeled_weight: NonNegative = 1.0
     unlabeled_ratio: NonNegative = 7
     _: KW_ONLY
     temperature: Positive = 1.0
     hard_labels: bool = True
     include_labeled: bool = True
-    distribution_alignment: bool = False
+    distribution_alignment: bool | Literal["predictions", "debiased"] = False
+    debias_strength: NonNegative = 0.4
+    debias_decay: BelowOne = 0.999
+    relative_threshold: bool = False
+    logit_interpolation: bool = False
     class_thresholds: bool = False
+    energy_threshold: float | None = None
+    threshold_decay: BelowOne = 0.999
+    soft_sharpness: Positive = 2.0
+    fairness_weight: NonNegative = 0.0
     ema_decay: BelowOne = 0.999
     ema_ramp: bool = True
+    teacher: Literal["online", "average"] = "online"
     weak_augment: Augment = "auto"
     strong_augment: (
         Literal["randaugment", "ctaugment"] | nn.Module | Callable | None
@@ -229,6 +326,9 @@ class FixMatchClassifier(EncoderClassifier):
     lr: Positive = 0.03
     weight_decay: NonNegative = 5e-4
     schedule: Schedule = "fixmatch"
+
+    # parameters that set the thresholds in ways of their own
+    _ways = ("class_thresholds", "relative_threshold")
 
     def _train(self, X, labeled, seed):
         mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
@@ -244,14 +344,18 @@ class FixMatchClassifier(EncoderClassifier):
             linear_classifier(self._build_backbone(mean, std), n_classes),
             self.ema_decay,
             self.ema_ramp,
+            average_buffers=self.teacher == "average",
             weak=weak,
             strong=strong,
             align=self._build_alignment(n_classes, mixed),
             thresholds=self._build_thresholds(n_classes, mixed),
+            inliers=self._build_inliers(),
             predicted=PredictedClasses(len(mixed or ())),
             temperature=self.temperature,
             hard_labels=self.hard_labels,
             unlabeled_weight=self.unlabeled_weight,
+            fairness_weight=self.fairness_weight,
+            interpolated=self.logit_interpolation,
         )
         return self._take_over(module, "online", "average", "n_steps")
 
@@ -262,28 +366,65 @@ class FixMatchClassifier(EncoderClassifier):
         return self._build_augment(self.strong_augment, None, mean, std)
 
     def _build_alignment(self, n_classes, mixed):
-        if not self.distribution_alignment:
-            return NoAlignment()
-        prior = torch.full((n_classes,), 1 / n_classes)
-        if mixed is not None:
-            prior = torch.from_numpy(mixed.class_shares(n_classes, drawn=True)).float()
-        align = DistributionAlignment(prior)
+        align = {
+            False: NoAlignment,
+            True: lambda: DistributionAlignment(self._label_shares(n_classes, mixed)),
+            "predictions": lambda: PredictedAlignment(n_classes),
+            "debiased": lambda: Debiasing(
+                n_classes, self.debias_strength, self.debias_decay, self.ema_ramp
+            ),
+        }[self.distribution_alignment]()
         before = getattr(self._continued, "align", None)
-        if isinstance(before, DistributionAlignment):
-            align.mean_prediction = before.mean_prediction
+        if type(before) is type(align):
+            for name in align.learned:
+                setattr(align, name, getattr(before, name))
         return align
 
+    def _build_inliers(self):
+        if self.energy_threshold is None:
+            return EveryRow()
+        return LowEnergy(self.energy_threshold)
+
+    def _label_shares(self, n_classes, mixed):
+        if mixed is None:
+            return torch.full((n_classes,), 1 / n_classes)
+        return torch.from_numpy(mixed.class_shares(n_classes, drawn=True)).float()
+
+    def _check_settings(self):
+        super()._check_settings()
+        asked = [f"{n}=True" for n in self._ways if getattr(self, n)]
+        if isinstance(self.threshold, str):
+            asked = [f"threshold={self.threshold!r}", *asked]
+        if len(asked) > 1:
+            raise ValueError(
+                f"{' and '.join(asked)} are ways to say which predictions count: "
+                "choose one of them."
+            )
+        if self.fairness_weight and self.threshold != "free":
+            raise ValueError(
+                f"fairness_weight={self.fairness_weight} needs the averages that "
+                f'threshold="free" keeps, but threshold={self.threshold!r}.'
+            )
+
     def _build_thresholds(self, n_classes, mixed):
-        if not self.class_thresholds or mixed is None:
-            return FixedThreshold(self.threshold)
-        return ClassThresholds(
-            self.threshold,
-            n_classes,
-            len(mixed),
-            n_unused=len(mixed) - len(mixed.unlabeled),
-            # soft targets are sharpened after the rows have been chosen
-            temperature=self.temperature if self.hard_labels else 1.0,
-        )
+        n_rows, n_seen = 0, 0
+        if mixed is not None:
+            n_rows, n_seen = len(mixed), len(mixed.unlabeled)
+        # soft targets are sharpened after the rows have been chosen
+        own = {"temperature": self.temperature if self.hard_labels else 1.0}
+        averages = {"decay": self.threshold_decay, "ramp": self.ema_ramp, **own}
+        threshold = self.threshold
+        kinds = {
+            "class_thresholds": lambda: ClassThresholds(
+                threshold, n_classes, n_rows, n_rows - n_seen, **own
+            ),
+            "relative_threshold": lambda: RelativeThreshold(threshold, **own),
+            "free": lambda: FreeThresholds(n_classes, **averages),
+            "soft": lambda: SoftWeights(n_classes, self.soft_sharpness, **averages),
+        }
+        asked = [name for name in self._ways if getattr(self, name)]
+        kind = asked[0] if asked else threshold
+        return kinds.get(kind, lambda: FixedThreshold(threshold, **own))()
 
     def _check_health(self, mixed):
         """Warn if the last epoch had few pseudo-labels, or hardly any of a class."""

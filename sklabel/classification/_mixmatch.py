@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
+from .._core.devices import to_device
 from .._core.parameters import (
     KW_ONLY,
     Augment,
@@ -51,7 +52,7 @@ class _MixMatch(AveragedClassifier):
             targets += [guesses] * self.n_augmentations
         views, targets = torch.cat(views), torch.cat(targets)
         order = torch.randperm(len(views), device=x.device)
-        weights = self._mixing_weights(len(views)).to(x.device)
+        weights = to_device(self._mixing_weights(len(views)), x.device)
         # one forward: BatchNorm sees mixtures of labeled and unlabeled rows together
         logits = self.online(mixup(views, order, weights))
         targets = mixup(targets, order, weights)

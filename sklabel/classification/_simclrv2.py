@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from .._core.freezing import thaw_
 from .._core.learner import unfrozen
 from .._core.parameters import (
     KW_ONLY,
@@ -20,7 +21,7 @@ from .._core.parameters import (
     Positive,
     UnitInterval,
 )
-from .._core.samplers import Shuffled
+from .._core.samplers import Shuffled, count_labeled
 from .._core.transfer import EncoderClassifier
 from ..backbones import build_backbone
 from ..embedding import SimCLRTransformer
@@ -87,7 +88,7 @@ class _Distilled(LinearHeaded):
         return (self.student.logits(x) / temperature).softmax(1)  # (B, K)
 
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum()) if self.alpha < 1 else 0
+        n_labeled = count_labeled(y) if self.alpha < 1 else 0
         x = self.augment(x)
         # where every row is labeled, those are what there is to distill
         first = n_labeled if n_labeled < len(x) else 0
@@ -330,7 +331,8 @@ class SimCLRv2Classifier(EncoderClassifier):
                 "fine-tuned: use one of sklabel.embedding."
             )
         return _FineTuned(
-            build_backbone(embedder, self.sample_shape_),
+            # of its head, layers are chosen below
+            build_backbone(embedder, self.sample_shape_, projected=False),
             self._kept_layers(embedder.net_.module_),
             len(self.classes_),
             augment,
@@ -348,7 +350,7 @@ class SimCLRv2Classifier(EncoderClassifier):
             )
         # what MoCo splits for its own training is whole again
         kept = split_batchnorm_(copy.deepcopy(project[: self.head_layer]), 1)
-        return kept.requires_grad_(True)
+        return thaw_(kept)
 
     def _new_student(self, mean, std):
         backbone = self.student_backbone

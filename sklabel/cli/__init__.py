@@ -1,4 +1,4 @@
-"""The command line: demo, select, fit, predict; one file each."""
+"""The command line; one file a command."""
 
 # A command has add_parser(commands) and run(args). What takes seconds to load is loaded
 # in run: public names through `sklabel`, which loads them when they are first used, and
@@ -12,7 +12,22 @@ import warnings
 
 import sklabel
 
-from . import caches, demo, fit, outputs, predict, select, signals, words
+from . import (
+    caches,
+    cluster,
+    demo,
+    evaluate,
+    export,
+    fit,
+    import_,
+    label,
+    outputs,
+    predict,
+    report,
+    select,
+    signals,
+    words,
+)
 
 __all__ = ["main"]
 
@@ -41,6 +56,7 @@ def main(argv=None):
         warnings.showwarning = _show_warning
         try:
             args = _parse(argv)
+            args.argv = list(sys.argv[1:] if argv is None else argv)
             with caches.chosen(args):
                 args.run(args)
         except SystemExit as stop:  # --help and --version
@@ -58,7 +74,7 @@ def main(argv=None):
         except Exception as error:
             if getattr(args, "traceback", False):
                 raise
-            return _complain(*_explain(error))
+            return _complain(*_explain(error, args))
     return 0
 
 
@@ -72,12 +88,15 @@ def _parser():
     parser = _Parser(
         prog="sklabel",
         description="Label many images from few labels.",
-        epilog="First steps: sklabel demo. Your own photographs: sklabel select "
-        "FOLDER, write the labels into the CSV, sklabel fit CSV FOLDER.",
+        epilog="First steps: sklabel demo. Your own photographs: sklabel label FOLDER, "
+        "then sklabel fit CSV FOLDER.",
     )
     parser.add_argument("--version", action="version", version=sklabel.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (demo, select, fit, predict):
+    for command in (
+        *(demo, select, label, fit, predict),
+        *(evaluate, cluster, report, export, import_),
+    ):
         command.add_parser(commands)
     return parser, commands.choices
 
@@ -108,7 +127,7 @@ def _like(word, known):
     return f". Did you mean {found[0]}?" if found else ""
 
 
-def _explain(error):
+def _explain(error, args):
     """Return the line and the exit status for an error."""
     if isinstance(error, OSError) and error.strerror:
         places = [str(p) for p in (error.filename, error.filename2) if p is not None]
@@ -116,7 +135,8 @@ def _explain(error):
     if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
         return str(error), 2
     if isinstance(error, MemoryError):
-        return "there is not enough memory: try a smaller --image-size.", 2
+        smaller = ": try a smaller --image-size" if hasattr(args, "image_size") else ""
+        return f"there is not enough memory{smaller}.", 2
     what = f"unexpected {type(error).__name__}: {error}"
     return f"{what} (--traceback shows where it comes from)", 1
 

@@ -1,7 +1,13 @@
 """The methods of `fit`."""
 
+import argparse
+
 import sklabel
 
+from . import inputs, models, words
+
+_N_STEPS = 400
+_FEW = 64  # rows in a trial
 _ON_VECTORS = "embedding"
 _TRAINING = {
     "fixmatch": "FixMatchClassifier",
@@ -29,6 +35,26 @@ def trains(args):
     return args.method != _ON_VECTORS
 
 
+def announce(embedder, X, y, args):
+    """Say how long a training will take, from a few steps with some of the rows."""
+    import numpy as np
+
+    n_steps = args.steps or _N_STEPS
+    if args.quiet or not trains(args) or n_steps < models.LONG:
+        return
+    labeled = np.flatnonzero(y != -1)
+    some = np.union1d(labeled[:_FEW], np.flatnonzero(y == -1)[:_FEW])
+    some = np.union1d(some, [np.flatnonzero(y == c)[0] for c in set(y[labeled])])
+
+    def train(n):
+        of_trial = {"steps": n, "checkpoint": None, "quiet": True}
+        trial = make(embedder, argparse.Namespace(**vars(args) | of_trial))
+        return trial.fit(X[some], y[some])
+
+    seconds = models.time_of_a_step(train) * n_steps
+    inputs.say(f"{args.method}: {n_steps} steps, {words.duration(seconds)}.")
+
+
 def make(embedder, args):
     """Return the classifier for a fitted embedder."""
     from sklearn.frozen import FrozenEstimator
@@ -40,7 +66,7 @@ def make(embedder, args):
     method = getattr(sklabel.classification, _TRAINING[args.method])
     known = method().get_params(deep=False)
     given = {
-        "max_steps": args.steps or 400,
+        "max_steps": args.steps or _N_STEPS,
         "batch_size": 16,
         "checkpoint_dir": args.checkpoint,
         "device": args.device,

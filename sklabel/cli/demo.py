@@ -24,13 +24,19 @@ def add_parser(commands):
         "scikit-learn's LabelSpreading. Needs no network.",
     )
     parser.add_argument(
-        "--out", default="sklabel-demo", metavar="DIR", help="folder for the results"
+        "--out",
+        default="sklabel-demo",
+        metavar="DIR",
+        help="folder for the results (default sklabel-demo)",
     )
     parser.add_argument(
-        "--seeds", type=options.positive, default=1, help="number of runs"
+        "--seeds", type=options.positive, default=1, help="number of runs (default 1)"
     )
     parser.add_argument(
-        "--n-samples", type=options.positive, default=20, help="number of labels"
+        "--n-samples",
+        type=options.positive,
+        default=20,
+        help="number of labels (default 20)",
     )
     parser.add_argument(
         "--epochs",

@@ -4,15 +4,13 @@ import hashlib
 import os
 import socket
 import statistics
-import time
-import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import sklabel
 
-from . import inputs, models, outputs
+from . import inputs, models, outputs, words
 
 # Of the small ones of torchvision the one that has been measured for this
 _AUTO = ("mobilenet_v2", "IMAGENET1K_V1", "14 MB")
@@ -22,7 +20,6 @@ _NAMES = ("auto", "simclr")
 _SMALL, _TINY = 48, 24
 _SECONDS = 10  # that a server may be silent
 _IMAGE_SIZE = 64  # of SimCLR
-_LONG = 100  # steps; the expected time of shorter trainings is not printed
 
 
 class Embedded(NamedTuple):
@@ -277,30 +274,21 @@ def _new_simclr(images, args):
 def _announce(images, embedder, args, why):
     """Say how long a training will take, from a few of its steps."""
     n_steps = embedder.max_epochs * max(1, len(images) // embedder.batch_size)
-    if args.quiet or n_steps < _LONG:
+    if args.quiet or n_steps < models.LONG:
         return
-    seconds = []
-    for n in (1, 4):
-        start = time.perf_counter()
-        trial = _short(embedder, n)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trial.fit(images[: n * embedder.batch_size])
-        models.stop_if_interrupted(trial)
-        seconds.append(time.perf_counter() - start)
-    minutes = max(0.0, seconds[1] - seconds[0]) / 3 * n_steps / 60
-    expected = "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
+    seconds = models.time_of_a_step(lambda n: _trial(images, embedder, n))
     inputs.say(
         f"{why} SimCLR learns from nothing but these {len(images)} images: {n_steps} "
-        f"steps, {expected}."
+        f"steps, {words.duration(seconds * n_steps)}."
     )
 
 
-def _short(embedder, n_steps):
+def _trial(images, embedder, n_steps):
     from sklearn.base import clone
 
     changed = {"max_steps": n_steps, "checkpoint_dir": None, "verbose": 0}
-    return clone(embedder).set_params(**changed)
+    trial = clone(embedder).set_params(**changed)
+    return trial.fit(images[: n_steps * embedder.batch_size])
 
 
 def _digest(images, embedder):

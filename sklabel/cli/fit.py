@@ -1,6 +1,5 @@
 """sklabel fit: label all photographs of a folder from filled-in CSVs."""
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -34,6 +33,7 @@ def add_parser(commands):
     parser.add_argument(
         "--model", metavar="DIR", help="folder to keep the model in, for predict"
     )
+    options.add_top(parser)
     options.add_lists(parser)
     options.add_embedding(parser)
     parser.add_argument(
@@ -53,7 +53,7 @@ def add_parser(commands):
 
 def run(args):
     """Train on filled-in CSVs and label every image of a folder."""
-    *args.lists, args.folder = _in_order(args.paths)
+    *args.lists, args.folder = options.lists_and_folder(args.paths, "fit")
     options.check_device(args.device)
     embedders.check(args)
     classifiers.check(args)
@@ -77,44 +77,49 @@ def run(args):
     _check_classes(labels._replace(given=readable), args)
     if classifiers.trains(args) and embedders.takes_paths(embedder):
         names, X = inputs.read_images(files, embedder.sample_shape_[1:], args, embedder)
-    classifier = classifiers.make(embedder, args).fit(X, inputs.as_y(names, given))
+    y = inputs.as_y(names, given)
+    classifiers.announce(embedder, X, y, args)
+    classifier = classifiers.make(embedder, args).fit(X, y)
     models.stop_if_interrupted(classifier)
     inputs.keep_range(classifier, args)
 
-    predicted = models.predict(classifier, X, names)
-    rows = []
+    predicted = models.predict(classifier, X, names, args.top)
+    entries = []
     for name in files:
-        label, confidence = predicted.get(name, ("", ""))
+        entry = predicted.get(name, lists.Entry(name, ""))
         if name in given:
-            rows.append(lists.row_of_label(name, given[name], label))
-        else:
-            rows.append(lists.row_of_prediction(name, label, confidence))
-    content = tables.as_marked(args.command, lists.HEADER, rows)
+            entry = lists.given_entry(name, given[name], entry.label)
+        entries.append(entry)
+    content = tables.as_marked(args.command, *lists.rows(entries))
     with outputs.writing(args, csv=(out, content)):
         if args.model is not None:
             models.save(classifier, args.model, args.command)
-    found = Counter(row[1] for row in rows)
+    found = Counter(str(entry.label) for entry in entries)
     counts = ", ".join(f"{c} {found[str(c)]}" for c in classifier.classes_)
     kept = ""
     if args.model is not None:
         kept = f"Model: {args.model}, {models.size_on_disk(args.model)}.\n"
     outputs.show(
-        f"{len(rows)} images in {out}, {labels.counts()}: {counts}\n"
-        f"{models.outlook(classifier, rows)}\n{kept}"
+        f"{len(entries)} images in {out}, {labels.counts()}: {counts}\n"
+        f"{models.outlook(classifier, entries)}\n{kept}"
     )
 
 
-def _in_order(paths):
-    """Return the CSVs and the folder, which comes last."""
-    folders = [path for path in paths if os.path.isdir(path)]
-    if len(paths) < 2:
-        missing = "CSV" if folders else "FOLDER"
-        raise ValueError(f"{missing} is missing (see sklabel fit --help)")
-    if len(folders) == 1 and paths[-1] != folders[0]:
-        csvs = [path for path in paths if path not in folders]
-        right = options.command_line("fit", *csvs, *folders)
-        raise ValueError(f"the CSV comes first, then the folder: {right}")
-    return paths
+def command_for(filled_in, args, changed):
+    """Return the command to paste once lists have been filled in.
+
+    Parameters
+    ----------
+    filled_in : list of path
+    args : namespace
+        Of the command that came before.
+    changed : dict
+        Options with another value than there.
+    """
+    to = outputs.free_csv(OUT, "fit", taken=filled_in)
+    if str(to) != OUT:
+        changed = {**changed, "out": str(to)}
+    return options.command_line("fit", *filled_in, args.folder, args=args, **changed)
 
 
 def _check_classes(labels, args):

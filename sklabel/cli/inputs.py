@@ -1,6 +1,7 @@
 """The images that the commands read: a folder of them."""
 
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -8,9 +9,17 @@ import sklabel
 
 from . import words
 
+# the expected time is told of more images and more seconds than these
+_MANY, _LONG = 100, 10
+
 
 def list_images(folder, least=2):
-    """Return {path relative to the folder: path} of its images, in natural order."""
+    """Return {path relative to the folder: path} of its images, in natural order.
+
+    A file in place of a folder is the only one.
+    """
+    if least < 2 and Path(folder).is_file():
+        return {Path(folder).name: str(folder)}
     files = {}
     for path in sklabel.datasets.load_image_folder(folder, labels=None).paths:
         name = Path(path).relative_to(Path(folder).expanduser()).as_posix()
@@ -96,6 +105,8 @@ def readable(embedder, files, args, least=2):
     paths = list(files.values())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* image files cannot be read")
+        if not args.quiet:
+            _announce(embedder, paths)
         embedder.set_params(verbose=int(not args.quiet))
         Z = embedder.transform(paths)
         embedder.set_params(verbose=0)
@@ -105,6 +116,27 @@ def readable(embedder, files, args, least=2):
         images[bad]  # says what is wrong with each
     names = _names_of_readable(files, images, args, least)
     return names, np.array([files[name] for name in names], dtype=object)
+
+
+def _announce(embedder, paths):
+    """Say how long an embedding will take, from a few of the images."""
+    n = embedder._n_unknown(paths)
+    if n < _MANY:
+        return
+    kept = embedder.cache_dir
+    embedder.set_params(cache_dir=None, verbose=0)
+    try:
+        some = paths[:: -(-len(paths) // 8)]
+        embedder.transform(some[:1])
+        start = time.perf_counter()
+        embedder.transform(some)
+        seconds = (time.perf_counter() - start) / len(some) * n
+    except ValueError:  # none of these few can be read
+        return
+    finally:
+        embedder.set_params(cache_dir=kept)
+    if seconds > _LONG:
+        say(f"{n} images to embed: {words.duration(seconds)}.")
 
 
 def _names_of_readable(files, images, args, least):

@@ -39,17 +39,74 @@ class Labels(NamedTuple):
         return f"{len(self.given)} labels given{corrected}{left}"
 
 
-def row_of_prediction(name, label, confidence):
-    """Return a row, in the order of `HEADER`, of a label that nobody has given.
+class Entry(NamedTuple):
+    """What lists say of one image.
 
-    The label stands in it twice. If both differ later, a person has changed the first.
+    Parameters
+    ----------
+    name : str
+        Within the folder.
+    label : str
+        "" where there is none; a `ClassName` where it looks like none.
+    confidence : str
+        Between 0 and 1, "" where it is not known.
+    source : str
+        "given" by a person, "predicted", or "".
+    predicted : str
+        What a model says, "" where it is not known.
+    others : tuple of (str, str)
+        The next likely classes with their confidence.
+    corrected : bool
+        Whether the label was a prediction that a person has changed.
     """
-    return [name, label, confidence, "predicted" if confidence else "", label]
+
+    name: str
+    label: str
+    confidence: str = ""
+    source: str = ""
+    predicted: str = ""
+    others: tuple = ()
+    corrected: bool = False
+
+    @property
+    def is_given(self):
+        return self.source == "given"
+
+    def row(self):
+        """Return a row in the order of `header`."""
+        first = [self.name, self.label, self.confidence, self.source, self.predicted]
+        return [*first, *(cell for pair in self.others for cell in pair)]
 
 
-def row_of_label(name, label, prediction=""):
-    """Return a row of a label that a person has given, and of what is predicted."""
-    return [name, label, "1.0000", "given", prediction]
+def header(n_others=0):
+    """Return the names of columns, with those of the next likely classes."""
+    return HEADER + [
+        f"{name}_{rank}"
+        for rank in range(2, n_others + 2)
+        for name in ("label", "confidence")
+    ]
+
+
+def rows(entries):
+    """Return the header and the rows of entries, all of one length."""
+    n_others = max((len(entry.others) for entry in entries), default=0)
+    names = header(n_others)
+    found = [entry.row() for entry in entries]
+    return names, [row + [""] * (len(names) - len(row)) for row in found]
+
+
+def given_entry(name, label, prediction=""):
+    """Return the entry of a label that a person has given."""
+    return Entry(name, label, "1.0000", "given", prediction)
+
+
+def predicted_entry(name, label, confidence, others=()):
+    """Return the entry of a label that nobody has given.
+
+    The label stands in its row twice. If both differ later, a person has changed the
+    first.
+    """
+    return Entry(name, label, confidence, "predicted" if label else "", label, others)
 
 
 def read(paths, files, folder, args):
@@ -65,61 +122,109 @@ def read(paths, files, folder, args):
     args : namespace
         Of `options.add_lists`.
     """
-    names = _Names(files, folder, args.path_prefix)
-    given, origin, corrected, predicted, unclear = {}, {}, set(), 0, {}
+    found = entries(paths, files, folder, args)
+    given = {entry.name: entry.label for entry in found if entry.is_given}
+    corrected = sum(entry.corrected for entry in found)
+    predicted = sum(entry.source == "predicted" for entry in found)
+    return Labels(given, corrected, predicted)
+
+
+def entries(paths, files, folder, args):
+    """Return every `Entry` of some CSVs: of an image one that is given, or the last.
+
+    Parameters are those of `read`.
+    """
+    names = Names(files, folder, args.path_prefix)
+    found, origin, unclear = {}, {}, {}
     for path in paths:
         strangers = []
-        for line, cell, text, prediction, is_predicted in _entries(path, args):
-            name = names.find(cell, path, line) if cell.strip() else None
-            if text in args.unlabeled:
-                text = ""
-            if is_predicted and prediction in ("", text):
-                predicted += bool(text)
-                text = ""
-            try:
-                label = text_label(text, args.keep_label)
-            except ValueError as error:
-                unclear.setdefault(text, f"{path}, line {line}: {error}")
+        table = tables.read(path, [args.path_column, args.label_column])
+        for line, cell, entry in table_entries(
+            table, args.path_column, args.label_column, args.unlabeled
+        ):
+            where = f"{path}, line {line}"
+            name = names.find(cell, path, where) if cell.strip() else None
+            label = entry.label
+            if entry.is_given:
+                try:
+                    label = text_label(label, args.keep_label)
+                except ValueError as error:
+                    unclear.setdefault(entry.label, f"{where}: {error}")
+                    continue
+            if name is None:
+                if cell.strip():
+                    strangers.append((line, cell))
+                elif entry.is_given:
+                    raise ValueError(f"{where}: the label {label!r} has no path.")
                 continue
-            if name is None and cell.strip():
-                strangers.append((line, cell))
-            elif name is None and label is not None:
-                raise ValueError(
-                    f"{path}, line {line}: the label {text!r} has no path."
-                )
-            elif label is not None:
-                if given.setdefault(name, label) != label:
+            before = found.get(name)
+            if before is not None and before.is_given and entry.is_given:
+                if before.label != label:
                     raise ValueError(
-                        f"two labels for {name}: {given[name]!r} ({origin[name]}) and "
-                        f"{label!r} ({path}, line {line}). Remove one of them."
+                        f"two labels for {name}: {before.label!r} ({origin[name]}) and "
+                        f"{label!r} ({where}). Remove one of them."
                     )
-                origin.setdefault(name, f"{path}, line {line}")
-                if is_predicted:
-                    corrected.add(name)
+            if before is None or entry.is_given or not before.is_given:
+                found[name] = entry._replace(name=name, label=label)
+                origin[name] = where
         if strangers:
             raise _unknown(strangers, path, folder)
     if unclear:
         raise _unclear(unclear)
-    return Labels(given, len(corrected), predicted)
+    return list(found.values())
 
 
-def _entries(path, args):
-    """Yield line, path, label, predicted label and whether that is all there is."""
-    table = tables.read(path, [args.path_column, args.label_column])
+def own_entries(path):
+    """Yield the line, the path and the `Entry` of each row of a list of ours."""
+    for line, cell, entry in table_entries(tables.read(path, HEADER)):
+        yield line, tables.unescape(cell), entry
+
+
+def table_entries(table, path_column="path", label_column="label", unlabeled=()):
+    """Yield the line, the cell with the path, and what the row says as `Entry`.
+
+    Parameters
+    ----------
+    table : tables.Table
+    path_column, label_column : str
+    unlabeled : sequence of str
+        Texts that stand for no label.
+    """
     of_path = table.column(
-        args.path_column,
+        path_column,
         "The first line must name the columns; name the one with the paths with "
         "--path-column.",
     )
-    of_label = table.column(args.label_column, "Name one with --label-column.")
-    of_source, of_prediction = table.column("source"), table.column("predicted")
+    of_label = table.column(label_column, "Name one with --label-column.")
+    of_source, of_prediction, of_confidence = map(
+        table.column, ("source", "predicted", "confidence")
+    )
+    of_others = []
+    while (rank := len(of_others) + 2) and table.column(f"label_{rank}") is not None:
+        of_others.append(
+            (table.column(f"label_{rank}"), table.column(f"confidence_{rank}"))
+        )
     for row in table.rows:
-        label, prediction = (
+        text, prediction = (
             tables.unescape(row.cell(column)).strip()
             for column in (of_label, of_prediction)
         )
+        others = tuple(
+            (tables.unescape(row.cell(label)).strip(), row.cell(confidence).strip())
+            for label, confidence in of_others
+            if row.cell(label).strip()
+        )
+        confidence = row.cell(of_confidence).strip()
         is_predicted = row.cell(of_source).strip().casefold() == "predicted"
-        yield row.line, row.cell(of_path), label, prediction, is_predicted
+        if text in unlabeled:
+            text = ""
+        if not text:
+            entry = Entry("", "", "", "", prediction)
+        elif is_predicted and prediction in ("", text):
+            entry = Entry("", text, confidence, "predicted", text, others)
+        else:
+            entry = given_entry("", text, prediction)._replace(corrected=is_predicted)
+        yield row.line, row.cell(of_path), entry
 
 
 def _unclear(texts):
@@ -151,7 +256,7 @@ def _unknown(cells, path, folder):
     )
 
 
-class _Names:
+class Names:
     """The names of the images of a folder, found however a list spells them.
 
     Parameters
@@ -173,7 +278,7 @@ class _Names:
             stem = _composed(os.path.splitext(name)[0])
             self.stems.setdefault(stem, []).append(name)
 
-    def find(self, cell, path, line):
+    def find(self, cell, path, where):
         """Return the name that a cell means, or None.
 
         Parameters
@@ -181,8 +286,8 @@ class _Names:
         cell : str
         path : str
             The CSV.
-        line : int
-            Of it.
+        where : str
+            What an error begins with.
         """
         readings = []
         for name in self._readings(cell, path):
@@ -194,7 +299,7 @@ class _Names:
                 found = known.get(_composed(name), ())
                 if len(found) > 1:
                     raise ValueError(
-                        f"{path}, line {line}: {cell!r} may be {found[0]!r} or "
+                        f"{where}: {cell!r} may be {found[0]!r} or "
                         f"{found[1]!r}. Write the whole name, or rename one of them."
                     )
                 if found:

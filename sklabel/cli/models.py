@@ -1,13 +1,17 @@
 """Models of the commands: kept in a folder, taken from one, and what they predict."""
 
+import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 import sklabel
 
-from . import options, outputs, signals
+from . import lists, options, outputs, signals
 
+LONG = 100  # steps; the expected time of shorter trainings is not printed
 _SURE = 0.9
+_MOST = 0.9999  # rounded to 1, a prediction would seem to be certain
 
 
 def prepare():
@@ -24,32 +28,61 @@ def stop_if_interrupted(estimator):
         raise KeyboardInterrupt
 
 
-def predict(classifier, images, names):
-    """Return (label, confidence) as text for each name."""
-    probabilities = classifier.predict_proba(images)
-    labels = classifier.classes_[probabilities.argmax(axis=1)]
-    return {
-        name: (str(label), f"{p:.4f}")
-        for name, label, p in zip(names, labels, confidence(probabilities), strict=True)
-    }
+def time_of_a_step(train):
+    """Return the seconds of a step of training.
+
+    Parameters
+    ----------
+    train : callable
+        ``train(n)`` returns an estimator that has been trained for n steps.
+    """
+    seconds = []
+    for n in (1, 4):
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stop_if_interrupted(train(n))
+        seconds.append(time.perf_counter() - start)
+    return max(0.0, seconds[1] - seconds[0]) / 3
+
+
+def predict(classifier, images, names, top=1):
+    """Return what is predicted for each name, as {name: `lists.Entry`}.
+
+    Parameters
+    ----------
+    classifier : estimator
+    images : array-like
+        What it takes.
+    names : list of str
+    top : int
+        How many classes of an image are told, the likeliest first.
+    """
+    import numpy as np
+
+    p = np.minimum(classifier.predict_proba(images), _MOST)
+    order = np.argsort(-p, axis=1, kind="stable")[:, :top]
+    found = {}
+    for name, best, row in zip(names, order, p, strict=True):
+        told = [(str(classifier.classes_[k]), f"{row[k]:.4f}") for k in best]
+        found[name] = lists.predicted_entry(name, *told[0], tuple(told[1:]))
+    return found
 
 
 def confidence(probabilities):
     """Return the largest probability of each row, as it can be shown."""
-    # rounded, a prediction would seem to be certain
-    return probabilities.max(axis=1).clip(max=0.9999)
+    return probabilities.max(axis=1).clip(max=_MOST)
 
 
-def outlook(classifier, rows):
+def outlook(classifier, entries):
     """Return in words how many of the predicted labels are right, as far as is known.
 
     Parameters
     ----------
     classifier : estimator
-    rows : list of list
-        Of the CSV, see `lists`.
+    entries : list of `lists.Entry`
     """
-    confidence = [float(row[2]) for row in rows if row[3] == "predicted"]
+    confidence = [float(e.confidence) for e in entries if e.source == "predicted"]
     if not confidence:
         return ""
     n_sure = sum(p >= _SURE for p in confidence)

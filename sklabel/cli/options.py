@@ -1,6 +1,7 @@
 """Options that several commands have, what they may be, and how they are repeated."""
 
 import argparse
+import os
 import shlex
 
 from . import signals
@@ -66,6 +67,16 @@ def add_cache(parser):
         "of the system for caches)",
     )
     group.add_argument("--no-cache", action="store_true", help="keep no vectors")
+
+
+def add_top(parser):
+    parser.add_argument(
+        "--top",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="write the N likeliest classes of an image (default 1)",
+    )
 
 
 def add_lists(parser):
@@ -139,16 +150,24 @@ def add_reading(parser):
 
 def add_common(parser):
     parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace outputs that exist, also those of others or changed by hand",
-    )
-    parser.add_argument(
         "--device",
         default="auto",
         help="where to compute: auto (default), cpu, cuda, cuda:1, mps",
     )
+    add_writing(parser)
+    add_traceback(parser)
+
+
+def add_writing(parser):
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace outputs that exist, also those of others or changed by hand",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def add_traceback(parser):
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error comes from"
     )
@@ -188,6 +207,29 @@ def option(name, value):
     if str(value).startswith("-"):  # else it would be taken for an option
         return [f"{dashed}={value}"]
     return [dashed, str(value)]
+
+
+def lists_and_folder(paths, command):
+    """Return lists and the folder, which comes last."""
+    folders = [path for path in paths if os.path.isdir(path)]
+    if len(paths) < 2:
+        missing = "CSV" if folders else "FOLDER"
+        raise ValueError(f"{missing} is missing (see sklabel {command} --help)")
+    if len(folders) == 1 and paths[-1] != folders[0]:
+        csvs = [path for path in paths if path not in folders]
+        right = command_line(command, *csvs, *folders)
+        raise ValueError(f"the CSV comes first, then the folder: {right}")
+    return paths
+
+
+def share(text):
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return number
 
 
 def positive(text):

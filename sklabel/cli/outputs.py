@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,10 +30,55 @@ def check_csv(path, option, args):
     _check_own(path, option, args, _is_own_csv)
 
 
+def check_list(path):
+    """Raise an error if a list, of whoever, cannot be written."""
+    _check_writable(path)
+
+
 def check_picture(path, option, args):
     """The same for a picture."""
     _check_writable(path)
     _check_own(path, option, args, _is_own_picture)
+
+
+def check_sheet(out, sheet, args):
+    """Raise an error if a sheet would be the CSV, or lie among the photographs."""
+    if sheet == out:
+        raise ValueError(f"--out and the contact sheet are both {out}: give --sheet.")
+    if Path(args.folder).expanduser().resolve() in sheet.resolve().parents:
+        raise ValueError(
+            f"the contact sheet {sheet} would lie among the images of {args.folder} "
+            "and be taken for one: give --sheet or --out another folder."
+        )
+
+
+def check_file(path, option, args):
+    """The same for a file that does not show whose it is: it must not exist."""
+    _check_writable(path)
+    if os.path.lexists(path) and not args.overwrite:
+        raise ValueError(
+            f"{path} exists: it is not overwritten. Give another {option}, or "
+            "--overwrite."
+        )
+
+
+def check_page(path, option, args):
+    """The same for a page of ours, which ends with a mark."""
+    _check_writable(path)
+    _check_own(path, option, args, _is_own_page)
+
+
+def check_new_tree(folder, option, args):
+    """Raise an error if a folder of new files cannot be made at a place."""
+    check_folder(folder, option, args)
+    if Path(folder).exists() and any(os.scandir(folder)):
+        raise ValueError(f"{option} {folder} is not empty: give a new folder.")
+    photos = Path(args.folder).expanduser().resolve()
+    if photos in Path(folder).resolve().parents:
+        raise ValueError(
+            f"{option} {folder} would lie among the images of {args.folder}: give "
+            "another place."
+        )
 
 
 def check_model(folder, option, args):
@@ -144,6 +190,22 @@ def _is_own_picture(path, command):
         return told is not None and told == _picture_mark(image, command)
 
 
+def as_page(text, command):
+    """Return the bytes of a page of ours."""
+    return text.encode() + _page_mark(text.encode(), command)
+
+
+def _is_own_page(path, command):
+    content = read_regular(path)
+    text, mark, _ = content.rpartition(b"<!-- sklabel-")
+    return bool(mark) and content == text + _page_mark(text, command)
+
+
+def _page_mark(content, command):
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    return f"<!-- sklabel-{command}:{digest} -->\n".encode()
+
+
 def is_own_model(folder, command):
     """Return whether a folder holds a model that a command has written."""
     if not Path(folder, _MODEL).exists():
@@ -215,18 +277,45 @@ def give_up_stdout():
 
 
 @contextmanager
-def writing(args, *, csv=None, picture=None):
+def new_tree(folder):
+    """Yield a folder to fill; it becomes ``folder`` when all went well."""
+    folder = Path(folder)
+    partial = tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent or ".")
+    try:
+        os.chmod(partial, 0o777 & ~_umask())
+        yield Path(partial)
+        with signals.finishing():
+            if folder.exists():
+                folder.rmdir()  # empty
+            os.rename(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def writing(args, *, csv=None, picture=None, file=None):
     """Write files completely, all of them or none; what is done within comes first.
 
     Parameters
     ----------
     args : namespace
         ``command`` and ``overwrite`` are used.
-    csv, picture : (Path, bytes) or None
+    csv, picture, file : (Path, bytes) or None
         Where somebody has changed the file since the command began, another name is
         taken, and told.
     """
-    kinds = ((csv, _is_own_csv), (picture, _is_own_picture))
+    kinds = (
+        (csv, _is_own_csv),
+        (picture, _is_own_picture),
+        (file, _is_own_page),
+    )
     with signals.finishing(), ExitStack() as stack:
         for output, is_own in kinds:
             if output is not None:

@@ -10,13 +10,17 @@ def add_parser(commands):
     parser = commands.add_parser(
         "predict",
         help="label other photographs with a model that fit has kept",
-        description="Label photographs with a model that fit has kept.",
+        description="Label the photographs of a folder, or one photograph, with a "
+        "model that fit has kept.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of the model")
-    parser.add_argument("folder", metavar="FOLDER", help="folder of image files")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="folder of image files, or one image file"
+    )
     parser.add_argument(
         "--out", metavar="CSV", help="where to write the labels (default: print them)"
     )
+    options.add_top(parser)
     options.add_cache(parser)
     options.add_reading(parser)
     parser.set_defaults(run=run)
@@ -33,23 +37,21 @@ def run(args):
     models.prepare()
     classifier = models.load_classifier(args)
 
-    names, X = _read(files, classifier, args)
-    predicted = models.predict(classifier, X, names)
-
-    rows = [
-        lists.row_of_prediction(name, *predicted.get(name, ("", ""))) for name in files
-    ]
+    names, X = read(files, classifier, args)
+    predicted = models.predict(classifier, X, names, args.top)
+    entries = [predicted.get(name, lists.Entry(name, "")) for name in files]
+    header, rows = lists.rows(entries)
     if args.out is not None:
-        content = tables.as_marked(args.command, lists.HEADER, rows)
+        content = tables.as_marked(args.command, header, rows)
         with outputs.writing(args, csv=(Path(args.out), content)):
             pass
     else:
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8")
-        outputs.show(tables.as_text(lists.HEADER, rows))
+        outputs.show(tables.as_text(header, rows))
 
 
-def _read(files, classifier, args):
+def read(files, classifier, args):
     """Return the names of files that can be read, and what a classifier takes."""
     embedder = embedders.of(classifier)
     if embedder is not None and embedders.takes_paths(embedder):

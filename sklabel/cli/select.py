@@ -71,16 +71,9 @@ def run(args):
 
     models.prepare()
     names, X, embedder, option = embedders.embed(files, args)
-    y = inputs.as_y(names, known.given)
-    options.check_n_samples(args.n_samples, int((y == -1).sum()), "that can be read")
-    selector = sklabel.selection.TypiClustSelector(
-        args.n_samples, random_state=args.seed
-    )
-    chosen = selector.fit(embedder.transform(X), y).sample_indices_
-    asked = [names[row] for row in chosen]
+    asked = choose(names, embedder.transform(X), known.given, args)
 
-    rows = [[name, ""] for name in asked]
-    content = tables.as_marked(args.command, ["path", "label"], rows, to_fill_in=True)
+    content = list_of(asked, args)
     picture = outputs.picture(_sheet(files, asked, args), args.command)
     with outputs.writing(args, csv=(out, content), picture=(sheet, picture)):
         if args.save_embedder is not None:
@@ -93,14 +86,37 @@ def run(args):
     )
 
 
+def choose(names, Z, given, args):
+    """Return the names of the photographs that are worth a label, most typical first.
+
+    Parameters
+    ----------
+    names : list of str
+    Z : ndarray of shape (len(names), D)
+        Vectors of them.
+    given : dict
+        {name: label} of those that are not chosen again.
+    args : namespace
+        ``n_samples`` and ``seed`` are used.
+    """
+    y = inputs.as_y(names, given)
+    options.check_n_samples(args.n_samples, int((y == -1).sum()), "that can be read")
+    selector = sklabel.selection.TypiClustSelector(
+        args.n_samples, random_state=args.seed
+    )
+    return [names[row] for row in selector.fit(Z, y).sample_indices_]
+
+
+def list_of(names, args):
+    """Return the bytes of a list to fill in."""
+    rows = [[number, name, ""] for number, name in enumerate(names, 1)]
+    # as the next command looks for them; the number is that of the contact sheet
+    header = ["number", args.path_column, args.label_column]
+    return tables.as_marked(args.command, header, rows)
+
+
 def _check_outputs(out, sheet, args):
-    if sheet == out:
-        raise ValueError(f"--out and the contact sheet are both {out}: give --sheet.")
-    if Path(args.folder).expanduser().resolve() in sheet.resolve().parents:
-        raise ValueError(
-            f"the contact sheet {sheet} would lie among the images of {args.folder} "
-            "and be taken for one: give --sheet or --out another folder."
-        )
+    outputs.check_sheet(out, sheet, args)
     if out.exists() and any(map(out.samefile, args.labeled)):
         raise ValueError(f"--out {out} is a list with your labels: give another.")
     outputs.check_distinct(
@@ -124,12 +140,7 @@ def _sheet(files, asked, args):
 
 def _next_command(out, args, option):
     """Return the command to paste once the list has been filled in."""
-    filled_in = [*args.labeled, out]
-    changed = dict(option)
     if args.save_embedder is not None:
-        changed = dict.fromkeys(("weights", "epochs", "image_size"))
-        changed["embedder"] = args.save_embedder
-    to = outputs.free_csv(fit.OUT, "fit", taken=filled_in)
-    if str(to) != fit.OUT:
-        changed["out"] = str(to)
-    return options.command_line("fit", *filled_in, args.folder, args=args, **changed)
+        option = dict.fromkeys(("weights", "epochs", "image_size"))
+        option["embedder"] = args.save_embedder
+    return fit.command_for([*args.labeled, out], args, option)

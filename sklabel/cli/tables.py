@@ -52,17 +52,26 @@ def unescape(cell):
 
 def as_text(header, rows):
     """Return a CSV as text."""
+    return as_it_is([header, *([escape(cell) for cell in row] for row in rows)])
+
+
+def as_it_is(rows, separator=",", newline="\n"):
+    """Return a CSV as text, no cell of which is escaped."""
+    rows = list(rows)
     text = io.StringIO()
-    rows = [[escape(cell) for cell in row] for row in rows]
     # until Python 3.13 a lone carriage return is not quoted by itself
     odd = any("\r" in cell for row in rows for cell in row)
-    quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
-    writer.writerows([header, *rows])
+    writer = csv.writer(
+        text,
+        delimiter=separator,
+        lineterminator=newline,
+        quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL,
+    )
+    writer.writerows(rows)
     return text.getvalue()
 
 
-def as_marked(command, header, rows, to_fill_in=False):
+def as_marked(command, header, rows):
     """Return the bytes of a CSV that shows whether it has been changed since.
 
     The name of an empty last column holds the command and a digest of all other bytes.
@@ -72,12 +81,8 @@ def as_marked(command, header, rows, to_fill_in=False):
     command : str
     header : list of str
     rows : iterable of list
-    to_fill_in : bool
-        Whether a label will be typed at the end of each row, which then has no cell in
-        the last column.
     """
-    rows = rows if to_fill_in else [[*row, ""] for row in rows]
-    content = as_text(header, rows).encode()
+    content = as_text(header, ([*row, ""] for row in rows)).encode()
     first, rest = content.split(b"\n", 1)
     return first + f",sklabel-{command}:{_digest(content)}\n".encode() + rest
 
@@ -109,12 +114,22 @@ class Row(NamedTuple):
         return self.cells[column] if known else ""
 
 
+class Form(NamedTuple):
+    """How a CSV is written: what stands before its header, and between cells."""
+
+    encoding: str = "utf-8"
+    start: str = ""
+    separator: str = ","
+    newline: str = "\n"
+
+
 class Table(NamedTuple):
-    """A CSV: the names of its columns, and the rows below them."""
+    """A CSV: the names of its columns, the rows below them, and how it is written."""
 
     path: str
     header: list
     rows: list
+    form: Form = Form()
 
     def column(self, name, remedy=None):
         """Return the number of a column by its name.
@@ -152,11 +167,11 @@ def read(path, wanted):
     wanted : sequence of str
         Columns by which the separator is recognized: comma, semicolon, tab or "|".
     """
-    text = _decoded(path)
-    line = 1
+    text, encoding = _decoded(path)
+    line, start = 1, ""
     told = re.match(r'(?i)"?sep=(.)"?[ ,;\t|]*(?:\r\n|\r|\n|\Z)', text)
     if told:  # Excel's own first line
-        text, line = text[told.end() :], 2
+        start, text, line = told[0], text[told.end() :], 2
         separator = told[1]
     else:
         separator = max(
@@ -166,11 +181,14 @@ def read(path, wanted):
     # "path, label": then a quote may follow the space
     spaced = bool(first) and all(name.startswith(" ") for name in first)
     rows = _rows(path, text, line, separator, spaced)
+    form = Form(encoding, start, separator, "\r\n" if "\r\n" in text else "\n")
     if not rows:
-        return Table(path, [], [])
+        return Table(path, [], [], form)
     header = [name.strip() for name in rows[0].cells]
     if re.fullmatch(_MARK, header[-1]):
         header.pop()
+        for row in rows[1:]:
+            _take_typed(row.cells, len(header))
     for row in rows[1:]:
         if any(cell.strip() for cell in row.cells[len(header) :]):
             remedy = (
@@ -182,10 +200,17 @@ def read(path, wanted):
                 f"{path}, line {row.line}: {len(row.cells)} cells, but "
                 f"{len(header)} columns have a name. {remedy}"
             )
-    return Table(path, header, rows[1:])
+    return Table(path, header, rows[1:], form)
+
+
+def _take_typed(cells, n):
+    """Move what was typed at the end of a line of ours into the column before it."""
+    if len(cells) == n + 1 and cells[n].strip() and not cells[n - 1].strip():
+        cells[n - 1] = cells.pop()
 
 
 def _decoded(path):
+    """Return the text of a file, and its encoding."""
     content = Path(path).read_bytes()
     for start, what in _NO_TEXT.items():
         if content.startswith(start):
@@ -197,7 +222,7 @@ def _decoded(path):
         if max(odd, even) > 25 and max(odd, even) > 4 * min(odd, even):
             encoding = "utf-16-be" if odd > even else "utf-16-le"
     try:
-        return content.decode(encoding)
+        return content.decode(encoding), encoding
     except UnicodeDecodeError:
         name = encoding.upper().removesuffix("-SIG")
         raise ValueError(f"{path} is not {name}: save it as CSV UTF-8.") from None

@@ -38,3 +38,13 @@ def in_commands(message):
         message = re.sub(said, meant, message)
     # a file's name may hold anything, a line break too
     return " ".join(message.split())
+
+
+def duration(seconds):
+    """Return an expected time."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 90:
+        return f"about {minutes:.0f} minute{'s' * (round(minutes) > 1)}"
+    return f"about {minutes / 60:.0f} hours"

@@ -5,6 +5,7 @@ from ._deepcluster import DeepClusterer
 from ._iic import IICClusterer
 from ._iic_segmentation import IICSegmenter
 from ._scan import SCANClusterer
+from ._turtle import TURTLEClusterer
 
 __all__ = [
     "DCECClusterer",
@@ -12,4 +13,5 @@ __all__ = [
     "IICClusterer",
     "IICSegmenter",
     "SCANClusterer",
+    "TURTLEClusterer",
 ]

@@ -223,7 +223,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         Z = np.asarray(self.embedder_.transform(X))
         centers = self._initial_centers(Z, X, seed)
         n_neighbors = min(_N_NEIGHBORS, len(Z) - 1)
-        _, neighbors = kneighbors(Z, n_neighbors + 1, random_state=seed)
+        given = {"random_state": seed, "device": self.device}
+        _, neighbors = kneighbors(Z, n_neighbors + 1, **given)
         n_steps = Shuffled(samples).n_batches(self.batch_size)
         n_all = self.max_steps or self.max_epochs * n_steps
         # in a single round nothing would be taught by what was learned

@@ -81,7 +81,8 @@ class _DeepCluster(Method):
         good = samples.good
         Z = net.evaluate(samples, good).numpy()
         Z = whiten(Z, *fit_whitening(Z, self.n_components))
-        labels, _ = _cluster(Z, self.head.out_features, self.n_kmeans_iter)
+        n_clusters, device = self.head.out_features, net.device
+        labels, _ = _cluster(Z, n_clusters, self.n_kmeans_iter, device=device)
         before = self.assigned.cpu().numpy()[good]
         self.nmi = float(normalized_mutual_info_score(before, labels))
         self.agreement.fill_(neighbor_agreement(Z, labels))
@@ -193,13 +194,14 @@ def balanced_rows(labels, n_samples):
     return drawn[torch.randperm(len(drawn)).numpy()[:n_samples]]
 
 
-def _cluster(Z, n_clusters, max_iter, n_init=1):
+def _cluster(Z, n_clusters, max_iter, n_init=1, device="cpu"):
     """Return labels without gaps, and the centers in use, of the best k-means."""
     Z = Z.astype(np.float32)
     runs = []
     for _ in range(n_init):
         seed = int(torch.randint(2**31 - 1, ()))
-        runs.append(kmeans(Z, n_clusters, max_iter=max_iter, random_state=seed))
+        given = {"max_iter": max_iter, "random_state": seed, "device": device}
+        runs.append(kmeans(Z, n_clusters, **given))
     labels, centers, *_ = min(runs, key=lambda run: run[2])
     used, labels = np.unique(labels, return_inverse=True)
     return labels, centers[used].astype(np.float64)
@@ -475,7 +477,8 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         """Cluster features (n, D) for the last time, and merge what is too many."""
         mean, components = fit_whitening(Z, n_components)
         W = whiten(Z, mean, components)
-        _, centers = _cluster(W, n_training_clusters, self.n_kmeans_iter, n_init=10)
+        n_iter, device = self.n_kmeans_iter, self.device
+        _, centers = _cluster(W, n_training_clusters, n_iter, n_init=10, device=device)
         # as in predict; centers that are nearest to no row are dropped
         nearest = pairwise_distances_argmin(W, centers)
         used, labels = np.unique(nearest, return_inverse=True)

@@ -71,8 +71,10 @@ class _IIC(Overclustering):
         self.go_on_in(tried.to(pairs))
         n_steps = min(_TRIAL_STEPS, net.total_steps_ // (self.n_restarts + 1))
         self.fit_heads(tried, pairs, n_steps, net.batch_size * self.n_repeats)
-        with torch.no_grad():
-            best = tried.keep_head(int(self.losses_of(tried, pairs).argmin()))
+        with torch.no_grad():  # one after the other: pairs may be many
+            heads_tried = [tried.keep_head(i) for i in range(n_tried)]
+            losses = [self.losses_of(head, pairs) for head in heads_tried]
+            best = heads_tried[int(torch.cat(losses).argmin())]
         places = torch.arange(heads.n_heads * heads.n_classes)
         filled_(heads.linear, best.linear, places.view(heads.n_heads, -1))
         for parameter in heads.parameters():  # the optimizer forgets the old ones
@@ -163,8 +165,9 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
         ``warm_start`` then makes new heads on the trained encoder, as it does for
         another number of clusters.
     n_overclusters : int or None
-        Clusters of the over-clustering heads; None: five times ``n_clusters``.
-        Published: 70 for 10 clusters on CIFAR-10, 50 on MNIST.
+        Clusters of the over-clustering heads; None: five times ``n_clusters``, but no
+        more than 500 or ``n_clusters``, whichever is more: time and memory of a step
+        grow with the square. Published: 70 for 10 clusters on CIFAR-10, 50 on MNIST.
     n_sub_heads : int
         Heads of each kind, trained side by side; the one with the lowest loss is kept.
         With ``warm_start`` it goes on beside new ones.
@@ -322,7 +325,7 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
     def _build_module(self, mean, std, n_clusters=None, n_heads=None):
         before = self._continued
         backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
-        wanted = self.n_overclusters or 5 * self.n_clusters, self.n_sub_heads
+        wanted = self._n_overclusters(), self.n_sub_heads
         overcluster = before.overcluster if before else None
         if before is None or wanted != (overcluster.n_classes, overcluster.n_heads):
             overcluster = MultiHead(backbone.n_features_out, *wanted, init_std=0.01)

@@ -179,8 +179,9 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
         ``warm_start`` then makes a new head on the trained encoder, as it does for
         another number of clusters.
     n_overclusters : int or None
-        Clusters of the over-clustering head; None: five times ``n_clusters``.
-        Published: 15 for 3 clusters on COCO-Stuff, 24 on Potsdam.
+        Clusters of the over-clustering head; None: five times ``n_clusters``, but no
+        more than 500 or ``n_clusters``, whichever is more. Published: 15 for 3 clusters
+        on COCO-Stuff, 24 on Potsdam.
     half_side : int
         Pixels are paired over all displacements of up to so many rows and columns; the
         time for the loss grows with its square, and what is thinner is not found. Less
@@ -389,7 +390,7 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
 
     def _build_module(self, mean, std, n_clusters=None):
         before = self._continued
-        wanted = self.n_overclusters or 5 * self.n_clusters
+        wanted = self._n_overclusters()
         n_clusters = n_clusters or self.n_clusters
         backbone = self._part("backbone", lambda: self._build_backbone(mean, std))
         head = before.head if before else None

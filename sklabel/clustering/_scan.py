@@ -8,6 +8,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import nn
 
+from .._core.freezing import thaw_
 from .._core.health import BestClusters, CollapseWarning, cluster_metrics
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -82,7 +83,7 @@ class _SCAN(Method):
 
     def keep_best(self):
         """Return backbone and single head of the epoch with the lowest score."""
-        backbone, heads = self.best.parts.requires_grad_(True)
+        backbone, heads = thaw_(self.best.parts)
         return backbone, heads.keep_head(int(self.best_head))
 
     def _logits(self, x):
@@ -128,10 +129,6 @@ class _SelfLabel(Method):
     def keep_outputs(self, used):
         """Forget the other clusters."""
         self.heads = self.heads.keep_outputs(used)
-
-    def drop_training_state(self):
-        super().drop_training_state()
-        self.backbone.requires_grad_(True)
 
     def _logits(self, x):
         return self.heads(self.backbone(x))[0].float()
@@ -387,8 +384,9 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
         n_neighbors = min(self.n_neighbors, len(Z) - 1)
         embedded = hasattr(self, "embedder_")
         if self.metric == "cosine" or (self.metric == "auto" and embedded):
-            return mine_neighbors(Z, n_neighbors)[1]
-        return kneighbors(Z, n_neighbors + 1, random_state=seed)[1]
+            return mine_neighbors(Z, n_neighbors, device=self.device)[1]
+        given = {"random_state": seed, "device": self.device}
+        return kneighbors(Z, n_neighbors + 1, **given)[1]
 
     def _build_module(self, mean, std):
         before = self._continued

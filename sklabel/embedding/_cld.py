@@ -56,7 +56,8 @@ class _CLD(ProjectionNet):
         with torch.no_grad():
             k = unit_rows(self.average(self.augment(x)))  # a third view
         if self.training:
-            self.keys = k
+            # of all parts of the batch, where it is computed in parts
+            self.keys = k if self.keys is None else torch.cat([self.keys, k])
         (q1, z1), (q2, z2) = branches
         instance_loss, group_loss = self.discriminate(q1, q2, k, z1, z2)
         return instance_loss + self.group_weight * group_loss, {

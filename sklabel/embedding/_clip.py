@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from .._core.callbacks import fitting
+from .._core.freezing import thaw_
 from .._core.health import CollapseWarning, watch_features
 from .._core.learner import Learner
 from .._core.parameters import (
@@ -61,7 +62,7 @@ class _CLIP(Method):
         self.augment = augment
         self.max_log_scale = math.log(max_logit_scale)
         self.same_captions = same_captions
-        self.requires_grad_(True)
+        thaw_(self)
         norms = [n for n, part in self.named_modules() if isinstance(part, _NORMS)]
         parts = {"image": ["backbone"], "text": ["text"], "norms": norms}
         self.frozen = ()
@@ -185,6 +186,9 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
         sphere, 0: collapsed) and ``effective_rank``.
     encoder_ : nn.Module
         Image tower, the projection left out; of published weights with it.
+    projection_ : nn.Module or None
+        What leads from the tower into the common space; None where the tower holds it.
+        As ``backbone`` of other estimators both are taken.
     vocabulary_size_ : int or None
         Different tokens; None for published models.
 
@@ -381,6 +385,13 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
                 pairs, lambda x, tokens: float(module.contrast(module(x), tokens)[0])
             )
         return -float(np.mean(losses))
+
+    @property
+    def projection_(self):
+        """Projection into the common space; None where the image tower holds it."""
+        check_is_fitted(self)
+        project = self.net_.module_.project
+        return None if isinstance(project, nn.Identity) else project
 
     @property
     def logit_scale_(self):

@@ -49,7 +49,8 @@ class _MoCo(ProjectionNet):
             other_loss, other_keys = self.contrast(x2, x1)
             loss, keys = loss + other_loss, torch.cat([other_keys, keys])
         if self.training:
-            self.keys = keys
+            # of all parts of the batch, where it is computed in parts
+            self.keys = keys if self.keys is None else torch.cat([self.keys, keys])
         return loss
 
     def contrast(self, x_query, x_key):

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from .._core.callbacks import fitting
 from .._core.columns import as_column, image_column
+from .._core.freezing import lock_
 from .._core.image_files import StreamedFiles
 from .._core.inputs import check_pixel_range, check_samples, size_pair
 from .._core.learner import NetEstimator
@@ -215,6 +216,14 @@ class PretrainedTransformer(
             warn(samples.source.warn_text(), UserWarning)
         return Z
 
+    def _n_unknown(self, X):
+        """Return how many images `transform` would embed, beside those kept."""
+        samples = self._check_X(X)
+        if self.cache_dir is None:
+            return len(samples)
+        name = self._cache_name(self._net_for(samples), samples)
+        return VectorCache(self.cache_dir, name).n_unknown(samples)
+
     def _check_shape(self, X):
         """Check the X of ``fit``; return its sample shape, or None: of many sizes."""
         if not self._holds_files(X):
@@ -300,7 +309,7 @@ class PretrainedTransformer(
         )
         if not self._framed:
             encoder = Encoder(nn.Sequential(frame, encoder), self.sample_shape_)
-        return _Frozen(encoder, frame).requires_grad_(False).eval()
+        return lock_(_Frozen(encoder, frame)).eval()
 
     def _make_net(self, module, pixel_range):
         return Net(

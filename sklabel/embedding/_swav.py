@@ -42,11 +42,14 @@ class _SwAV(ProjectionNet):
         rows = torch.zeros(2, self.queue_size, self.projection_size)
         self.register_buffer("queue", rows)
         self.prototypes_frozen, self.queued = False, False
+        self.n_queued = [0, 0]  # the host's count of rows that are not zeros
 
     def before_epoch(self, net, sampler):
         epoch = len(net.history) - 1
         self.prototypes_frozen = epoch < self.frozen_epochs
         self.queued = self.queue_size > 0 and epoch >= self.queue_start
+        if self.queued:
+            self.n_queued = self.queue.any(-1).sum(-1).tolist()
 
     def loss(self, x, y):
         # crops of one size in one forward, then all of them through the head
@@ -69,10 +72,11 @@ class _SwAV(ProjectionNet):
         n_rows = len(z)
         if self.queued:
             queue = self.queue[i]
-            if queue[-1].any():  # it is full
+            if self.n_queued[i] >= len(queue):
                 scores = torch.cat([self.prototypes(queue), scores])
             if self.training:
                 self.queue[i] = torch.cat([z.to(queue), queue])[: len(queue)]
+                self.n_queued[i] += n_rows
         return sinkhorn(scores, self.epsilon, self.n_iterations)[-n_rows:]
 
     def after_step(self):

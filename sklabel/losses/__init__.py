@@ -33,6 +33,7 @@ from .pseudo_labels import (
     noisy_student_loss,
     pseudo_label,
     pseudo_targets,
+    self_adaptive_fairness,
     sharpen,
 )
 from .selection import (
@@ -68,6 +69,7 @@ __all__ = [
     # pseudo-labels
     "pseudo_label",
     "pseudo_targets",
+    "self_adaptive_fairness",
     "confidence_cross_entropy",
     "sharpen",
     "guessed_labels",

@@ -299,8 +299,14 @@ def student_assignment(z, centers, alpha=1.0):
     """
     check_number(0, above=True, alpha=alpha)
     z, centers = at_least_float32(z), at_least_float32(centers)
-    squares = (z[:, None] - centers).square().sum(-1)  # (B, K)
-    return (-(alpha + 1) / 2 * (squares / alpha).log1p()).softmax(1)
+    differences = z[:, None] - centers  # (B, K, D)
+    # those whose squares could overflow are made smaller first
+    size = differences.detach().abs().amax(-1)  # (B, K)
+    size = torch.where(size > torch.finfo(z.dtype).max ** 0.4, size, 1.0)
+    squares = (differences / size[..., None]).square().sum(-1) / alpha
+    far = (squares + size**-2).log() + 2 * size.log()
+    logs = torch.where(size > 1, far, squares.log1p())  # of 1 + squares
+    return (-(alpha + 1) / 2 * logs).softmax(1)
 
 
 @torch.no_grad()
@@ -404,12 +410,15 @@ def contrastive_clustering(
         scores = z @ centers.T / temperature  # (B, K)
         if contrast == "centers":
             return F.cross_entropy(scores, y)
-        if (y == y[0]).all():  # nothing to be told apart from
-            return 0 * scores.sum()
+        # asked on the device, which is not waited for
+        alone = (y == y[0]).all()  # nothing to be told apart from
         members = F.one_hot(y, len(centers))  # (B, K)
-        others = scores.masked_fill(members.bool(), -math.inf).logsumexp(0)[y]  # (B,)
+        own_kind = members.bool() & ~alone  # all at -inf would have no gradient
+        others = scores.masked_fill(own_kind, -math.inf).logsumexp(0)[y]  # (B,)
         own = scores.gather(1, y[:, None])[:, 0]
         counts = members.sum(0)
         all_ = others if contrast == "literal" else torch.logaddexp(own, others)
         total = ((all_ - own) / counts[y]).sum()
-        return total if contrast == "literal" else total / (counts > 0).sum()
+        if contrast != "literal":
+            total = total / (counts > 0).sum()
+        return torch.where(alone, 0 * scores.sum(), total)

@@ -204,7 +204,7 @@ def swapped_prediction(scores, codes, temperature=0.1, assigned=(0, 1)):
     check_number(0, above=True, temperature=temperature)
     n_crops, n_rows = scores.shape[:2]
     log_p = (at_least_float32(scores) / temperature).log_softmax(-1)
-    others = log_p.sum(0) - log_p[list(assigned)]  # (A, B, K)
+    others = log_p.sum(0) - torch.stack([log_p[a] for a in assigned])  # (A, B, K)
     return -(codes.detach() * others).sum() / (len(codes) * (n_crops - 1) * n_rows)
 
 

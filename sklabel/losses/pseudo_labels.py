@@ -43,7 +43,7 @@ def pseudo_targets(logits, threshold=0.95, temperature=1.0, hard=True):
 
 
 def pseudo_label(
-    logits_weak, logits_strong, threshold=0.95, temperature=1.0, hard=True
+    logits_weak, logits_strong, threshold=0.95, temperature=1.0, hard=True, weights=None
 ):
     """Teach strong views what weak views are sure of: FixMatch's unlabeled term.
 
@@ -59,14 +59,17 @@ def pseudo_label(
         > 0; see `pseudo_targets`.
     hard : bool, default=True
         Whether targets are classes or distributions.
+    weights : Tensor of shape (B,) or None, default=None
+        How much each row counts, in [0, 1] or bool, whatever ``threshold`` is; None: by
+        the threshold.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Cross-entropy of the rows that count, summed and divided by the number of ALL
-        rows; 0 where none counts.
-    mask : Tensor of bool of shape (B,)
-        Rows that count.
+        Cross-entropy of the rows that count, times their weights, summed and divided by
+        the number of ALL rows; 0 where none counts.
+    mask : Tensor of shape (B,)
+        Whether a row counts, bool; or ``weights``.
 
     References
     ----------
@@ -76,11 +79,57 @@ def pseudo_label(
     check_number(0, 1, threshold=threshold)
     check_number(0, above=True, temperature=temperature)
     targets, mask = pseudo_targets(logits_weak, threshold, temperature, hard)
+    mask = mask if weights is None else weights
     logits_strong = at_least_float32(logits_strong)
     if not hard:
         targets = targets.to(logits_strong)
     losses = F.cross_entropy(logits_strong, targets, reduction="none")  # (B,)
-    return losses.masked_fill(~mask, 0).sum() / max(1, len(mask)), mask
+    losses = mask.to(losses) * losses.masked_fill(mask == 0, 0)
+    return losses.sum() / max(1, len(mask)), mask
+
+
+def self_adaptive_fairness(logits, weights, mean_prediction, class_shares):
+    r"""Hold the classes apart by their shares: FreeMatch's fairness term.
+
+    .. math:: \sum_k \hat p_k \ln \bar p_k, \quad
+              \hat p \propto p / h, \; \bar p \propto \bar q / \bar h
+
+    Parameters
+    ----------
+    logits : Tensor of shape (B, K)
+        Of strongly augmented rows.
+    weights : Tensor of shape (B,)
+        Rows of weight 0 do not count; the others do, all alike. Of their probabilities
+        and of the shares of their most probable classes are :math:`\bar q` and
+        :math:`\bar h`.
+    mean_prediction, class_shares : Tensor of shape (K,)
+        Moving averages p and h of the probabilities of weakly augmented rows and of the
+        shares of their most probable classes.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        0 where no row counts. A class without a share has no part in the product that
+        it would divide.
+
+    References
+    ----------
+    .. [1] Y. Wang et al., "FreeMatch: self-adaptive thresholding for semi-supervised
+       learning", ICLR 2023; equations 9 to 12.
+    """
+    used = weights > 0
+    if not used.any():
+        return at_least_float32(logits).sum() * 0
+    q = at_least_float32(logits)[used].softmax(-1)
+    counts = torch.bincount(q.argmax(-1), minlength=q.shape[-1])
+
+    def normalized(p, shares):
+        scaled = torch.where(shares > 0, p / shares.clamp_min(1e-30), 0)
+        return scaled / scaled.sum()
+
+    wanted = normalized(mean_prediction.to(q), class_shares.to(q))
+    found = normalized(q.mean(0), counts.to(q) / len(q))
+    return (wanted * (found + 1e-12).log()).sum()
 
 
 def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):

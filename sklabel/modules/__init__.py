@@ -25,10 +25,17 @@ from .memory import Queue, fitting_queue_size
 from .method import Method
 from .pseudo_labels import (
     ClassThresholds,
+    Debiasing,
     DistributionAlignment,
+    EveryRow,
     FixedThreshold,
+    FreeThresholds,
+    LowEnergy,
     NoAlignment,
+    PredictedAlignment,
     PredictedClasses,
+    RelativeThreshold,
+    SoftWeights,
 )
 
 __all__ = [
@@ -54,8 +61,15 @@ __all__ = [
     # pseudo-labels
     "NoAlignment",
     "DistributionAlignment",
+    "PredictedAlignment",
+    "Debiasing",
     "FixedThreshold",
+    "RelativeThreshold",
     "ClassThresholds",
+    "FreeThresholds",
+    "SoftWeights",
+    "EveryRow",
+    "LowEnergy",
     "PredictedClasses",
     # averages
     "frozen_copy",

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .._core.checks import check_number
+from .._core.freezing import lock_
 from .heads import LinearHeaded
 
 
@@ -21,7 +22,7 @@ def frozen_copy(module):
     -------
     copy : nn.Module
     """
-    return copy.deepcopy(module).requires_grad_(False)
+    return lock_(copy.deepcopy(module))
 
 
 class Snapshot(nn.Module):
@@ -44,7 +45,7 @@ class Snapshot(nn.Module):
 
     def __init__(self, *parts):
         super().__init__()
-        self.parts = copy.deepcopy(nn.ModuleList(parts)).requires_grad_(False)
+        self.parts = lock_(copy.deepcopy(nn.ModuleList(parts)))
         self.register_buffer("score", torch.tensor(float("inf")))
 
     def keep_if_better(self, score, *parts):
@@ -81,7 +82,9 @@ class Snapshot(nn.Module):
 
 
 @torch.no_grad()
-def ema_update_(target_module, source_module, decay, copy_buffers=True):
+def ema_update_(
+    target_module, source_module, decay, copy_buffers=True, average_buffers=False
+):
     """Move averaged weights toward the current ones, in place.
 
     ``target = decay * target + (1 - decay) * source`` for parameters.
@@ -97,11 +100,19 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
     copy_buffers : bool, default=True
         Whether buffers, such as the running statistics of BatchNorm, are copied. Not so
         where the target normalizes its own batches (MoCo, BYOL).
+    average_buffers : bool, default=False
+        Whether buffers of floats are averaged as the parameters are, and the others
+        copied (EMAN), whatever ``copy_buffers`` says.
 
     Raises
     ------
     ValueError
         If the modules do not have the same parameters and buffers.
+
+    References
+    ----------
+    .. [1] Z. Cai et al., "Exponential moving average normalization for self-supervised
+       and semi-supervised learning", CVPR 2021; equations 6 to 8.
     """
     check_number(0, 1, decay=decay)
     targets, sources = (list(m.parameters()) for m in (target_module, source_module))
@@ -117,7 +128,13 @@ def ema_update_(target_module, source_module, decay, copy_buffers=True):
         )
     if targets:
         torch._foreach_lerp_(targets, sources, 1 - decay)
-    if copies and copy_buffers:
+    if copies and average_buffers:
+        for average, value in zip(copies, originals, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+    elif copies and copy_buffers:
         torch._foreach_copy_(copies, originals)
 
 
@@ -136,12 +153,15 @@ class AveragedClassifier(LinearHeaded):
         Whether the decay grows as (1 + t) / (10 + t) up to ``decay``.
     average : nn.Sequential or None, default=None
         Of the same structure, with parameters that take no gradient; None: a copy.
+    average_buffers : bool, default=False
+        Whether running statistics are averaged, too; else copied. See `ema_update_`.
     """
 
     online: nn.Module
     decay: float
     ramp: bool = True
     average: nn.Module | None = None
+    average_buffers: bool = False
 
     frozen = ("average",)
     encoder_parts = ("online.0",)
@@ -164,7 +184,9 @@ class AveragedClassifier(LinearHeaded):
         """Move the average toward the weights that a step has changed."""
         self.n_steps += 1
         decay = ramped_decay(self.n_steps, self.decay) if self.ramp else self.decay
-        ema_update_(self.average, self.online, decay)
+        ema_update_(
+            self.average, self.online, decay, average_buffers=self.average_buffers
+        )
 
     def get_extra_state(self):
         """Return the number of steps, which a checkpoint keeps."""

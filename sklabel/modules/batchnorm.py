@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .._core.checks import check_number
 
@@ -38,20 +37,29 @@ class SplitBatchNorm(nn.Module):
 
     def forward(self, x):
         n_splits = math.gcd(len(x), self.n_splits)
-        if not self.training or n_splits == 1 or len(x) < 2 * n_splits:
+        if not self.norm.training or n_splits == 1 or len(x) < 2 * n_splits:
             return self.norm(x)
+        # each part goes through the norm itself, from the same statistics: some have
+        # none, and those of others add an activation
         norm, out, moved = self.norm, [], []
+        before = dict(norm.named_buffers(recurse=False))
         for part in x.split(len(x) // n_splits):
-            moved.append((norm.running_mean.clone(), norm.running_var.clone()))
-            affine = norm.weight, norm.bias
-            out.append(
-                F.batch_norm(part, *moved[-1], *affine, True, norm.momentum, norm.eps)
-            )
+            for name, buffer in before.items():
+                setattr(norm, name, buffer.clone())
+            out.append(norm(part))
+            moved.append([getattr(norm, name) for name in before])
         with torch.no_grad():
-            for own, parts in zip((norm.running_mean, norm.running_var), zip(*moved)):
-                own.copy_(torch.stack(parts).mean(0))
-            norm.num_batches_tracked += 1
+            for (name, own), parts in zip(before.items(), zip(*moved), strict=True):
+                own.copy_(_mean(parts))
+                setattr(norm, name, own)
         return torch.cat(out)
+
+
+def _mean(parts):
+    """Return the mean of tensors; of counts the first, they are equal."""
+    if parts[0].is_floating_point():
+        return torch.stack(parts).mean(0)
+    return parts[0]
 
 
 def split_batchnorm_(module, n_splits):

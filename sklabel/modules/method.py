@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from .._core.freezing import lock_, thaw_
+
 if sys.version_info >= (3, 11):  # it tells editors and type checkers of the fields
     from typing import dataclass_transform
 else:
@@ -85,8 +87,11 @@ class Method(nn.Module):
 
     def set_trained(self, name, trained):
         """Say whether a part is trained; else it is frozen."""
-        self.get_submodule(name).requires_grad_(trained)
-        if not trained:
+        part = self.get_submodule(name)
+        if trained:
+            thaw_(part)
+        else:
+            lock_(part)
             self.frozen = (*self.frozen, name)
 
     def drop_training_state(self):

@@ -1,8 +1,8 @@
 """What corrects pseudo-labels: their shares of the classes, and what is confident."""
 
-# A method takes one of each kind. An alignment maps the logits of weak views:
-# forward(logits, step). Thresholds say from which probability on a prediction counts,
-# forward(), and are shown the predictions of each step: see(rows, logits).
+# A method takes one of each kind. An alignment maps the logits of weak views,
+# forward(logits, step, labeled), and those of strong ones, adjust(logits). Thresholds
+# say how much each prediction counts, weigh(rows, logits, labeled).
 
 import torch
 from torch import nn
@@ -11,7 +11,15 @@ from .._core.checks import check_number
 from .averages import ramped_decay
 
 
-class NoAlignment(nn.Module):
+class _Alignment(nn.Module):
+    learned: tuple[str, ...] = ()  # buffers that a warm start takes over
+
+    def adjust(self, logits):
+        """Return the logits of strong views as the loss is to see them."""
+        return logits
+
+
+class NoAlignment(_Alignment):
     """Predictions as they are.
 
     Notes
@@ -19,11 +27,11 @@ class NoAlignment(nn.Module):
     ``forward`` returns the logits that it is given, whatever the step.
     """
 
-    def forward(self, logits, step):
+    def forward(self, logits, step, labeled=None):
         return logits
 
 
-class DistributionAlignment(nn.Module):
+class DistributionAlignment(_Alignment):
     """Scale predictions so that on average they have given class shares (ReMixMatch).
 
     Parameters
@@ -49,6 +57,8 @@ class DistributionAlignment(nn.Module):
        alignment and augmentation anchoring", ICLR 2020; section 3.1.
     """
 
+    learned = ("mean_prediction",)
+
     def __init__(self, prior, decay=0.999):
         super().__init__()
         check_number(0, 1, decay=decay)
@@ -57,38 +67,217 @@ class DistributionAlignment(nn.Module):
         even = torch.full_like(prior, 1 / len(prior))
         self.register_buffer("mean_prediction", even)
 
-    def forward(self, logits, step):
+    def forward(self, logits, step, labeled=None):
         mean = logits.softmax(1).mean(0)
         self.mean_prediction.lerp_(mean, 1 - ramped_decay(step, self.decay))
         return logits + (self.prior / self.mean_prediction.clamp_min(1e-6)).log()
 
 
-class FixedThreshold(nn.Module):
+class PredictedAlignment(DistributionAlignment):
+    """Scale predictions to the mean of those for labeled rows (AdaMatch).
+
+    Parameters
+    ----------
+    n_classes : int
+    decay : float, default=0.999
+        Of both averages; it grows as (1 + t) / (10 + t) up to this. The public code
+        takes the mean of the last 128 steps for the second.
+
+    Attributes
+    ----------
+    prior, mean_prediction : Tensor of shape (K,)
+        Averages of the predictions for labeled and for unlabeled rows, at first equal
+        for all classes.
+
+    Notes
+    -----
+    ``forward`` maps logits ``(B, K)``, the number of the step and logits ``(M, K)`` of
+    labeled rows to aligned logits; both sets of logits also move the averages.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "AdaMatch: a unified approach to semi-supervised
+       learning and domain adaptation", ICLR 2022; section 3.2.
+    """
+
+    learned = ("mean_prediction", "prior")
+
+    def __init__(self, n_classes, decay=0.999):
+        check_number(1, whole=True, n_classes=n_classes)
+        super().__init__(torch.full((n_classes,), 1 / n_classes), decay)
+
+    def forward(self, logits, step, labeled=None):
+        mean = labeled.softmax(1).mean(0)
+        self.prior.lerp_(mean, 1 - ramped_decay(step, self.decay))
+        return super().forward(logits, step)
+
+
+class Debiasing(_Alignment):
+    """Take from predictions what they say of all rows alike (DebiasPL).
+
+    Parameters
+    ----------
+    n_classes : int
+    strength : float, default=0.4
+        >= 0. Paper: lambda; code: tau.
+    decay : float, default=0.999
+        Of the average, in [0, 1]. Published for ImageNet: 0.99.
+    ramp : bool, default=False
+        Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
+
+    Attributes
+    ----------
+    mean_prediction : Tensor of shape (K,)
+        Average of the predictions as they were, at first equal for all classes.
+
+    Notes
+    -----
+    ``forward`` takes ``strength * log(mean_prediction)`` from logits ``(B, K)`` of weak
+    views, which then move the mean; ``adjust`` adds it to those of strong ones, as a
+    margin for what is predicted seldom.
+
+    References
+    ----------
+    .. [1] X. Wang et al., "Debiased learning from naturally imbalanced pseudo-labels",
+       CVPR 2022; equations 2 to 5.
+    """
+
+    learned = ("mean_prediction",)
+
+    def __init__(self, n_classes, strength=0.4, decay=0.999, ramp=False):
+        super().__init__()
+        check_number(1, whole=True, n_classes=n_classes)
+        check_number(0, strength=strength)
+        check_number(0, 1, decay=decay)
+        self.strength = strength
+        self.decay = decay
+        self.ramp = ramp
+        even = torch.full((n_classes,), 1 / n_classes)
+        self.register_buffer("mean_prediction", even)
+
+    def _bias(self):
+        return self.strength * self.mean_prediction.clamp_min(1e-12).log()
+
+    def forward(self, logits, step, labeled=None):
+        debiased = logits - self._bias()
+        decay = ramped_decay(step, self.decay) if self.ramp else self.decay
+        self.mean_prediction.lerp_(logits.softmax(1).mean(0), 1 - decay)
+        return debiased
+
+    def adjust(self, logits):
+        """Return the logits of strong views as the loss is to see them."""
+        return logits + self._bias()
+
+
+class _Thresholds(nn.Module):
+    """Base of what says how much each prediction counts."""
+
+    temperature = 1.0
+
+    def see(self, rows, logits):
+        """Take note of the predictions of some rows: here nothing follows from them.
+
+        Parameters
+        ----------
+        rows : Tensor of int of shape (B,)
+        logits : Tensor of shape (B, K)
+        """
+
+    def weigh(self, rows, logits, labeled=None):
+        """Return how much each row counts, and take note of the predictions.
+
+        Parameters
+        ----------
+        rows : Tensor of int of shape (B,)
+        logits : Tensor of shape (B, K)
+            Of weak views of unlabeled rows.
+        labeled : Tensor of shape (M, K) or None, default=None
+            Logits of weak views of labeled rows.
+
+        Returns
+        -------
+        weights : Tensor of shape (B,)
+            In [0, 1], or bool.
+        """
+        self._look(logits, labeled)
+        weights = self._count(logits)
+        self.see(rows, logits)
+        return weights
+
+    def _look(self, logits, labeled):
+        """Take note of predictions before these are weighed."""
+
+    def _count(self, logits):
+        threshold = self()
+        confidence, classes = (logits / self.temperature).softmax(1).max(1)
+        if isinstance(threshold, torch.Tensor) and threshold.ndim:  # one for each class
+            threshold = threshold.to(confidence)[classes]
+        return confidence >= threshold
+
+
+class FixedThreshold(_Thresholds):
     """One threshold for all classes and steps.
 
     Parameters
     ----------
     threshold : float
         In [0, 1].
+    temperature : float, default=1.0
+        Divides the logits before a row is compared with the threshold, > 0.
 
     Notes
     -----
     ``forward`` returns the threshold.
     """
 
-    def __init__(self, threshold):
+    def __init__(self, threshold, temperature=1.0):
         super().__init__()
         check_number(0, 1, threshold=threshold)
+        check_number(0, above=True, temperature=temperature)
         self.threshold = threshold
+        self.temperature = temperature
 
     def forward(self):
         return self.threshold
 
-    def see(self, rows, logits):
-        """Take note of the predictions of some rows: here nothing follows from them."""
+
+class RelativeThreshold(_Thresholds):
+    """A share of the mean confidence in labeled rows (AdaMatch).
+
+    Parameters
+    ----------
+    share : float
+        In [0, 1].
+    temperature : float, default=1.0
+        Divides the logits first, of the labeled rows as well, > 0.
+
+    Notes
+    -----
+    ``forward`` returns the threshold of the last step.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "AdaMatch: a unified approach to semi-supervised
+       learning and domain adaptation", ICLR 2022; section 3.3.
+    """
+
+    def __init__(self, share, temperature=1.0):
+        super().__init__()
+        check_number(0, 1, share=share)
+        check_number(0, above=True, temperature=temperature)
+        self.share = share
+        self.temperature = temperature
+        self.register_buffer("confidence", torch.tensor(1.0))
+
+    def forward(self):
+        return self.share * self.confidence
+
+    def _look(self, logits, labeled):
+        p = (labeled / self.temperature).softmax(1)
+        self.confidence.copy_(p.amax(1).mean())
 
 
-class ClassThresholds(nn.Module):
+class ClassThresholds(_Thresholds):
     """A threshold per class that grows with what is learned of the class (FlexMatch).
 
     Parameters
@@ -150,6 +339,186 @@ class ClassThresholds(nn.Module):
         confident = p.max(1).values >= self.threshold
         kept = self.confident[rows]
         self.confident[rows] = torch.where(confident, logits.argmax(1), kept)
+
+
+class _Averaging(_Thresholds):
+    """Thresholds that follow moving averages of the predictions, from step to step."""
+
+    def __init__(self, decay, ramp, temperature):
+        super().__init__()
+        check_number(0, 1, decay=decay)
+        check_number(0, above=True, temperature=temperature)
+        self.decay = decay
+        self.ramp = ramp
+        self.temperature = temperature
+        self.register_buffer("n_seen", torch.tensor(0))
+
+    def _next_rate(self):
+        """Return how far the averages move toward the predictions of this step."""
+        self.n_seen += 1
+        decay = torch.full_like(self.confidence, self.decay)
+        if self.ramp:  # as `ramped_decay`, on the device
+            decay = torch.minimum(decay, (1 + self.n_seen) / (10 + self.n_seen))
+        return 1 - decay
+
+
+class FreeThresholds(_Averaging):
+    """Thresholds that rise with the network's own confidence (FreeMatch).
+
+    Parameters
+    ----------
+    n_classes : int
+    decay : float, default=0.999
+        Of the averages, in [0, 1].
+    ramp : bool, default=False
+        Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
+    temperature : float, default=1.0
+        Divides the logits first, > 0.
+
+    Attributes
+    ----------
+    confidence : Tensor of shape ()
+        Average of the largest probability; at first 1 / K.
+    mean_prediction, class_shares : Tensor of shape (K,)
+        Averages of the predictions, and of the shares of the predicted classes; at
+        first equal for all classes.
+
+    Notes
+    -----
+    ``forward`` returns the thresholds, ``(K,)``: the confidence, times the mean
+    prediction of the class divided by the largest one.
+
+    References
+    ----------
+    .. [1] Y. Wang et al., "FreeMatch: self-adaptive thresholding for semi-supervised
+       learning", ICLR 2023; equations 5 to 8.
+    """
+
+    def __init__(self, n_classes, decay=0.999, ramp=False, temperature=1.0):
+        super().__init__(decay, ramp, temperature)
+        check_number(1, whole=True, n_classes=n_classes)
+        even = torch.full((n_classes,), 1 / n_classes)
+        self.register_buffer("confidence", torch.tensor(1 / n_classes))
+        self.register_buffer("mean_prediction", even)
+        self.register_buffer("class_shares", even.clone())
+
+    def forward(self):
+        return self.confidence * self.mean_prediction / self.mean_prediction.max()
+
+    def _look(self, logits, labeled):
+        # this step's predictions count in this step's thresholds
+        p = (logits / self.temperature).softmax(1)
+        confidence, classes = p.max(1)
+        counts = torch.bincount(classes, minlength=p.shape[1])
+        rate = self._next_rate()
+        self.confidence.lerp_(confidence.mean(), rate)
+        self.mean_prediction.lerp_(p.mean(0), rate)
+        self.class_shares.lerp_(counts / len(p), rate)
+
+
+class SoftWeights(_Averaging):
+    """Every row counts, the less the less sure it is (SoftMatch).
+
+    Parameters
+    ----------
+    n_classes : int
+    sharpness : float, default=2.0
+        How fast the weight falls below the mean confidence, > 0: its bell is this many
+        times narrower than the spread of the confidences. Paper: n in n_sigma.
+    decay : float, default=0.999
+        Of the averages, in [0, 1].
+    ramp : bool, default=False
+        Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
+    temperature : float, default=1.0
+        Divides the logits first, > 0.
+
+    Attributes
+    ----------
+    confidence, variance : Tensor of shape ()
+        Averages of mean and variance of the largest probability; at first 1 / K and 1.
+    mean_prediction : Tensor of shape (K,)
+        Average of the predictions; at first equal for all classes.
+
+    Notes
+    -----
+    ``forward`` returns the confidence from which on a row counts in full. Confidences
+    are those of predictions that are scaled to equal shares of the classes; the targets
+    are not.
+
+    References
+    ----------
+    .. [1] H. Chen et al., "SoftMatch: addressing the quantity-quality trade-off in
+       semi-supervised learning", ICLR 2023; equations 6 to 9.
+    """
+
+    def __init__(
+        self, n_classes, sharpness=2.0, decay=0.999, ramp=False, temperature=1.0
+    ):
+        super().__init__(decay, ramp, temperature)
+        check_number(1, whole=True, n_classes=n_classes)
+        check_number(0, above=True, sharpness=sharpness)
+        self.sharpness = sharpness
+        self.register_buffer("confidence", torch.tensor(1 / n_classes))
+        self.register_buffer("variance", torch.tensor(1.0))
+        even = torch.full((n_classes,), 1 / n_classes)
+        self.register_buffer("mean_prediction", even)
+
+    def forward(self):
+        return self.confidence
+
+    def _count(self, logits):
+        logits = logits / self.temperature
+        rate = self._next_rate()
+        self.mean_prediction.lerp_(logits.softmax(1).mean(0), rate)
+        aligned = logits - self.mean_prediction.clamp_min(1e-6).log()
+        confidence = aligned.softmax(1).amax(1)
+        self.confidence.lerp_(confidence.mean(), rate)
+        # of a single row there is no other variance
+        spread = confidence.var(correction=min(1, len(logits) - 1))
+        self.variance.lerp_(spread, rate)
+        below = (confidence - self.confidence).clamp_max(0) * self.sharpness
+        return torch.exp(-below.square() / (2 * self.variance.clamp_min(1e-12)))
+
+
+class EveryRow(nn.Module):
+    """Rows count as they are weighed, whatever class they fit.
+
+    Notes
+    -----
+    ``forward`` returns the weights that it is given.
+    """
+
+    def forward(self, logits, weights):
+        return weights
+
+
+class LowEnergy(nn.Module):
+    """Rows that fit no class do not count: their energy is too high (InPL).
+
+    Parameters
+    ----------
+    threshold : float
+        The energy is minus the logarithm of the sum of the exponentials of the logits;
+        it must lie below this.
+
+    Notes
+    -----
+    ``forward`` maps logits ``(B, K)`` and weights ``(B,)`` to weights.
+
+    References
+    ----------
+    .. [1] Z. Yu, Y. Li, Y. J. Lee, "InPL: pseudo-labeling the inliers first for
+       imbalanced semi-supervised learning", ICLR 2023; equations 3 and 4.
+    .. [2] W. Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020.
+    """
+
+    def __init__(self, threshold):
+        super().__init__()
+        check_number(threshold=threshold)
+        self.threshold = threshold
+
+    def forward(self, logits, weights):
+        return weights * (-logits.logsumexp(1) < self.threshold)
 
 
 class PredictedClasses(nn.Module):

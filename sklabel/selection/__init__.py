@@ -3,8 +3,10 @@
 from ._badge import BADGESelector
 from ._bald import BALDSelector
 from ._coreset import CoreSetSelector
+from ._dfal import DFALSelector
 from ._gcn import CoreGCNSelector, UncertainGCNSelector
 from ._herding import MaxHerdingSelector, UHerdingSelector
+from ._lada import LADASelector
 from ._learning_loss import LearningLossSelector
 from ._mma import MMASelector
 from ._random import RandomSelector, StratifiedSelector
@@ -20,6 +22,8 @@ __all__ = [
     "BALDSelector",
     "CoreGCNSelector",
     "CoreSetSelector",
+    "DFALSelector",
+    "LADASelector",
     "LearningLossSelector",
     "MMASelector",
     "MaxHerdingSelector",

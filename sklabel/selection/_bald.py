@@ -263,10 +263,11 @@ class BALDSelector(ClassifierSelectionRole):
         from their mean [5]_; the standard deviation over the draws, averaged over the
         classes; or the entropy of the classes that the draws vote for.
     committee : list of classifiers or None
-        Classifiers with ``predict_proba``, two at least, in place of draws of one: each
-        is cloned and fitted on the labels, or used as it is in a
-        :class:`sklearn.frozen.FrozenEstimator`, which must know the same classes.
-        ``classifier`` is not asked then. In a loop it is fitted in every round.
+        Two classifiers at least, in place of draws of one: each is cloned and fitted on
+        the labels, or used as it is in a :class:`sklearn.frozen.FrozenEstimator`, which
+        must know the same classes. ``measure="vote_entropy"`` asks those without
+        ``predict_proba`` for their votes; other measures refuse them. ``classifier`` is
+        not asked then. In a loop the committee is fitted in every round.
     batch : bool
         Choose by BatchBALD, so that near copies are not chosen together; else the rows
         of highest score. Needs ``measure="bald"``.
@@ -377,6 +378,9 @@ class BALDSelector(ClassifierSelectionRole):
             raise ValueError(
                 f'batch=True needs measure="bald", got measure={self.measure!r}.'
             )
+        if self.measure != "vote_entropy":
+            for member in self.committee or ():
+                _check_gives_probabilities(member, self.measure)
         return super()._check_rows(X)
 
     def _reset(self, pool):
@@ -447,6 +451,23 @@ def _check_committee(members):
             )
 
 
+def _check_gives_probabilities(member, measure):
+    if not hasattr(member, "predict_proba"):
+        name = type(last_step(member)).__name__
+        raise ValueError(
+            f"measure={measure!r} needs probabilities, but {name} in the committee has "
+            'no predict_proba: take measure="vote_entropy", which counts votes.'
+        )
+
+
+def _probabilities(member, X):
+    """Return probabilities (n, C); 1 for its vote of a member that gives none."""
+    if hasattr(member, "predict_proba"):
+        return member.predict_proba(X)
+    votes = np.asarray(member.predict(X))
+    return (votes[:, None] == np.asarray(member.classes_)).astype(np.float64)
+
+
 def _resampled(y, n_draws, random):
     """Yield rows to fit on: labeled ones drawn with replacement, and all unlabeled."""
     if y is None:
@@ -472,7 +493,7 @@ def _member_draws(members, n_classes, X, columns=None):
                 own = own.to_numpy()  # the ensemble fitted it without the names
             if columns is not None:
                 own = _safe_indexing(own, columns[k], axis=1)
-            q = member.predict_proba(own)
+            q = _probabilities(member, own)
             if q.shape[1] < n_classes:  # bagging: some class may be missing in a bag
                 p[k][:, np.asarray(member.classes_, dtype=np.int64)] = q
             else:

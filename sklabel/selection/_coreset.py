@@ -5,6 +5,7 @@ import time
 import warnings
 
 import numpy as np
+import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, eye_array, hstack
 from scipy.spatial import distance
@@ -260,6 +261,7 @@ class CoreSetSelector(SelectionRole):
     outlier_share: BelowOne = 0.01
     normalize: bool = False
     time_limit: Positive | None = 60.0
+    device: str | torch.device = "auto"
     random_state: RandomState = None
     verbose: Verbosity = 0
 
@@ -275,7 +277,7 @@ class CoreSetSelector(SelectionRole):
             chosen, scores = self._robust(Z, n_samples, centers, first)
         else:
             chosen, scores = k_center_greedy(
-                Z, n_samples, centers, first, verbose=self.verbose
+                Z, n_samples, centers, first, self.verbose, self.device
             )
             left = ~labeled
             left[chosen] = False

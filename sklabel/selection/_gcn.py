@@ -161,7 +161,7 @@ def _first_copies(rows):
 class _GCNSelector(ClassifierSelectionRole, abstract=True):
     """Train the network on labeled rows and candidates, and choose by what it gives.
 
-    A selector gives ``_rank(pool, nodes, labeled, hidden)``.
+    A selector gives ``_rank(pool, nodes, labeled, hidden, logits)``.
 
     Parameters
     ----------
@@ -225,12 +225,13 @@ class _GCNSelector(ClassifierSelectionRole, abstract=True):
         nodes = self._draw_nodes(pool, seed)
         nodes, features = self._features(pool, nodes, random)
         labeled = pool.labeled[nodes]
-        probabilities, hidden = self._train(features, labeled, seed)
+        logits, hidden = self._train(features, labeled, seed)
         same = _first_copies(features)  # rounding must not decide between copies
-        self.probabilities_[nodes] = probabilities[same]
-        return self._rank(pool, nodes, labeled, hidden[same])
+        self.probabilities_[nodes] = logits.sigmoid().cpu().numpy()[same]
+        logits, hidden = logits.cpu().numpy(), hidden.cpu().numpy()
+        return self._rank(pool, nodes, labeled, hidden[same], logits[same])
 
-    def _rank(self, pool, nodes, labeled, hidden):
+    def _rank(self, pool, nodes, labeled, hidden, logits):
         """Return the chosen rows and all scores.
 
         Parameters
@@ -240,6 +241,8 @@ class _GCNSelector(ClassifierSelectionRole, abstract=True):
             Rows of the graph, ascending.
         labeled : ndarray of shape (n_nodes,), dtype bool
         hidden : ndarray of shape (n_nodes, n_hidden), float32
+        logits : ndarray of shape (n_nodes,), float32
+            Of being labeled.
         """
         raise NotImplementedError
 
@@ -268,7 +271,7 @@ class _GCNSelector(ClassifierSelectionRole, abstract=True):
         return nodes, features
 
     def _train(self, features, labeled, seed):
-        """Train on all nodes; return their probabilities and hidden layer."""
+        """Train on all nodes; return their logits and hidden layer, on the device."""
         device = resolve_device(self.device)
         features = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(device)
         peak = features.abs().max()
@@ -294,7 +297,7 @@ class _GCNSelector(ClassifierSelectionRole, abstract=True):
             raise ValueError(
                 f"The training of {type(self).__name__} diverged: lower lr={self.lr}."
             )
-        return logits.sigmoid().cpu().numpy(), hidden.cpu().numpy()
+        return logits, hidden
 
     def _check_some_labeled(self, labeled):
         if not labeled.any():
@@ -380,7 +383,7 @@ class UncertainGCNSelector(_GCNSelector):
     _: KW_ONLY
     margin: UnitInterval = 0.1
 
-    def _rank(self, pool, nodes, labeled, hidden):
+    def _rank(self, pool, nodes, labeled, hidden, logits):
         _, scores = pool.nothing()
         rows = nodes[~labeled]
         scores[rows] = -abs(self.probabilities_[rows] - self.margin)
@@ -395,13 +398,20 @@ class CoreGCNSelector(_GCNSelector):
     layer the row farthest from all labeled and chosen rows is chosen, again and again.
     Read more in the :ref:`User Guide <gcn>`.
 
+    Parameters
+    ----------
+    features : {"hidden", "hidden_and_logit"}
+        Where rows lie near or far: in the hidden layer, as in the paper, or in the
+        hidden layer and the logit of being labeled beside it, as in the released code.
+        The logit may count for more than all of the hidden layer.
+
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
         Chosen rows in the order of asking: each is the farthest from the labeled rows
         and those before it, the lowest number among equals.
     scores_ : ndarray of shape (n_rows,)
-        Distance in the hidden layer to the nearest labeled or chosen row: of a chosen
+        Distance in the ``features`` to the nearest labeled or chosen row: of a chosen
         row at the moment when it was chosen, of another row at the end; ``-inf`` for
         rows labeled already, for those that are no candidates and for files that cannot
         be read.
@@ -424,7 +434,9 @@ class CoreGCNSelector(_GCNSelector):
     :class:`UncertainGCNSelector`.
 
     Each chosen row takes time n * n_hidden more. Nothing is left out of the hidden
-    layer there.
+    layer there. Network and distances are in float32, as in the released code, but
+    distances come from differences of rows and not from their products, so that they
+    keep their digits: the choice is that of float64.
 
     References
     ----------
@@ -444,9 +456,13 @@ class CoreGCNSelector(_GCNSelector):
     """
 
     n_samples: SampleCount = None
+    _: KW_ONLY
+    features: Literal["hidden", "hidden_and_logit"] = "hidden"
 
-    def _rank(self, pool, nodes, labeled, hidden):
+    def _rank(self, pool, nodes, labeled, hidden, logits):
         _, scores = pool.nothing()
+        if self.features == "hidden_and_logit":
+            hidden = np.concatenate([hidden, logits[:, None]], axis=1)
         chosen, scores[nodes] = k_center_greedy(
             hidden, pool.n_samples, np.flatnonzero(labeled)
         )

@@ -11,6 +11,7 @@ from sklearn.utils import _safe_indexing, check_random_state
 from tqdm.auto import tqdm
 
 from .._core.calibration import fit_temperature, rescale
+from .._core.devices import device_for, to_device
 from .._core.labels import encode_labels
 from .._core.nested import hidden_features
 from .._core.parameters import (
@@ -55,6 +56,8 @@ class Coverage:
         Radius of the kernel, > 0.
     weights : ndarray of shape (n,) or None
         How much it counts that each row is covered, >= 0. None: 1.
+    device : str or torch.device, default="cpu"
+        Where the kernel is computed; MPS, which has no float64, leaves it to the CPU.
 
     Attributes
     ----------
@@ -62,14 +65,17 @@ class Coverage:
         c, in [0, 1].
     """
 
-    def __init__(self, Z, sigma=1.0, weights=None):
+    def __init__(self, Z, sigma=1.0, weights=None, device="cpu"):
         self.Z, self.sigma = Z, sigma
+        self.device = device_for(device, torch.float64)
         # for single precision: distances stay, products lose fewer digits
         mean = Z.mean(axis=0, dtype=np.float64).astype(Z.dtype)
-        self.centered = torch.from_numpy((Z - mean).astype(np.float32, copy=False))
+        self.centered = self._moved((Z - mean).astype(np.float32, copy=False))
         weights = np.ones(len(Z)) if weights is None else weights
-        self.weights = torch.from_numpy(np.array(weights, dtype=np.float64))
-        self.covered = torch.zeros(len(Z), dtype=torch.float64)
+        self.weights = self._moved(np.array(weights, dtype=np.float64))
+        self.covered = torch.zeros(len(Z), dtype=torch.float64, device=self.device)
+        on_cpu = self.device.type == "cpu"
+        self.rows = None if on_cpu else self._moved(np.ascontiguousarray(Z))
 
     def add(self, rows):
         """Choose rows: an array of int."""
@@ -80,12 +86,12 @@ class Coverage:
 
     def gains(self, rows, dtype=torch.float64):
         """Return what each of some hundred rows would add, computed in this dtype."""
-        sums = torch.zeros(len(rows), dtype=torch.float64)
+        sums = torch.zeros(len(rows), dtype=torch.float64, device=self.device)
         for block, k in self._kernel(rows, dtype):
             weights, covered = self.weights[block], self.covered[block]
             more = k.sub_(covered.to(k.dtype)[:, None]).clamp_(min=0)
             sums += (weights.to(k.dtype) @ more).double()
-        return sums.numpy() / len(self.Z)
+        return sums.cpu().numpy() / len(self.Z)
 
     def single_error(self):
         """Return by how much gains in single precision may be wrong.
@@ -98,9 +104,19 @@ class Coverage:
         return error * float(self.weights.mean())
 
     def _rows(self, where, dtype):
+        if not isinstance(where, slice):
+            numbers = torch.from_numpy(np.asarray(where, dtype=np.int64))
+            where_there = to_device(numbers, self.device)
+        else:
+            where_there = where
         if dtype == torch.float32:
-            return self.centered[where]
+            return self.centered[where_there]
+        if self.rows is not None:
+            return self.rows[where_there].double()
         return torch.from_numpy(self.Z[where].astype(np.float64))
+
+    def _moved(self, values):
+        return to_device(torch.from_numpy(values), self.device)
 
     def _kernel(self, rows, dtype=torch.float64):
         """Yield blocks of rows, and their kernel (b, m) with these m rows."""
@@ -115,7 +131,16 @@ class Coverage:
             yield block, k.clamp_(-_FAR, 0).exp_()
 
 
-def herd(Z, n_samples, candidates=None, chosen=(), weights=None, sigma=1.0, verbose=0):
+def herd(
+    Z,
+    n_samples,
+    candidates=None,
+    chosen=(),
+    weights=None,
+    sigma=1.0,
+    verbose=0,
+    device="cpu",
+):
     """Choose again and again the row that adds most to the coverage of all rows.
 
     What a row adds only falls as others are chosen, so it is computed again only for
@@ -138,6 +163,8 @@ def herd(Z, n_samples, candidates=None, chosen=(), weights=None, sigma=1.0, verb
         See `Coverage`.
     verbose : int, default=0
         1 shows a progress bar.
+    device : str or torch.device, default="cpu"
+        See `Coverage`.
 
     Returns
     -------
@@ -148,7 +175,7 @@ def herd(Z, n_samples, candidates=None, chosen=(), weights=None, sigma=1.0, verb
     coverage : ndarray of shape (n_samples,)
         Mean of c over all rows once each row was chosen.
     """
-    coverage = Coverage(Z, sigma, weights)
+    coverage = Coverage(Z, sigma, weights, device)
     coverage.add(np.asarray(chosen, dtype=np.int64))
     if candidates is None:
         candidates = np.setdiff1d(np.arange(len(Z)), chosen)
@@ -307,6 +334,7 @@ class MaxHerdingSelector(SelectionRole):
     sigma: Positive = 1.0
     n_candidates: Count | None = 35_000
     normalize: bool = True
+    device: str | torch.device = "auto"
     random_state: RandomState = None
     verbose: Verbosity = 0
 
@@ -320,6 +348,7 @@ class MaxHerdingSelector(SelectionRole):
             np.flatnonzero(pool.labeled),
             sigma=self.sigma,
             verbose=self.verbose,
+            device=self.device,
         )
         return rows, gains
 

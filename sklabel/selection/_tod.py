@@ -23,7 +23,7 @@ from .._core.parameters import (
     Schedule,
 )
 from .._core.roles.selection import PredictedLossRole
-from .._core.samplers import Mixed
+from .._core.samplers import Mixed, count_labeled
 from ..losses import temporal_consistency
 from ..modules import Method, ema_update_, filled_, frozen_copy, mean_decay
 
@@ -61,7 +61,7 @@ class _TOD(Method):
         return self.online(x)[0]  # (B, K)
 
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum())
+        n_labeled = count_labeled(y)
         x = self.augment(x)
         # one forward: BatchNorm sees labeled and unlabeled rows together
         logits, auxiliary = self.online(x)

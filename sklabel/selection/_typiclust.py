@@ -3,6 +3,7 @@
 from itertools import islice
 
 import numpy as np
+import torch
 from sklearn.preprocessing import normalize as unit_rows
 
 from .._core.parameters import (
@@ -129,6 +130,7 @@ class TypiClustSelector(SelectionRole):
     max_clusters: Count = 500
     min_cluster_size: CountOrZero = 6
     normalize: bool = True
+    device: str | torch.device = "auto"
     random_state: RandomState = None
     verbose: Verbosity = 0
 
@@ -145,6 +147,7 @@ class TypiClustSelector(SelectionRole):
             min(n_wanted, self.max_clusters, len(pool)),
             random_state=self.random_state,
             verbose=self.verbose,
+            device=self.device,
         )[0]
         free = {}
         for cluster in np.unique(self.labels_[~pool.labeled]):

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
+import torch
 from sklearn.utils.validation import check_consistent_length
 from tqdm.auto import tqdm
 
@@ -314,6 +315,7 @@ class USLSelector(SelectionRole):
     nested: bool = False
     normalize: bool = True
     neighbor_method: Literal["auto", "exact", "approximate"] = "auto"
+    device: str | torch.device = "auto"
     random_state: RandomState = None
     verbose: Verbosity = 0
 
@@ -364,6 +366,7 @@ class USLSelector(SelectionRole):
                 method=self.neighbor_method,
                 random_state=self.random_state,
                 verbose=self.verbose,
+                device=self.device,
             )
             means = mean_distances(distances, self.metric_power)
         return np.maximum(means, 1e-9 * means.mean() if means.any() else 1.0)
@@ -394,6 +397,7 @@ class USLSelector(SelectionRole):
             max_iter=self.kmeans_max_iter,
             random_state=self.random_state,
             verbose=self.verbose,
+            device=self.device,
         )[0]
 
     def _select(self, pool, means):

@@ -27,7 +27,7 @@ from .._core.parameters import (
     one_of,
 )
 from .._core.roles.selection import NetworkSelectionRole
-from .._core.samplers import Mixed
+from .._core.samplers import Mixed, count_labeled
 from .._core.samples import evenly_spaced
 from .._core.warn import warn
 from ..backbones import Encoder, build_autoencoder
@@ -146,7 +146,7 @@ class _VAAL(Method):
             return torch.cat([mu, self.discriminator(mu)], 1)  # (B, D + 1)
 
     def loss(self, x, y):
-        n_labeled = int((y >= 0).sum())
+        n_labeled = count_labeled(y)
         sizes = [n_labeled, len(x) - n_labeled]
         # one forward: BatchNorm sees labeled and unlabeled rows together
         mu, logvar = self.encode(x)

@@ -72,12 +72,13 @@ def test_contact_sheet_takes_any_caption(caption, channels):
 
 
 def test_captions_are_cut_in_the_middle():
-    from sklabel._core.display import _elide, _font
+    from sklabel._core.display import _elide
+    from sklabel._core.lettering import Lettering
 
-    font = _font(12)
+    font = Lettering(12)
     text = "folder/" + "x" * 100 + "_17.jpg"
     short = _elide(text, font, 120)
-    assert font.getlength(short) <= 120
+    assert font.length(short) <= 120
     assert short.startswith("fold") and short.endswith("_17.jpg") and "..." in short
     assert _elide("a\nb.jpg", font, 120) == "a b.jpg"
 

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from sklabel._core.net import OPTIMIZERS, SCHEDULES, Net
-from sklabel._core.samplers import Shuffled
+from sklabel._core.samplers import Mixed, Shuffled, split_batch
 from sklabel._core.samples import Samples
 from sklabel.augment import CTAugment
 from sklabel.classification import FixMatchClassifier
 from sklabel.clustering import SCANClusterer
-from sklabel.embedding import SimCLRTransformer
+from sklabel.embedding import MoCoTransformer, SimCLRTransformer
 from sklabel.optim import warmup_cosine
 
 X = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
@@ -146,6 +146,62 @@ def test_a_schedule_of_the_user_and_settings_of_the_optimizer():
     np.testing.assert_allclose(group["lr"], 0.1 / 21)
 
 
+class Told(skorch.callbacks.Callback):
+    """Takes what skorch documents, by position or by name."""
+
+    def __init__(self):
+        self.told = []
+
+    def on_epoch_begin(self, net, dataset_train, dataset_valid, **kwargs):
+        self.told.append(("epoch", dataset_train is not None, dataset_valid))
+
+    def on_epoch_end(self, net, dataset_train, dataset_valid, **kwargs):
+        self.told.append(("end", dataset_train is not None, dataset_valid))
+
+    def on_batch_end(self, net, batch, training, loss, y_pred, **kwargs):
+        assert training is True and loss.ndim == 0 and len(batch) == 2
+        self.told.append(("batch", y_pred))
+
+
+def test_callbacks_of_skorch_are_told_what_skorch_tells():
+    told = Told()
+    net(max_epochs=1, callbacks=[("told", told)]).partial_fit(
+        Shuffled(Samples(X, (4,)))
+    )
+    expected = [("epoch", True, None), *[("batch", None)] * 7, ("end", True, None)]
+    assert told.told == expected
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        skorch.callbacks.EpochScoring("accuracy"),
+        skorch.callbacks.BatchScoring("accuracy", name="accuracy"),
+        skorch.callbacks.PassthroughScoring("train_loss"),
+        ("named", skorch.callbacks.EpochScoring("accuracy")),
+    ],
+)
+def test_callbacks_that_score_are_refused_by_name(callback):
+    classifier = FixMatchClassifier(
+        max_steps=1, batch_size=8, net_params={"callbacks": [callback]}
+    )
+    with pytest.raises(ValueError, match="Scoring of skorch.*ScoringMonitor"):
+        classifier.fit(X, Y)
+    assert not hasattr(classifier, "net_")
+
+
+def test_other_callbacks_of_skorch_work(tmp_path):
+    callbacks = [
+        skorch.callbacks.EarlyStopping(monitor="train_loss"),
+        skorch.callbacks.Checkpoint(monitor=None, dirname=str(tmp_path)),
+        skorch.callbacks.PrintLog(sink=lambda text: None),
+    ]
+    SimCLRTransformer(
+        max_epochs=2, batch_size=8, net_params={"callbacks": callbacks}
+    ).fit(X)
+    assert list(tmp_path.iterdir())
+
+
 def test_a_loss_that_is_no_number_names_the_remedy():
     with pytest.raises(ValueError, match=r"lr=1e\+30"):
         net(lr=1e30, optimizer="sgd", schedule="constant").partial_fit(
@@ -202,6 +258,130 @@ def test_bfloat16_trains_and_leaves_float32():
         assert set(seen[1:]) == {kind}  # the first call only measures the width
         assert embedder.transform(IMAGES).dtype == np.float32
         assert all(p.dtype == torch.float32 for p in embedder.encoder_.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "images", "chosen"),
+    [
+        ({"bfloat16", "float16"}, True, "bfloat16"),
+        ({"float16"}, True, "float16"),
+        (set(), True, "float32"),
+        ({"bfloat16", "float16"}, False, "float32"),
+    ],
+)
+def test_auto_takes_what_the_hardware_multiplies(monkeypatch, kinds, images, chosen):
+    for kind in ("bfloat16", "float16"):
+        monkeypatch.setattr(
+            f"sklabel._core.net.multiplies_{kind}", lambda device, k=kind: k in kinds
+        )
+    made = net(pixel_range=(0.0, 1.0) if images else None)
+    assert made.used_precision() == chosen
+    assert made.scaler_.is_enabled() == (chosen == "float16")
+    for given in ("bfloat16", "float16", "tf32", "float32"):
+        assert net(precision=given).used_precision() == given
+
+
+def test_small_gradients_are_not_lost_in_float16():
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 1, bias=False)
+
+        def forward(self, x):
+            return self.layer(x)
+
+        def loss(self, x, y):
+            # of a gradient of 1e-9, float16 would make 0
+            return self.layer(x).float().mean() * 1e-9
+
+    given = {"batch_size": 50, "max_epochs": 1, "lr": 1e8, "optimizer": "sgd"}
+    moved = {}
+    for precision in ("float32", "float16"):
+        torch.manual_seed(0)
+        module = Small()
+        before = module.layer.weight.detach().clone()
+        Net(module, precision=precision, **given).initialize().partial_fit(
+            Shuffled(Samples(X, (4,)))
+        )
+        moved[precision] = module.layer.weight.detach() - before
+    assert moved["float32"].abs().min() > 1e-4
+    torch.testing.assert_close(moved["float16"], moved["float32"], rtol=0.1, atol=1e-4)
+
+
+def test_a_resumed_fit_in_float16_keeps_the_scale_of_the_loss(tmp_path):
+    given = {"precision": "float16", "checkpoint": tmp_path / "fit.pt"}
+    whole = net(precision="float16").partial_fit(Shuffled(Samples(X, (4,))))
+    broken = net(**given)
+    save, count = broken.save_checkpoint, []
+
+    def save_twice():
+        save()
+        count.append(1)
+        if len(count) == 2:
+            raise InterruptedError
+
+    broken.save_checkpoint = save_twice
+    with pytest.raises(InterruptedError):
+        broken.partial_fit(Shuffled(Samples(X, (4,))))
+    again = net(**given).partial_fit(Shuffled(Samples(X, (4,))))
+    assert torch.equal(weights(again), weights(whole))
+    assert again.scaler_.state_dict() == whole.scaler_.state_dict()
+
+
+# -- batches in parts
+
+
+class Plain(Squares):
+    """A loss that is a mean over the rows: nothing couples them."""
+
+    def loss(self, x, y):
+        h = self.layer(x)
+        return (h - 1).square().mean(), {"first": h.detach()[:, 0].mean()}
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 8, 100])
+def test_parts_of_a_batch_add_up_to_it(accumulate):
+    fitted = []
+    for parts in (1, accumulate):
+        torch.manual_seed(0)
+        module = Plain()
+        given = {"batch_size": 8, "max_epochs": 2, "lr": 0.1, "optimizer": "sgd"}
+        made = Net(module, accumulate=parts, **given).initialize()
+        torch.manual_seed(1)
+        fitted.append(made.partial_fit(Shuffled(Samples(X, (4,)))))
+    whole, parts = fitted
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=1e-5, atol=1e-6)
+    for name in ("train_loss", "first", "train_batch_count"):
+        np.testing.assert_allclose(parts.history[:, name], whole.history[:, name], 1e-5)
+    assert parts.module_.steps == whole.module_.steps
+
+
+def test_every_part_holds_labeled_and_unlabeled_rows():
+    targets = np.where(np.arange(50) < 20, np.arange(50) % 3, -1)
+    mixed = Mixed(Samples(X, (4,)), targets, 3)
+    x, y = mixed.fetch(next(mixed.epoch(8)))
+    parts = split_batch(x, y, 4)
+    assert [len(x) for x, _ in parts] == [8] * 4
+    assert [y.n_labeled for _, y in parts] == [2] * 4
+    for _, part in parts:
+        assert (part[:2] >= 0).all() and (part[2:] < 0).all()
+    assert sorted(torch.cat([y for _, y in parts]).tolist()) == sorted(y.tolist())
+    pair = (x, x + 1)
+    for (first, second), part in split_batch(pair, torch.arange(32), 5):
+        assert torch.equal(second, first + 1) and len(part) == len(first) >= 2
+    assert len(split_batch(x, torch.arange(32), 100)) == 16
+
+
+@pytest.mark.parametrize("cls", [MoCoTransformer, FixMatchClassifier, SCANClusterer])
+def test_methods_train_in_parts(cls):
+    given = {"max_steps": 2, "batch_size": 16, "random_state": 0, "accumulate": 4}
+    args = (X, Y) if cls is FixMatchClassifier else (X,)
+    made = cls(**given)
+    if cls is MoCoTransformer:
+        made.set_params(bn_splits=1)
+    made.fit(*args)
+    if cls is MoCoTransformer:  # the keys of all parts, of both views
+        assert int(made.net_.module_.queue.pointer) == 64 % made.queue_size_
 
 
 def test_compiled_parts_keep_their_names(monkeypatch):

@@ -110,6 +110,44 @@ def test_published_weights_move_less(monkeypatch):
 
 
 @every_classifier
+def test_the_layers_of_the_encoder_have_rates_of_their_own(cls, embedder, monkeypatch):
+    course = Course(monkeypatch)
+    settings = {"max_steps": 4, "schedule": "constant", "lr": 1e-3, "layer_decay": 0.5}
+    clf = fit(cls, embedder, backbone_lr=0.5, **settings)
+    for encoder, head in course.rates:
+        # the default network for vectors has two layers, and SimCLRv2 keeps a third
+        layers = 3 if hasattr(clf.net_.module_, "teacher") and len(encoder) == 3 else 2
+        wanted = [5e-4 * 0.5**i for i in range(layers, 0, -1)]
+        np.testing.assert_allclose(sorted(encoder), wanted)
+        assert head == {1e-3}
+
+
+@every_classifier
+def test_few_rows_are_trained_for_a_least_number_of_steps(cls, monkeypatch, embedder):
+    counts, loop = [], Net.fit_loop
+
+    def counted(net, *args, **kwargs):
+        loop(net, *args, **kwargs)
+        if hasattr(net.module_, "encoder_parts"):
+            counts.append(net.step_)
+
+    monkeypatch.setattr(Net, "fit_loop", counted)
+    short = {"max_steps": None, "max_epochs": 1}
+    fit(cls, embedder, **short)
+    plain = counts.copy()
+    assert max(plain) < 35
+    counts.clear()
+    fit(cls, embedder, min_steps=35, **short)
+    assert counts == [35] * len(plain)
+    counts.clear()
+    fit(cls, embedder, min_steps=1, **short)  # a floor, no more
+    assert counts == plain
+    counts.clear()
+    fit(cls, embedder, max_steps=3, min_steps=35)
+    assert counts[0] == 3
+
+
+@every_classifier
 def test_the_rate_rises_first(cls, embedder, monkeypatch):
     course = Course(monkeypatch)
     settings = {"max_steps": 60, "schedule": "constant", "lr": 1e-3}

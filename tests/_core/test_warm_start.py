@@ -66,6 +66,9 @@ OTHERS = {
     "image_size": [],
     "class_weight": ["balanced"],
     "classifier": [],
+    "threshold": [0.5],
+    "energy_threshold": [-1.0],
+    "fairness_weight": [],  # of one kind of thresholds: a test of its own
 }
 # what says how long and in what way X is trained on, or is of other data
 LEFT_OUT = {*Training._parameter_constraints, "n_samples", "weights", "class_names"}
@@ -91,6 +94,10 @@ def make(name, **given):
 
 def others(name, parameter):
     """Return some other values of a parameter of a fitted estimator."""
+    if (name, parameter) == ("FixMatchClassifier", "threshold"):
+        return [0.5, "free", "soft"]
+    if (name, parameter) == ("FixMatchClassifier", "distribution_alignment"):
+        return [True, "predictions", "debiased"]
     if (name, parameter) == ("IICSegmenter", "backbone"):
         return [nn.Conv2d(1, 9, 3, padding=1)]
     if (name, parameter) == ("IICSegmenter", "augment"):

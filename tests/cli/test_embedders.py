@@ -14,7 +14,7 @@ from PIL import Image
 
 import sklabel
 from sklabel._core.net import Net
-from sklabel.cli import embedders, inputs, main
+from sklabel.cli import embedders, inputs, main, models, words
 from sklabel.embedding import PretrainedTransformer, SimCLRTransformer
 from tests.cli._running import (
     break_file,
@@ -280,3 +280,48 @@ def test_a_file_sets_nothing_else_by_what_is_fitted(here, weights, name):
     path.write_text(json.dumps(described))
     with pytest.raises(ValueError, match="is not what fit sets"):
         sklabel.load("m")
+
+
+def test_the_expected_time_of_an_embedding(photos, weights, capsys, monkeypatch):
+    """It is told before the work begins, unless all is kept or soon done."""
+    monkeypatch.setattr(inputs, "_MANY", 4)
+    argv = ["cluster", "photos", *NAME, "--n-clusters", "2"]
+    assert main(argv) == 0
+    assert "to embed" not in capsys.readouterr().err  # soon done
+    monkeypatch.setattr(inputs, "_LONG", 0)
+    assert main([*argv, "--no-cache"]) == 0
+    err = capsys.readouterr().err
+    assert "6 images to embed: less than a minute." in err
+    assert err.index("to embed") < err.index("100%")
+    assert main(argv) == 0
+    assert "to embed" not in capsys.readouterr().err  # kept
+    write_images(photos / "photos" / "more", 4, (51, 61))
+    assert main(argv) == 0
+    assert "4 images to embed" in capsys.readouterr().err
+    assert main([*argv, "--no-cache", "--quiet"]) == 0
+    assert "to embed" not in capsys.readouterr().err
+
+
+def test_the_expected_time_of_a_training(here, saved, capsys, monkeypatch):
+    fit = ["fit", "filled.csv", "photos", "--embedder", str(saved / "embedder")]
+    assert main([*fit, "--steps", "3"]) == 0
+    assert "steps, " not in capsys.readouterr().err
+    assert main([*fit, "--steps", "3", "--quiet", "--out", "quiet.csv"]) == 0
+    monkeypatch.setattr(models, "LONG", 2)
+    assert main([*fit, "--steps", "3"]) == 0
+    assert "fixmatch: 3 steps, less than a minute." in capsys.readouterr().err
+    # what is learned is the same
+    assert Path("labels.csv").read_bytes() == Path("quiet.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "seconds, said",
+    [
+        (20, "less than a minute"),
+        (61, "about 1 minute"),
+        (600, "about 10 minutes"),
+        (7200, "about 2 hours"),
+    ],
+)
+def test_durations(seconds, said):
+    assert words.duration(seconds) == said

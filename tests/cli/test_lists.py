@@ -6,10 +6,11 @@ import unicodedata
 from argparse import Namespace
 from pathlib import Path
 
+import pyarrow.csv
 import pytest
 from PIL import Image
 
-from sklabel.cli import inputs, lists, main
+from sklabel.cli import inputs, lists, main, tables
 from tests.cli._running import color_of, complaint, read_csv, write_csv
 
 PLAIN = {
@@ -186,6 +187,26 @@ def test_the_ways_out_are_options_of_the_commands(here, saved, capsys):
 
 
 # -- what the commands have written themselves
+
+
+def test_a_list_to_fill_in(here):
+    """Every reader takes it, and a label typed at the end of a line counts."""
+    header, names = ["number", "path", "label"], ["0.png", "1.png", "2.png"]
+    rows = [[number, name, ""] for number, name in enumerate(names, 1)]
+    content = tables.as_marked("select", header, rows)
+    Path("a.csv").write_bytes(content)
+    table = pyarrow.csv.read_csv("a.csv")
+    assert table["number"].to_pylist() == [1, 2, 3]
+    assert table["path"].to_pylist() == names
+    first, *lines = content.decode().splitlines()
+    typed = [lines[0] + "red", lines[1].replace("png,,", "png,blue,"), lines[2]]
+    Path("a.csv").write_text("\n".join([first, *typed]))
+    assert labels("a.csv") == {"0.png": "red", "1.png": "blue"}
+    # as they were before
+    Path("old.csv").write_text(
+        "path,label,sklabel-select:0123456789abcdef\n0.png,red\n1.png,\n"
+    )
+    assert labels("old.csv") == {"0.png": "red"}
 
 
 def rewrite(path, change):

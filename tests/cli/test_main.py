@@ -28,7 +28,8 @@ def test_select_fit_predict(here, capsys):
     select = ["select", "photos", "--n-samples", "4", "--image-size", "16", *SHORT]
     assert main([*select, "--save-embedder", "embedder"]) == 0
     asked = read_csv("to_label.csv")
-    assert columns(asked) == ["path", "label"]
+    assert columns(asked) == ["number", "path", "label"]
+    assert [row["number"] for row in asked] == ["1", "2", "3", "4"]
     names = [row["path"] for row in asked]
     assert len(set(names)) == 4 and {row["label"] for row in asked} == {""}
     assert all((here / "photos" / name).exists() for name in names)

@@ -12,6 +12,7 @@ from sklabel.clustering import (
     IICClusterer,
     IICSegmenter,
     SCANClusterer,
+    TURTLEClusterer,
 )
 from sklabel.datasets import load_digit_images
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
@@ -36,6 +37,12 @@ CLUSTERERS = [
         max_epochs=2,
         self_label_epochs=2,
         self_label_threshold=0.3,
+        **SHARED,
+    ),
+    TURTLEClusterer(
+        3,
+        embedder=[SimCLRTransformer(**HELD), AutoencoderTransformer(4, **HELD)],
+        n_steps=4,
         **SHARED,
     ),
 ]

@@ -265,3 +265,21 @@ def test_saved_and_loaded(tmp_path):
         np.testing.assert_array_equal(
             loaded.predict_proba(data), fitted.predict_proba(data)
         )
+
+
+@pytest.mark.parametrize("scale", [1e15, 1e20, 1e30])
+def test_rows_of_any_size(scale):
+    codes = AutoencoderTransformer(2, hidden_sizes=(20, 30), max_steps=60)
+    fitted = short(embedder=codes).fit(X * np.float32(scale))
+    assert (
+        clustering_accuracy(short(embedder=codes).fit(X).labels_, fitted.labels_) == 1
+    )
+    # far from all that it has seen
+    p = fitted.predict_proba(np.float32(1e7) * X * np.float32(scale))
+    assert np.isfinite(p).all()
+
+
+def test_values_too_large_to_be_reconstructed_are_told():
+    codes = AutoencoderTransformer(2, standardize=False, max_steps=3)
+    with pytest.raises(ValueError, match="loss became"):
+        short(embedder=codes).fit(X * np.float32(1e25))

@@ -350,3 +350,20 @@ def test_views_that_say_nothing_are_told(marginal_weight):
         settings |= {"lr": 1e-2, "max_epochs": 40, "batch_size": 30}
         clusterer = short(**settings).fit(X)
     assert 0.2 < clusterer.net_.history[-1, "information"] < np.log(3)
+
+
+@pytest.mark.parametrize(
+    "n_clusters, n_others", [(3, 15), (100, 500), (120, 500), (600, 600)]
+)
+def test_over_clustering_heads_stay_of_a_size_that_can_be_trained(n_clusters, n_others):
+    clusterer = short(n_clusters=n_clusters)
+    assert clusterer._n_overclusters() == n_others
+    assert short(n_clusters=n_clusters, n_overclusters=7)._n_overclusters() == 7
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_many_clusters_take_a_step_of_bounded_size():
+    x = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
+    settings = {"n_clusters": 500, "max_steps": 2, "batch_size": 300, "n_restarts": 1}
+    heads = short(**settings).fit(x).net_.module_.overcluster
+    assert heads.n_heads * heads.n_classes**2 <= 5 * 500**2

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, normalize
 from torch import nn
@@ -21,6 +22,8 @@ from sklabel import CollapseWarning
 from sklabel._core.samplers import Captioned
 from sklabel._core.samples import Samples
 from sklabel._core.texts import check_captions
+from sklabel.backbones import build_backbone
+from sklabel.classification import SimCLRv2Classifier, SupervisedClassifier
 from sklabel.embedding import CLIPTransformer, PretrainedTransformer
 from sklabel.losses import clip_loss
 from sklabel.text import ByteTokenizer
@@ -109,6 +112,39 @@ def test_the_loss_is_the_slow_loop(same):
     np.testing.assert_allclose(loss.item(), expected, rtol=1e-4)
     np.testing.assert_allclose(figures["train_accuracy"], right / 8)
     np.testing.assert_allclose(figures["logit_scale"], fitted.logit_scale_, rtol=1e-6)
+
+
+def test_as_a_backbone_the_tower_brings_its_projection(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
+    texts = [f"text {i % 4}" for i in range(40)]
+    clip = CLIPTransformer(
+        6, text_width=8, text_heads=2, text_layers=1, max_steps=3, random_state=0
+    ).fit(x, texts)
+    for spec in (clip, FrozenEstimator(clip)):
+        encoder = build_backbone(spec, (5,)).eval()
+        assert encoder.n_features_out == 6 and encoder.pretrained
+        z = encoder(torch.from_numpy(x))
+        z = (z / z.norm(dim=1, keepdim=True)).detach().numpy()
+        np.testing.assert_allclose(z, clip.transform(x), atol=1e-5)
+    assert all(p.requires_grad for p in encoder.parameters())
+    tower = build_backbone(clip, (5,), projected=False)
+    assert tower.n_features_out == clip.encoder_.n_features_out != 6
+    y = np.where(np.arange(40) < 10, np.arange(40) % 2, -1)
+    for settings in ({}, {"train_backbone": False}, {"layer_decay": 0.5}):
+        clf = SupervisedClassifier(
+            backbone=clip, max_steps=2, random_state=0, **settings
+        ).fit(x, y)
+        clf.save(tmp_path / "model")
+        found = sklabel.load(tmp_path / "model").predict_proba(x)
+        np.testing.assert_array_equal(found, clf.predict_proba(x))
+        assert clf.net_.module_.head.in_features == 6
+    # SimCLRv2 chooses the layers of the head itself
+    two = SimCLRv2Classifier(
+        FrozenEstimator(clip), max_steps=1, distill_epochs=1, random_state=0
+    ).fit(x, y)
+    teacher = two.net_.module_.teacher
+    assert teacher.head.in_features == 6 and len(teacher.project) == 1
+    assert teacher.backbone.n_features_out != 6
 
 
 def test_clip_loss_golden():

@@ -144,3 +144,24 @@ def test_batch_norm_is_split_in_both_networks(n_splits, expected):
     module = short(bn_splits=n_splits).fit(X).net_.module_
     for net in (module.parts(), module.average):
         assert any(isinstance(m, SplitBatchNorm) for m in net.modules()) is expected
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(8, track_running_stats=False),
+        nn.BatchNorm2d(8, momentum=None),
+        nn.BatchNorm2d(8, affine=False),
+        nn.GroupNorm(2, 8),
+    ],
+    ids=["batch statistics", "cumulative", "plain", "groups"],
+)
+def test_networks_with_norms_of_any_kind(norm):
+    images = np.random.default_rng(0).integers(0, 256, (24, 9, 9, 3), dtype=np.uint8)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU())
+    settings = {"backbone": net, "bn_splits": 4, "batch_size": 8, "max_steps": 4}
+    fitted = MoCoTransformer(**settings, random_state=0).fit(images)
+    assert np.isfinite(fitted.transform(images)).all()
+    if norm.__dict__.get("momentum", 0) is None:
+        statistics = fitted.encoder_.body[1].norm
+        assert statistics.running_mean.abs().max() > 0

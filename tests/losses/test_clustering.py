@@ -294,3 +294,29 @@ def test_contrastive_clustering_prefers_the_right_centers(given_pair):
         loss = contrastive_clustering(z, y, other, 0.5, contrast)
         grads = torch.autograd.grad(loss, (z, other), allow_unused=True)
         assert all(g is None or torch.isfinite(g).all() for g in grads)
+
+
+@given(
+    exponent=st.floats(-30, 37), alpha=st.floats(0.5, 5), seed=st.integers(0, 2**31 - 1)
+)
+def test_student_assignment_of_codes_of_any_size(exponent, alpha, seed):
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(5, 3, generator=generator).clamp(-2, 2)
+    centers = torch.randn(4, 3, generator=generator).clamp(-2, 2)
+    z[0], centers[0] = 1e-3, 1.0  # rows of ordinary size beside the others
+    z[1:], centers[1:] = z[1:] * 10.0**exponent, centers[1:] * 10.0**exponent
+    squares = (z.double()[:, None] - centers.double()).square().sum(-1)
+    expected = (-(alpha + 1) / 2 * (squares / alpha).log1p()).softmax(1)
+    z.requires_grad_(), centers.requires_grad_()
+    q = student_assignment(z, centers, alpha)
+    torch.testing.assert_close(q.double(), expected, rtol=1e-3, atol=1e-4)
+    loss = target_divergence(q, sharpened_targets(q))
+    gradients = torch.autograd.grad(loss, (z, centers))
+    assert all(g.isfinite().all() for g in gradients)
+
+
+def test_student_assignment_of_ordinary_codes_keeps_its_bits():
+    torch.manual_seed(0)
+    z, centers = torch.randn(64, 10) * 100, torch.randn(7, 10)
+    squares = (z[:, None] - centers).square().sum(-1)
+    assert torch.equal(student_assignment(z, centers), (-squares.log1p()).softmax(1))

@@ -18,6 +18,7 @@ from sklabel.losses import (
     noisy_student_loss,
     pseudo_label,
     pseudo_targets,
+    self_adaptive_fairness,
     sharpen,
 )
 from tests._golden import cases
@@ -175,6 +176,57 @@ def test_pseudo_label_ignores_order_and_counts_all_rows(pair, random):
     unsure = torch.zeros_like(weak)
     both = torch.cat([weak, unsure]), torch.cat([strong, strong])
     assert_close(pseudo_label(*both, 0.8)[0], loss.item() / 2)
+
+
+@given(pairs(8.0), st.floats(0, 1))
+def test_pseudo_label_weighs_rows(pair, weight):
+    weak, strong = map(torch.from_numpy, pair)
+    weights = torch.full((len(weak),), weight)
+    weights[0] = 0
+    loss, given_back = pseudo_label(weak, strong, 2 / 3, weights=weights)
+    each = torch.nn.functional.cross_entropy(strong, weak.argmax(1), reduction="none")
+    assert_close(loss, float((weights * each).sum() / len(weak)), rtol=1e-6)
+    assert given_back is weights
+    # as a mask they are what the threshold gives
+    mask = pseudo_label(weak, strong, 2 / 3)[1]
+    assert (
+        pseudo_label(weak, strong, 2 / 3)[0]
+        == (pseudo_label(weak, strong, 0.0, weights=mask)[0])
+    )
+
+
+def test_a_row_of_weight_zero_may_be_infinitely_wrong():
+    strong = torch.tensor([[-torch.inf, 0.0], [1.0, 0.0]])
+    weak = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    loss, _ = pseudo_label(weak, strong, weights=torch.tensor([0.0, 1.0]))
+    assert_close(loss, math.log1p(math.exp(-1)) / 2, rtol=1e-6)
+
+
+@given(pairs(8.0), st.randoms(use_true_random=False))
+def test_fairness_is_the_slow_loop(pair, random):
+    logits, other = pair
+    n, k = logits.shape
+    used = [i for i in range(n) if random.random() < 0.6]
+    q = np.exp(logits - logits.max(1, keepdims=True))
+    q /= q.sum(1, keepdims=True)
+    p = np.abs(other[0]) + 0.1
+    p /= p.sum()
+    h = np.array([random.choice([0.0, random.random()]) for _ in range(k)])
+    h[0] += 0.1
+    weights = torch.tensor([float(i in used) for i in range(n)])
+    found = self_adaptive_fairness(
+        leaf(logits), weights, torch.from_numpy(p), torch.from_numpy(h)
+    )
+    expected = 0.0
+    if used:
+        wanted = [p[j] / h[j] if h[j] else 0 for j in range(k)]
+        counts = [sum(q[i].argmax() == j for i in used) for j in range(k)]
+        mean = [sum(q[i, j] for i in used) for j in range(k)]
+        had = [m / c if c else 0 for m, c in zip(mean, counts, strict=True)]
+        for w, f in zip(wanted, had, strict=True):
+            expected += w / sum(wanted) * math.log(f / sum(had) + 1e-12)
+    assert_close(found, expected, rtol=1e-6)
+    found.backward()
 
 
 def test_pseudo_label_of_no_rows_is_zero():

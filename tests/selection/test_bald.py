@@ -1,6 +1,7 @@
 """BALD and BatchBALD: golden values, values by hand, draws of every kind."""
 
 import itertools
+import math
 import pickle
 
 import numpy as np
@@ -18,13 +19,14 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
+from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from sklabel.active_learning import ActiveLearningClassifier
@@ -436,6 +438,86 @@ def test_the_divergence_from_the_mean_is_bald():
     mean = p.mean(0)
     divergence = (p * np.log(p / mean)).sum(-1).mean(0)
     np.testing.assert_allclose(bald(p), divergence)
+
+
+def _slow_committee(p):
+    """Mean divergence and vote entropy of p (K, n, C), one number after the other."""
+    n_members, n, n_classes = p.shape
+    divergence, votes = np.zeros(n), np.zeros(n)
+    for i in range(n):
+        mean = [
+            sum(p[k, i, c] for k in range(n_members)) / n_members
+            for c in range(n_classes)
+        ]
+        for k in range(n_members):
+            for c in range(n_classes):
+                if p[k, i, c] > 0:
+                    divergence[i] += (
+                        p[k, i, c] * math.log(p[k, i, c] / mean[c]) / n_members
+                    )
+        counts = [0] * n_classes
+        for k in range(n_members):
+            best = max(range(n_classes), key=lambda c: (p[k, i, c], -c))
+            counts[best] += 1
+        for count in counts:
+            if count:
+                votes[i] -= count / n_members * math.log(count / n_members)
+    return {"bald": divergence, "vote_entropy": votes}
+
+
+@pytest.mark.parametrize("measure", ["bald", "vote_entropy"])
+def test_a_committee_equals_slow_loops(measure, digits):
+    X, y = digits[0].astype(np.float32), digits[1]
+    committee = [
+        LogisticRegression(max_iter=500),
+        GaussianNB(),
+        KNeighborsClassifier(5),
+    ]
+    selector = BALDSelector(12, measure=measure, committee=committee).fit(X, y)
+    p = np.stack(
+        [clone(m).fit(X[:60], y[:60]).predict_proba(X[60:]) for m in committee]
+    )
+    want = _slow_committee(p)[measure]
+    np.testing.assert_allclose(selector.scores_[60:], want, atol=1e-12)
+    chosen = selector.sample_indices_ - 60
+    left = np.delete(np.arange(len(want)), chosen)
+    assert want[chosen].min() >= want[left].max() - 1e-12
+
+
+def test_members_without_probabilities_vote(digits):
+    X, y = digits[0].astype(np.float32), digits[1]
+    names = np.array([f"digit {k}" if k >= 0 else -1 for k in y], dtype=object)
+    committee = [
+        RidgeClassifier(),
+        make_pipeline(StandardScaler(), LinearSVC(random_state=0)),
+        GaussianNB(),
+    ]
+    selector = BALDSelector(12, measure="vote_entropy", committee=committee)
+    selector.fit(X, names)
+    known = names[:60].astype(str)
+    votes = np.stack([clone(m).fit(X[:60], known).predict(X[60:]) for m in committee])
+    p = (votes[..., None] == np.unique(known)).astype(float)
+    want = _slow_committee(p)["vote_entropy"]
+    np.testing.assert_allclose(selector.scores_[60:], want, atol=1e-12)
+    assert selector.scores_[60:].max() > 0
+    with pytest.raises(ValueError, match="RidgeClassifier .*vote_entropy"):
+        selector.set_params(measure="bald").fit(X, names)
+
+
+def test_a_committee_that_votes_in_the_loop(digits):
+    X, target = digits[0], load_digits().target[:300]
+    committee = [RidgeClassifier(), GaussianNB()]
+    loop = ActiveLearningClassifier(
+        LogisticRegression(max_iter=300),
+        BALDSelector(committee=committee, measure="vote_entropy"),
+        n_rounds=1,
+        n_samples=20,
+        random_state=0,
+    ).fit(X, target)
+    assert [type(m) for m in loop.selector_.estimators_] == [
+        RidgeClassifier,
+        GaussianNB,
+    ]
 
 
 def test_a_committee_in_the_loop(digits):

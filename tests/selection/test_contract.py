@@ -19,6 +19,8 @@ from sklabel.selection import (
     BALDSelector,
     CoreGCNSelector,
     CoreSetSelector,
+    DFALSelector,
+    LADASelector,
     LearningLossSelector,
     MaxHerdingSelector,
     MMASelector,
@@ -109,12 +111,15 @@ SELECTORS = [
     CoreSetSelector(random_state=0, robust=True, time_limit=2),
 ]
 LEARNERS = [
+    LADASelector(max_steps=2, policy_epochs=1, random_state=0),
     LearningLossSelector(max_steps=2, width=4, random_state=0),
     TODSelector(max_steps=2, batch_size=8, random_state=0),
     TODSelector(max_steps=2, batch_size=8, first_cycle="random", random_state=0),
     VAALSelector(max_steps=2, width=2, random_state=0),
     UncertainGCNSelector(n_steps=3, random_state=0),
     CoreGCNSelector(n_steps=3, random_state=0),
+    CoreGCNSelector(n_steps=3, features="hidden_and_logit", random_state=0),
+    DFALSelector(random_state=0),
 ]
 ORACLES = [
     StratifiedSelector(random_state=0),
@@ -214,6 +219,8 @@ CHECKED = [
     _without(MMASelector, _some)(diversity="kmeans"),
     _without(UncertainGCNSelector, _some)(n_steps=3, n_hidden=4),
     _without(CoreGCNSelector, _some)(n_steps=3, n_hidden=4),
+    _without(DFALSelector, _some)(),
+    _without(LADASelector, _some)(max_steps=2, policy_epochs=1, random_state=0),
     _without(LearningLossSelector, _some)(max_steps=2, width=8, random_state=0),
     _without(TODSelector, _some)(max_steps=2, batch_size=8, random_state=0),
     _without(VAALSelector, _some)(max_steps=2, width=2),

@@ -153,6 +153,48 @@ def test_golden_training_and_choices(monkeypatch):
         ):
             known = np.flatnonzero(labeled)
             assert_farthest_first(case["coregcn_hidden"], rows, known, rtol)
+        # the released features: the third output of its network
+        s = case["scores_trained"].astype(np.float64)  # (n, 1)
+        both = np.concatenate([case["coregcn_hidden"], np.log(s / (1 - s))], axis=1)
+        given["features"] = "hidden_and_logit"
+        rows = CoreGCNSelector(**given).fit_select(case["features"], y)
+        assert_farthest_first(both, rows, known, 1e-4)
+        assert set(rows.tolist()) != set(selector.sample_indices_.tolist())
+
+
+def _slow_farthest_first(Z, known, n_samples):
+    """The choice of k-center, row by row in double precision."""
+    Z, centers, chosen = Z.astype(np.float64), list(known), []
+    for _ in range(n_samples):
+        best, farthest = -1.0, None
+        for i in range(len(Z)):
+            if i in centers:
+                continue
+            nearest = min(np.sqrt(((Z[i] - Z[c]) ** 2).sum()) for c in centers)
+            if nearest > best:
+                best, farthest = nearest, i
+        centers.append(farthest)
+        chosen.append(farthest)
+    return chosen
+
+
+@pytest.mark.parametrize("features", ["hidden", "hidden_and_logit"])
+def test_the_choice_in_float32_is_that_of_float64(features, digits, monkeypatch):
+    X, y = digits[0][:150], np.where(np.arange(150) < 20, digits[1][:150], -1)
+    seen = []
+    monkeypatch.setattr(
+        "sklabel.selection._gcn.k_center_greedy",
+        lambda Z, *given: seen.append(Z) or k_center_greedy(Z, *given),
+    )
+    selector = CoreGCNSelector(15, features=features, **QUICK).fit(X, y)
+    (Z,) = seen
+    assert Z.dtype == np.float32
+    assert Z.shape[1] == QUICK["n_hidden"] + (features == "hidden_and_logit")
+    want = _slow_farthest_first(Z, range(20), 15)
+    np.testing.assert_array_equal(selector.sample_indices_, want)
+    if Z.shape[1] > QUICK["n_hidden"]:  # the last column is the logit
+        p = 1 / (1 + np.exp(-Z[:, -1].astype(np.float64)))
+        np.testing.assert_allclose(p, selector.probabilities_, rtol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -407,6 +449,7 @@ def test_rounding_does_not_decide_between_copies(cls, digits, monkeypatch):
     def rounded(selector, features, labeled, seed):
         p, hidden = train_all(selector, features, labeled, seed)
         noise = np.random.default_rng(0).random(len(p), dtype=np.float32) * 1e-6
+        noise = torch.from_numpy(noise)
         return p + noise, hidden + noise[:, None]
 
     monkeypatch.setattr(_GCNSelector, "_train", rounded)

@@ -245,7 +245,11 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         self.assignments_ = np.full(len(scores), -1, dtype=np.int64)
         if len(chosen):
             _, nearest = kneighbors(
-                pool.space[chosen], 1, queries=pool.space, method="exact"
+                pool.space[chosen],
+                1,
+                queries=pool.space,
+                method="exact",
+                device=getattr(self, "device", "cpu"),
             )
             self.assignments_[:] = nearest[:, 0]
             # Among copies of one row the nearest is ambiguous, but not for these.
@@ -266,7 +270,47 @@ class AnyRowsMixin:
         return super()._check_rows(X)
 
 
-class ClassifierSelectionRole(SelectionRole, abstract=True):
+class FitsClassifierMixin:
+    """Selectors with a ``classifier``: fit it, or take a frozen one as it is."""
+
+    def _fit_classifier(self, X, y, random, again=False, classifier=None):
+        """Return the classifier fitted; one that is frozen as it is.
+
+        Parameters
+        ----------
+        X : array-like of length n_rows
+        y : array-like of shape (n_rows,) or None
+        random : RandomState
+            Gives seeds where the classifier has none.
+        again : bool
+            Whether a copy of a frozen one is fitted on these labels, with its settings.
+        classifier : estimator or None
+            In the place of the selector's own.
+
+        Raises
+        ------
+        ValueError
+            If it must be fitted and no row has a label.
+        """
+        classifier = self.classifier if classifier is None else classifier
+        if isinstance(classifier, FrozenEstimator):
+            check_is_fitted(classifier)
+            if not again:
+                return classifier
+            while isinstance(classifier, FrozenEstimator):
+                classifier = classifier.estimator
+        if y is None or not is_labeled(y).any():
+            raise ValueError(
+                f"{type(self).__name__} asks a classifier, which needs labels to be "
+                "fitted: pass y with some labels (a first choice can be that of "
+                "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
+            )
+        if classifier is None:
+            return fit_partly_labeled(LogisticRegression(max_iter=1000), X, y)
+        return fit_partly_labeled(seeded_clone(classifier, random), X, y)
+
+
+class ClassifierSelectionRole(FitsClassifierMixin, SelectionRole, abstract=True):
     """Choose rows by what a classifier predicts for them.
 
     A selector gives ``_ask(pool, random)``, which fits the classifier and returns what
@@ -320,42 +364,6 @@ class ClassifierSelectionRole(SelectionRole, abstract=True):
         """Return the classifiers that are given."""
         return [] if self.classifier is None else [self.classifier]
 
-    def _fit_classifier(self, X, y, random, again=False, classifier=None):
-        """Return the classifier fitted; one that is frozen as it is.
-
-        Parameters
-        ----------
-        X : array-like of length n_rows
-        y : array-like of shape (n_rows,) or None
-        random : RandomState
-            Gives seeds where the classifier has none.
-        again : bool
-            Whether a copy of a frozen one is fitted on these labels, with its settings.
-        classifier : estimator or None
-            In the place of the selector's own.
-
-        Raises
-        ------
-        ValueError
-            If it must be fitted and no row has a label.
-        """
-        classifier = self.classifier if classifier is None else classifier
-        if isinstance(classifier, FrozenEstimator):
-            check_is_fitted(classifier)
-            if not again:
-                return classifier
-            while isinstance(classifier, FrozenEstimator):
-                classifier = classifier.estimator
-        if y is None or not is_labeled(y).any():
-            raise ValueError(
-                f"{type(self).__name__} asks a classifier, which needs labels to be "
-                "fitted: pass y with some labels (a first choice can be that of "
-                "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
-            )
-        if classifier is None:
-            return fit_partly_labeled(LogisticRegression(max_iter=1000), X, y)
-        return fit_partly_labeled(seeded_clone(classifier, random), X, y)
-
 
 class NetworkSelectionRole(SelectionRole, abstract=True):
     """Choose rows by a network that the selector itself trains: a `Learner`."""
@@ -369,6 +377,38 @@ class NetworkSelectionRole(SelectionRole, abstract=True):
         if pool.space is not None:
             self.assignments_[pool.X.bad] = -1
         return self
+
+    def _encode_y(self, y, samples):
+        """Set ``classes_``; return class codes, and where the classes before stand."""
+        if y is None or not is_labeled(y).any():
+            given = (
+                "the target y is None" if y is None else "all rows of y are unlabeled"
+            )
+            raise ValueError(
+                f"{type(self).__name__} trains a network on labeled rows: it requires "
+                f"y to be passed, but {given}: pass y with some labels (a first choice "
+                "can be that of USLSelector)."
+            )
+        column = check_labels(y, n_samples=len(samples))
+        labels = [encode_labels(column)[0]]
+        if self._continued is not None:
+            labels.append(self.classes_)
+            if len({isinstance(of.tolist()[0], str) for of in labels}) > 1:
+                raise ValueError(
+                    f"warm_start=True continues on the classes {self.classes_}, but "
+                    f"y has {labels[0]}: use warm_start=False."
+                )
+        classes, codes = encode_labels(
+            column, classes=np.unique(np.concatenate(labels))
+        )
+        n_read = len(np.unique(codes[(codes >= 0) & ~samples.bad]))
+        if n_read < 2:
+            raise ValueError(
+                f"The labeled image files that can be read are of {n_read} class(es), "
+                "but at least 2 are needed: label others, or replace them."
+            )
+        self.classes_ = classes
+        return codes, np.searchsorted(classes, labels[-1])
 
     def _forget(self, *names):
         """Drop what an earlier fit has trained: there is nothing to train now."""
@@ -417,7 +457,11 @@ class PredictedLossRole(NetworkSelectionRole, abstract=True):
                 size = max(self.n_candidates, pool.n_samples)
                 rows = random.choice(rows, size, replace=False)
             scores[rows] = self._train(samples, codes, places, rows, random)
-        return pool.highest(scores), scores
+        return self._order(pool, scores), scores
+
+    def _order(self, pool, scores):
+        """Return the rows to choose, in the order of asking."""
+        return pool.highest(scores)
 
     def _train(self, samples, codes, places, rows, random):
         """Train the network, and return the scores of the rows that are looked at.
@@ -438,38 +482,6 @@ class PredictedLossRole(NetworkSelectionRole, abstract=True):
         """Forget what an earlier fit has trained; a warm start keeps it."""
         if not self.warm_start:
             self._forget("net_", "classes_", "layers_", "n_cycles_", "n_iter_")
-
-    def _encode_y(self, y, samples):
-        """Set ``classes_``; return class codes, and where the classes before stand."""
-        if y is None or not is_labeled(y).any():
-            given = (
-                "the target y is None" if y is None else "all rows of y are unlabeled"
-            )
-            raise ValueError(
-                f"{type(self).__name__} trains a network on labeled rows: it requires "
-                f"y to be passed, but {given}: pass y with some labels (a first choice "
-                "can be that of USLSelector)."
-            )
-        column = check_labels(y, n_samples=len(samples))
-        labels = [encode_labels(column)[0]]
-        if self._continued is not None:
-            labels.append(self.classes_)
-            if len({isinstance(of.tolist()[0], str) for of in labels}) > 1:
-                raise ValueError(
-                    f"warm_start=True continues on the classes {self.classes_}, but "
-                    f"y has {labels[0]}: use warm_start=False."
-                )
-        classes, codes = encode_labels(
-            column, classes=np.unique(np.concatenate(labels))
-        )
-        n_read = len(np.unique(codes[(codes >= 0) & ~samples.bad]))
-        if n_read < 2:
-            raise ValueError(
-                f"The labeled image files that can be read are of {n_read} class(es), "
-                "but at least 2 are needed: label others, or replace them."
-            )
-        self.classes_ = classes
-        return codes, np.searchsorted(classes, labels[-1])
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -1,0 +1,355 @@
+"""Pages on this machine alone: an address with a token, and nothing from elsewhere."""
+
+import hmac
+import json
+import secrets
+import socket
+import threading
+import time
+from http.cookies import SimpleCookie
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from .photographs import SIDES, Unreadable
+from .session import LooksAlike, Stale
+
+HOST = "127.0.0.1"
+_STATIC = Path(__file__).parent / "static"
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_LONGEST = 2**16  # bytes that a page may send at once
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src "
+    "'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Guard:
+    """Let in the browser of the person who has the address, and nobody else.
+
+    A request needs the server's own name as its Host, so that no other name can be made
+    to lead here; the token, first in the address and then in a cookie; and, where it
+    changes anything, an Origin that is this server and a body of JSON, which no page of
+    another site can send.
+
+    Parameters
+    ----------
+    app : ASGI application
+    token : str
+    port : int
+    """
+
+    def __init__(self, app, token, port):
+        self.app, self.token = app, token
+        self.hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+        self.cookie = f"sklabel-{port}"  # the ports of a machine share their cookies
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+
+        async def send_guarded(message):
+            if message["type"] == "http.response.start":
+                own = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"]]
+                for name, value in _HEADERS.items():
+                    if name.encode() not in own:
+                        message["headers"].append((name.encode(), value.encode()))
+            await send(message)
+
+        response = self._refusal(scope, headers) or self._entrance(scope)
+        response = response or self._missing_cookie(headers) or self.app
+        await response(scope, receive, send_guarded)
+
+    def _refusal(self, scope, headers):
+        if headers.get(b"host", "") not in self.hosts:
+            return _problem("this server has another name.", 400)
+        origin = headers.get(b"origin")
+        allowed = {f"http://{host}" for host in self.hosts}
+        if origin is not None and origin not in allowed:
+            return _problem("requests of other pages are refused.", 403)
+        if headers.get(b"sec-fetch-site", "none") not in ("same-origin", "none"):
+            # a link to this server, which shows the page, is all right
+            if headers.get(b"sec-fetch-dest") != "document":
+                return _problem("requests of other pages are refused.", 403)
+        if scope["method"] == "POST":
+            kind = headers.get(b"content-type", "").partition(";")[0].strip()
+            if origin is None or kind != "application/json":
+                return _problem("requests of other pages are refused.", 403)
+            if not headers.get(b"content-length", "").isdigit():
+                return _problem("how long is it?", 411)
+            if int(headers[b"content-length"]) > _LONGEST:
+                return _problem("that is too long.", 413)
+        return None
+
+    def _entrance(self, scope):
+        """Return the answer to an address with the right token: a cookie."""
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if scope["method"] != "GET" or not self._is_token(given):
+            return None
+        response = RedirectResponse(scope["path"], 303)
+        response.set_cookie(
+            self.cookie, self.token, httponly=True, samesite="strict", path="/"
+        )
+        return response
+
+    def _missing_cookie(self, headers):
+        try:
+            given = SimpleCookie(headers.get(b"cookie", "")).get(self.cookie)
+        except Exception:  # a cookie of somebody else may be anything
+            given = None
+        if given is not None and self._is_token(given.value):
+            return None
+        text = "open the whole address that the program has printed, with its token."
+        return _problem(text, 403)
+
+    def _is_token(self, given):
+        return hmac.compare_digest(given.encode(), self.token.encode())
+
+
+def _problem(text, status, **more):
+    return JSONResponse({"error": text, **more}, status)
+
+
+# -- routes
+
+
+def page(name):
+    """Return a route's answer: a file of `static`."""
+    content, kind = (_STATIC / name).read_bytes(), _TYPES[Path(name).suffix]
+    return lambda request: Response(content, media_type=kind)
+
+
+def static_routes():
+    """Return a route for each file that a page loads; there are no other paths."""
+    return [
+        Route(f"/static/{path.name}", page(path.name))
+        for path in sorted(_STATIC.iterdir())
+        if path.suffix in (".css", ".js", ".svg")
+    ]
+
+
+def image_routes(names, photographs):
+    """Return routes to the images of a folder, by row."""
+
+    def image(request):
+        row, side = request.path_params["row"], request.path_params["side"]
+        if row >= len(names) or side not in SIDES:
+            return _problem("there is no such image.", 404)
+        try:
+            content, kind = photographs.file(row, side)
+        except Unreadable as error:
+            return _problem(f"{names[row]} cannot be read: {error}.", 415)
+        # the address holds a key that is new with every server
+        headers = {"cache-control": "private, max-age=86400, immutable"}
+        return Response(content, media_type=kind, headers=headers)
+
+    return [Route("/image/{key}/{row:int}/{side:int}", image)]
+
+
+def session_routes(session, names, *, near=None, about=(), finish=None):
+    """Return routes by which pages ask and change a session.
+
+    Parameters
+    ----------
+    session : Session
+    names : list of str
+        Of the rows.
+    near : callable or None
+        ``near(row)`` returns the rows like one.
+    about : dict
+        What a page is told beside: ``title``, ``list``, ``next`` (a command).
+    finish : callable or None
+        Called when the person has finished.
+    """
+    about = {"key": secrets.token_hex(6), **dict(about)}
+
+    def state(request):
+        session.refresh()
+        return JSONResponse({**session.state(), "about": about})
+
+    def pulse(request):
+        session.refresh()
+        return JSONResponse({"version": session.version, "turn": session.turn})
+
+    def row(request):
+        row = request.path_params["row"]
+        if row >= len(names):
+            return _problem("there is no such image.", 404)
+        rows = [] if near is None else near(row)
+        found = session.proposal(row)
+        return JSONResponse({"name": names[row], "near": rows, "proposal": found})
+
+    def change(function):
+        async def route(request):
+            body = await _body(request)
+            return await _in_thread(function, body)
+
+        return route
+
+    def answer(version, row, label=None, mark="", alike=False):
+        return session.answer(version, row, label, mark, alike)
+
+    def end():
+        if finish is not None:
+            finish()
+        return {}
+
+    posts = {
+        "answer": (answer, dict(version=int, row=int), dict(label=str, mark=str)),
+        "rename": (session.rename, dict(version=int, old=str, new=str), {}),
+        "undo": (session.undo, dict(version=int), {}),
+        "redo": (session.redo, dict(version=int), {}),
+        "more": (session.more, dict(n=int), {}),
+        "finish": (end, {}, {}),
+    }
+    return [
+        Route("/state", guarded(state)),
+        Route("/pulse", guarded(pulse)),
+        Route("/row/{row:int}", row),
+        *(
+            Route(f"/{name}", change(_checked(*what, session)), methods=["POST"])
+            for name, what in posts.items()
+        ),
+    ]
+
+
+def guarded(function):
+    """Return a route that tells what is wrong with the store."""
+
+    def route(request):
+        try:
+            return function(request)
+        except (ValueError, OSError) as error:
+            return _problem(_said(error), 422)
+
+    return route
+
+
+def _checked(function, needed, allowed, session):
+    """Return a function of the body of a request, whose entries have these types."""
+    kinds = {**needed, **allowed, "alike": bool}
+
+    def call(body):
+        wrong = not isinstance(body, dict) or set(needed) - set(body)
+        if wrong or any(type(v) is not kinds.get(k) for k, v in body.items()):
+            return _problem("this request is not understood.", 400)
+        try:
+            return JSONResponse(function(**body))
+        except Stale:
+            return _problem("it was changed elsewhere.", 409)
+        except LooksAlike as error:
+            return _problem(str(error), 422, label=error.label, known=error.known)
+        except (ValueError, OSError) as error:
+            return _problem(_said(error), 422)
+
+    return call
+
+
+def _said(error):
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the list'}: {error.strerror}."
+    return str(error)
+
+
+async def _body(request):
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError):
+        return None
+
+
+async def _in_thread(function, *args):
+    from starlette.concurrency import run_in_threadpool
+
+    return await run_in_threadpool(function, *args)
+
+
+def labeling_routes(session, names, photographs, **settings):
+    """Return all routes of the labeling page."""
+    return [
+        Route("/", page("label.html")),
+        *static_routes(),
+        *image_routes(names, photographs),
+        *session_routes(session, names, **settings),
+    ]
+
+
+# -- the server
+
+
+class Server:
+    """Pages served on this machine, from a thread of its own.
+
+    Parameters
+    ----------
+    routes : list of Route
+    port : int
+        0: a free one.
+
+    Attributes
+    ----------
+    url : str
+        The address, with the token.
+    """
+
+    def __init__(self, routes, port=0):
+        self.token = secrets.token_urlsafe(24)
+        try:
+            self._socket = socket.create_server((HOST, port))
+        except OSError as error:
+            raise ValueError(
+                f"port {port} is not free ({error.strerror}): give another, or none."
+            ) from None
+        self.port = self._socket.getsockname()[1]
+        self.url = f"http://{HOST}:{self.port}/?token={self.token}"
+        app = Guard(Starlette(routes=routes), self.token, self.port)
+        config = uvicorn.Config(
+            app,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), daemon=True
+        )
+
+    def start(self):
+        """Begin to serve."""
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.01)
+
+    def wait(self):
+        """Wait until somebody stops the server."""
+        while self._thread.is_alive():
+            self._thread.join(0.2)  # Ctrl-C is noticed in between
+
+    def finish(self):
+        """Stop soon, when what is asked now has been answered."""
+        self._server.should_exit = True
+
+    def stop(self):
+        """Stop, and wait for the end."""
+        self.finish()
+        self._thread.join(5)
+        self._socket.close()

@@ -1,0 +1,203 @@
+"""sklabel evaluate: compare predictions with the labels of a person."""
+
+from collections import Counter
+from pathlib import Path
+
+from . import inputs, lists, models, options, outputs, predict, tables
+
+_SHOWN = 10  # confusions
+_BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "evaluate",
+        usage="sklabel evaluate [options] LABELS [LABELS ...] FOLDER "
+        "(--model DIR | --predictions CSV)",
+        help="compare predictions with the labels of a person",
+        description="Tell how many predictions are right by the labels that a person "
+        "has given: accuracy with an interval of 95 %%, precision and recall of each "
+        "class, confusions, and whether the confidence can be believed. The interval "
+        "is right where the labeled images were drawn at random, and the model has not "
+        "learned from them.",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="LABELS FOLDER",
+        help="lists with the labels of a person, then the folder of image files",
+    )
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument(
+        "--model", metavar="DIR", help="folder of a model that fit has kept"
+    )
+    group.add_argument(
+        "--predictions",
+        nargs="+",
+        metavar="CSV",
+        help="lists that fit, predict or import has written; images whose label was "
+        "given there are left out",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="CSV",
+        help="where to write each image with both labels, the surest mistakes first",
+    )
+    options.add_lists(parser)
+    options.add_cache(parser)
+    options.add_reading(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args):
+    """Compare predictions with given labels."""
+    paths = args.paths
+    if args.predictions and len(paths) == 1:  # the folder was taken for a list
+        paths = [*paths, args.predictions.pop()]
+    *args.lists, args.folder = options.lists_and_folder(paths, "evaluate")
+    if args.predictions == []:
+        raise ValueError("--predictions has no CSV (see sklabel evaluate --help)")
+    options.check_device(args.device)
+    outputs.check_folder(args.cache, "--cache", args)
+    if args.out is not None:
+        outputs.check_csv(Path(args.out), "--out", args)
+    files = inputs.list_images(args.folder, least=1)
+    given = lists.read(args.lists, files, args.folder, args).given
+    if not given:
+        raise ValueError(
+            f"{' and '.join(args.lists)} has no given label: fill in some cells."
+        )
+    said, note = _predictions(given, files, args)
+    known = [name for name in given if name in said]
+    if not known:
+        raise ValueError(f"there is no prediction for an image with a label{note}.")
+    truth = [str(given[name]) for name in known]
+    predicted = [str(said[name].label) for name in known]
+    confidence = [said[name].confidence for name in known]
+    if args.out is not None:
+        content = tables.as_marked(args.command, *_rows(known, truth, said))
+        with outputs.writing(args, csv=(Path(args.out), content)):
+            pass
+    text = f"{len(known)} images with a label and a prediction{note}.\n\n"
+    text += _accuracy(truth, predicted) + "\n"
+    text += _classes(truth, predicted) + _confusions(truth, predicted)
+    text += _calibration(truth, predicted, confidence)
+    outputs.show(text)
+
+
+def _predictions(given, files, args):
+    """Return {name: `lists.Entry`} and what must be said of it."""
+    if args.model is not None:
+        models.prepare()
+        classifier = models.load_classifier(args)
+        asked = {name: path for name, path in files.items() if name in given}
+        names, X = predict.read(asked, classifier, args)
+        return models.predict(classifier, X, names), ""
+    entries = lists.entries(args.predictions, files, args.folder, args)
+    said = {e.name: e for e in entries if e.label and not e.is_given}
+    # a label that the person has corrected since was predicted nonetheless
+    said |= {
+        e.name: lists.predicted_entry(e.name, e.predicted, "")
+        for e in entries
+        if e.corrected and e.predicted
+    }
+    n = sum(e.is_given and not e.corrected and e.name in given for e in entries)
+    note = f"; {n} whose label was given to the model are left out" if n else ""
+    return said, note
+
+
+def _rows(names, truth, said):
+    """Return the header and the rows of the CSV: mistakes first, the surest first."""
+
+    def order(pair):
+        name, label = pair
+        entry = said[name]
+        return entry.label == label, -float(entry.confidence or 0)
+
+    rows = [
+        [
+            name,
+            label,
+            said[name].label,
+            said[name].confidence,
+            int(label == said[name].label),
+        ]
+        for name, label in sorted(zip(names, truth, strict=True), key=order)
+    ]
+    return ["path", "label", "predicted", "confidence", "right"], rows
+
+
+def _accuracy(truth, predicted):
+    low, high = interval(sum(map(str.__eq__, truth, predicted)), len(truth))
+    right = sum(map(str.__eq__, truth, predicted)) / len(truth)
+    return (
+        f"{100 * right:.1f} % are right, between {100 * low:.0f} and "
+        f"{100 * high:.0f} % with a probability of 95 %.\n"
+    )
+
+
+def interval(hits, n):
+    """Return where an accuracy lies with a probability of 95 %."""
+    from .._core.calibration import beta_interval
+
+    return beta_interval(hits + 0.5, n - hits + 0.5)
+
+
+def _classes(truth, predicted):
+    of_truth, of_predicted = Counter(truth), Counter(predicted)
+    both = Counter(t for t, p in zip(truth, predicted, strict=True) if t == p)
+    rows = []
+    for name in sorted(of_truth | of_predicted):
+        n, m, hits = of_truth[name], of_predicted[name], both[name]
+        rows.append([name, str(n), str(m), _percent(hits, m), _percent(hits, n)])
+    return _table(["class", "labeled", "predicted", "precision", "recall"], rows)
+
+
+def _confusions(truth, predicted):
+    pairs = Counter((t, p) for t, p in zip(truth, predicted, strict=True) if t != p)
+    if not pairs:
+        return ""
+    rows = [[str(n), t, p] for (t, p), n in pairs.most_common(_SHOWN)]
+    return _table(["images", "labeled", "but predicted"], rows, left=(1, 2))
+
+
+def _calibration(truth, predicted, confidence):
+    told = [
+        (float(c), t == p)
+        for c, t, p in zip(confidence, truth, predicted, strict=True)
+        if c
+    ]
+    if not told:
+        return ""
+    rows, gap = [], 0.0
+    for low, high in zip(_BINS[:-1], _BINS[1:], strict=True):
+        own = [(c, right) for c, right in told if low <= c < high]
+        if own:
+            mean = sum(c for c, _ in own) / len(own)
+            hits = sum(right for _, right in own)
+            gap += abs(mean * len(own) - hits)
+            place = f"{low:.2f} to {high:.2f}"
+            rows.append(
+                [place, str(len(own)), _percent(mean), _percent(hits, len(own))]
+            )
+    table = _table(["confidence", "images", "mean", "right"], rows)
+    return (
+        f"{table}Mean difference of confidence and accuracy: {gap / len(told):.3f}.\n"
+    )
+
+
+def _percent(hits, n=1):
+    return f"{100 * hits / n:.0f} %" if n else "-"
+
+
+def _table(header, rows, left=(0,)):
+    """Return a table as text."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = []
+    for row in [header, *rows]:
+        cells = [
+            cell.ljust(w) if i in left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n\n"

@@ -1,0 +1,91 @@
+"""Files of other programs: what `export` writes and `import` reads."""
+
+from typing import Any, NamedTuple
+
+
+class Found(NamedTuple):
+    """What one annotation, or one prediction, of another program says of an image.
+
+    Parameters
+    ----------
+    place : str
+        Path or address of the image, as the file has it.
+    labels : tuple of str
+        Empty: there is none.
+    confidence : float or None
+    is_given : bool
+        Whether a person has said it.
+    by : str
+        Who has said it, "" where it is not known.
+    when : str
+        Texts of later times are larger.
+    predicted : str
+        What a model has said, where a person has changed it.
+    others : tuple of (str, float)
+        The next likely classes.
+    """
+
+    place: str
+    labels: tuple = ()
+    confidence: Any = None
+    is_given: bool = True
+    by: str = ""
+    when: str = ""
+    predicted: str = ""
+    others: tuple = ()
+
+
+def of_entry(place, entry):
+    """Return `Found` of an entry of ours, without what a format has no room for."""
+    labels = (str(entry.label),) if entry.label else ()
+    confidence = number(entry.confidence)
+    return Found(
+        place, labels, confidence, entry.is_given, "", "", entry.predicted, entry.others
+    )
+
+
+def attributes(entry):
+    """Return what a format has no field for, as a dict of texts and numbers."""
+    told = {"path": entry.name, "source": entry.source, "predicted": entry.predicted}
+    if entry.others:
+        told["others"] = [[label, number(p)] for label, p in entry.others]
+    return told
+
+
+def of_attributes(place, labels, confidence, told):
+    """Return `Found` from a dict of `attributes`, or of another program's."""
+    told = told if isinstance(told, dict) else {}
+    ours = isinstance(told.get("source"), str) and "predicted" in told
+    others = told.get("others") if ours else None
+    is_given = told["source"] != "predicted" if ours else confidence is None
+    return Found(
+        text(told["path"]) if ours and told.get("path") else place,
+        labels,
+        None if is_given else confidence,
+        is_given,
+        predicted=text(told["predicted"]) if ours else "",
+        others=tuple(
+            (text(pair[0]), number(pair[1]))
+            for pair in (others if isinstance(others, list) else [])
+            if isinstance(pair, list) and len(pair) == 2
+        ),
+    )
+
+
+def number(value):
+    """Return a confidence between 0 and 1, or None."""
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        return None
+    return value if 0 <= value <= 1 else None
+
+
+def text(value):
+    """Return a value of JSON as the text of a label or a path."""
+    return "" if value is None else str(value)
+
+
+def wrong(path, what):
+    """Return the error for a file that is not what it seems to be."""
+    return ValueError(f"{path} {what}")

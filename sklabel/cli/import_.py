@@ -1,0 +1,250 @@
+"""sklabel import: take labels back from other programs."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+from . import fit, inputs, lists, options, outputs, tables
+from .formats import Found, coco, fiftyone, folders, label_studio, number, parquet
+from .formats.places import Finder, plain
+
+_CONFLICTS = ("refuse", "skip", "majority", "latest")
+
+
+def add_parser(commands):
+    parser = commands.add_parser(
+        "import",
+        help="take labels back from other programs",
+        description="Read the labels that another program has written, and write a "
+        "CSV for fit. The format is recognized: JSON and JSON-MIN of Label Studio, "
+        "COCO, labels.json of FiftyOne, a folder of class folders, CSV, Parquet. What "
+        "a person has said is given, what a model has said is predicted, with its "
+        "confidence.",
+    )
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="files, or folders of class folders"
+    )
+    parser.add_argument(
+        "--out",
+        default=fit.OUT,
+        metavar="CSV",
+        help=f"where to write the labels (default {fit.OUT})",
+    )
+    parser.add_argument(
+        "--folder",
+        metavar="FOLDER",
+        help="folder of the image files: paths and addresses are matched with them, "
+        "also those of uploads, and become paths in the folder",
+    )
+    parser.add_argument(
+        "--skip-missing",
+        action="store_true",
+        help="leave out images that are not in --folder",
+    )
+    parser.add_argument(
+        "--conflict",
+        choices=_CONFLICTS,
+        default="refuse",
+        help="where an image has several labels: refuse all (default), skip the image, "
+        "or take what the majority or the latest annotation says",
+    )
+    parser.add_argument(
+        "--annotator",
+        metavar="WHO",
+        help="only what this person has said: a number or an address, as the file has "
+        "it",
+    )
+    parser.add_argument(
+        "--path-column",
+        metavar="NAME",
+        help="column, or key of the task, with the image (default: path, or what is "
+        "recognized)",
+    )
+    parser.add_argument(
+        "--label-column",
+        metavar="NAME",
+        help="column with the label, or name of the labels in Label Studio (default: "
+        "label, or what is recognized)",
+    )
+    options.add_writing(parser)
+    options.add_traceback(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args):
+    """Write a CSV of the labels that other programs have written."""
+    if args.skip_missing and args.folder is None:
+        raise ValueError("--skip-missing is for --folder: give the folder.")
+    out = Path(args.out)
+    outputs.check_csv(out, "--out", args)
+    if out.exists() and any(os.path.exists(f) and out.samefile(f) for f in args.files):
+        raise ValueError(f"--out {out} is what is read: give another.")
+    finder = None
+    if args.folder is not None:
+        finder = Finder(inputs.list_images(args.folder, least=1), args.folder)
+    found, missing = {}, []
+    for path in args.files:
+        for one in _read(path, args):
+            if args.annotator is not None and one.is_given and one.labels:
+                if one.by != args.annotator:
+                    one = Found(one.place)
+            name = plain(one.place) if finder is None else finder.find(one.place, path)
+            if name is None:
+                missing.append((path, one.place))
+            else:
+                found.setdefault(name, []).append(one)
+    if missing and not args.skip_missing:
+        (path, place), n = missing[0], len({place for _, place in missing}) - 1
+        more = f" and {n} more" if n else ""
+        raise ValueError(
+            f"{path} names {place!r}{more}, but no such image is in {args.folder}. "
+            "--skip-missing leaves such images out."
+        )
+    entries, conflicts = _entries(found, args.conflict)
+    if conflicts and args.conflict == "refuse":
+        (name, labels), n = conflicts[0], len(conflicts) - 1
+        more = f", and {n} more images have several" if n else ""
+        raise ValueError(
+            f"{name!r} has several labels: {', '.join(map(repr, labels))}{more}. "
+            "--conflict majority, latest or skip decides."
+        )
+    if not any(entry.label for entry in entries):
+        raise ValueError(f"there is no label in {' and '.join(args.files)}.")
+    content = tables.as_marked(args.command, *lists.rows(entries))
+    with outputs.writing(args, csv=(out, content)):
+        pass
+    _tell(entries, conflicts, missing, out, args)
+
+
+def _tell(entries, conflicts, missing, out, args):
+    sources = Counter(entry.source for entry in entries)
+    classes = {str(entry.label) for entry in entries if entry.label}
+    told = [f"{sources['given']} labels given", f"{sources['predicted']} predicted"]
+    told.append(f"{sources['']} images without a label")
+    told.append(f"{len(classes)} classes")
+    if conflicts:
+        told.append(f"{len(conflicts)} images had several labels")
+    n_missing = len({place for _, place in missing})
+    if n_missing:
+        told.append(f"{n_missing} images are not in {args.folder}")
+    folder = args.folder or "FOLDER"
+    if args.folder is None and len(args.files) == 1 and os.path.isdir(args.files[0]):
+        folder = args.files[0]
+    to = outputs.free_csv(fit.OUT, "fit", taken=[out])
+    changed = {} if str(to) == fit.OUT else {"out": str(to)}
+    then = options.command_line("fit", out, folder, **changed)
+    outputs.show(f"{out}: {', '.join(told)}. Then: {then}\n")
+
+
+def _read(path, args):
+    """Return a list of `Found` of a file or a folder."""
+    if os.path.isdir(path):
+        labels = Path(path, "labels.json")
+        if labels.is_file():
+            return _where_it_is(_read(str(labels), args), Path(path, "data.json"))
+        return folders.read(path, inputs.list_images(path, least=1), "export")
+    head = Path(path).read_bytes()[:4096]
+    if head.startswith(b"PAR1"):
+        header, rows = parquet.read(path)
+        rows = [[tables.escape(cell) for cell in row] for row in rows]
+        numbered = [tables.Row(line, row) for line, row in enumerate(rows, 2)]
+        return _of_table(tables.Table(path, header, numbered), args)
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
+        return _of_json(path, args)
+    wanted = [args.path_column or "path", args.label_column or "label"]
+    return _of_table(tables.read(path, wanted), args)
+
+
+def _where_it_is(found, data):
+    """Replace names by the paths that FiftyOne has written beside its labels."""
+    places = {}
+    if data.is_file():
+        places = json.loads(data.read_text(encoding="utf-8"))
+    return [one._replace(place=places.get(one.place, one.place)) for one in found]
+
+
+def _of_json(path, args):
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+    if coco.is_ours(data):
+        return coco.read(path, data)
+    if fiftyone.is_ours(data):
+        return fiftyone.read(path, data)
+    if label_studio.is_ours(data):
+        return label_studio.read(path, data, args.path_column, args.label_column)
+    raise ValueError(
+        f"{path} is neither a JSON file of Label Studio, nor of COCO, nor "
+        "labels.json of FiftyOne."
+    )
+
+
+def _of_table(table, args):
+    found = []
+    for _, cell, entry in lists.table_entries(
+        table, args.path_column or "path", args.label_column or "label"
+    ):
+        if not cell.strip():
+            continue
+        labels = (entry.label,) if entry.label else ()
+        if entry.label.startswith('{"choices"'):  # several, as Label Studio has them
+            labels = label_studio.as_labels(json.loads(entry.label))
+        found.append(
+            Found(
+                tables.unescape(cell),
+                tuple(labels),
+                number(entry.confidence),
+                entry.source != "predicted",
+                predicted=entry.predicted,
+                others=entry.others,
+            )
+        )
+    return found
+
+
+def _entries(found, conflict):
+    """Return the entry of each image, and (name, labels) of those with several."""
+    entries, conflicts = [], []
+    for name, said in found.items():
+        told = [one for one in said if one.is_given and one.labels]
+        models = [one for one in said if not one.is_given and one.labels]
+        predicted = models[-1].labels[0] if models else ""
+        predicted = predicted or next((o.predicted for o in said if o.predicted), "")
+        labels = {one.labels for one in told}
+        label = None
+        if len(labels) > 1 or any(len(several) > 1 for several in labels):
+            every = dict.fromkeys(label for one in told for label in one.labels)
+            conflicts.append((name, list(every)))
+            label = _decide(told, conflict)
+        elif labels:
+            label = labels.pop()[0]
+        if label is not None:
+            entries.append(lists.given_entry(name, label, predicted))
+        elif models and not told:
+            entries.append(_of_model(name, models[-1]))
+        else:
+            entries.append(lists.Entry(name, "", "", "", predicted))
+    return entries, conflicts
+
+
+def _of_model(name, one):
+    told = "" if one.confidence is None else f"{min(one.confidence, 0.9999):.4f}"
+    others = tuple(
+        (label, "" if number(p) is None else f"{float(p):.4f}")
+        for label, p in one.others
+    )
+    return lists.predicted_entry(name, one.labels[0], told, others)
+
+
+def _decide(told, conflict):
+    """Return the label of an image that has several, or None."""
+    if conflict == "latest":
+        last = max(enumerate(told), key=lambda pair: (pair[1].when, pair[0]))[1]
+        return last.labels[0] if len(last.labels) == 1 else None
+    if conflict == "majority":
+        counts = Counter(label for one in told for label in one.labels).most_common(2)
+        if len(counts) == 1 or counts[0][1] > counts[1][1]:
+            return counts[0][0]
+    return None
