@@ -84,7 +84,15 @@ def imports(path):
             base = package[: len(package) - node.level + 1]
             inside = ".".join((*base, *(node.module or "").split("."))).strip(".")
             if node.module:
-                yield node.lineno, f".{inside}", names
+                of_files = [
+                    n
+                    for n in names
+                    if (ROOT / inside.replace(".", "/") / f"{n}.py").exists()
+                ]
+                for name in of_files:
+                    yield node.lineno, f".{inside}.{name}", []
+                if len(of_files) < len(names):
+                    yield node.lineno, f".{inside}", names
             else:  # from . import a, b: each name is a module or a name of __init__
                 for name in names:
                     yield node.lineno, f".{inside}.{name}" if inside else f".{name}", []
