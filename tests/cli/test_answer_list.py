@@ -79,8 +79,8 @@ def test_predictions_are_open_and_come_back(here):
         "fit",
         lists.HEADER,
         [
-            lists.row_of_prediction("0.png", "red", "0.9000"),
-            lists.row_of_label("1.png", "blue", "blue"),
+            lists.predicted_entry("0.png", "red", "0.9000").row(),
+            lists.given_entry("1.png", "blue", "blue").row(),
         ],
     )
     Path("list.csv").write_bytes(content)
