@@ -60,7 +60,8 @@ def add_parser(commands):
 
 def run(args):
     """Write the report."""
-    from .._pages import report as page
+    from .._pages.report import classes as table_of
+    from .._pages.report import curve, figures, made, map_of, page, pictures, thumbnails
 
     *args.lists, args.folder = options.lists_and_folder(args.paths, "report")
     options.check_device(args.device)
@@ -86,30 +87,28 @@ def run(args):
 
     paths = [files[entry.name] for entry in labeled]
     classes = _classes(labeled, names)
-    addresses, n_bytes = page.thumbnails(
-        paths, _order(classes), _BYTES, args.max_pixels
-    )
+    addresses, n_bytes = thumbnails(paths, _order(classes), _BYTES, args.max_pixels)
     wanted = len(set(_order(classes)))
     missing = wanted - len(addresses)
     told = f"Pictures: {len(addresses)}, {n_bytes / 1e6:.1f} MB of at most "
     told += f"{_BYTES / 1e6:.0f} MB"
     told += f"; {missing} left out or not readable." if missing else "."
     title = args.title or f"Labels of {Path(args.folder).resolve().name}"
-    text = page.page(
+    text = page(
         title,
         f"{len(labeled):,} labeled images in {len(names)} classes",
         [
-            page.figures(_figures(labeled, files, estimate)),
-            page.classes(classes),
-            page.curve(_curve(labeled)),
-            page.map_of(points, names, note),
-            page.pictures(
+            figures(_figures(labeled, files, estimate)),
+            table_of(classes),
+            curve(_curve(labeled)),
+            map_of(points, names, note),
+            pictures(
                 classes,
                 addresses,
                 "The numbers are confidences. The least sure images are the ones to "
                 "look at next.",
             ),
-            page.made([*_made(encoder, estimate, args), ("Pictures", told, False)]),
+            made([*_made(encoder, estimate, args), ("Pictures", told, False)]),
         ],
         sklabel.__version__,
     )
