@@ -117,19 +117,19 @@ def self_adaptive_fairness(logits, weights, mean_prediction, class_shares):
     .. [1] Y. Wang et al., "FreeMatch: self-adaptive thresholding for semi-supervised
        learning", ICLR 2023; equations 9 to 12.
     """
-    used = weights > 0
-    if not used.any():
-        return at_least_float32(logits).sum() * 0
-    q = at_least_float32(logits)[used].softmax(-1)
-    counts = torch.bincount(q.argmax(-1), minlength=q.shape[-1])
+    q = at_least_float32(logits).softmax(-1)
+    used = (weights > 0)[:, None].to(q)  # no row is taken out: a device need not wait
+    n_used = used.sum().clamp_min(1)
+    shares = (used * F.one_hot(q.argmax(-1), q.shape[-1])).sum(0) / n_used
 
     def normalized(p, shares):
         scaled = torch.where(shares > 0, p / shares.clamp_min(1e-30), 0)
-        return scaled / scaled.sum()
+        return scaled / scaled.sum().clamp_min(1e-30)
 
     wanted = normalized(mean_prediction.to(q), class_shares.to(q))
-    found = normalized(q.mean(0), counts.to(q) / len(q))
-    return (wanted * (found + 1e-12).log()).sum()
+    found = normalized((used * q).sum(0) / n_used, shares)
+    loss = (wanted * (found + 1e-12).log()).sum()
+    return torch.where(used.any(), loss, loss * 0)
 
 
 def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):

@@ -6,6 +6,7 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from .._core.checks import check_number
 from .averages import ramped_decay
@@ -409,11 +410,11 @@ class FreeThresholds(_Averaging):
         # this step's predictions count in this step's thresholds
         p = (logits / self.temperature).softmax(1)
         confidence, classes = p.max(1)
-        counts = torch.bincount(classes, minlength=p.shape[1])
+        shares = one_hot(classes, p.shape[1]).to(p).mean(0)
         rate = self._next_rate()
         self.confidence.lerp_(confidence.mean(), rate)
         self.mean_prediction.lerp_(p.mean(0), rate)
-        self.class_shares.lerp_(counts / len(p), rate)
+        self.class_shares.lerp_(shares, rate)
 
 
 class SoftWeights(_Averaging):
