@@ -165,7 +165,7 @@ def _adapted(weights, gradients, group):
     return updates
 
 
-def param_groups(module, weight_decay, lr_scales=None):
+def param_groups(module, weight_decay, lr_scales=None, alike=False):
     """Split parameters into those that decay and those that do not.
 
     Parameters
@@ -175,6 +175,8 @@ def param_groups(module, weight_decay, lr_scales=None):
         For the first group.
     lr_scales : dict or None, default=None
         {name of a part: factor on the learning rate}; None: 1 for all.
+    alike : bool, default=False
+        Whether all of them decay and are adapted, biases and norms too: SwAV.
 
     Returns
     -------
@@ -196,9 +198,9 @@ def param_groups(module, weight_decay, lr_scales=None):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            decays = parameter.ndim >= 2 and not isinstance(part, _NORMS)
-            alike = found.setdefault(scales.get(id(parameter)), ([], []))
-            alike[0 if decays else 1].append(parameter)
+            decays = alike or (parameter.ndim >= 2 and not isinstance(part, _NORMS))
+            both = found.setdefault(scales.get(id(parameter)), ([], []))
+            both[0 if decays else 1].append(parameter)
     groups = []
     for scale, (decayed, plain) in found.items():
         own = {} if scale is None else {"lr_scale": scale}

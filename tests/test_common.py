@@ -125,6 +125,7 @@ SHORT = {
     "SupervisedClassifier": {"max_steps": 50},
     "LADASelector": {"max_steps": 20, "policy_epochs": 1},
     "LearningLossSelector": {"max_steps": 20, "width": 16},
+    "SRAALSelector": {"max_steps": 10, "width": 2},
     "TODSelector": {"max_steps": 20, "batch_size": 16},
     "USLTSelector": {"max_steps": 3, "n_heads": 2},
     "VAALSelector": {"max_steps": 10, "width": 2},
@@ -190,6 +191,7 @@ SHORTEST = {
     "SupervisedClassifier": {"max_steps": 2},
     "LADASelector": {"max_steps": 2, "policy_epochs": 1},
     "LearningLossSelector": {"max_steps": 2, "width": 16},
+    "SRAALSelector": {"max_steps": 2, "width": 2},
     "TODSelector": {"max_steps": 2, "batch_size": 8},
     "USLTSelector": {
         "max_steps": 2,

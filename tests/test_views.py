@@ -377,7 +377,7 @@ METHODS = {
         (X, Y),
         """
         network  w1(labeled) [w2(unlabeled)] s1(w3(unlabeled))
-        teacher  [s2(labeled)]
+        teacher  [s2(w1(labeled))]
         """,
     ),
     "MixMatch: views are guessed together, then all of them learn": (

@@ -29,7 +29,7 @@ y = np.full(len(X), -1)
 y[labeled] = truth[labeled]
 
 classifier = FixMatchClassifier(
-    weak_augment=Weak(flip=0), batch_size=16, max_steps=400, random_state=0
+    weak_augment=Weak(flip=0), batch_size=16, max_steps=300, random_state=0
 ).fit(X, y)
 
 # %%

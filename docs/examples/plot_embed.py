@@ -29,7 +29,7 @@ views = Contrastive(flip=0, crop=(0.4, 1.0), rotate=15, jitter=0.2)
 settings = {"augment": views, "batch_size": 128, "random_state": 0}
 embeddings = {
     "Before training": MoCoTransformer(max_steps=1, lr=1e-9, **settings),
-    "After training": MoCoTransformer(max_epochs=25, **settings),
+    "After training": MoCoTransformer(max_epochs=18, **settings),
 }
 embeddings = {name: e.fit_transform(X) for name, e in embeddings.items()}
 

@@ -40,7 +40,7 @@ network.fc = torch.nn.Identity()
 trained = SimCLRTransformer(
     backbone=network,
     augment=Contrastive(flip=0, crop=(0.4, 1.0), rotate=15, jitter=0.2),
-    max_epochs=8,
+    max_epochs=5,
     random_state=0,
 ).fit(images[truth < 5])
 folder = tempfile.mkdtemp()

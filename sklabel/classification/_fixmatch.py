@@ -61,7 +61,11 @@ class _FixMatch(AveragedClassifier):
 
     def loss(self, x, y):
         x_labeled, x_unlabeled, labels, rows = split_labeled(x, y)
-        views = [self.weak(x_labeled)]
+        return self.loss_of(self.weak(x_labeled), labels, x_unlabeled, rows)
+
+    def loss_of(self, seen, labels, x_unlabeled, rows):
+        """Return the loss, given the weak views of the labeled rows."""
+        views = [seen]
         if len(rows):
             views += [self.weak(x_unlabeled), self.strong(self.weak(x_unlabeled))]
         labeled, *others = self._logits(views)
@@ -116,12 +120,11 @@ class _FixMatch(AveragedClassifier):
 
 
 class _CTAugmented(_FixMatch):
-    """The strong views learn from the labeled rows how strong they may be."""
+    """The strong views learn from weak ones of labeled rows how strong they may be."""
 
-    def loss(self, x, y):
-        loss = super().loss(x, y)
-        x_labeled, _, labels, _ = split_labeled(x, y)
-        probe_policy_(self.strong, self.average, x_labeled, labels)
+    def loss_of(self, seen, labels, x_unlabeled, rows):
+        loss = super().loss_of(seen, labels, x_unlabeled, rows)
+        probe_policy_(self.strong, self.average, seen, labels)
         return loss
 
 

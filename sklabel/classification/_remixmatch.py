@@ -70,7 +70,8 @@ class _ReMixMatch(AveragedClassifier):
             guesses = guessed_labels(weak[None], self.temperature)
             targets += [guesses] * (1 + self.n_augmentations)
         if hasattr(self.strong, "probe"):
-            probe_policy_(self.strong, self.average, x_labeled, labels)
+            seen = self.weak(x_labeled)
+            probe_policy_(self.strong, self.average, seen, labels)
         views, targets = torch.cat(views), torch.cat(targets)
         order = torch.randperm(len(views), device=x.device)
         weights = to_device(mixing_weights(len(views), self.alpha), x.device)
