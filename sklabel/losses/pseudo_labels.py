@@ -249,29 +249,6 @@ def mixup(x, order, weights):
     return weights * x + (1 - weights) * x[order]
 
 
-def mixing_weights(n, alpha):
-    """Draw the share that each row keeps of itself in a mixture, at least one half.
-
-    Parameters
-    ----------
-    n : int
-    alpha : float
-        >= 0; 0: all of it.
-
-    Returns
-    -------
-    weights : Tensor of shape (n,)
-        The larger of a and 1 - a for a drawn from Beta(alpha, alpha), on the CPU.
-    """
-    check_number(0, alpha=alpha)
-    if alpha == 0:
-        return torch.ones(n)
-    # by logarithms of Gamma(alpha), which for a small alpha is mostly below 1e-38
-    gamma = torch.distributions.Gamma(alpha + 1, 1.0).sample((2, n)).log()
-    gamma += torch.rand(2, n).log() / alpha
-    return (gamma[0] - gamma[1]).abs().sigmoid()
-
-
 def mixmatch_losses(logits, targets, n_labeled):
     """Return MixMatch's two terms: cross-entropy, and squared error of probabilities.
 
