@@ -18,8 +18,13 @@ from .._core.parameters import (
 )
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
-from ..losses import guessed_labels, mixing_weights, mixmatch_losses, mixup
-from ..modules import AveragedClassifier, PredictedClasses, linear_classifier
+from ..losses import guessed_labels, mixmatch_losses, mixup
+from ..modules import (
+    AveragedClassifier,
+    PredictedClasses,
+    linear_classifier,
+    mixing_weights,
+)
 from ..optim import linear_ramp
 
 

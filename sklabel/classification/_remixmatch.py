@@ -22,12 +22,13 @@ from .._core.parameters import (
 )
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
-from ..losses import guessed_labels, mixing_weights, mixup
+from ..losses import guessed_labels, mixup
 from ..modules import (
     AveragedClassifier,
     DistributionAlignment,
     PredictedClasses,
     linear_classifier,
+    mixing_weights,
     probe_policy_,
 )
 from ..optim import linear_ramp

@@ -118,18 +118,18 @@ def self_adaptive_fairness(logits, weights, mean_prediction, class_shares):
        learning", ICLR 2023; equations 9 to 12.
     """
     q = at_least_float32(logits).softmax(-1)
-    used = (weights > 0).to(q)
+    used = (weights > 0)[:, None].to(q)  # no row is taken out: a device need not wait
     n_used = used.sum().clamp_min(1)
-    counts = used @ F.one_hot(q.argmax(-1), q.shape[-1]).to(q)
+    shares = (used * F.one_hot(q.argmax(-1), q.shape[-1])).sum(0) / n_used
 
     def normalized(p, shares):
         scaled = torch.where(shares > 0, p / shares.clamp_min(1e-30), 0)
         return scaled / scaled.sum().clamp_min(1e-30)
 
     wanted = normalized(mean_prediction.to(q), class_shares.to(q))
-    found = normalized(used @ q / n_used, counts / n_used)
+    found = normalized((used * q).sum(0) / n_used, shares)
     loss = (wanted * (found + 1e-12).log()).sum()
-    return torch.where(used.any(), loss, 0.0)
+    return torch.where(used.any(), loss, loss * 0)
 
 
 def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):
@@ -247,29 +247,6 @@ def mixup(x, order, weights):
     """
     weights = weights.to(x).reshape(-1, *[1] * (x.ndim - 1))
     return weights * x + (1 - weights) * x[order]
-
-
-def mixing_weights(n, alpha):
-    """Draw the share that each row keeps of itself in a mixture, at least one half.
-
-    Parameters
-    ----------
-    n : int
-    alpha : float
-        >= 0; 0: all of it.
-
-    Returns
-    -------
-    weights : Tensor of shape (n,)
-        The larger of a and 1 - a for a drawn from Beta(alpha, alpha), on the CPU.
-    """
-    check_number(0, alpha=alpha)
-    if alpha == 0:
-        return torch.ones(n)
-    # by logarithms of Gamma(alpha), which for a small alpha is mostly below 1e-38
-    gamma = torch.distributions.Gamma(alpha + 1, 1.0).sample((2, n)).log()
-    gamma += torch.rand(2, n).log() / alpha
-    return (gamma[0] - gamma[1]).abs().sigmoid()
 
 
 def mixmatch_losses(logits, targets, n_labeled):

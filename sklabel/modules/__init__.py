@@ -37,6 +37,7 @@ from .pseudo_labels import (
     PredictedClasses,
     RelativeThreshold,
     SoftWeights,
+    mixing_weights,
 )
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "EveryRow",
     "LowEnergy",
     "PredictedClasses",
+    "mixing_weights",
     # averages
     "frozen_copy",
     "Snapshot",

@@ -1,4 +1,4 @@
-"""What corrects pseudo-labels: their shares of the classes, and what is confident."""
+"""What corrects pseudo-labels: shares of classes, what is confident, what is mixed."""
 
 # A method takes one of each kind. An alignment maps the logits of weak views,
 # forward(logits, step, labeled), and those of strong ones, adjust(logits). Thresholds
@@ -6,6 +6,7 @@
 
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from .._core.checks import check_number
 from .averages import ramped_decay
@@ -409,11 +410,11 @@ class FreeThresholds(_Averaging):
         # this step's predictions count in this step's thresholds
         p = (logits / self.temperature).softmax(1)
         confidence, classes = p.max(1)
-        counts = torch.bincount(classes, minlength=p.shape[1])
+        shares = one_hot(classes, p.shape[1]).to(p).mean(0)
         rate = self._next_rate()
         self.confidence.lerp_(confidence.mean(), rate)
         self.mean_prediction.lerp_(p.mean(0), rate)
-        self.class_shares.lerp_(counts / len(p), rate)
+        self.class_shares.lerp_(shares, rate)
 
 
 class SoftWeights(_Averaging):
@@ -553,3 +554,26 @@ class PredictedClasses(nn.Module):
         agreement = (self.classes[rows] == classes).float().mean()
         self.classes[rows] = classes
         return agreement
+
+
+def mixing_weights(n, alpha):
+    """Draw the share that each row keeps of itself in a mixture, at least one half.
+
+    Parameters
+    ----------
+    n : int
+    alpha : float
+        >= 0; 0: all of it.
+
+    Returns
+    -------
+    weights : Tensor of shape (n,)
+        The larger of a and 1 - a for a drawn from Beta(alpha, alpha), on the CPU.
+    """
+    check_number(0, alpha=alpha)
+    if alpha == 0:
+        return torch.ones(n)
+    # by logarithms of Gamma(alpha), which for a small alpha is mostly below 1e-38
+    gamma = torch.distributions.Gamma(alpha + 1, 1.0).sample((2, n)).log()
+    gamma += torch.rand(2, n).log() / alpha
+    return (gamma[0] - gamma[1]).abs().sigmoid()

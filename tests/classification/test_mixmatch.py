@@ -15,12 +15,11 @@ from sklabel.classification._mixmatch import MixMatchClassifier, _MixMatch
 from sklabel.datasets import load_digit_images
 from sklabel.losses import (
     guessed_labels,
-    mixing_weights,
     mixmatch_losses,
     mixup,
     sharpen,
 )
-from sklabel.modules import PredictedClasses
+from sklabel.modules import PredictedClasses, mixing_weights
 from tests._golden import cases
 from tests._pictures import stripes
 
