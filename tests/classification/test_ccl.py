@@ -165,8 +165,9 @@ def test_centers_begin_at_the_mean_code_of_each_class():
     clf = short(max_steps=1, lr=1e-30).fit(X, Y, sample_weight=weights)
     means = [np.average(Z[Y == k], 0, weights[Y == k]) for k in (0, 1)]
     np.testing.assert_allclose(clf.class_centers_, means, rtol=1e-4, atol=1e-5)
-    # predictions are the nearest centers
-    distances = np.linalg.norm(Z[:, None] - clf.class_centers_, axis=2)
+    # predictions are the nearest centers, of standardized codes
+    scale = clf.net_.module_.scale.numpy()
+    distances = np.linalg.norm((Z[:, None] - clf.class_centers_) / scale, axis=2)
     np.testing.assert_array_equal(clf.predict(X), distances.argmin(1))
 
 
