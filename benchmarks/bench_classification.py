@@ -160,14 +160,48 @@ def simclrv2(args, seed, fitted, x, y, x_test):
     return fit(clf, x, y, x_test)
 
 
+_codes = {}  # of the seeds: the same for every number of labels
+
+
+def codes(args, seed, x):
+    """Return an autoencoder as CCL has it by default, but for the epochs."""
+    if (seed, len(x)) not in _codes:
+        length = 64 if x.ndim == 4 else 10
+        epochs = args.code_epochs
+        embedder = AutoencoderTransformer(
+            length, max_epochs=epochs, **shared(args, seed)
+        )
+        _codes[seed, len(x)] = embedder.fit(x)
+    return _codes[seed, len(x)]
+
+
 def ccl(args, seed, fitted, x, y, x_test):
-    codes = AutoencoderTransformer(
-        10, max_epochs=args.code_epochs, **shared(args, seed)
-    ).fit(x)
     clf = CCLClassifier(
-        embedder=FrozenEstimator(codes), max_steps=args.steps, **ours(args, seed)
+        embedder=FrozenEstimator(codes(args, seed, x)),
+        max_steps=args.steps,
+        **ours(args, seed),
     )
     return fit(clf, x, y, x_test)
+
+
+def ccl_simclr(args, seed, fitted, x, y, x_test):
+    clf = CCLClassifier(
+        embedder=FrozenEstimator(fitted),
+        reconstruction_weight=0,
+        max_steps=args.steps,
+        **ours(args, seed),
+    )
+    return fit(clf, x, y, x_test)
+
+
+def probe(args, seed, fitted, x, y, x_test):
+    clf = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    clf.fit(fitted.transform(x)[y >= 0], y[y >= 0])
+    return clf.predict_proba(fitted.transform(x_test))
+
+
+def probe_of_codes(args, seed, fitted, x, y, x_test):
+    return probe(args, seed, codes(args, seed, x), x, y, x_test)
 
 
 METHODS = {
@@ -181,6 +215,9 @@ METHODS = {
     "Noisy Student": noisy_student,
     "SimCLRv2": simclrv2,
     "CCL": ccl,
+    "CCL of SimCLR": ccl_simclr,
+    "probe of codes": probe_of_codes,
+    "probe of SimCLR": probe,
 }
 
 

@@ -38,7 +38,11 @@ class CenteredCodes(Method):
         return getattr(self.embed, "backbone", self.embed)
 
     def forward(self, x):
-        return student_assignment(self.embed(x), self.centers, self.alpha)  # (B, K)
+        return self.assign(self.embed(x))  # (B, K)
+
+    def assign(self, z):
+        """Return the soft assignment (B, K) of codes z of shape (B, D)."""
+        return student_assignment(z, self.centers, self.alpha)
 
     def before_epoch(self, net, sampler):
         samples = sampler.samples
@@ -58,11 +62,15 @@ class CodesMixin:
 
     _bound: ClassVar[tuple[str, ...]] = ("embedder", "backbone")
 
+    def _n_components(self):
+        """Return the length of the codes of the default embedder."""
+        return 10
+
     def _fit_embedder(self, X):
-        """Return the embedder, fitted; by default it has codes of 10."""
+        """Return the embedder, fitted."""
         embedder = self.embedder
         if embedder is None:
-            embedder = self._new_embedder(n_components=10)
+            embedder = self._new_embedder(n_components=self._n_components())
         inner = unfrozen(embedder)
         if getattr(inner, "output", "backbone") != "backbone":
             raise ValueError(

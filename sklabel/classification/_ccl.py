@@ -22,7 +22,10 @@ from .._core.parameters import (
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import FixedSteps, Mixed, Shuffled, split_labeled
 from ..embedding import AutoencoderTransformer
-from ..losses import contrastive_clustering, student_assignment, target_divergence
+from ..losses import contrastive_clustering, target_divergence
+
+# squared length of standardized codes
+_LENGTH = 10
 
 
 class _MixedRounds(Mixed):
@@ -51,18 +54,50 @@ class _CCL(CenteredCodes):
     contrastive_weight: float
     contrast: str
     temperature: float
+    update_centers: bool = False
+    shift: torch.Tensor = torch.zeros(())  # (D,), of the codes
+    scale: torch.Tensor = torch.ones(())  # (D,)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("shift", "scale"):
+            self.register_buffer(name, vars(self).pop(name))
+
+    def standardized(self, z):
+        """Return codes (B, D) in the space where distances count."""
+        return (z - self.shift) / self.scale
+
+    def assign(self, z):
+        return super().assign(self.standardized(z))
+
+    @torch.no_grad()
+    def move_centers(self, net, mixed):
+        """Move each center to the mean code of the labeled rows of its class."""
+        codes = net.evaluate(mixed.samples, mixed.labeled, self.embed)
+        z = self.standardized(codes.to(net.device))
+        members = _members(mixed, len(self.centers))
+        sizes = members.sum(1, keepdims=True)
+        known = torch.from_numpy(sizes[:, 0] > 0).to(net.device)
+        means = torch.from_numpy(members / np.where(sizes > 0, sizes, 1)).to(z) @ z
+        self.centers.copy_(torch.where(known[:, None], means, self.centers))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in ("shift", "scale"):  # models of before have neither
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def loss(self, x, y):
         z_labeled, z, labels, rows = split_labeled(self.embed(x), y)
         contrastive_loss = contrastive_clustering(
-            z_labeled,
+            self.standardized(z_labeled),
             labels,
             self.centers,
             self.temperature,
             self.contrast,
             normalize=self.contrast == "rows",
+            alpha=self.alpha,
         )
-        q = student_assignment(z, self.centers, self.alpha)
+        q = self.assign(z)
         cluster_loss = target_divergence(q, self.targets[rows])
         loss = self.contrastive_weight * contrastive_loss
         loss = loss + self.cluster_weight * cluster_loss
@@ -77,6 +112,8 @@ class _CCL(CenteredCodes):
         return loss, metrics
 
     def after_epoch(self, net, mixed):
+        if self.update_centers:
+            self.move_centers(net, mixed)
         self.q = net.evaluate(mixed.samples, mixed.samples.good)
         predicted = self.q.argmax(1)
         labeled = np.searchsorted(mixed.samples.good, mixed.labeled)
@@ -90,6 +127,12 @@ class _CCL(CenteredCodes):
             "confident_share": float(confident.float().mean()),
             "class_shares": (counts / counts.sum()).tolist(),
         }
+
+
+def _members(mixed, n_classes):
+    """Return the weight of each labeled row in its class, (K, n_labeled)."""
+    members = np.eye(n_classes)[mixed.targets[mixed.labeled]].T
+    return members if mixed.weights is None else members * mixed.weights
 
 
 class CCLClassifier(CodesMixin, ClassificationRole, Learner):
@@ -113,10 +156,11 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     unlabeled_ratio : float
         Rows of X, labeled or not, per labeled row in a batch, > 0. With the default
         ``batch_size`` 256 rows in all, as in DCEC.
-    contrast : {"rows", "literal", "centers"}
-        What a labeled row is contrasted with. "rows": for its center, the rows of other
-        classes in the batch, by cosine. "literal": the same as the paper prints it,
-        without the row itself in the denominator, by dot product and summed over
+    contrast : {"assignment", "rows", "literal", "centers"}
+        What a labeled row is contrasted with. "assignment": the other centers, by the
+        distances that classes are predicted from. "rows": for its center, the rows of
+        other classes in the batch, by cosine. "literal": the same as the paper prints
+        it, without the row itself in the denominator, by dot product and summed over
         classes; it has no lower bound, so give it a ``contrastive_weight`` of some
         1e-4. "centers": the other centers, by dot product. See
         :func:`sklabel.losses.contrastive_clustering`.
@@ -124,15 +168,24 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         Divides the similarities in the contrastive loss, > 0. Paper: tau, not given.
     alpha : float
         Degrees of freedom of the assignment, > 0.
+    standardize_codes : bool
+        Whether distances are those of standardized codes: centered, and each number
+        divided by its standard deviation over X, as the embedder gives them, and by a
+        common factor, so that the mean squared length is 10. Codes of photographs lie
+        far from 0, near each other.
+    update_centers : bool
+        Whether each center becomes the mean code of the labeled rows of its class after
+        every ``update_interval`` steps.
     update_interval : int
         Steps between two updates of the targets; an epoch of ``net_.history``. Smaller
         sets learn faster with smaller ones.
     embedder : estimator or None
         Gives the codes; cloned and fitted, or used as it is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
-        :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
-        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach
-        its parameters as ``embedder__temperature``.
+        :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10, of 64
+        for color images. Other embedders have no decoder and need
+        ``reconstruction_weight=0``; on photographs those that compare views, such as
+        SimCLR, are better. Searches reach its parameters as ``embedder__temperature``.
     calibration_size : int, float, "auto" or None
         Labeled rows, or their share, that are withheld from training to fit the
         temperature of :meth:`predict_proba`; their images count as unlabeled ones.
@@ -177,7 +230,7 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
 
     See Also
     --------
-    FixMatchClassifier : From augmented views; better on photographs.
+    FixMatchClassifier : From augmented views.
     sklabel.clustering.DCECClusterer : The same without labels.
 
     Notes
@@ -185,8 +238,12 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
     the same. The authors have published no code: loss weights, temperature, batch and
     networks are not in the paper, and its contrastive formula has several readings, see
-    ``contrast``. Departure: labeled rows stand in every batch, drawn beside the rows of
-    X, so that a few labels count in each step.
+    ``contrast``. Departures: labeled rows stand in every batch, drawn beside the rows
+    of X, so that a few labels count in each step; and they are contrasted by what
+    classes are predicted from, in standardized codes, with centers that follow the
+    labels: with the formula as it is printed, codes of photographs end near one single
+    center. As printed: ``contrast="literal", contrastive_weight=1e-4,
+    standardize_codes=False, update_centers=False``.
 
     A class has one center however often its rows are drawn, and with
     ``contrast="rows"`` all classes of a batch count equally: ``class_weight`` changes
@@ -218,9 +275,11 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     _: KW_ONLY
     reconstruction_weight: NonNegative = 1.0
     unlabeled_ratio: Positive = 7
-    contrast: Literal["rows", "literal", "centers"] = "rows"
+    contrast: Literal["assignment", "rows", "literal", "centers"] = "assignment"
     temperature: Positive = 0.5
     alpha: Positive = 1.0
+    standardize_codes: bool = True
+    update_centers: bool = True
     update_interval: Count = 80
     embedder: BaseEstimator | None = None
     max_epochs: Count = 100
@@ -242,13 +301,14 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         if self._continued is None:
             used = rows.readable(X)
             self.embedder_ = self._fit_embedder(used)
-            centers = self._find_centers(used, mixed, seed)
+            space = self._find_centers(used, mixed, seed)
         else:
-            centers = self._continued.centers.detach()
+            before = self._continued
+            space = before.centers.detach(), before.shift, before.scale
         n_steps = Shuffled(rows).n_batches(mixed.n_unlabeled(self.batch_size))
         self._stage(
             "fit",
-            self._new_module(centers),
+            self._new_module(*space),
             mixed,
             watch=labeled.watch,
             max_steps=self.max_steps or self.max_epochs * n_steps,
@@ -258,7 +318,9 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         return mixed
 
     def _find_centers(self, X, mixed, seed):
-        """Return the mean code of each class, of its labeled rows as they are drawn.
+        """Return the mean code of each class, and how codes are standardized.
+
+        Means are of labeled rows as they are drawn.
 
         Parameters
         ----------
@@ -268,11 +330,15 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         seed : int
         """
         Z = np.asarray(self.embedder_.transform(X), dtype=np.float64)
+        shift, scale = np.zeros(Z.shape[1]), np.ones(Z.shape[1])
+        if self.standardize_codes:
+            # of length sqrt(10), as codes of 10 are
+            shift, scale = Z.mean(0), Z.std(0)
+            scale = np.where(scale > 0, scale, 1) * np.sqrt(Z.shape[1] / _LENGTH)
+        Z = (Z - shift) / scale
         labeled = np.searchsorted(mixed.samples.good, mixed.labeled)
         n_classes = len(self.classes_)
-        members = np.eye(n_classes)[mixed.targets[mixed.labeled]].T  # (K, labeled)
-        if mixed.weights is not None:
-            members = members * mixed.weights
+        members = _members(mixed, n_classes)
         sizes = members.sum(1, keepdims=True)
         centers = members @ Z[labeled] / np.where(sizes > 0, sizes, 1)
         known = sizes[:, 0] > 0
@@ -285,9 +351,13 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
             distances = np.linalg.norm(centers[known, None] - found, axis=2)
             _, taken = linear_sum_assignment(distances)
             centers[~known] = np.delete(found, taken, axis=0)
-        return torch.from_numpy(centers.astype(np.float32))
+        return [torch.from_numpy(a.astype(np.float32)) for a in (centers, shift, scale)]
 
-    def _new_module(self, centers):
+    def _n_components(self):
+        # colors and places take more numbers than strokes do
+        return 64 if self.sample_shape_[0] == 3 and len(self.sample_shape_) == 3 else 10
+
+    def _new_module(self, centers, shift, scale):
         return _CCL(
             self._build_embed(),
             centers,
@@ -297,16 +367,23 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
             contrast=self.contrast,
             temperature=self.temperature,
             alpha=self.alpha,
+            update_centers=self.update_centers,
+            shift=shift,
+            scale=scale,
         )
 
     def _build_module(self, mean, std):
-        return self._new_module(torch.zeros(len(self.classes_), self._code_length()))
+        size = self._code_length()
+        shift, scale = torch.zeros(size), torch.ones(size)
+        return self._new_module(torch.zeros(len(self.classes_), size), shift, scale)
 
     @property
     def class_centers_(self):
         """Centers of the classes, in the space of the codes."""
         check_is_fitted(self)
-        return self.net_.module_.centers.detach().cpu().numpy()
+        module = self.net_.module_
+        centers = module.centers.detach() * module.scale + module.shift
+        return centers.cpu().numpy()
 
     def _check_health(self, mixed):
         """Warn if the centers have lost a class, or all but one."""

@@ -359,7 +359,7 @@ def target_divergence(q, p):
 
 
 def contrastive_clustering(
-    z, y, centers, temperature=0.5, contrast="rows", normalize=True
+    z, y, centers, temperature=0.5, contrast="rows", normalize=True, alpha=1.0
 ):
     r"""Pull codes to the center of their class, and others away from it: CCL.
 
@@ -377,12 +377,17 @@ def contrastive_clustering(
         One for each class.
     temperature : float, default=0.5
         T, > 0.
-    contrast : {"rows", "literal", "centers"}, default="rows"
+    contrast : {"rows", "literal", "centers", "assignment"}, default="rows"
         "rows": as above. "literal": as printed, without the positive in the denominator
         and with a sum over the classes. "centers": the cross-entropy of each row among
-        all centers, mean over rows.
+        all centers, mean over rows. "assignment": minus the logarithm of what
+        `student_assignment` gives a row for its class, divided by T before the softmax;
+        the classes of the batch count equally. It is by distance, whatever
+        ``normalize``.
     normalize : bool, default=True
         Whether codes and centers are scaled to length 1.
+    alpha : float, default=1.0
+        Degrees of freedom of "assignment", > 0.
 
     Returns
     -------
@@ -401,10 +406,16 @@ def contrastive_clustering(
        auto-encoder and contrastive learning", Frontiers in Artificial Intelligence 7,
        2024; equation 7.
     """
-    check_option(("rows", "literal", "centers"), contrast=contrast)
+    check_option(("rows", "literal", "centers", "assignment"), contrast=contrast)
     check_number(0, above=True, temperature=temperature)
     with torch.autocast(z.device.type, enabled=False):
         z, centers = at_least_float32(z), at_least_float32(centers)
+        if contrast == "assignment":
+            q = student_assignment(z, centers, alpha)
+            logits = q.clamp_min(torch.finfo(q.dtype).tiny).log() / temperature
+            losses = F.cross_entropy(logits, y, reduction="none")  # (B,)
+            counts = torch.bincount(y, minlength=len(centers))
+            return (losses / counts[y]).sum() / (counts > 0).sum()
         if normalize:
             z, centers = unit_rows(z), unit_rows(centers)
         scores = z @ centers.T / temperature  # (B, K)

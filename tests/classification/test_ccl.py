@@ -1,5 +1,6 @@
 """CCL: one center a class, three readings of the contrast, hard cases, parameters."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 
 import sklabel
 from sklabel import CollapseWarning
 from sklabel._core import codes as _codes
+from sklabel._core.nested import encoded
 from sklabel._core.samples import Samples
 from sklabel.classification import _ccl
 from sklabel.classification._ccl import CCLClassifier, _MixedRounds
@@ -162,8 +165,9 @@ def test_centers_begin_at_the_mean_code_of_each_class():
     clf = short(max_steps=1, lr=1e-30).fit(X, Y, sample_weight=weights)
     means = [np.average(Z[Y == k], 0, weights[Y == k]) for k in (0, 1)]
     np.testing.assert_allclose(clf.class_centers_, means, rtol=1e-4, atol=1e-5)
-    # predictions are the nearest centers
-    distances = np.linalg.norm(Z[:, None] - clf.class_centers_, axis=2)
+    # predictions are the nearest centers, of standardized codes
+    scale = clf.net_.module_.scale.numpy()
+    distances = np.linalg.norm((Z[:, None] - clf.class_centers_) / scale, axis=2)
     np.testing.assert_array_equal(clf.predict(X), distances.argmin(1))
 
 
@@ -214,7 +218,7 @@ HARD = {
 
 
 @pytest.mark.parametrize("name", HARD)
-@pytest.mark.parametrize("contrast", ["rows", "literal", "centers"])
+@pytest.mark.parametrize("contrast", ["assignment", "rows", "literal", "centers"])
 @pytest.mark.parametrize("weight", [None, "balanced"])
 def test_hard_cases(name, contrast, weight):
     clf = short(
@@ -360,3 +364,94 @@ def test_a_file_that_cannot_be_read_has_no_share_in_anything(tmp_path):
         for name in ("changed_share", "labeled_accuracy", "confident_share"):
             assert before[name] == after[name]
         assert before["class_shares"] == after["class_shares"]
+
+
+def far_from_zero(n=120, seed=0):
+    """Return vectors of three kinds that lie near each other, far from 0."""
+    rng = np.random.default_rng(seed)
+    kinds = np.arange(n) % 3
+    x = 30 + rng.normal(size=(n, 6)) + 2.5 * np.eye(6)[kinds]
+    return x.astype(np.float32), kinds
+
+
+def test_codes_far_from_zero_do_not_end_at_one_center():
+    x, kinds = far_from_zero()
+    y = np.where(np.arange(120) < 30, kinds, -1)
+    net = torch.nn.Linear(6, 6)
+    with torch.no_grad():  # codes are the vectors, and they are all alike by cosine
+        net.weight.copy_(torch.eye(6))
+        net.bias.fill_(30.0)
+    embedder = SimCLRTransformer(backbone=net, max_steps=1, lr=1e-6, warmup_epochs=0)
+    embedder = FrozenEstimator(embedder.set_params(random_state=0).fit(x))
+    settings = {"embedder": embedder, "reconstruction_weight": 0, "max_steps": 100}
+    settings |= {"update_interval": 20, "random_state": 0}
+    probe = LogisticRegression().fit(embedder.transform(x)[:30], y[:30])
+    expected = probe.score(embedder.transform(x)[30:], kinds[30:])
+    found = fitted_quietly(CCLClassifier(**settings), x, y)
+    assert found.score(x[30:], kinds[30:]) > expected - 0.05
+    assert found.net_.history[-1, "labeled_accuracy"] > 0.9
+
+
+def test_centers_are_the_means_of_the_labeled_codes():
+    clf = fitted_quietly(short(max_steps=8, update_interval=2), X, Y)
+    Z = encoded(clf, X)
+    means = np.stack([Z[Y == k].mean(0) for k in (0, 1)])
+    np.testing.assert_allclose(clf.class_centers_, means, rtol=1e-4, atol=1e-4)
+    free = fitted_quietly(short(max_steps=8, update_centers=False), X, Y)
+    Z = encoded(free, X)
+    means = np.stack([Z[Y == k].mean(0) for k in (0, 1)])
+    assert not np.allclose(free.class_centers_, means, rtol=1e-4, atol=1e-4)
+
+
+def test_prediction_is_by_distance_of_standardized_codes():
+    clf = fitted_quietly(short(max_steps=6, lr=1e-2), X, Y)
+    module = clf.net_.module_
+    Z = clf.embedder_.transform(X)
+    np.testing.assert_allclose(module.shift, Z.mean(0), rtol=1e-3, atol=1e-4)
+    z = (Z - Z.mean(0)) / module.scale.numpy()
+    assert (z**2).sum(1).mean() == pytest.approx(10, rel=1e-3)
+    codes = torch.from_numpy(
+        (encoded(clf, X) - module.shift.numpy()) / module.scale.numpy()
+    )
+    q = student_assignment(codes, module.centers.detach())
+    np.testing.assert_allclose(clf._predict_rows(X), q, rtol=1e-3, atol=1e-5)
+    plain = fitted_quietly(short(standardize_codes=False), X, Y).net_.module_
+    assert not plain.shift.any() and (plain.scale == 1).all()
+
+
+def test_the_contrast_of_assignments_is_the_likelihood_of_the_labels():
+    torch.manual_seed(0)
+    z, centers = torch.randn(7, 3), torch.randn(4, 3)
+    y = torch.tensor([0, 0, 0, 1, 1, 3, 3])
+    for temperature, alpha in ((1.0, 1.0), (0.5, 2.0)):
+        q = student_assignment(z, centers, alpha) ** (1 / temperature)
+        p = q / q.sum(1, keepdim=True)
+        rows = -p.gather(1, y[:, None])[:, 0].log()
+        expected = (rows[:3].mean() + rows[3:5].mean() + rows[5:].mean()) / 3
+        found = contrastive_clustering(
+            z, y, centers, temperature, "assignment", True, alpha
+        )
+        torch.testing.assert_close(found, expected)
+    # one class is told from the others too
+    alone = contrastive_clustering(z[:3], y[:3], centers, contrast="assignment")
+    assert alone > 0
+
+
+def test_color_images_have_longer_codes():
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+    y = np.where(np.arange(12) < 6, np.arange(12) % 2, -1)
+    settings = {"max_steps": 1, "random_state": 0}
+    for x, length in ((images, 64), (images[..., 0], 10)):
+        clf = CCLClassifier(**settings)
+        clf._default_embedder = functools.partial(AutoencoderTransformer, max_steps=1)
+        assert fitted_quietly(clf, x, y).class_centers_.shape == (2, length)
+
+
+def test_models_saved_before_predict_as_they_did():
+    old = {"standardize_codes": False, "update_centers": False, "contrast": "rows"}
+    module = fitted_quietly(short(**old), X, Y).net_.module_
+    state = module.state_dict()
+    expected = module(torch.from_numpy(X[:5]))
+    del state["shift"], state["scale"]
+    module.load_state_dict(state)
+    torch.testing.assert_close(module(torch.from_numpy(X[:5])), expected)
