@@ -164,11 +164,11 @@ class Learner:
         self._thread.start()
 
     def stop(self):
-        """Learn no more; what is being learned is forgotten."""
+        """Learn no more; what is being learned now is forgotten."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None:
-            self._thread.join(2)
+            self._thread.join(60)  # a process must not end in the middle of it
 
     def _look(self):
         """Wake the thread where there are enough new answers, or nothing else to do."""

@@ -140,8 +140,8 @@ def _serve(answers, paths, Z, option, args):
     except KeyboardInterrupt:  # that is the way to end it
         pass
     server.stop()
-    learner.stop()
     outputs.show(f"{_summary(session, answers)} Then: {command}\n")
+    learner.stop()
 
 
 def _has_screen():
