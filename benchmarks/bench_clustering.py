@@ -3,8 +3,9 @@
 Accuracy is that of the best one-to-one match of clusters and classes (Hungarian), on
 the test images; training saw the training images alone, and no label. All but the
 autoencoders have the same small network. DEC and IDEC take pixels as vectors, like
-ClustPy's, which have the same layers, epochs and batches. Rows that are in the results
-file are not run again, so a broken run continues.
+ClustPy's, which have the same layers, epochs and batches. An .npz file may hold vectors
+in the place of images: then k-means on them and TURTLE run. Rows that are in the
+results file are not run again, so a broken run continues.
 """
 
 import argparse
@@ -28,7 +29,13 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.preprocessing import normalize
 
 from sklabel.augment import Contrastive, RandAugment, Weak
-from sklabel.clustering import DCECClusterer, DeepClusterer, IICClusterer, SCANClusterer
+from sklabel.clustering import (
+    DCECClusterer,
+    DeepClusterer,
+    IICClusterer,
+    SCANClusterer,
+    TURTLEClusterer,
+)
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.metrics import clustering_accuracy
 from sklabel.optim import step_decay
@@ -123,6 +130,25 @@ def dcec(args, seed, data):
     return figures(y_test, clusterer.predict(x_test))
 
 
+def kmeans_of_vectors(args, seed, data):
+    return kmeans_of(*data, seed)
+
+
+def turtle(**settings):
+    def run(args, seed, data):
+        x, y, x_test, y_test = data
+        clusterer = TURTLEClusterer(
+            len(np.unique(y)),
+            n_steps=args.turtle_steps,
+            random_state=seed,
+            **settings,
+        ).fit(x)
+        found = figures(y_test, clusterer.predict(x_test))
+        return {**found, "loss": -float(clusterer.init_scores_.max())}
+
+    return run
+
+
 def iic(args, seed, data):
     x, y, x_test, y_test = data
     upright = args.data in UPRIGHT
@@ -203,11 +229,17 @@ METHODS = {
     "DCEC": (dcec, ("code_epochs", "epochs")),
     "DeepCluster": (deepcluster, ("width", "epochs")),
     "IIC": (iic, ("width", "iic_restarts", "iic_epochs")),
+    "k-means on vectors": (kmeans_of_vectors, ()),
+    "TURTLE": (turtle(), ("turtle_steps",)),
+    "TURTLE, rescaled": (turtle(rescale=True), ("turtle_steps",)),
     "DEC": (dec(0.0, 1.0), ("code_epochs", "epochs")),
     "IDEC": (dec(1.0, 0.1), ("code_epochs", "epochs")),
     "ClustPy DEC": (clustpy("DEC"), ("code_epochs", "epochs")),
     "ClustPy IDEC": (clustpy("IDEC"), ("code_epochs", "epochs")),
 }
+
+
+ON_VECTORS = "k-means on vectors", "TURTLE", "TURTLE, rescaled"
 
 
 def compare_speed(args, data):
@@ -224,7 +256,7 @@ def compare_speed(args, data):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--n-train", type=int, help="first rows of the training images")
     parser.add_argument("--width", type=int, default=16, help="of the first layer")
@@ -235,6 +267,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=6, help="of the clustering")
     parser.add_argument("--iic-epochs", type=int, default=40)
     parser.add_argument("--iic-restarts", type=int, default=4, help="of the heads")
+    parser.add_argument("--turtle-steps", type=int, default=6000)
     parser.add_argument("--rounds", type=int, help="only compare speed, so many times")
     args = parse(parser)
 
@@ -242,9 +275,10 @@ def main():
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
     if args.rounds:
         return compare_speed(args, data)
+    names = [n for n in METHODS if (n in ON_VECTORS) == (x.ndim == 2)]
     results, rows = Results("clustering"), []
     for seed in args.seeds:
-        for name in args.method:
+        for name in args.method or names:
             function, lengths = METHODS[name]
             run = results.run(
                 lambda f=function, s=seed: f(args, s, data),

@@ -21,8 +21,9 @@ The embedding is SimCLR's with a small network, from the training images without
 one for each seed. With ``--embed-seed`` it is one for all, and with ``--weights FILE``
 that of a published mobilenet_v2; then each seed has four fifths of the rows, drawn at
 random. ``--data`` may be a folder with photographs in ``train/CLASS/`` and
-``test/CLASS/``. ``--vectors FOLDER`` keeps embeddings. Rows that are in the results
-file are not run again, so a broken run continues.
+``test/CLASS/``, or an .npz file with vectors in the place of images. ``--vectors
+FOLDER`` keeps embeddings. Rows that are in the results file are not run again, so a
+broken run continues.
 """
 
 import argparse
@@ -32,9 +33,11 @@ from pathlib import Path
 import numpy as np
 from _common import Results, load, parse, shared, small_network, summary
 from bench_classification import embedder, fixmatch
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -51,10 +54,13 @@ from sklabel.selection import (
     BALDSelector,
     CoreGCNSelector,
     CoreSetSelector,
+    DFALSelector,
+    LADASelector,
     LearningLossSelector,
     MaxHerdingSelector,
     MMASelector,
     RandomSelector,
+    SRAALSelector,
     StratifiedSelector,
     TODSelector,
     TypiClustSelector,
@@ -69,6 +75,10 @@ from sklabel.selection import (
 
 def probe():
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+
+
+def committee():
+    return [probe(), GaussianNB(), RandomForestClassifier(50, random_state=0)]
 
 
 def short(Selector, **settings):
@@ -90,14 +100,22 @@ ASKING = {
     "entropy": lambda: UncertaintySelector("entropy", classifier=probe()),
     "margin": lambda: UncertaintySelector("margin", classifier=probe()),
     "BALD": lambda: BALDSelector(classifier=probe()),
+    "committee": lambda: BALDSelector(committee=committee()),
+    "committee, votes": lambda: BALDSelector(
+        measure="vote_entropy", committee=committee()
+    ),
+    "DFAL": lambda: DFALSelector(classifier=probe()),
     "BADGE": lambda: BADGESelector(classifier=probe()),
     "UHerding": lambda: UHerdingSelector(classifier=probe()),
     "MMA": lambda: MMASelector(classifier=probe()),
     "VAAL": lambda: short(VAALSelector),
+    "SRAAL": lambda: short(SRAALSelector, classifier=probe()),
+    "LADA": lambda: LADASelector(warm_start=True),
     "learning loss": lambda: short(LearningLossSelector),
     "TOD": lambda: short(TODSelector, warm_start=True),
     "UncertainGCN": UncertainGCNSelector,
     "CoreGCN": CoreGCNSelector,
+    "CoreGCN, with logit": lambda: CoreGCNSelector(features="hidden_and_logit"),
 }
 
 
@@ -129,7 +147,9 @@ def embedded(args, seed, x, y, x_test):
 
 
 def vectors(args, seed, x, x_test):
-    """Return the embedding of the training and of the test images."""
+    """Return the embedding of the training and of the test images; vectors stay."""
+    if x.ndim == 2:
+        return x, x_test
     name = "mobilenet_v2" if args.weights else f"simclr-{seed}-{args.embed_epochs}"
     path = f"{Path(args.data).name}-{name}-{len(x)}-{len(x_test)}.npz"
     path = Path(args.vectors) / path if args.vectors else None
@@ -149,8 +169,14 @@ def vectors(args, seed, x, x_test):
     return Z, Z_test
 
 
-def space(args):
+def space(args, x):
     """Return what is noted of an embedding."""
+    if x.ndim == 2:
+        return {
+            "space": "as given",
+            "n_test": args.n_test,
+            "embed_seed": args.embed_seed,
+        }
     trained = {"space": None, "width": args.width, "embed_epochs": args.embed_epochs}
     made = {"space": "mobilenet_v2"} if args.weights else trained
     return {**made, "n_test": args.n_test, "embed_seed": args.embed_seed}
@@ -189,7 +215,7 @@ def run_probe(args, results, data):
                     "task": "probe",
                     "data": Path(args.data).name,
                     "n_train": len(x),
-                    **space(args),
+                    **space(args, x),
                     "n_labels": n_labels,
                     "method": name,
                     "seed": seed,
@@ -288,7 +314,7 @@ def run_rounds(args, results, data):
                 "task": "rounds",
                 "data": Path(args.data).name,
                 "n_train": len(x),
-                **space(args),
+                **space(args, x),
                 "first": args.first,
                 "budgets": budgets,
                 "method": name,

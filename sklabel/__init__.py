@@ -13,6 +13,7 @@ __all__ = [
     "clustering",
     "datasets",
     "embedding",
+    "ensemble",
     "inspection",
     "labels",
     "load",

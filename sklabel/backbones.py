@@ -115,6 +115,7 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
             both = nn.Sequential(trained, copy.deepcopy(projection))
             trained = Encoder(both, sample_shape)
         trained.pretrained = True
+        _in_full_(trained)  # steps get lost in weights of 16 bits
         return keep_frozen_(trained)
     if isinstance(spec, nn.Module):
         body = keep_frozen_(copy.deepcopy(spec))
@@ -138,6 +139,13 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
             f"vectors ({reason}). Resize the images to what it takes, or use "
             'backbone="auto".'
         ) from error
+
+
+def _in_full_(module):
+    """Give weights of half precision the digits of float32, in place."""
+    for values in (*module.parameters(), *module.buffers()):
+        if values.dtype in (torch.float16, torch.bfloat16):
+            values.data = values.data.float()
 
 
 def _has_learned(module):
@@ -252,7 +260,7 @@ def build_autoencoder(sample_shape, n_components, sizes):
     return encoder, decoder
 
 
-def drop_blocks_(net, rate):
+def drop_blocks_(net, rate, rule="linear"):
     """Leave residual blocks out at random in training: stochastic depth, in place.
 
     Parameters
@@ -261,8 +269,12 @@ def drop_blocks_(net, rate):
         Blocks are found in our own networks and in those of torchvision and timm: what
         has a ``shortcut`` or a ``downsample``, or a place for this of its own.
     rate : float
-        Probability that the last block is left out for a row, in [0, 1); block i of N
-        has ``rate * i / N``. What is kept is scaled up, so that the mean stays.
+        Probability that the last block is left out for a row, in [0, 1). What is kept
+        is scaled up, so that the mean stays.
+    rule : {"linear", "efficientnet"}, default="linear"
+        The first block counts as 1, so that block i of N has ``rate * i / N``; or as 0,
+        as in the released code of EfficientNet, where the last has ``rate * (N - 1) /
+        N``.
 
     Returns
     -------
@@ -274,6 +286,8 @@ def drop_blocks_(net, rate):
     .. [1] G. Huang et al., "Deep networks with stochastic depth", ECCV 2016.
     """
     check_number(0, 1, rate=rate)
+    check_option(("linear", "efficientnet"), rule=rule)
+    first = int(rule == "linear")
     branches = []
     for part in net.modules():
         places = [
@@ -289,9 +303,9 @@ def drop_blocks_(net, rate):
             places = [end for end in ends if isinstance(end, nn.Module)][:1]
         branches += places
     return [
-        branch.register_forward_hook(_DropBranch(rate * ((i + 1) / len(branches))))
-        for i, branch in enumerate(branches)
-        if rate > 0
+        branch.register_forward_hook(_DropBranch(rate * (i / len(branches))))
+        for i, branch in enumerate(branches, first)
+        if rate * i > 0
     ]
 
 

@@ -1,6 +1,7 @@
 """Optimization: LARS, learning rates over the steps, groups of parameters."""
 
 import math
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -164,7 +165,7 @@ def _adapted(weights, gradients, group):
     return updates
 
 
-def param_groups(module, weight_decay, lr_scales=None):
+def param_groups(module, weight_decay, lr_scales=None, alike=False):
     """Split parameters into those that decay and those that do not.
 
     Parameters
@@ -174,6 +175,8 @@ def param_groups(module, weight_decay, lr_scales=None):
         For the first group.
     lr_scales : dict or None, default=None
         {name of a part: factor on the learning rate}; None: 1 for all.
+    alike : bool, default=False
+        Whether all of them decay and are adapted, biases and norms too: SwAV.
 
     Returns
     -------
@@ -195,9 +198,9 @@ def param_groups(module, weight_decay, lr_scales=None):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            decays = parameter.ndim >= 2 and not isinstance(part, _NORMS)
-            alike = found.setdefault(scales.get(id(parameter)), ([], []))
-            alike[0 if decays else 1].append(parameter)
+            decays = alike or (parameter.ndim >= 2 and not isinstance(part, _NORMS))
+            both = found.setdefault(scales.get(id(parameter)), ([], []))
+            both[0 if decays else 1].append(parameter)
     groups = []
     for scale, (decayed, plain) in found.items():
         own = {} if scale is None else {"lr_scale": scale}
@@ -296,6 +299,30 @@ def scaled_lr(lr, batch_size, scaling="linear"):
     if scaling == "sqrt":
         return lr * math.sqrt(batch_size)
     raise ValueError(f'scaling={scaling!r} is neither "linear", "sqrt" nor None.')
+
+
+def linear_ramp(length, n_steps, total_steps, batch_size=1):
+    """Share of a weight that grows linearly from 0 to 1: MixMatch.
+
+    Parameters
+    ----------
+    length : int or float
+        When it is 1: a share of the training (float in [0, 1]), or rows (int).
+    n_steps : int
+        Steps done.
+    total_steps : int
+    batch_size : int, default=1
+        Rows of a step.
+
+    Returns
+    -------
+    share : float
+    """
+    if isinstance(length, Integral):
+        done = n_steps * batch_size
+    else:
+        done, length = n_steps, length * total_steps
+    return min(1, done / length) if length else 1
 
 
 def step_counts(n_samples, batch_size, n_epochs, warmup_epochs=0):

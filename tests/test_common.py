@@ -108,6 +108,12 @@ SHORT = {
     },
     "FixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
     "MixMatchClassifier": {"max_steps": 50, "lr": 3e-3, "batch_size": 16},
+    "ReMixMatchClassifier": {
+        "max_steps": 50,
+        "lr": 3e-3,
+        "batch_size": 16,
+        "n_augmentations": 2,
+    },
     "NoisyStudentClassifier": {"n_rounds": 1, "max_steps": 40, "batch_size": 16},
     "SimCLRv2Classifier": {
         "embedder": SimCLRTransformer(projection_layers=3, max_epochs=2),
@@ -119,6 +125,7 @@ SHORT = {
     "SupervisedClassifier": {"max_steps": 50},
     "LADASelector": {"max_steps": 20, "policy_epochs": 1},
     "LearningLossSelector": {"max_steps": 20, "width": 16},
+    "SRAALSelector": {"max_steps": 10, "width": 2},
     "TODSelector": {"max_steps": 20, "batch_size": 16},
     "USLTSelector": {"max_steps": 3, "n_heads": 2},
     "VAALSelector": {"max_steps": 10, "width": 2},
@@ -169,6 +176,7 @@ SHORTEST = {
     },
     "FixMatchClassifier": {"max_steps": 2, "batch_size": 8},
     "MixMatchClassifier": {"max_steps": 2, "batch_size": 8},
+    "ReMixMatchClassifier": {"max_steps": 2, "batch_size": 8, "n_augmentations": 2},
     "NoisyStudentClassifier": {
         "n_rounds": 1,
         "max_steps": 2,
@@ -183,6 +191,7 @@ SHORTEST = {
     "SupervisedClassifier": {"max_steps": 2},
     "LADASelector": {"max_steps": 2, "policy_epochs": 1},
     "LearningLossSelector": {"max_steps": 2, "width": 16},
+    "SRAALSelector": {"max_steps": 2, "width": 2},
     "TODSelector": {"max_steps": 2, "batch_size": 8},
     "USLTSelector": {
         "max_steps": 2,

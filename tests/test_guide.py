@@ -1,15 +1,14 @@
-"""The Python blocks of the documentation run as pasted; its commands are understood.
+"""The Python blocks of the documentation run as pasted; its commands are understood."""
 
-Each page runs in one namespace from its first block to its last, in an empty folder,
-on the data that the page itself makes. To be quick, the test shortens every training to
-`STEPS` optimizer steps (`short_trainings`), the only change to what a reader runs. So
-the test shows that a block runs, and nothing about what it computes. Warnings are no
-errors here, since after so few steps `fit` is right to warn.
-
-A block under the comment ``.. not run: REASON`` needs something that a test does not
-have, such as published weights. The test compiles it and runs its imports of sklabel.
-`NOT_RUN` counts these blocks page by page, so that none hides there.
-"""
+# Each page runs in one namespace from its first block to its last, in an empty folder,
+# on the data that the page itself makes. To be quick, the test shortens every training
+# to `STEPS` optimizer steps (`short_trainings`), the only change to what a reader runs.
+# So the test shows that a block runs, and nothing about what it computes. Warnings are
+# no errors here, since after so few steps `fit` is right to warn.
+#
+# A block under the comment ``.. not run: REASON`` needs something that a test does not
+# have, such as published weights. The test compiles it and runs its imports of sklabel.
+# `NOT_RUN` counts these blocks page by page, so that none hides there.
 
 import ast
 import re

@@ -26,15 +26,16 @@ FLOORS = [
     "labels metrics _core.class_names _core.inputs _core.net _core.texts "
     "_core.vector_cache _pages.server",
     "inspection pretrained _core.health _core.parameters _core.settings",
-    "_core.learner",
+    "_core.learner _core.own_networks",
     "_core.codes _core.overclustering _core.roles.embedding _core.roles.clustering "
     "_core.roles.classification _core.roles.search",
     "_core.nested _core.transfer",
     "_core.roles.selection",
+    "_core.adversary",
     "embedding",
     "clustering classification",
     "selection",
-    "active_learning model_selection _pages.learning",
+    "active_learning ensemble model_selection _pages.learning",
     "__init__",
     "cli",
     "__main__",
@@ -83,7 +84,15 @@ def imports(path):
             base = package[: len(package) - node.level + 1]
             inside = ".".join((*base, *(node.module or "").split("."))).strip(".")
             if node.module:
-                yield node.lineno, f".{inside}", names
+                of_files = [
+                    n
+                    for n in names
+                    if (ROOT / inside.replace(".", "/") / f"{n}.py").exists()
+                ]
+                for name in of_files:
+                    yield node.lineno, f".{inside}.{name}", []
+                if len(of_files) < len(names):
+                    yield node.lineno, f".{inside}", names
             else:  # from . import a, b: each name is a module or a name of __init__
                 for name in names:
                     yield node.lineno, f".{inside}.{name}" if inside else f".{name}", []

@@ -488,3 +488,23 @@ def test_a_snapshot_is_of_the_lowest_score():
     other = Snapshot(torch.nn.Linear(2, 1))
     other.load_state_dict(snapshot.state_dict())
     assert other.score == 1 and torch.equal(other.parts[0].weight, before)
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (12, 5, 3, 4)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_parts_normalized_by_one_kernel_are_those_of_a_loop(shape, affine):
+    kind = nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d
+    x, weight = torch.randn(2, *shape)
+    found = []
+    for way in ("forward", "_in_one"):
+        norm = SplitBatchNorm(kind(shape[1], affine=affine), 4)
+        if affine:
+            nn.init.uniform_(norm.norm.weight, 0.5, 1.5, torch.manual_seed(0))
+        given = x.clone().requires_grad_()
+        for _ in range(2):
+            out = norm(given) if way == "forward" else norm._in_one(given, 4)
+        (out * weight).sum().backward()
+        state = [*norm.norm.buffers(), *(p.grad for p in norm.parameters())]
+        found.append([out.detach(), given.grad, *state])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

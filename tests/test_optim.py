@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from skorch.callbacks import Callback
 from torch import nn
 
+from sklabel.embedding import SwAVTransformer
 from sklabel.optim import (
     LARS,
     constant,
@@ -482,3 +485,49 @@ def test_scaled_lr():
     assert scaled_lr(0.1, 512, None) == 0.1
     with pytest.raises(ValueError, match="scaling='cubic'"):
         scaled_lr(0.1, 512, "cubic")
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_larc_of_an_estimator_adapts_biases_and_norms_too(weight_decay):
+    # LARC wraps SGD over all parameters alike: a step by hand
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    nn.init.normal_(net[1].bias)
+    settings = {"backbone": net, "augment": None, "warmup_epochs": 0, "max_steps": 1}
+    settings |= {"lr": 0.6, "weight_decay": weight_decay, "random_state": 0}
+    before, gradients = {}, {}
+
+    class Look(Callback):
+        def on_train_begin(self, net, **kwargs):
+            module = net.module_
+            before.update((n, p.detach().clone()) for n, p in module.named_parameters())
+            for name, parameter in module.named_parameters():
+                parameter.register_hook(partial(gradients.__setitem__, name))
+
+    params = {"callbacks": [Look]}
+    fitted = SwAVTransformer(
+        20, optimizer="larc", net_params=params, frozen_epochs=0, **settings
+    ).fit(x)
+    assert len(gradients) == len(before) > 8
+    for name, found in fitted.net_.module_.named_parameters():
+        if name.startswith("prototypes"):
+            continue  # scaled to length 1 after the step
+        w, g = before[name], gradients[name]
+        ratio = 0.001 * w.norm() / (g.norm() + weight_decay * w.norm() + 1e-8)
+        expected = w - 0.6 * ratio * (g + weight_decay * w)
+        expected = expected if g.any() and w.any() else found
+        torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=1e-7)
+    # that of solo-learn leaves them out
+    groups = SwAVTransformer(optimizer="lars_clip", **settings).fit(x).net_.optimizer_
+    assert [group["adapt"] for group in groups.param_groups] == [True, False]
+
+
+def test_groups_of_parameters_treated_alike():
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+    net[0].bias.requires_grad_(False)
+    own, none = param_groups(net, 0.1, alike=True)
+    assert len(own["params"]) == 5 and own["weight_decay"] == 0.1
+    assert not none["params"]
+    scaled = param_groups(net, 0.1, {"2": 0.5}, alike=True)
+    assert [len(g["params"]) for g in scaled] == [3, 0, 2, 0]
+    assert scaled[2]["lr_scale"] == 0.5

@@ -109,6 +109,7 @@ TRAINED = {
     classification.SupervisedClassifier: (X, Y, {}),
     classification.FixMatchClassifier: (X, Y, {}),
     classification.MixMatchClassifier: (X, Y, {}),
+    classification.ReMixMatchClassifier: (X, Y, {"n_augmentations": 2}),
     classification.NoisyStudentClassifier: (X, Y, {"n_rounds": 0}),
     selection.LearningLossSelector: (X, Y, {"n_samples": 2}),
     selection.TODSelector: (X, Y, {"n_samples": 2}),
@@ -199,6 +200,28 @@ PARTS = {
         classification.MixMatchClassifier,
         {"unlabeled_weight": 30.0, "ramp_up": 0},
         {"labeled_loss": 1, "unlabeled_loss": 30.0},
+    ),
+    "ReMixMatch": (
+        classification.ReMixMatchClassifier,
+        {"unlabeled_weight": 3.0, "anchor_weight": 0.7, "ramp_up": 0},
+        {"labeled_loss": 1, "unlabeled_loss": 3.0, "anchor_loss": 0.7},
+    ),
+    "ReMixMatch of images": (
+        classification.ReMixMatchClassifier,
+        {
+            "unlabeled_weight": 3.0,
+            "anchor_weight": 0.7,
+            "rotation_weight": 0.3,
+            "ramp_up": 0,
+            "image_shape": (2, 3),
+            "backbone": "auto",
+        },
+        {
+            "labeled_loss": 1,
+            "unlabeled_loss": 3.0,
+            "anchor_loss": 0.7,
+            "rotation_loss": 0.3,
+        },
     ),
     "MixMatch, at the foot of the ramp": (
         classification.MixMatchClassifier,
@@ -445,6 +468,14 @@ OWN = [
         ("soft_sharpness", 1.0, of_module(lambda m: m.thresholds.sharpness), 1.0),
     ]),
     (classification.MixMatchClassifier, {"max_steps": 4}, [
+        ("unlabeled_ratio", 2, step("rows"), 8 + 16),
+        ("include_labeled", True, of_steps(lambda s: min(all_others(s)) < 8), True),
+        ("n_augmentations", 3, of_module(lambda m: m.n_augmentations), 3),
+        ("temperature", 0.1, of_module(lambda m: m.temperature), 0.1),
+        ("alpha", 0.2, of_module(lambda m: m.alpha), 0.2),
+        ("ema_decay", 0.1, of_module(lambda m: m.decay), 0.1),
+    ]),
+    (classification.ReMixMatchClassifier, {"max_steps": 4}, [
         ("unlabeled_ratio", 2, step("rows"), 8 + 16),
         ("include_labeled", True, of_steps(lambda s: min(all_others(s)) < 8), True),
         ("n_augmentations", 3, of_module(lambda m: m.n_augmentations), 3),

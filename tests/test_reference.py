@@ -27,6 +27,7 @@ MODULES = [
     "clustering",
     "datasets",
     "embedding",
+    "ensemble",
     "inspection",
     "labels",
     "losses",

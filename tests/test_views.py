@@ -377,7 +377,7 @@ METHODS = {
         (X, Y),
         """
         network  w1(labeled) [w2(unlabeled)] s1(w3(unlabeled))
-        teacher  [s2(labeled)]
+        teacher  [s2(w1(labeled))]
         """,
     ),
     "MixMatch: views are guessed together, then all of them learn": (
@@ -395,6 +395,58 @@ METHODS = {
         """
         network  [w1(labeled)] [w2(unlabeled)] [w3(unlabeled)] [w4(unlabeled)]
         network  w1(labeled) w2(unlabeled) w3(unlabeled) w4(unlabeled)
+        """,
+    ),
+    "FixMatch with an average as teacher: it alone sees the weak views": (
+        make(
+            classification.FixMatchClassifier,
+            weak_augment=weak,
+            strong_augment=strong,
+            teacher="average",
+            threshold=0.0,
+            batch_size=4,
+            unlabeled_ratio=3,
+            include_labeled=False,
+        ),
+        (X, Y),
+        """
+        network  w1(labeled) s1(w3(unlabeled))
+        teacher  [w2(unlabeled)]
+        """,
+    ),
+    "FixMatch with interpolated logits: labeled views also go alone": (
+        make(
+            classification.FixMatchClassifier,
+            weak_augment=weak,
+            strong_augment=strong,
+            logit_interpolation=True,
+            threshold=0.0,
+            batch_size=4,
+            unlabeled_ratio=3,
+            include_labeled=False,
+        ),
+        (X, Y),
+        """
+        network  w1(labeled) [w2(unlabeled)] s1(w3(unlabeled))
+        network  w1(labeled)
+        """,
+    ),
+    "ReMixMatch: one weak view is guessed, the strong ones learn": (
+        make(
+            classification.ReMixMatchClassifier,
+            weak_augment=weak,
+            strong_augment=strong,
+            n_augmentations=2,
+            alpha=0,  # nothing is mixed, so that rows can be told
+            ramp_up=0,
+            batch_size=4,
+            unlabeled_ratio=3,
+            include_labeled=False,
+        ),
+        (X, Y),
+        """
+        network  [s1(w1(labeled))] [w4(unlabeled)] s2(w2(unlabeled))
+        network  s1(w1(labeled)) w4(unlabeled) s2(w2(unlabeled)) s3(w3(unlabeled))
         """,
     ),
     "Noisy Student: the teacher learns from weak views, the student from noised ones": (

@@ -15,7 +15,6 @@ and how many labels do you need to find out?
 # random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
 # X are your photographs: an array, or paths with `image_size=64`.
 
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch

@@ -5,6 +5,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from ..losses import unit_rows
 
@@ -240,12 +241,61 @@ def choose_c(probe, Z, codes, weights, start, seed, n_folds=5):
     return float(_C_GRID[int(np.argmin(losses))])
 
 
-def choose_memory(Z, codes, weights, values, logits, alpha, beta):
+def tuned_keys(
+    keys, values, weight, codes, weights, alpha, beta, embed, n_epochs, lr, batch_size
+):
+    """Return the keys of a memory, trained on the labeled rows: Tip-Adapter-F.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (m, D)
+    values : ndarray of shape (m, K)
+    weight : ndarray of shape (K, D)
+        Of the classifier that the memory is added to.
+    codes : ndarray of int of shape (m,)
+    weights : ndarray of shape (m,)
+        On average 1.
+    alpha, beta : float
+        See `remembered`.
+    embed : callable
+        Returns the rows' embeddings (m, D) of length 1, of new views in each epoch.
+    n_epochs : int
+    lr : float
+        Of AdamW at first; it falls by half a cosine.
+    batch_size : int
+
+    Returns
+    -------
+    keys : ndarray of shape (m, D)
+        Of any length.
+    """
+    keys, codes = nn.Parameter(_tensor(keys).clone()), torch.as_tensor(codes)
+    values, weight, weights = map(_tensor, (values, weight, weights))
+    n_batches = -(-len(keys) // batch_size)
+    optimizer = torch.optim.AdamW([keys], lr=lr, eps=1e-4)  # as published
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, n_epochs * n_batches
+    )
+    for _ in range(n_epochs):
+        Z = _tensor(embed())
+        for rows in torch.randperm(len(Z)).split(batch_size):
+            logits = Z[rows] @ weight.T
+            logits = logits + remembered(Z[rows], keys, values, alpha, beta)
+            losses = cross_entropy(logits, codes[rows], reduction="none")
+            optimizer.zero_grad()
+            (weights[rows] * losses).mean().backward()
+            optimizer.step()
+            schedule.step()
+    return keys.detach().double().numpy()
+
+
+def choose_memory(Z, keys, codes, weights, values, logits, alpha, beta):
     """Return alpha and beta of a memory; "auto": the best on rows left out in turn.
 
     Parameters
     ----------
-    Z : ndarray of shape (n, D)
+    Z, keys : ndarray of shape (n, D)
+        Embeddings of the same rows, as they are asked and as they are remembered.
     codes : ndarray of int of shape (n,)
     weights : ndarray of shape (n,)
     values : ndarray of shape (n, K)
@@ -253,7 +303,7 @@ def choose_memory(Z, codes, weights, values, logits, alpha, beta):
         Without the memory.
     alpha, beta : float or "auto"
     """
-    distance = 1 - Z @ Z.T
+    distance = 1 - Z @ keys.T
     best = np.inf, None, None
     for b in _BETA_GRID if beta == "auto" else [beta]:
         near = np.exp(-b * distance)

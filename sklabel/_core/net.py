@@ -44,7 +44,7 @@ OPTIMIZERS = {
     "lars": (optim.LARS, {"momentum": 0.9}),
     # with the rate outside of the momentum, as BYOL has it
     "lars_outer": (optim.LARS, {"variant": "byol"}),
-    # as SwAV has it
+    # as SwAV has it, biases and norms too
     "larc": (optim.LARS, {"variant": "larc"}),
     # with a bound, as solo-learn's recipes for CIFAR have it
     "lars_clip": (optim.LARS, {"variant": "clip", "trust_coefficient": 0.02}),
@@ -207,12 +207,18 @@ class Net(NeuralNet):
         optimizer, defaults = OPTIMIZERS.get(self.optimizer, (self.optimizer, {}))
         given = self.get_params_for("optimizer")
         given.pop("lr", None)
-        groups = optim.param_groups(self.module_, self.weight_decay, self.lr_scales)
         device = torch.device(self.device).type
         if self.optimizer in _FUSED and device not in ("cpu", "mps"):
             if "foreach" not in given:
                 defaults = {"fused": True, **defaults}
-        self.optimizer_ = optimizer(groups, **{"lr": self.lr, **defaults, **given})
+        settings = {"lr": self.lr, **defaults, **given}
+        groups = optim.param_groups(
+            self.module_,
+            self.weight_decay,
+            self.lr_scales,
+            alike=settings.get("variant") == "larc",  # as it is published
+        )
+        self.optimizer_ = optimizer(groups, **settings)
         scaled = self.used_precision() == "float16"
         self.scaler_ = torch.amp.GradScaler(device, enabled=scaled)
         if not isinstance(self.optimizer_, torch.optim.Optimizer):

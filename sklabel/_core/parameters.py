@@ -75,6 +75,7 @@ Optimizer = Annotated[str | type, one_of(OPTIMIZERS), callable]
 Schedule = Annotated[str | Callable, one_of(SCHEDULES), callable]
 LearningRateScaling: TypeAlias = Literal["linear", "sqrt"] | None
 ProbabilisticClassifier = Annotated[BaseEstimator, HasMethods(["fit", "predict_proba"])]
+ImageProcessor = Annotated[Any, HasMethods(["to_dict"])]  # of transformers
 Committee = Annotated[list[BaseEstimator], list]
 
 
@@ -207,19 +208,20 @@ class Training(Inference, abstract=True):
     max_steps : int or None
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int
-        Samples per step.
+        Samples per step; what is left of an epoch, two or more, makes a smaller step,
+        where most published code leaves it out.
     accumulate : int
         Parts that a batch is computed in, one after the other, where memory is short;
         their gradients add up to one step. What compares the rows of a batch, as many
         losses and BatchNorm do, sees a part only.
     optimizer : str or class
         "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
-        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc",
-        "lars_clip".
+        thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc" (biases
+        and norms are treated as all others), "lars_clip".
     lr : float
         Peak learning rate.
     weight_decay : float
-        Decay of weights; biases and norms have none.
+        Decay of weights; biases and norms have none, but with "larc".
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
         Course of the learning rate after the warm-up.
     warmup_epochs : float

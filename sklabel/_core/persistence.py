@@ -38,7 +38,7 @@ _MOST_JSON = 2**27  # bytes
 _MOST_VALUES = 2**27  # of one sample
 # parameters that mean the machine of the user, not the model: a file does not set them
 _OF_THE_MACHINE = frozenset(
-    ("cache_dir", "checkpoint_dir", "device", "net_params", "oracle", "verbose")
+    "accumulate cache_dir checkpoint_dir device net_params oracle verbose".split()
 )
 # names of models that are fetched, or read from another folder
 _EXTERNAL = re.compile(r"(?:\w+/)?(?:hf[-_]hub|local[-_]dir):", re.ASCII)
@@ -119,8 +119,8 @@ def load(folder, *, allow_external=False):
     Returns
     -------
     estimator : fitted estimator
-        ``device``, ``verbose``, ``checkpoint_dir``, ``cache_dir`` and ``net_params``
-        have their defaults, whatever they were where it was saved.
+        ``device``, ``verbose``, ``accumulate``, ``checkpoint_dir``, ``cache_dir`` and
+        ``net_params`` have their defaults, whatever they were where it was saved.
 
     Raises
     ------

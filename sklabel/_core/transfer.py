@@ -236,6 +236,13 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
             settings["warmup_epochs"] = _WARMUP_SHARE * length if pretrained else 0
         return self._stage(name, module, sampler, watch=labeled.watch, **settings)
 
+    def _build_strong(self, augment, mean, std):
+        """Return a policy of strong views, by its name or as it is given."""
+        kinds = {"randaugment": "strong", "ctaugment": "ctaugment"}
+        if isinstance(augment, str):
+            return self._build_augment("auto", kinds[augment], mean, std)
+        return self._build_augment(augment, None, mean, std)
+
     def _pretrained_lr(self):
         source = unfrozen(getattr(self, "embedder_", self.backbone))
         return _EMBEDDER_LR if isinstance(source, Learner) else _PUBLISHED_LR

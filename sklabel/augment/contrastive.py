@@ -1,5 +1,6 @@
 """Contrastive views: crop, mirror, recolor, blur, each on a whole batch."""
 
+import functools
 import math
 from numbers import Integral
 
@@ -78,13 +79,26 @@ def resized_crop(x, top, left, height, width, flip=None, angle=None, size=None):
 
 def _grey_weights(x):
     """Return the weights of the channels in the grey image."""
-    channels = x.shape[1]
+    return _kept_grey(x.shape[1], x.dtype, x.device)
+
+
+# kept on each device: a copy from the host, however small, costs a launch in every step
+@functools.lru_cache(64)
+def _kept_grey(channels, dtype, device):
     weights = LUMA if channels == 3 else [1 / channels] * channels
-    return torch.tensor(weights, dtype=x.dtype).to(x.device, non_blocking=True)
+    with torch.inference_mode(False):  # what is made there cannot be trained with
+        return torch.tensor(weights, dtype=dtype).to(device, non_blocking=True)
 
 
 def _hue_matrices(turns, x):
     """Return (B, 3, 3) matrices that turn the hue by so many full circles."""
+    luma, plane, turn = _kept_turn(x.dtype, x.device)
+    radians = (2 * math.pi * turns)[:, None, None]
+    return luma + plane * radians.cos() + turn * radians.sin()
+
+
+@functools.lru_cache(64)
+def _kept_turn(dtype, device):
     to_yiq = torch.tensor(YIQ, dtype=torch.float64)
     from_yiq = torch.linalg.inv(to_yiq)
     # M = A + B cos + C sin, so that nothing but two numbers depends on the image
@@ -92,9 +106,8 @@ def _hue_matrices(turns, x):
     luma[0, 0] = plane[1, 1] = plane[2, 2] = turn[1, 2] = 1
     turn[2, 1] = -1
     parts = torch.stack([from_yiq @ part @ to_yiq for part in (luma, plane, turn)])
-    luma, plane, turn = parts.to(x.dtype).to(x.device, non_blocking=True)
-    radians = (2 * math.pi * turns)[:, None, None]
-    return luma + plane * radians.cos() + turn * radians.sin()
+    with torch.inference_mode(False):
+        return parts.to(dtype).to(device, non_blocking=True, copy=True)
 
 
 @torch.no_grad()

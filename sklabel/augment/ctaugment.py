@@ -165,7 +165,7 @@ class CTAugment(ImagePolicy):
         Parameters
         ----------
         x : Tensor of shape (B, C, H, W)
-            Images in [0, 1]; FixMatch: the labeled ones.
+            Images in [0, 1]; FixMatch: weak views of the labeled ones.
 
         Returns
         -------

@@ -6,6 +6,7 @@ from ._embedding import EmbeddingClassifier
 from ._fixmatch import FixMatchClassifier
 from ._mixmatch import MixMatchClassifier
 from ._noisy_student import NoisyStudentClassifier
+from ._remixmatch import ReMixMatchClassifier
 from ._simclrv2 import SimCLRv2Classifier
 from ._supervised import SupervisedClassifier
 
@@ -15,6 +16,7 @@ __all__ = [
     "EmbeddingClassifier",
     "FixMatchClassifier",
     "MixMatchClassifier",
+    "ReMixMatchClassifier",
     "NoisyStudentClassifier",
     "SimCLRv2Classifier",
     "SupervisedClassifier",

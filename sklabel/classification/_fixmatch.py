@@ -38,6 +38,7 @@ from ..modules import (
     RelativeThreshold,
     SoftWeights,
     linear_classifier,
+    probe_policy_,
 )
 
 
@@ -60,7 +61,11 @@ class _FixMatch(AveragedClassifier):
 
     def loss(self, x, y):
         x_labeled, x_unlabeled, labels, rows = split_labeled(x, y)
-        views = [self.weak(x_labeled)]
+        return self.loss_of(self.weak(x_labeled), labels, x_unlabeled, rows)
+
+    def loss_of(self, seen, labels, x_unlabeled, rows):
+        """Return the loss, given the weak views of the labeled rows."""
+        views = [seen]
         if len(rows):
             views += [self.weak(x_unlabeled), self.strong(self.weak(x_unlabeled))]
         labeled, *others = self._logits(views)
@@ -115,20 +120,12 @@ class _FixMatch(AveragedClassifier):
 
 
 class _CTAugmented(_FixMatch):
-    """The strong views learn from the labeled rows how strong they may be."""
+    """The strong views learn from weak ones of labeled rows how strong they may be."""
 
-    def loss(self, x, y):
-        loss = super().loss(x, y)
-        x_labeled, _, labels, _ = split_labeled(x, y)
-        self._probe(x_labeled, labels)
+    def loss_of(self, seen, labels, x_unlabeled, rows):
+        loss = super().loss_of(seen, labels, x_unlabeled, rows)
+        probe_policy_(self.strong, self.average, seen, labels)
         return loss
-
-    @torch.no_grad()
-    def _probe(self, x, labels):
-        views, draw = self.strong.probe(x)
-        p = self.average(views).float().softmax(1)
-        distance = (p - one_hot(labels, p.shape[1])).abs().sum(1)
-        self.strong.update(draw, 1 - 0.5 * distance)
 
 
 class FixMatchClassifier(EncoderClassifier):
@@ -338,7 +335,7 @@ class FixMatchClassifier(EncoderClassifier):
 
     def _build_module(self, mean, std, mixed=None):
         weak = self._build_augment(self.weak_augment, "weak", mean, std)
-        strong = self._build_strong(mean, std)
+        strong = self._build_strong(self.strong_augment, mean, std)
         n_classes = len(self.classes_)
         module = (_CTAugmented if hasattr(strong, "probe") else _FixMatch)(
             linear_classifier(self._build_backbone(mean, std), n_classes),
@@ -358,12 +355,6 @@ class FixMatchClassifier(EncoderClassifier):
             interpolated=self.logit_interpolation,
         )
         return self._take_over(module, "online", "average", "n_steps")
-
-    def _build_strong(self, mean, std):
-        kinds = {"randaugment": "strong", "ctaugment": "ctaugment"}
-        if isinstance(self.strong_augment, str):
-            return self._build_augment("auto", kinds[self.strong_augment], mean, std)
-        return self._build_augment(self.strong_augment, None, mean, std)
 
     def _build_alignment(self, n_classes, mixed):
         align = {

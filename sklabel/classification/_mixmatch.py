@@ -1,8 +1,5 @@
 """MixMatch: guessed labels, mixed with given ones (Berthelot et al., 2019)."""
 
-from numbers import Integral
-
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import one_hot
@@ -21,8 +18,9 @@ from .._core.parameters import (
 )
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
-from ..losses import guessed_labels, mixmatch_losses, mixup
+from ..losses import guessed_labels, mixing_weights, mixmatch_losses, mixup
 from ..modules import AveragedClassifier, PredictedClasses, linear_classifier
+from ..optim import linear_ramp
 
 
 class _MixMatch(AveragedClassifier):
@@ -52,7 +50,7 @@ class _MixMatch(AveragedClassifier):
             targets += [guesses] * self.n_augmentations
         views, targets = torch.cat(views), torch.cat(targets)
         order = torch.randperm(len(views), device=x.device)
-        weights = to_device(self._mixing_weights(len(views)), x.device)
+        weights = to_device(mixing_weights(len(views), self.alpha), x.device)
         # one forward: BatchNorm sees mixtures of labeled and unlabeled rows together
         logits = self.online(mixup(views, order, weights))
         targets = mixup(targets, order, weights)
@@ -84,22 +82,10 @@ class _MixMatch(AveragedClassifier):
         logits = logits.unflatten(0, (self.n_augmentations, -1))  # (V, B, K)
         return guessed_labels(logits, self.temperature)
 
-    def _mixing_weights(self, n):
-        """Draw the share that each row keeps of itself, at least one half."""
-        if self.alpha == 0:
-            return torch.ones(n)
-        # by logarithms of Gamma(alpha), which for a small alpha is mostly below 1e-38
-        gamma = torch.distributions.Gamma(self.alpha + 1, 1.0).sample((2, n)).log()
-        gamma += torch.rand(2, n).log() / self.alpha
-        return (gamma[0] - gamma[1]).abs().sigmoid()
-
     def _ramped_weight(self, n_labeled):
         """Return the weight of the unlabeled loss at this step."""
-        if isinstance(self.ramp_up, Integral):
-            done, length = self.n_steps * n_labeled, self.ramp_up
-        else:
-            done, length = self.n_steps, self.ramp_up * self.total_steps
-        return self.unlabeled_weight * (min(1, done / length) if length else 1)
+        ramp = linear_ramp(self.ramp_up, self.n_steps, self.total_steps, n_labeled)
+        return self.unlabeled_weight * ramp
 
 
 class MixMatchClassifier(EncoderClassifier):
@@ -274,15 +260,4 @@ class MixMatchClassifier(EncoderClassifier):
         return self._take_over(module, "online", "average", "n_steps")
 
     def _check_health(self, trained):
-        """Warn if one class has nearly all of the last guesses, or another none."""
-        guessed, prior = trained
-        counts = np.bincount(guessed[guessed >= 0], minlength=len(prior))
-        self._check_shares(
-            counts / max(1, counts.sum()),
-            prior,
-            "guessed labels",
-            counts.sum(),
-            f"an unlabeled_weight below {self.unlabeled_weight}",
-            "a longer training",
-            class_weight="balanced",
-        )
+        self._check_guesses(*trained)

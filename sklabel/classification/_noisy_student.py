@@ -44,6 +44,7 @@ class _NoisyStudent(AveragedClassifier):
     _: KW_ONLY
     augment: nn.Module
     stochastic_depth: float
+    stochastic_depth_rule: str
     label_smoothing: float
     number: int  # of the round; 0: the first teacher
     targets: InitVar[torch.Tensor | None]
@@ -53,7 +54,9 @@ class _NoisyStudent(AveragedClassifier):
 
     def __post_init__(self, targets):
         super().__post_init__()
-        self.hooks = drop_blocks_(self.online, self.stochastic_depth)
+        self.hooks = drop_blocks_(
+            self.online, self.stochastic_depth, self.stochastic_depth_rule
+        )
         # made anew from the teacher, never saved
         self.register_buffer("targets", targets, persistent=False)
 
@@ -205,6 +208,9 @@ class NoisyStudentClassifier(EncoderClassifier):
         Probability that the last residual block is left out for a row, in [0, 1); those
         before it have less, in proportion. Networks without residual blocks, as that
         for vectors, have none.
+    stochastic_depth_rule : {"linear", "efficientnet"}
+        Whether the first block counts as 1 or, as in the released code, as 0: the first
+        block is never left out then, and the last a little less often.
     label_smoothing : float
         Share of a label's weight that is spread over all classes, in [0, 1]; hard
         pseudo-labels have it too, soft ones never.
@@ -332,6 +338,7 @@ class NoisyStudentClassifier(EncoderClassifier):
     duplicate: bool = True
     dropout: BelowOne = 0.2
     stochastic_depth: BelowOne = 0.2
+    stochastic_depth_rule: Literal["linear", "efficientnet"] = "linear"
     label_smoothing: UnitInterval = 0.1
     ema_decay: BelowOne = 0.999
     noisy_teacher: bool = False
@@ -436,6 +443,7 @@ class NoisyStudentClassifier(EncoderClassifier):
             average=average,
             augment=self._build_views(noisy, mean, std),
             stochastic_depth=self.stochastic_depth if noisy else 0.0,
+            stochastic_depth_rule=self.stochastic_depth_rule,
             label_smoothing=self.label_smoothing,
             number=number,
             targets=self._targets(p),

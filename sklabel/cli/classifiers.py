@@ -12,6 +12,7 @@ _ON_VECTORS = "embedding"
 _TRAINING = {
     "fixmatch": "FixMatchClassifier",
     "mixmatch": "MixMatchClassifier",
+    "remixmatch": "ReMixMatchClassifier",
     "noisy-student": "NoisyStudentClassifier",
     "simclrv2": "SimCLRv2Classifier",
     "supervised": "SupervisedClassifier",

@@ -143,11 +143,16 @@ def _saved(args):
 
 def _named(name, weights, files, args):
     """Return a published encoder."""
-    if weights is not None and Path(weights).is_file():
-        weights = os.path.abspath(weights)
+    names, given = _several(name), _several(weights or "DEFAULT")
+    if len(given) not in (1, len(names)):
+        raise ValueError(
+            f"--weights names {len(given)} files or sets, but --embedder {len(names)} "
+            "encoders: give one for each, with + between them."
+        )
+    given = [os.path.abspath(one) if Path(one).is_file() else one for one in given]
     embedder = sklabel.embedding.PretrainedTransformer(
-        name,
-        weights="DEFAULT" if weights is None else weights,
+        names if len(names) > 1 else names[0],
+        weights=given if len(given) > 1 else given[0],
         input_size=args.image_size,
         on_error="skip",
         max_pixels=args.max_pixels,
@@ -160,6 +165,11 @@ def _named(name, weights, files, args):
         if "is unknown" in str(error):
             raise ValueError(f"there is no model folder {name}, and {error}") from None
         raise
+
+
+def _several(text):
+    """Return what stands between plus signs; a file may have such a name."""
+    return [text] if Path(text).exists() else text.split("+")
 
 
 def _published(files, args):

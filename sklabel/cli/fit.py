@@ -3,7 +3,17 @@
 from collections import Counter
 from pathlib import Path
 
-from . import classifiers, embedders, inputs, lists, models, options, outputs, tables
+from . import (
+    classifiers,
+    embedders,
+    inputs,
+    issues,
+    lists,
+    models,
+    options,
+    outputs,
+    tables,
+)
 
 OUT = "labels.csv"
 
@@ -32,6 +42,12 @@ def add_parser(commands):
     )
     parser.add_argument(
         "--model", metavar="DIR", help="folder to keep the model in, for predict"
+    )
+    parser.add_argument(
+        "--issues",
+        metavar="CSV",
+        help="where to write what to look at: given labels that the others contradict, "
+        "copies, and blank, dark, blurred or odd images",
     )
     options.add_top(parser)
     options.add_lists(parser)
@@ -66,8 +82,12 @@ def run(args):
         raise ValueError(
             f"--out {out} is the file with your labels: give another, or --overwrite."
         )
-    outputs.check_distinct(out=out, model=args.model, checkpoint=args.checkpoint)
+    outputs.check_distinct(
+        out=out, issues=args.issues, model=args.model, checkpoint=args.checkpoint
+    )
     outputs.check_csv(out, "--out", args)
+    if args.issues is not None:
+        outputs.check_csv(Path(args.issues), "--issues", args)
     outputs.check_model(args.model, "--model", args)
     outputs.check_folder(args.checkpoint, "--checkpoint", args)
 
@@ -75,6 +95,9 @@ def run(args):
     names, X, embedder, _ = embedders.embed(files, args)
     readable = {n: given[n] for n in names if n in given}
     _check_classes(labels._replace(given=readable), args)
+    found = []
+    if args.issues is not None:
+        found = issues.find(files, names, embedder.transform(X), given)
     if classifiers.trains(args) and embedders.takes_paths(embedder):
         names, X = inputs.read_images(files, embedder.sample_shape_[1:], args, embedder)
     y = inputs.as_y(names, given)
@@ -91,17 +114,22 @@ def run(args):
             entry = lists.given_entry(name, given[name], entry.label)
         entries.append(entry)
     content = tables.as_marked(args.command, *lists.rows(entries))
-    with outputs.writing(args, csv=(out, content)):
+    listed = None
+    if args.issues is not None:
+        marked = tables.as_marked(args.command, *issues.rows(found, entries))
+        listed = Path(args.issues), marked
+    with outputs.writing(args, csv=(out, content), issues=listed):
         if args.model is not None:
             models.save(classifier, args.model, args.command)
-    found = Counter(str(entry.label) for entry in entries)
-    counts = ", ".join(f"{c} {found[str(c)]}" for c in classifier.classes_)
+    labeled = Counter(str(entry.label) for entry in entries)
+    counts = ", ".join(f"{c} {labeled[str(c)]}" for c in classifier.classes_)
     kept = ""
     if args.model is not None:
         kept = f"Model: {args.model}, {models.size_on_disk(args.model)}.\n"
+    looked = "" if args.issues is None else issues.summary(found, args.issues)
     outputs.show(
         f"{len(entries)} images in {out}, {labels.counts()}: {counts}\n"
-        f"{models.outlook(classifier, entries)}\n{kept}"
+        f"{models.outlook(classifier, entries)}\n{kept}{looked}"
     )
 
 

@@ -35,6 +35,7 @@ def add_embedding(parser):
         help="what makes vectors of the images: a published encoder (mobilenet_v2 or "
         "another of torchvision, timm/NAME, open_clip/NAME), a folder that "
         "--save-embedder has written, or simclr, which learns from your images alone. "
+        "NAME+NAME: the vectors of both, side by side. "
         "Default: mobilenet_v2; simclr where images are small or there is no network",
     )
     parser.add_argument(

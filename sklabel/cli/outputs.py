@@ -300,14 +300,14 @@ def _umask():
 
 
 @contextmanager
-def writing(args, *, csv=None, picture=None, file=None):
+def writing(args, *, csv=None, picture=None, file=None, issues=None):
     """Write files completely, all of them or none; what is done within comes first.
 
     Parameters
     ----------
     args : namespace
         ``command`` and ``overwrite`` are used.
-    csv, picture, file : (Path, bytes) or None
+    csv, picture, file, issues : (Path, bytes) or None
         Where somebody has changed the file since the command began, another name is
         taken, and told.
     """
@@ -315,6 +315,7 @@ def writing(args, *, csv=None, picture=None, file=None):
         (csv, _is_own_csv),
         (picture, _is_own_picture),
         (file, _is_own_page),
+        (issues, _is_own_csv),
     )
     with signals.finishing(), ExitStack() as stack:
         for output, is_own in kinds:

@@ -174,7 +174,9 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
     Notes
     -----
     The loss is that of DCEC, a mean over pixels plus ``cluster_weight`` times a mean
-    over rows. Departures: rows are shuffled; ``tol`` compares the labels before and
+    over rows. Departures: the autoencoder is trained for 40 epochs, as a whole, by
+    default, where published ones are trained for 200 and those of DEC layer by layer;
+    rows are shuffled; ``tol`` compares the labels before and
     after a round; what would lose a cluster is undone (``keep_clusters``).
 
     With ``warm_start`` codes and centers go on from the last fit; where it did not

@@ -237,7 +237,8 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
     over-clustering heads. Time and memory of a step grow with ``n_repeats``.
 
     Departures: the first view is the plain image, which is what is clustered in the
-    end, where the public code crops it too; the rate is 1e-3, for shorter trainings;
+    end, where the public code crops it too; crops are of a random area, where that code
+    draws from a few sizes; the rate is 1e-3, for shorter trainings;
     batch normalization tracks its statistics on all data, so that the cluster of a row
     does not depend on the rows it comes with.
 

@@ -103,7 +103,8 @@ class BYOLTransformer(EmbeddingRole, Learner):
     Without BatchNorm or another normalization in head or backbone, BYOL collapses. The
     loss is that of the paper, 0 to 8; a loss below 0.01 after a few epochs is a
     collapse. Departures, for small data and batches: AdamW at 1e-3, narrower heads, no
-    blur below 64 pixels, and the average starts with the network's own weights. The
+    blur below 64 pixels, the average starts with the network's own weights, and
+    brightness changes by a factor, where the authors' code adds an offset. The
     paper's setting: ``backbone="resnet50", optimizer="lars_outer", lr=0.2,
     lr_scaling="linear", weight_decay=1.5e-6, batch_size=4096, warmup_epochs=10,
     max_epochs=1000, ema_decay=0.996, projection_hidden=4096``. Its rates are for LARS
@@ -132,6 +133,7 @@ class BYOLTransformer(EmbeddingRole, Learner):
     output: Literal["backbone", "projection"] = "backbone"
     augment: Literal["auto"] | nn.Module | Callable | tuple | list | None = "auto"
     lr_scaling: LearningRateScaling = None
+    final_lr: NonNegative = 0.0
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 

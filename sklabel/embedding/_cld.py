@@ -141,10 +141,13 @@ class CLDTransformer(EmbeddingRole, Learner):
     -----
     The instance loss is MoCo's, with two queries and one key from three views.
     Departures from the authors' setting for CIFAR-10, for small data and short
-    trainings: AdamW at 1e-3, a short queue, an average that forgets faster, and no
-    erasing of image parts. That setting: ``backbone="resnet18", optimizer="sgd",
-    lr=0.06, weight_decay=8e-4, warmup_epochs=5, max_epochs=200, queue_size=12288,
-    ema_decay=0.999``.
+    trainings: AdamW at 1e-3, a short queue, an average that forgets faster, heads
+    without norms, no blur, and no erasing of image parts. That setting, but for the
+    erasing: ``backbone="resnet18", optimizer="sgd", lr=0.06, final_lr=1e-6,
+    weight_decay=8e-4, warmup_epochs=5, max_epochs=200, queue_size=12288,
+    ema_decay=0.999, norm_head=True, augment=Contrastive(crop=(0.2, 1.0), jitter=(0.4,
+    0.4, 0.4, 0.1), blur=0.5)``, with :class:`sklabel.augment.Contrastive`. Groups are
+    those of k-means, as in the authors' scripts; their code also has normalized cuts.
 
     References
     ----------
@@ -174,6 +177,7 @@ class CLDTransformer(EmbeddingRole, Learner):
     output: Literal["backbone", "projection"] = "backbone"
     augment: Augment = "auto"
     lr_scaling: LearningRateScaling = None
+    final_lr: NonNegative = 0.0
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 

@@ -136,13 +136,15 @@ class MoCoTransformer(EmbeddingRole, Learner):
     -----
     The symmetric loss is the sum of both directions. Departures from the papers, for
     small data and short trainings: AdamW at 1e-3 with a cosine, a short queue, and an
-    average that forgets faster. The papers' setting for ImageNet:
+    average that forgets faster; views of version 1 lose their colors after these have
+    been changed, not before. The papers' setting for ImageNet:
     ``backbone="resnet50", optimizer="sgd", lr=0.03, warmup_epochs=0, max_epochs=200,
     queue_size=65536, ema_decay=0.999, symmetric=False``, with ``version="v1",
     schedule="step", temperature=0.07`` or ``version="v2", temperature=0.2``. The
     authors' setting for CIFAR-10: ``backbone="resnet18", optimizer="sgd", lr=0.06,
     weight_decay=5e-4, batch_size=512, warmup_epochs=0, max_epochs=800, queue_size=4096,
-    version="v1"`` with the views of version 2.
+    version="v1", augment=Contrastive(jitter=(0.4, 0.4, 0.4, 0.1))``, with
+    :class:`sklabel.augment.Contrastive`.
 
     References
     ----------
@@ -173,6 +175,7 @@ class MoCoTransformer(EmbeddingRole, Learner):
     output: Literal["backbone", "projection"] = "backbone"
     augment: Augment = "auto"
     lr_scaling: LearningRateScaling = None
+    final_lr: NonNegative = 0.0
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 

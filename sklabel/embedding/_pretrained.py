@@ -16,11 +16,19 @@ from tqdm.auto import tqdm
 from .._core.callbacks import fitting
 from .._core.columns import as_column, image_column
 from .._core.freezing import lock_
+from .._core.identity import digest
 from .._core.image_files import StreamedFiles
 from .._core.inputs import check_pixel_range, check_samples, size_pair
 from .._core.learner import NetEstimator
 from .._core.net import Net, resolve_device
-from .._core.parameters import KW_ONLY, ArrayLike, Count
+from .._core.own_networks import (
+    Vectors,
+    frame_of,
+    in_half,
+    own_encoder,
+    side_by_side,
+)
+from .._core.parameters import KW_ONLY, ArrayLike, Count, ImageProcessor
 from .._core.samples import PIXEL_RANGES, Samples
 from .._core.vector_cache import VectorCache, cache_name
 from .._core.warn import warn, warn_once
@@ -55,20 +63,36 @@ class PretrainedTransformer(
 
     Parameters
     ----------
-    backbone : str
+    backbone : str, nn.Module or list of these
         "resnet50" or another classifier of torchvision; "timm/NAME" (extra
         ``backbones``), such as "timm/vit_small_patch14_dinov2"; or "open_clip/NAME"
         (extra ``clip``), such as "open_clip/ViT-B-32" or, with weights of its own,
-        "open_clip/hf-hub:OWNER/NAME".
-    weights : str, Path or None
+        "open_clip/hf-hub:OWNER/NAME". A network of your own, which takes images
+        ``(B, 3, H, W)`` and gives vectors, maps or tokens; models of transformers, too.
+        It is copied. Of several encoders each vector is scaled to length 1, and they
+        are put one after the other; they share the frame of the largest.
+    weights : str, Path, None or list of these
         "DEFAULT": those that the library recommends, for open_clip the first that it
         lists; downloaded once and kept where the library keeps them. The name of others
         that it offers, such as "IMAGENET1K_V1". The path of a file, safetensors or a
-        state dict of ``torch.save``. None: random ones, for tests.
+        state dict of ``torch.save``. None: random ones, for tests. A network of your
+        own keeps its weights with "DEFAULT". A list: for each encoder.
+    preprocessing : "auto", dict, image processor or list of these
+        How images are brought to size and standardized. "auto": as the weights want it;
+        for a network of your own what it says of itself, as those of timm and
+        transformers do, else the colors of ImageNet and 224 pixels. A dict: some of
+        "mean" and "std" (of pixels in [0, 1], one number or three), "size", "resize",
+        "mode", "interpolation" and "fill" (see :class:`sklabel.pretrained.Frame`). An
+        image processor of transformers, or its ``to_dict()``: its values.
+    weights_precision : {"auto", "float32", "bfloat16", "float16"}
+        Of the weights: half the memory in 16 bits, and other last digits. "auto": as
+        they come, mostly float32. ``precision`` is that of products.
     pooling : {"auto", "avg", "max", "token"}
         What a vector is made of. "auto": as published, for open_clip the vectors that
         it compares with texts. "avg", "max": mean or largest value over all places.
-        "token": the class token of a transformer. "max" is for timm only.
+        "token": the class token of a transformer. "max" is for timm and networks of
+        your own only, of which "auto" takes vectors as they are, ``pooler_output`` of
+        transformers, and the mean of maps.
     input_size : int, tuple or None
         Side, or (height, width), of what the network sees; None: that of the weights. A
         smaller one is faster; images of 32 pixels gain little from more than 96 to 128.
@@ -125,7 +149,12 @@ class PretrainedTransformer(
     versions of the libraries make another folder. What was embedded before an error or
     Ctrl-C is kept, and all but the last minute where the process is killed. Several
     users may share the folder. Nothing removes old files: delete it at any time. With
-    ``weights=None`` it takes a ``random_state`` to find anything again.
+    ``weights=None`` it takes a ``random_state`` to find anything again, and after
+    changes in the code of a network of your own another folder.
+
+    ``save`` writes no code: with a network of your own it raises a TypeError, and
+    ``joblib.dump`` is the way; so does an image processor, of which ``to_dict()`` can
+    be given.
 
     References
     ----------
@@ -148,9 +177,11 @@ class PretrainedTransformer(
     (10, 512)
     """
 
-    backbone: str = "resnet50"
+    backbone: str | nn.Module | list | tuple = "resnet50"
     _: KW_ONLY
-    weights: str | Path | None = "DEFAULT"
+    weights: str | Path | list | tuple | None = "DEFAULT"
+    preprocessing: Literal["auto"] | dict | ImageProcessor | list | tuple = "auto"
+    weights_precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     pooling: Literal["auto", "avg", "max", "token"] = "auto"
     input_size: Count | ArrayLike | None = None
     batch_size: Count = 64
@@ -300,16 +331,55 @@ class PretrainedTransformer(
         return self._make_net(module, (0.0, 255.0))
 
     def _build(self, load=True):
-        encoder, frame = pretrained_backbone(
-            self.backbone,
-            self.weights,
-            input_size=self.input_size,
-            pooling=self.pooling,
-            load=load,
+        several = isinstance(self.backbone, (list, tuple))
+        specs = list(self.backbone) if several else [self.backbone]
+        if not specs:
+            raise ValueError("backbone=[] holds no encoder: name one at least.")
+        weights = self._of_each("weights", len(specs))
+        preprocessing = self._of_each("preprocessing", len(specs))
+        built = [
+            self._build_one(*given, load)
+            for given in zip(specs, weights, preprocessing, strict=True)
+        ]
+        encoder, frame = (
+            side_by_side(*zip(*built, strict=True)) if several else built[0]
         )
         if not self._framed:
             encoder = Encoder(nn.Sequential(frame, encoder), self.sample_shape_)
         return lock_(_Frozen(encoder, frame)).eval()
+
+    def _of_each(self, name, n_encoders):
+        """Return the value of a parameter for each encoder."""
+        value = getattr(self, name)
+        if not isinstance(value, (list, tuple)):
+            return [value] * n_encoders
+        if len(value) != n_encoders:
+            raise ValueError(
+                f"{name} holds {len(value)} values, but backbone {n_encoders} "
+                "encoders: give one for each, or one for all."
+            )
+        return list(value)
+
+    def _build_one(self, spec, weights, preprocessing, load):
+        """Return an encoder and its frame."""
+        settings = {"input_size": self.input_size, "pooling": self.pooling}
+        if isinstance(spec, nn.Module):
+            encoder, frame = own_encoder(
+                spec, weights, preprocessing, self.input_size, self.pooling
+            )
+        elif isinstance(spec, str):
+            encoder, frame = pretrained_backbone(spec, weights, load=load, **settings)
+            if preprocessing != "auto":
+                frame, mean, std, turned = frame_of(preprocessing, self.input_size)
+                body = Vectors(encoder.body, turned=True) if turned else encoder.body
+                encoder = Encoder(body, (3, *frame.size), mean, std)
+        else:
+            raise ValueError(
+                f"backbone={spec!r} is neither the name of an encoder nor an nn.Module."
+            )
+        if self.weights_precision != "auto":
+            encoder = in_half(encoder, self.weights_precision)
+        return encoder, frame
 
     def _make_net(self, module, pixel_range):
         return Net(
@@ -350,9 +420,14 @@ class PretrainedTransformer(
 
     def _cache_name(self, net, samples):
         """Return a name for all that a vector depends on, but its image."""
-        source = self.backbone.partition("/")[0]
-        packages = {"timm": ["timm"], "open_clip": ["open_clip_torch", "timm"]}
-        packages = ("torch", "torchvision", *packages.get(source, ()))
+        several = isinstance(self.backbone, (list, tuple))
+        specs = list(self.backbone) if several else [self.backbone]
+        # what a network of the user's is, beside its weights
+        own = [digest(spec) for spec in specs if isinstance(spec, nn.Module)]
+        sources = {s.partition("/")[0] for s in specs if isinstance(s, str)}
+        packages = ["torch", "torchvision"]
+        packages += ["open_clip_torch"] if "open_clip" in sources else []
+        packages += ["timm"] if sources & {"timm", "open_clip"} else []
         return cache_name(
             net.module_,
             samples.sample_shape,
@@ -362,6 +437,7 @@ class PretrainedTransformer(
             torch.device(net.device).type,
             isinstance(net.autocast(), torch.autocast),
             [version(package) for package in packages],
+            *own,
         )
 
     @property

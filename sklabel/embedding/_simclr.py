@@ -23,12 +23,13 @@ class _SimCLR(ProjectionNet):
     _: KW_ONLY
     augment: nn.Module
     temperature: float
+    anchors: str
 
     def loss(self, x, y):
         # both views in one forward: BatchNorm sees all 2B images
         views = torch.cat([self.augment(x), self.augment(x)])
         z1, z2 = self.projected(views).chunk(2)  # (B, projection_size) each
-        return nt_xent(z1, z2, self.temperature)
+        return nt_xent(z1, z2, self.temperature, anchors=self.anchors)
 
 
 class SimCLRTransformer(EmbeddingRole, Learner):
@@ -43,10 +44,15 @@ class SimCLRTransformer(EmbeddingRole, Learner):
     temperature : float
         Temperature of the contrastive loss, > 0. Paper: tau; 0.5 for CIFAR, 0.1 for
         ImageNet.
+    anchors : {"both", "first"}
+        Views that look for their partner. "first": half the loss, as in the code of
+        SCAN.
     projection_hidden : int or None
         Hidden width of the projection head; None: that of the backbone.
     projection_layers : int
         Layers of the projection head: 2 in SimCLR, 3 in SimCLRv2.
+    projection_norm : bool
+        Whether BatchNorm follows each layer of the head. False in the code of SCAN.
     augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Contrastive` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -69,7 +75,8 @@ class SimCLRTransformer(EmbeddingRole, Learner):
     -----
     The loss is the official one, the sum over both views, twice equation 1. Departures
     from the paper, for small data and batches: AdamW at 1e-3 and a warm-up of one
-    epoch. The paper's setting for CIFAR-10 is ``optimizer="lars", lr=1.0,
+    epoch; the head begins with the weights of torch, in place of a standard deviation
+    of 0.01. The paper's setting for CIFAR-10 is ``optimizer="lars", lr=1.0,
     lr_scaling="linear", batch_size=512, warmup_epochs=10, max_epochs=1000,
     backbone="resnet18"``.
 
@@ -90,12 +97,15 @@ class SimCLRTransformer(EmbeddingRole, Learner):
 
     temperature: Positive = 0.5
     _: KW_ONLY
+    anchors: Literal["both", "first"] = "both"
     projection_size: Count = 128
     projection_hidden: Count | None = None
     projection_layers: Count = 2
+    projection_norm: bool = True
     output: Literal["backbone", "projection"] = "backbone"
     augment: Augment = "auto"
     lr_scaling: LearningRateScaling = None
+    final_lr: NonNegative = 0.0
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 
@@ -108,6 +118,8 @@ class SimCLRTransformer(EmbeddingRole, Learner):
             self.projection_hidden or backbone.n_features_out,
             self.projection_size,
             n_layers=self.projection_layers,
+            norm=self.projection_norm,
+            last_norm="scale" if self.projection_norm else None,
         )
         return _SimCLR(
             backbone,
@@ -115,5 +127,6 @@ class SimCLRTransformer(EmbeddingRole, Learner):
             self.projection_size,
             augment=self._build_augment(self.augment, "contrastive", mean, std),
             temperature=self.temperature,
+            anchors=self.anchors,
             output=self.output,
         )

@@ -33,7 +33,8 @@ class _SwAV(ProjectionNet):
     n_small_crops: int
     queue_size: int
     queue_start: int
-    frozen_epochs: int
+    frozen_epochs: float
+    frozen_steps: int | None = None
 
     policies: ClassVar[tuple[str, ...]] = ("augment", "small_augment")
 
@@ -42,11 +43,17 @@ class _SwAV(ProjectionNet):
         rows = torch.zeros(2, self.queue_size, self.projection_size)
         self.register_buffer("queue", rows)
         self.prototypes_frozen, self.queued = False, False
+        self.step = self.n_frozen = 0
         self.n_queued = [0, 0]  # the host's count of rows that are not zeros
 
     def before_epoch(self, net, sampler):
+        self.n_frozen = self.frozen_steps
+        if self.n_frozen is None:
+            n_batches = sampler.n_batches(net.batch_size)
+            self.n_frozen = round(self.frozen_epochs * n_batches)
+        self.step = net.step_
+        self.prototypes_frozen = self.step < self.n_frozen
         epoch = len(net.history) - 1
-        self.prototypes_frozen = epoch < self.frozen_epochs
         self.queued = self.queue_size > 0 and epoch >= self.queue_start
         if self.queued:
             self.n_queued = self.queue.any(-1).sum(-1).tolist()
@@ -81,6 +88,8 @@ class _SwAV(ProjectionNet):
 
     def after_step(self):
         self.prototypes.normalize_()
+        self.step += 1
+        self.prototypes_frozen = self.step < self.n_frozen
 
 
 def _views(sample_shape):
@@ -126,7 +135,10 @@ class SwAVTransformer(EmbeddingRole, Learner):
     queue_start : int
         Epochs before the queue is used.
     frozen_epochs : float
-        Epochs at the start in which the prototypes do not move.
+        Epochs at the start in which the prototypes do not move, such as 0.5.
+    frozen_steps : int or None
+        The same in steps, as published: 313 with batches of 4096, 5005 with those of
+        256; overrides ``frozen_epochs``.
     projection_hidden : int
         Hidden width of the projection head.
     augment : "auto", nn.Module or None
@@ -137,6 +149,8 @@ class SwAVTransformer(EmbeddingRole, Learner):
         Published: 400 to 800.
     lr
         Published: 0.6 with "larc", LARS with all parameters alike, at batches of 256.
+    final_lr
+        Published: a thousandth of ``lr``.
     warmup_epochs
         Published: none at 256.
 
@@ -148,9 +162,13 @@ class SwAVTransformer(EmbeddingRole, Learner):
     Notes
     -----
     Departures from the paper, for small data and batches: AdamW at 1e-3, 512
-    prototypes, two crops. The paper's setting for ImageNet at a batch size of 256:
-    ``backbone="resnet50", optimizer="larc", lr=0.6, weight_decay=1e-6, warmup_epochs=0,
-    max_epochs=400, n_prototypes=3000, n_small_crops=6, queue_size=3840``. Backbones
+    prototypes, two crops; a warm-up begins at 0, not at a sixteenth of the rate. The
+    paper's setting for ImageNet at a batch size of 256: ``backbone="resnet50",
+    optimizer="larc", lr=0.6, final_lr=0.0006, weight_decay=1e-6, warmup_epochs=0,
+    max_epochs=400, n_prototypes=3000, n_small_crops=6, queue_size=3840,
+    frozen_steps=5005``; at one of 4096: ``backbone="resnet50", optimizer="larc",
+    lr=4.8, final_lr=0.0048, weight_decay=1e-6, batch_size=4096, warmup_epochs=10,
+    max_epochs=800, n_prototypes=3000, n_small_crops=6, frozen_steps=313``. Backbones
     that take one size of images only cannot have small crops.
 
     References
@@ -178,12 +196,14 @@ class SwAVTransformer(EmbeddingRole, Learner):
     small_augment: Augment = "auto"
     queue_size: CountOrZero = 0
     queue_start: CountOrZero = 15
-    frozen_epochs: CountOrZero = 1
+    frozen_epochs: NonNegative = 1
+    frozen_steps: CountOrZero | None = None
     projection_size: Count = 128
     projection_hidden: Count = 2048
     output: Literal["backbone", "projection"] = "backbone"
     augment: Augment = "auto"
     lr_scaling: LearningRateScaling = None
+    final_lr: NonNegative = 0.0
     weight_decay: NonNegative = 1e-4
     warmup_epochs: NonNegative = 1
 
@@ -214,5 +234,6 @@ class SwAVTransformer(EmbeddingRole, Learner):
             queue_size=self.queue_size,
             queue_start=self.queue_start,
             frozen_epochs=self.frozen_epochs,
+            frozen_steps=self.frozen_steps,
             output=self.output,
         )

@@ -117,19 +117,19 @@ def self_adaptive_fairness(logits, weights, mean_prediction, class_shares):
     .. [1] Y. Wang et al., "FreeMatch: self-adaptive thresholding for semi-supervised
        learning", ICLR 2023; equations 9 to 12.
     """
-    used = weights > 0
-    if not used.any():
-        return at_least_float32(logits).sum() * 0
-    q = at_least_float32(logits)[used].softmax(-1)
-    counts = torch.bincount(q.argmax(-1), minlength=q.shape[-1])
+    q = at_least_float32(logits).softmax(-1)
+    used = (weights > 0).to(q)
+    n_used = used.sum().clamp_min(1)
+    counts = used @ F.one_hot(q.argmax(-1), q.shape[-1]).to(q)
 
     def normalized(p, shares):
         scaled = torch.where(shares > 0, p / shares.clamp_min(1e-30), 0)
-        return scaled / scaled.sum()
+        return scaled / scaled.sum().clamp_min(1e-30)
 
     wanted = normalized(mean_prediction.to(q), class_shares.to(q))
-    found = normalized(q.mean(0), counts.to(q) / len(q))
-    return (wanted * (found + 1e-12).log()).sum()
+    found = normalized(used @ q / n_used, counts / n_used)
+    loss = (wanted * (found + 1e-12).log()).sum()
+    return torch.where(used.any(), loss, 0.0)
 
 
 def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):
@@ -247,6 +247,29 @@ def mixup(x, order, weights):
     """
     weights = weights.to(x).reshape(-1, *[1] * (x.ndim - 1))
     return weights * x + (1 - weights) * x[order]
+
+
+def mixing_weights(n, alpha):
+    """Draw the share that each row keeps of itself in a mixture, at least one half.
+
+    Parameters
+    ----------
+    n : int
+    alpha : float
+        >= 0; 0: all of it.
+
+    Returns
+    -------
+    weights : Tensor of shape (n,)
+        The larger of a and 1 - a for a drawn from Beta(alpha, alpha), on the CPU.
+    """
+    check_number(0, alpha=alpha)
+    if alpha == 0:
+        return torch.ones(n)
+    # by logarithms of Gamma(alpha), which for a small alpha is mostly below 1e-38
+    gamma = torch.distributions.Gamma(alpha + 1, 1.0).sample((2, n)).log()
+    gamma += torch.rand(2, n).log() / alpha
+    return (gamma[0] - gamma[1]).abs().sigmoid()
 
 
 def mixmatch_losses(logits, targets, n_labeled):

@@ -8,6 +8,7 @@ from .averages import (
     frozen_copy,
     linear_classifier,
     mean_decay,
+    probe_policy_,
     ramped_decay,
 )
 from .batchnorm import SplitBatchNorm, deinterleave, interleave, split_batchnorm_
@@ -76,6 +77,7 @@ __all__ = [
     "Snapshot",
     "ema_update_",
     "AveragedClassifier",
+    "probe_policy_",
     "linear_classifier",
     "ramped_decay",
     "mean_decay",

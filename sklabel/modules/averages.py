@@ -5,6 +5,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from .._core.checks import check_number
 from .._core.freezing import lock_
@@ -195,6 +196,25 @@ class AveragedClassifier(LinearHeaded):
     def set_extra_state(self, state):
         """Take up the number of steps of a checkpoint."""
         self.n_steps = int(state)
+
+
+@torch.no_grad()
+def probe_policy_(policy, classifier, x, labels):
+    """Tell a policy how strong views may be, by labeled rows: CTAugment's probe.
+
+    Parameters
+    ----------
+    policy : CTAugment
+        Changed.
+    classifier : nn.Module
+        Maps samples to logits ``(B, K)``.
+    x : Tensor of shape (B, ...)
+    labels : Tensor of int of shape (B,)
+    """
+    views, draw = policy.probe(x)
+    p = classifier(views).float().softmax(1)
+    distance = (p - one_hot(labels, p.shape[1])).abs().sum(1)
+    policy.update(draw, 1 - 0.5 * distance)
 
 
 def linear_classifier(backbone, n_classes):

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .._core.checks import check_number
 
@@ -39,6 +40,8 @@ class SplitBatchNorm(nn.Module):
         n_splits = math.gcd(len(x), self.n_splits)
         if not self.norm.training or n_splits == 1 or len(x) < 2 * n_splits:
             return self.norm(x)
+        if x.device.type != "cpu" and _is_plain(self.norm):
+            return self._in_one(x, n_splits)  # on the CPU it is no faster
         # each part goes through the norm itself, from the same statistics: some have
         # none, and those of others add an activation
         norm, out, moved = self.norm, [], []
@@ -53,6 +56,27 @@ class SplitBatchNorm(nn.Module):
                 own.copy_(_mean(parts))
                 setattr(norm, name, own)
         return torch.cat(out)
+
+    def _in_one(self, x, n_splits):
+        """Return the same by one kernel, in which each part has channels of its own."""
+        norm, n_channels = self.norm, x.shape[1]
+        parts = x.unflatten(0, (n_splits, -1)).transpose(0, 1).flatten(1, 2)
+        given = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        mean, var, *affine = (
+            None if value is None else value.repeat(n_splits) for value in given
+        )
+        out = F.batch_norm(parts, mean, var, *affine, True, norm.momentum, norm.eps)
+        with torch.no_grad():
+            for own, moved in ((norm.running_mean, mean), (norm.running_var, var)):
+                own.copy_(moved.view(n_splits, n_channels).mean(0))
+            norm.num_batches_tracked += 1
+        return out.unflatten(1, (n_splits, n_channels)).transpose(0, 1).flatten(0, 1)
+
+
+def _is_plain(norm):
+    """Return whether a norm is torch's own, with running statistics that decay."""
+    plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d)
+    return plain and norm.running_mean is not None and norm.momentum is not None
 
 
 def _mean(parts):

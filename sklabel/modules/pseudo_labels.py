@@ -57,7 +57,7 @@ class DistributionAlignment(_Alignment):
        alignment and augmentation anchoring", ICLR 2020; section 3.1.
     """
 
-    learned = ("mean_prediction",)
+    learned: tuple[str, ...] = ("mean_prediction",)
 
     def __init__(self, prior, decay=0.999):
         super().__init__()
@@ -142,7 +142,7 @@ class Debiasing(_Alignment):
        CVPR 2022; equations 2 to 5.
     """
 
-    learned = ("mean_prediction",)
+    learned: tuple[str, ...] = ("mean_prediction",)
 
     def __init__(self, n_classes, strength=0.4, decay=0.999, ramp=False):
         super().__init__()

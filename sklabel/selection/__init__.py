@@ -10,6 +10,7 @@ from ._lada import LADASelector
 from ._learning_loss import LearningLossSelector
 from ._mma import MMASelector
 from ._random import RandomSelector, StratifiedSelector
+from ._sraal import SRAALSelector
 from ._tod import TODSelector
 from ._typiclust import TypiClustSelector
 from ._uncertainty import UncertaintySelector
@@ -28,6 +29,7 @@ __all__ = [
     "MMASelector",
     "MaxHerdingSelector",
     "RandomSelector",
+    "SRAALSelector",
     "StratifiedSelector",
     "TODSelector",
     "TypiClustSelector",

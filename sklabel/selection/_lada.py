@@ -120,7 +120,7 @@ class _LADA(Method):
     layer: str | None = None  # where the pairs of the round before are mixed
     mixing: torch.Tensor | None = None  # tau of each of these pairs
 
-    training_only = ("mixing",)
+    training_only = ("layer", "mixing")
 
     def forward(self, x):
         return self.head(self.backbone(x)).float()  # (B, K)
@@ -324,6 +324,7 @@ class LADASelector(PredictedLossRole, Learner):
         module = self._build_module(*samples.statistics(), places)
         module.layer, module.mixing = layer, torch.from_numpy(mixing)
         self._stage("fit", module, LabeledThenCoupled(samples, codes, pairs))
+        module.drop_training_state()
         trained = self.net_
         entropy = np.zeros(len(samples))
         entropy[rows] = entropy_bits(trained.evaluate(samples, rows)).numpy()

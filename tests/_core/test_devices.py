@@ -17,10 +17,8 @@ ESTIMATORS = [
     for name in folder.__all__
 ]
 LARGER = ["SimCLRTransformer", "FixMatchClassifier", "VAALSelector", "IICSegmenter"]
-PRECISE = ["SimCLRTransformer bfloat16", "SimCLRTransformer float16"]
-PRECISE += ["SimCLRTransformer tf32", "SwAVTransformer float16"]
+PRECISE = ["SimCLRTransformer float16", "SimCLRTransformer tf32"]
 PRECISE += ["DeepClusterer float16", "MixMatchClassifier bfloat16"]
-PRECISE += ["MixMatchClassifier float16"]
 CASES = [*PRECISE, *ESTIMATORS, *(f"{name} 16" for name in LARGER)]
 CASES += [f"policy {name}" for name in POLICIES]
 CASES += [f"loss {name}" for name in losses.__all__]
@@ -45,6 +43,19 @@ WAITS = {
     # a text that several rows share is encoded once: how many there are must be known
     "CLIPTransformer": {"unique embedding/_clip.py contrast": 1},
     "CLIPClassifier": {"unique embedding/_clip.py contrast": 1},
+}
+# Operations of a step, at most. Before weights were stepped at once, batches normalized
+# in parts at once and constants kept on the device: 956, 3179, 1344, 1653, 2253, 971,
+# 676 and 308.
+LAUNCHES = {
+    "SimCLRTransformer": 760,
+    "MoCoTransformer": 1960,
+    "BYOLTransformer": 1120,
+    "CLDTransformer": 1470,
+    "SCANClusterer": 2080,
+    "FixMatchClassifier": 880,
+    "MixMatchClassifier": 500,
+    "SupervisedClassifier": 210,
 }
 # By how much the answer after two or three steps may differ from that of the CPU, whose
 # warps and optimizers take another code path: images are resampled, pseudo-labels flip.
@@ -84,7 +95,12 @@ def test_on_a_device_as_on_the_cpu_without_waiting(found, name):
 def test_rows_on_the_device_are_not_copied_again(found, name):
     # numbers of rows and what the policies draw on the host, never the pixels
     copies = sum(found[name].get("copies", {}).values())
-    assert copies <= (9.5 if name == "USLTSelector" else 14)
+    assert copies <= (8 if name in ("USLTSelector", "SCANClusterer") else 6)
+
+
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_a_step_launches_no_more_than_it_did(found, name):
+    assert 0 < found[name]["launches"] <= LAUNCHES[name]
 
 
 @pytest.mark.parametrize("name", SEARCHES)

@@ -6,7 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklabel._core.samplers import Mixed, Paired, Shuffled
+from sklabel._core.samplers import (
+    Coupled,
+    LabeledThenCoupled,
+    Mixed,
+    Paired,
+    Shuffled,
+)
 from sklabel._core.samples import Samples
 from sklabel.classification._noisy_student import _Taught
 
@@ -112,3 +118,37 @@ def test_pairs_draw_from_the_given_neighbors():
             assert torch.equal(x[:, 0].long(), y)
             seen |= set(zip(x[:, 0].tolist(), partner[:, 0].tolist(), strict=True))
     assert seen == {(a, b) for a, row in enumerate(neighbors) for b in row}
+
+
+def test_pairs_come_once_in_an_epoch():
+    samples = Samples(np.arange(12, dtype=np.float32)[:, None], (1,))
+    pairs = np.array([[0, 5], [3, 1], [7, 8], [9, 2], [4, 4]])
+    sampler = Coupled(samples, pairs)
+    torch.manual_seed(0)
+    batches = [sampler.fetch(numbers) for numbers in sampler.epoch(2)]
+    assert len(batches) == sampler.n_batches(2) == 2  # the last one joins
+    numbers = torch.cat([y for _, y in batches])
+    assert sorted(numbers.tolist()) == list(range(5))
+    found = [torch.cat([x[i] for x, _ in batches])[:, 0] for i in range(2)]
+    assert torch.stack(found, 1).tolist() == pairs[numbers].tolist()
+    in_order = Coupled(samples, pairs, in_order=True)
+    assert np.concatenate(list(in_order.epoch(2))).tolist() == list(range(5))
+    assert sampler.identity[0] is pairs
+
+
+@pytest.mark.parametrize("n_pairs", [0, 3])
+def test_labeled_rows_come_first_and_their_pairs_at_the_end(n_pairs):
+    samples = Samples(np.arange(12, dtype=np.float32)[:, None], (1,))
+    targets = np.array([1, -1, 0, 1, -1, 0, 1, -1, -1, 0, -1, -1])
+    pairs = np.array([[0, 2], [3, 5], [9, 6]])[:n_pairs]
+    sampler = LabeledThenCoupled(samples, targets, pairs)
+    torch.manual_seed(0)
+    batches = [sampler.fetch(rows) for rows in sampler.epoch(2)]
+    assert len(batches) == sampler.n_batches(2) == 3 + (n_pairs > 0)
+    rows = torch.cat([x[:, 0] for x, _ in batches[:3]]).int().tolist()
+    assert sorted(rows) == [0, 2, 3, 5, 6, 9]
+    for x, y in batches[:3]:
+        assert y.tolist() == targets[x[:, 0].int()].tolist()
+    for x, y in batches[3:]:
+        assert torch.stack(x, 1)[..., 0].tolist() == pairs.tolist()
+        assert y.tolist() == targets[pairs].tolist()

@@ -98,6 +98,8 @@ def others(name, parameter):
         return [0.5, "free", "soft"]
     if (name, parameter) == ("FixMatchClassifier", "distribution_alignment"):
         return [True, "predictions", "debiased"]
+    if parameter == "final_lr":
+        return [make(name).lr / 2]
     if (name, parameter) == ("IICSegmenter", "backbone"):
         return [nn.Conv2d(1, 9, 3, padding=1)]
     if (name, parameter) == ("IICSegmenter", "augment"):

@@ -24,6 +24,7 @@ from sklabel._core.few_shot import (
     linear_probe,
     remembered,
 )
+from sklabel.augment import Contrastive
 from sklabel.classification import CLIPClassifier
 from sklabel.classification._clip import _TEMPLATES
 from sklabel.embedding import CLIPTransformer, SimCLRTransformer
@@ -308,6 +309,114 @@ def test_the_adapter_is_that_of_the_paper(embedder):
     zero_shot = tiny(NAMES, embedder=embedder).fit(X).predict_proba(X_TEST)
     found = none.fit(X, partly(Y, 12)).predict_proba(X_TEST)
     np.testing.assert_allclose(found, zero_shot, atol=1e-6)
+
+
+class _Turns(torch.nn.Module):
+    """Views in a fixed order: the rows as they are, then moved, then as they are ..."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def forward(self, x):
+        self.n += 1
+        return x + (0.5 if self.n % 2 == 0 else 0.0)
+
+
+def embedded(embedder, x):
+    module = embedder.net_.module_.eval()
+    with torch.no_grad():
+        z = module.project(module.backbone(torch.from_numpy(x)))
+    return z.double().numpy()
+
+
+def test_the_memory_holds_the_mean_over_views(embedder):
+    clf = tiny(
+        NAMES, embedder=embedder, few_shot="adapter", memory_views=3, augment=_Turns()
+    )
+    head = clf.fit(X, partly(Y, 12)).net_.module_.head
+    raw = [embedded(embedder, X[:12] + moved) for moved in (0.0, np.float32(0.5))]
+    mean = (2 * raw[0] + raw[1]) / 3
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(head.keys, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_the_trained_memory_is_that_of_tip_adapter_f(embedder, views, monkeypatch):
+    monkeypatch.setattr(torch, "randperm", lambda n, **k: torch.arange(n).flip(0))
+    given = {"alpha": 2.0, "beta": 3.0, "batch_size": 5, "memory_epochs": 4}
+    clf = tiny(
+        NAMES,
+        embedder=embedder,
+        few_shot="adapter",
+        memory_views=views,
+        memory_lr=0.02,
+        augment=_Turns(),
+        class_weight={"cat": 3.0},
+        **given,
+    ).fit(X, partly(Y, 12))
+    # the same from the formulas: cross-entropy of the sum, AdamW by hand
+    weight = embedder.logit_scale_ * embedder.encode_text(NAMES).astype(float)
+    codes = Y[:12]
+    weights = np.where(codes == 0, 3.0, 1.0)
+    weights *= 12 / weights.sum()
+    raw = [embedded(embedder, X[:12] + moved) for moved in (0.0, np.float32(0.5))]
+    F = raw[0] + raw[1] if views else raw[0]
+    F = F / np.linalg.norm(F, axis=1, keepdims=True)
+    m, v, t = np.zeros_like(F), np.zeros_like(F), 0
+    n_steps = 4 * 3
+    for epoch in range(4):
+        Z = raw[epoch % 2] if views else raw[0]
+        Z = Z / np.linalg.norm(Z, axis=1, keepdims=True)
+        order = list(range(12))[::-1]
+        for rows in (order[:5], order[5:10], order[10:]):
+            gradient = np.zeros_like(F)
+            for i in rows:
+                near = [np.exp(-3.0 * (1 - Z[i] @ F[j])) for j in range(12)]
+                logits = weight @ Z[i]
+                for j in range(12):
+                    logits[codes[j]] += 2.0 * near[j] * weights[j]
+                p = np.exp(logits - logits.max())
+                p /= p.sum()
+                for j in range(12):
+                    error = p[codes[j]] - (codes[i] == codes[j])
+                    slope = 2.0 * weights[j] * near[j] * 3.0
+                    gradient[j] += weights[i] * error * slope * Z[i] / len(rows)
+            lr = 0.02 * (1 + np.cos(np.pi * t / n_steps)) / 2
+            t += 1
+            m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+            step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-4)
+            F = F - lr * 0.01 * F - lr * step
+    np.testing.assert_allclose(clf.net_.module_.head.keys, F, atol=2e-4)
+    assert np.abs(F - clf.net_.module_.head.keys.numpy()).max() < 1e-2
+
+
+def test_the_published_memory_runs_is_saved_and_seeded(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 12, 12, 3)).astype(np.uint8)
+    y = np.where(np.arange(40) < 12, np.arange(40) % 2, -1)
+    towers = CLIPTransformer(
+        8, text_width=16, text_layers=1, text_heads=2, max_steps=2, random_state=0
+    ).fit(images, [f"text {i % 3}" for i in range(40)])
+    clf = CLIPClassifier(
+        ["cat", "dog"],
+        few_shot="adapter",
+        embedder=FrozenEstimator(towers),
+        memory_views=10,
+        memory_epochs=3,
+        batch_size=256,
+        alpha="auto",
+        beta="auto",
+        augment=Contrastive(crop=(0.5, 1), jitter=0, grayscale=0),
+        random_state=0,
+    ).fit(images, y)
+    p = clf.predict_proba(images)
+    np.testing.assert_array_equal(clone(clf).fit(images, y).predict_proba(images), p)
+    other = clone(clf).set_params(random_state=1).fit(images, y)
+    assert not np.array_equal(other.predict_proba(images), p)
+    clf.save(tmp_path / "model")
+    loaded = sklabel.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(images), p)
 
 
 def test_weights_count_in_probe_and_memory(embedder):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sklabel import CollapseWarning
-from sklabel.augment import Weak
+from sklabel.augment import CTAugment, Weak
 from sklabel.classification._fixmatch import FixMatchClassifier, _FixMatch
 from sklabel.datasets import load_digit_images
 from sklabel.modules import FixedThreshold, PredictedClasses
@@ -99,6 +99,28 @@ def test_strong_views_of_images(strong):
             for p in (policy, fresh.net_.module_.strong)
         ]
         assert not torch.equal(*states)
+
+
+def test_ctaugment_probes_the_weak_view_that_is_trained_on(monkeypatch):
+    images, target = load_digit_images(return_X_y=True)
+    y = np.where(np.arange(60) < 30, target[:60], -1)
+    seen, probed = [], []
+    forward, probe = Weak.forward, CTAugment.probe
+
+    def look(self, x):
+        seen.append(forward(self, x))
+        return seen[-1]
+
+    def look_too(self, x):
+        probed.append(x)
+        return probe(self, x)
+
+    monkeypatch.setattr(Weak, "forward", look)
+    monkeypatch.setattr(CTAugment, "probe", look_too)
+    short(strong_augment="ctaugment", max_steps=3).fit(images[:60], y)
+    assert len(probed) == 3 and len(seen) == 9  # labeled, unlabeled, below the strong
+    for step, x in enumerate(probed):
+        assert x is seen[3 * step]
 
 
 def test_steps_and_epochs():

@@ -228,6 +228,33 @@ def test_blocks_are_left_out(name, n_blocks):
         assert torch.equal(net(x), net(x))
 
 
+@pytest.mark.parametrize("name, n_blocks", [("resnet8", 3), ("resnet18", 8)])
+def test_blocks_are_counted_as_in_the_released_code(name, n_blocks):
+    for rule, first in (("linear", 1), ("efficientnet", 0)):
+        net = build_backbone(name, (3, 32, 32))
+        hooks = drop_blocks_(net, 0.3, rule)
+        found = [next(iter(h.hooks_dict_ref().values())).rate for h in hooks]
+        want = [0.3 * i / n_blocks for i in range(first, first + n_blocks)]
+        np.testing.assert_allclose(found, [rate for rate in want if rate > 0])
+    with pytest.raises(ValueError, match="rule"):
+        drop_blocks_(net, 0.3, "square")
+
+
+def test_the_released_count_reaches_the_students():
+    X, target = load_digit_images(return_X_y=True)
+    X, y = X[:60], np.where(np.arange(60) < 30, target[:60], -1)
+    given = {"n_rounds": 1, "max_steps": 2, "batch_size": 8, "threshold": 0.0}
+    found = []
+    for rule in ("linear", "efficientnet"):
+        clf = NoisyStudentClassifier(
+            stochastic_depth_rule=rule, random_state=0, **given
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(clf.fit(X, y).predict_proba(X))
+    assert not np.array_equal(*found)
+
+
 def test_a_block_that_is_left_out_is_its_shortcut():
     block = build_backbone("resnet8", (1, 8, 8)).body[3].train()
     drop_blocks_(block, 0.5)

@@ -75,14 +75,11 @@ def test_everything_else_stays_as_it_is(here, encoding, newline, start):
 
 
 def test_predictions_are_open_and_come_back(here):
-    content = tables.as_marked(
-        "fit",
-        lists.HEADER,
-        [
-            lists.row_of_prediction("0.png", "red", "0.9000"),
-            lists.row_of_label("1.png", "blue", "blue"),
-        ],
-    )
+    entries = [
+        lists.predicted_entry("0.png", "red", "0.9000"),
+        lists.given_entry("1.png", "blue", "blue"),
+    ]
+    content = tables.as_marked("fit", *lists.rows(entries))
     Path("list.csv").write_bytes(content)
     answers = opened("list.csv")
     assert answers.read() == {1: Answer("blue")}

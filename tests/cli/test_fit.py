@@ -31,6 +31,7 @@ def fit(here, saved):
         (None, ["--steps", "2"], "FixMatchClassifier"),  # as before there were methods
         ("fixmatch", ["--steps", "2"], "FixMatchClassifier"),
         ("mixmatch", ["--steps", "2"], "MixMatchClassifier"),
+        ("remixmatch", ["--steps", "2"], "ReMixMatchClassifier"),
         ("noisy-student", ["--steps", "1"], "NoisyStudentClassifier"),
         ("simclrv2", ["--steps", "2", "--no-flip"], "SimCLRv2Classifier"),
         ("supervised", ["--steps", "2", "--no-flip"], "SupervisedClassifier"),

@@ -278,6 +278,15 @@ def test_coco_and_fiftyone(here, capsys):
     assert found["_unlabeled/new.png"] == "" and found["red dog%/0.png"] == "red dog%"
 
 
+def test_class_folders_of_a_split(here):
+    for part, color in (("train", "red"), ("test", "blue")):
+        shutil.copytree("photos", f"set/{part}/{color}")
+    assert main(["import", "set", "--out", "set.csv"]) == 0
+    found = {row[0]: row[1] for row in rows("set.csv")}
+    assert found["train/red/0.png"] == "red" and found["test/blue/0.png"] == "blue"
+    assert len(found) == 20
+
+
 def test_what_fits_no_format(here, capsys):
     write_csv("strange.csv", [("nowhere/99.png", "red")])
     said = complaint(capsys, "import", "strange.csv", "--folder", "photos")

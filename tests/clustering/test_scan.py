@@ -412,3 +412,51 @@ def test_saved_with_an_embedder_of_another_network(tmp_path):
     np.testing.assert_array_equal(
         loaded.predict_proba(images), fitted.predict_proba(images)
     )
+
+
+def rates(clusterer):
+    """Return the learning rates of both stages."""
+    found = {}
+    for epoch in clusterer.net_.history:
+        found.setdefault(epoch["stage"], set()).add(epoch["lr"])
+    return found
+
+
+def test_self_labeling_has_a_rate_of_its_own():
+    both = quiet(short(lr=1e-2), X)
+    assert rates(both) == {"cluster": {1e-2}, "self-label": {1e-2}}
+    own = quiet(short(lr=1e-2, self_label_lr=3e-3), X)
+    assert rates(own) == {"cluster": {1e-2}, "self-label": {3e-3}}
+
+
+def test_weights_of_self_labeling_go_back_to_their_average():
+    settings = {"lr": 1e-2, "optimizer": "sgd", "self_label_threshold": 0.0}
+    settings |= {"keep_clusters": False, "net_params": {"optimizer__momentum": 0.0}}
+    settings |= {"self_label_batch_size": 90, "augment": None, "weight_decay": 0.0}
+
+    def weights(**parameters):
+        clusterer = quiet(short(**settings, **parameters), X)
+        return [p.detach() for p in clusterer.net_.module_.parameters()]
+
+    start, free = weights(self_label_epochs=0), weights()
+    averaged = weights(self_label_ema_decay=0.75)
+    assert any(not torch.equal(a, b) for a, b in zip(start, free, strict=True))
+    for begin, plain, found in zip(start, free, averaged, strict=True):
+        # one step, of which a quarter is kept
+        torch.testing.assert_close(found, 0.75 * begin + 0.25 * plain)
+    # at 1 - 1e-9 nothing moves, at 0 there is no average
+    still = weights(self_label_ema_decay=1 - 1e-9, self_label_lr=1e-3)
+    assert all(torch.allclose(a, b) for a, b in zip(start, still, strict=True))
+    same = weights(self_label_ema_decay=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(free, same, strict=True))
+
+
+def test_a_broken_self_labeling_with_an_average_goes_on(tmp_path):
+    settings = {"self_label_ema_decay": 0.9, "self_label_epochs": 3, "lr": 1e-2}
+    whole = quiet(short(**settings), X)
+    again = quiet(short(**settings, checkpoint_dir=tmp_path), X)
+    again = quiet(short(**settings, checkpoint_dir=tmp_path), X)
+    assert (whole.labels_ == again.labels_).all()
+    whole.save(tmp_path / "saved")
+    loaded = sklabel.load(tmp_path / "saved")
+    np.testing.assert_array_equal(loaded.predict(X), whole.labels_)

@@ -47,3 +47,15 @@ def test_an_augmentation_that_leaves_nothing():
         SimCLRTransformer(
             augment=Black(), max_epochs=60, lr=0.05, weight_decay=50, random_state=0
         ).fit(images)
+
+
+def test_scans_pretext_contrasts_first_views_alone_behind_a_head_without_norms():
+    fitted = short(anchors="first", temperature=0.1, projection_norm=False).fit(X)
+    module, x = fitted.net_.module_.eval(), torch.from_numpy(X[:8])
+    kinds = [type(m) for m in module.project.modules() if not list(m.children())]
+    assert kinds == [nn.Linear, nn.ReLU, nn.Linear]
+    module.augment = nn.Identity()
+    z = module.projected(x)
+    expected = nt_xent(z, z, 0.1, anchors="first")
+    torch.testing.assert_close(module.loss(x, None), expected)
+    assert not torch.isclose(expected, nt_xent(z, z, 0.1))

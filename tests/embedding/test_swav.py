@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from torch import nn
 
 from sklabel.embedding import SwAVTransformer
@@ -129,3 +130,48 @@ def test_small_crops():
 def test_one_prototype_is_refused(n_prototypes):
     with pytest.raises(ValueError, match="n_prototypes"):
         short(n_prototypes=n_prototypes).fit(X)
+
+
+def prototypes(**parameters):
+    """Return the prototypes after each step."""
+    found = []
+
+    class Look(Callback):
+        def on_batch_end(self, net, **kwargs):
+            found.append(net.module_.prototypes.weight.detach().clone())
+
+    settings = {"net_params": {"callbacks": [Look]}, "batch_size": 16, "lr": 0.1}
+    short(**{**settings, "warmup_epochs": 0, "max_steps": 12, **parameters}).fit(X)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(
+    "settings, n_frozen",
+    [
+        ({"frozen_steps": 3}, 3),
+        ({"frozen_steps": 0}, 0),
+        ({"frozen_steps": 5, "frozen_epochs": 1}, 5),
+        ({"frozen_epochs": 0.5}, 2),
+        ({"frozen_epochs": 1}, 4),
+        ({"frozen_epochs": 1.25}, 5),
+    ],
+)
+def test_prototypes_are_frozen_for_steps_or_for_parts_of_epochs(settings, n_frozen):
+    assert len(X) == 64  # four steps in an epoch
+    found = prototypes(**settings)
+    moved = (found[1:] != found[:-1]).any(2).any(1)
+    if n_frozen:
+        assert not moved[: n_frozen - 1].any()
+    assert moved[max(0, n_frozen - 1) :].all()
+
+
+def test_the_rate_ends_where_it_is_told():
+    settings = {"max_steps": 200, "warmup_epochs": 0, "lr": 0.2, "final_lr": 0.05}
+    rates = short(**settings, batch_size=32).fit(X).net_.history[:, "lr"]
+    assert rates[-1] == pytest.approx(0.05, rel=1e-2) and max(rates) <= 0.2
+    scaled = short(**settings, batch_size=32, lr_scaling="linear").fit(X)
+    np.testing.assert_allclose(scaled.net_.history[:, "lr"], np.multiply(rates, 1 / 8))
+    with pytest.raises(ValueError, match='final_lr=0.05 is where schedule="cosine"'):
+        short(schedule="constant", final_lr=0.05).fit(X)
+    with pytest.raises(ValueError, match="final_lr=1 is larger than lr=0.5"):
+        short(lr=0.5, final_lr=1).fit(X)

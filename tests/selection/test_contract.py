@@ -25,6 +25,7 @@ from sklabel.selection import (
     MaxHerdingSelector,
     MMASelector,
     RandomSelector,
+    SRAALSelector,
     StratifiedSelector,
     TODSelector,
     TypiClustSelector,
@@ -111,6 +112,7 @@ SELECTORS = [
     CoreSetSelector(random_state=0, robust=True, time_limit=2),
 ]
 LEARNERS = [
+    SRAALSelector(max_steps=2, width=2, random_state=0),
     LADASelector(max_steps=2, policy_epochs=1, random_state=0),
     LearningLossSelector(max_steps=2, width=4, random_state=0),
     TODSelector(max_steps=2, batch_size=8, random_state=0),
@@ -221,6 +223,7 @@ CHECKED = [
     _without(CoreGCNSelector, _some)(n_steps=3, n_hidden=4),
     _without(DFALSelector, _some)(),
     _without(LADASelector, _some)(max_steps=2, policy_epochs=1, random_state=0),
+    _without(SRAALSelector, _some)(max_steps=2, width=2),
     _without(LearningLossSelector, _some)(max_steps=2, width=8, random_state=0),
     _without(TODSelector, _some)(max_steps=2, batch_size=8, random_state=0),
     _without(VAALSelector, _some)(max_steps=2, width=2),

@@ -19,20 +19,19 @@ from torch.nn import functional as F
 
 import sklabel
 from sklabel import selection
-from sklabel._core.health import CollapseWarning
-from sklabel._core.samplers import Mixed
-from sklabel._core.samples import Samples
-from sklabel.backbones import Encoder
-from sklabel.selection._vaal import (
-    _VAAL,
-    VAALSelector,
-    _convolutions,
+from sklabel._core.adversary import (
     _empty_error,
     adversary_loss,
+    convolutions,
     discriminator_loss,
     kl_divergence,
     least_labeled,
 )
+from sklabel._core.health import CollapseWarning
+from sklabel._core.samplers import Mixed
+from sklabel._core.samples import Samples
+from sklabel.backbones import Encoder
+from sklabel.selection._vaal import _VAAL, VAALSelector
 from tests._golden import cases
 
 TINY = {"max_steps": 2, "width": 2, "random_state": 0}
@@ -246,7 +245,7 @@ def test_each_loss_leaves_the_other_network_alone():
 
 
 def test_published_size():
-    encode, decode = _convolutions((3, 32, 32), 32, 128)
+    encode, decode = convolutions((3, 32, 32), 32, 128)
     encoder = Encoder(encode, (3, 32, 32))
     assert encoder.n_features_out == 1024 * 2 * 2
     module = _VAAL(encoder, decode, 32, torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
@@ -264,7 +263,7 @@ def test_published_size():
 )
 def test_what_the_decoder_draws_has_the_shape_of_the_images(side):
     shape = (3, *side)
-    encode, decode = _convolutions(shape, 4, 2)
+    encode, decode = convolutions(shape, 4, 2)
     assert encode(torch.randn(2, *shape)).ndim == 2
     assert decode(torch.randn(2, 4)).shape == (2, *shape)
 

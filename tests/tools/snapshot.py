@@ -1113,6 +1113,14 @@ SPECIAL = {
             {"ramp_up": 0.0},
         ],
     ),
+    "ReMixMatchClassifier": of_vectors(
+        weights=[
+            {"n_augmentations": 1},
+            {"alpha": 0.0},
+            {"unlabeled_ratio": 2},
+            {"ramp_up": 0.0},
+        ],
+    ),
     "NoisyStudentClassifier": of_vectors(
         rounds=[
             {"n_rounds": 2},

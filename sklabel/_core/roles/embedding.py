@@ -1,12 +1,14 @@
 """The role of the embedders: transform."""
 
+from functools import partial
+
 import numpy as np
 from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
 
-from ...optim import scaled_lr
+from ...optim import scaled_lr, warmup_cosine
 from ..callbacks import fitting
 from ..health import warn_collapsed, watch_features
 from ..parameters import Parameters
@@ -26,6 +28,8 @@ class EmbeddingRole(
         Which features ``transform`` returns: those before the head, or the head's.
     lr_scaling : {"linear", "sqrt"} or None
         "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
+    final_lr : float
+        Learning rate at the end of the "cosine", >= 0 and scaled as ``lr`` is.
 
     Attributes
     ----------
@@ -66,8 +70,23 @@ class EmbeddingRole(
         """Train the module of the method on views of all rows."""
         statistics = samples.statistics()
         module = self._part("", lambda: self._build_module(*statistics))
-        lr = scaled_lr(self.lr, self.batch_size, self.lr_scaling)
-        self._stage("fit", module, Shuffled(samples), watch=watch_features, lr=lr)
+        settings = {"lr": scaled_lr(self.lr, self.batch_size, self.lr_scaling)}
+        final = getattr(self, "final_lr", 0)
+        if final:
+            settings["schedule"] = partial(warmup_cosine, final=final / self.lr)
+        sampler = Shuffled(samples)
+        self._stage("fit", module, sampler, watch=watch_features, **settings)
+
+    def _check_settings(self):
+        super()._check_settings()
+        final = getattr(self, "final_lr", 0)
+        if final and self.schedule != "cosine":
+            raise ValueError(
+                f'final_lr={final} is where schedule="cosine" ends, but it is '
+                f"{self.schedule!r}: leave out one of them."
+            )
+        if final > self.lr:
+            raise ValueError(f"final_lr={final} is larger than lr={self.lr}.")
 
     def _check_health(self):
         """Warn if the features have collapsed."""

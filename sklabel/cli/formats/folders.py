@@ -11,6 +11,7 @@ from . import Found, of_entry
 
 MANIFEST = "labels.csv"
 _UNLABELED = "_unlabeled"  # as FiftyOne calls it
+_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test"))
 _NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f%/\\:*?"<>|]')
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
@@ -92,8 +93,13 @@ def read(folder, files, command):
             known[place] = entry._replace(name=cell)
             by_rest.setdefault(place.split("/", 1)[1], []).append(known[place])
     found = []
+    # train/cat/1.jpg and test/cat/2.jpg, as many data sets have it
+    firsts = {PurePosixPath(name).parts[0] for name in files}
+    is_split = not known and firsts <= _SPLITS
     for name in files:
         parts = PurePosixPath(name).parts
+        if is_split:
+            parts = parts[1:]
         if name in known:
             found.append(of_entry(known[name].name, known[name]))
             continue

@@ -1,0 +1,312 @@
+"""ReMixMatch: strong views are anchored to a weak one (Berthelot et al., 2020)."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy, one_hot
+
+from .._core.devices import to_device
+from .._core.parameters import (
+    KW_ONLY,
+    Augment,
+    BelowOne,
+    Count,
+    CountOrZero,
+    NonNegative,
+    Positive,
+    Schedule,
+    UnitInterval,
+)
+from .._core.samplers import split_labeled
+from .._core.transfer import EncoderClassifier
+from ..losses import guessed_labels, mixing_weights, mixup
+from ..modules import (
+    AveragedClassifier,
+    DistributionAlignment,
+    PredictedClasses,
+    linear_classifier,
+    probe_policy_,
+)
+from ..optim import linear_ramp
+
+
+class _ReMixMatch(AveragedClassifier):
+    _: KW_ONLY
+    weak: nn.Module
+    strong: nn.Module
+    align: nn.Module
+    turn: nn.Module
+    predicted: nn.Module
+    n_classes: int
+    n_augmentations: int
+    temperature: float
+    alpha: float
+    unlabeled_weight: float
+    anchor_weight: float
+    rotation_weight: float
+    ramp_up: int | float
+
+    training_only = ("align", "turn", "predicted")
+    total_steps = 1
+
+    def before_epoch(self, net, sampler):
+        self.total_steps = net.total_steps_
+
+    def loss(self, x, y):
+        x_labeled, x_unlabeled, labels, rows = split_labeled(x, y)
+        n = len(labels)
+        views = [self._strong(x_labeled)]
+        targets = [one_hot(labels, self.n_classes).float()]
+        if len(rows):
+            strong = [self._strong(x_unlabeled) for _ in range(self.n_augmentations)]
+            views += [self.weak(x_unlabeled), *strong]
+            # the labeled rows go along: of all rows alike BatchNorm is to know
+            logits = self._apart(self.online, torch.cat(views[:3])).float()[n:]
+            weak, anchored = logits.chunk(2)
+            weak = self.align(weak.detach(), self.n_steps + 1)
+            guesses = guessed_labels(weak[None], self.temperature)
+            targets += [guesses] * (1 + self.n_augmentations)
+        if hasattr(self.strong, "probe"):
+            seen = self.weak(x_labeled)
+            probe_policy_(self.strong, self.average, seen, labels)
+        views, targets = torch.cat(views), torch.cat(targets)
+        order = torch.randperm(len(views), device=x.device)
+        weights = to_device(mixing_weights(len(views), self.alpha), x.device)
+        mixed = self.online(mixup(views, order, weights)).float()
+        targets = mixup(targets, order, weights)
+        labeled_loss = cross_entropy(mixed[:n], targets[:n])
+        if not len(rows):
+            return labeled_loss
+        parts = {
+            "unlabeled_loss": cross_entropy(mixed[n:], targets[n:]),
+            "anchor_loss": cross_entropy(anchored, guesses),
+            "rotation_loss": self._rotation_loss(strong[0]),
+        }
+        ramp = linear_ramp(self.ramp_up, self.n_steps, self.total_steps, n)
+        loss = (
+            labeled_loss
+            + ramp * self.unlabeled_weight * parts["unlabeled_loss"]
+            + ramp * self.anchor_weight * parts["anchor_loss"]
+            + self.rotation_weight * parts["rotation_loss"]
+        )
+        confidence, classes = guesses.max(1)
+        return loss, {
+            "labeled_loss": labeled_loss.detach(),
+            **{name: part.detach() for name, part in parts.items()},
+            "pseudo_label_confidence": confidence.mean(),
+            "pseudo_label_classes": one_hot(classes, self.n_classes).float().mean(0),
+            "pseudo_label_agreement": self.predicted.update(rows, classes),
+        }
+
+    def _strong(self, x):
+        return self.strong(self.weak(x))
+
+    def _rotation_loss(self, views):
+        """Ask how far each view is turned, by quarters; 0 for what cannot be turned."""
+        # BatchNorm cannot train on one
+        if views.ndim != 4 or len(views) < 2 or not self.rotation_weight:
+            return views.new_zeros(())
+        square = views.shape[2] == views.shape[3]
+        turns = [0, 1, 2, 3] if square else [0, 2]
+        parts = views.tensor_split(len(turns))
+        turned = [part.rot90(k, (2, 3)) for part, k in zip(parts, turns, strict=True)]
+        asked = torch.cat(
+            [
+                torch.full((len(part),), k, device=views.device)
+                for part, k in zip(parts, turns, strict=True)
+            ]
+        )
+        features = self._apart(self.online[0], torch.cat(turned))
+        return cross_entropy(self.turn(features).float(), asked)
+
+    def _apart(self, part, x):
+        """Apply a part of the network; running statistics are those of mixed rows."""
+        own = {name: value.clone() for name, value in part.named_buffers()}
+        return functional_call(part, own, x)
+
+
+class ReMixMatchClassifier(EncoderClassifier):
+    """Classify images from a few labels and many unlabeled images, strongly changed.
+
+    MixMatch's successor. The prediction on one weakly augmented view of an unlabeled
+    image, scaled to the class distribution of the labels and sharpened, is the guessed
+    label of that view and of several strongly augmented ones. All are mixed with
+    each other and with the labeled images; the first strong view is also learned as it
+    is, and turned, when the network must tell by how much. Predictions come from a
+    moving average of the weights. Read more in the :ref:`User Guide <remixmatch>`.
+
+    Parameters
+    ----------
+    unlabeled_weight : float
+        Weight of the mixed unlabeled rows, >= 0. Paper: lambda_U.
+    unlabeled_ratio : float
+        Unlabeled rows per labeled row in a batch, >= 0.
+    n_augmentations : int
+        Strong views of an unlabeled row. Paper: K. Fewer are quicker.
+    temperature : float
+        Sharpens the guessed labels, > 0; 1 leaves them as they are. Paper: T.
+    alpha : float
+        Of the Beta(alpha, alpha) from which each row's share in a mixture is drawn,
+        >= 0; 0: nothing is mixed.
+    anchor_weight : float
+        Weight of the first strong view as it is, >= 0. Paper: lambda_U1.
+    rotation_weight : float
+        Weight of telling turned views, >= 0; vectors cannot be turned, and images that
+        are not square by halves only. Paper: lambda_r.
+    ramp_up : int or float
+        How long ``unlabeled_weight`` and ``anchor_weight`` take to grow from 0: a share
+        of the training (float in [0, 1]), or labeled rows drawn until then (int).
+        Published: 2**20 rows, a 64th of the training.
+    include_labeled : bool
+        Whether the labeled images also stand among the unlabeled ones.
+    ema_decay : float
+        Decay of the averaged weights, in [0, 1).
+    ema_ramp : bool
+        Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
+        none; without it a training of a few hundred steps predicts with weights close
+        to the random ones it began with.
+    weak_augment : "auto", nn.Module or None
+        Weak view; "auto": :class:`sklabel.augment.Weak` for images,
+        :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
+        ``Weak(flip=0)``.
+    strong_augment : {"randaugment", "ctaugment"}, nn.Module or None
+        Strong view, applied after a weak one.
+    max_epochs : int
+        Passes over the unlabeled rows, or over the labeled ones where these take more
+        steps.
+    max_steps
+        Published: 2**20.
+    batch_size : int
+        Labeled samples per step; labeled rows are repeated as needed.
+    weight_decay
+        With "adamw" each step takes away ``lr * weight_decay`` of a weight.
+    schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
+        Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNet
+        Trained net; ``net_.history`` holds per epoch ``train_loss``, its parts without
+        their weights (``labeled_loss``, ``unlabeled_loss``, ``anchor_loss``,
+        ``rotation_loss``), and of the guessed labels ``pseudo_label_confidence`` (mean
+        of their largest probability, sharpened), ``pseudo_label_classes`` (share of the
+        unlabeled rows by most probable class) and ``pseudo_label_agreement`` (share of
+        the unlabeled rows with the most probable class that they had before); with
+        ``calibration_size`` also ``held_accuracy`` (on the rows withheld).
+    encoder_ : nn.Module
+        Trained encoder, averaged weights.
+
+    Raises
+    ------
+    ValueError
+        If no row is labeled, all labels are of one class, y does not fit X, or too few
+        rows are labeled for ``calibration_size``.
+
+    Warns
+    -----
+    CollapseWarning
+        If at the end hardly any unlabeled row is guessed to be of some class, or one
+        class has nearly all of them; or if, with ``calibration_size``, the accuracy on
+        the withheld rows has fallen, or if a probe on the pretrained encoder's features
+        knew the given labels better than the network's own answers do.
+
+    See Also
+    --------
+    MixMatchClassifier : Without strong views, which may change the class.
+    FixMatchClassifier : Learns from sure predictions only.
+
+    Notes
+    -----
+    Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
+    the same. The published setting is
+    ``backbone="wrn_28_2", max_steps=2**20, ramp_up=2**20, ema_ramp=False``.
+
+    Departures: labeled rows, weak views and the first strong ones go through the
+    network together, so that BatchNorm normalizes them by the same statistics; the
+    public code sends each apart. The mean prediction is a moving average, there one of
+    128 steps. Weights of the layer that tells rotations decay like the others.
+
+    A step costs ``2 + n_augmentations`` forwards of the unlabeled rows, and three more.
+
+    Where the encoder has learned elsewhere, it is trained at a lower rate, behind a
+    last layer that begins as a logistic regression, after a warm-up. As published:
+    ``backbone_lr=1, head_init="random", warmup_epochs=0``.
+
+    References
+    ----------
+    .. [1] D. Berthelot et al., "ReMixMatch: semi-supervised learning with distribution
+       alignment and augmentation anchoring", ICLR 2020; algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.classification import ReMixMatchClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y_partly = np.where(np.arange(len(y)) < 100, y, -1)
+    >>> clf = ReMixMatchClassifier(n_augmentations=2, max_epochs=2, random_state=0)
+    >>> clf.fit(X, y_partly).transduction_.shape
+    (1797,)
+    """
+
+    unlabeled_weight: NonNegative = 1.5
+    unlabeled_ratio: NonNegative = 1
+    _: KW_ONLY
+    n_augmentations: Count = 8
+    temperature: Positive = 0.5
+    alpha: NonNegative = 0.75
+    anchor_weight: NonNegative = 0.5
+    rotation_weight: NonNegative = 0.5
+    ramp_up: CountOrZero | UnitInterval = 1.0
+    include_labeled: bool = False
+    ema_decay: BelowOne = 0.999
+    ema_ramp: bool = True
+    weak_augment: Augment = "auto"
+    strong_augment: (
+        Literal["randaugment", "ctaugment"] | nn.Module | Callable | None
+    ) = "ctaugment"
+    max_epochs: Count = 60
+    batch_size: Count = 64
+    lr: Positive = 2e-3
+    weight_decay: NonNegative = 0.02
+    schedule: Schedule = "constant"
+
+    def _train(self, X, labeled, seed):
+        mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
+        module = self._build_module(*labeled.rows.statistics(), mixed)
+        self._labeled_stage("fit", module, mixed, labeled)
+        prior = mixed.class_shares(len(self.classes_))
+        return module.predicted.classes.cpu().numpy(), prior
+
+    def _build_module(self, mean, std, mixed=None):
+        n_classes = len(self.classes_)
+        online = linear_classifier(self._build_backbone(mean, std), n_classes)
+        turn = linear_classifier(online[0], 4)[1]
+        prior = torch.full((n_classes,), 1 / n_classes)
+        if mixed is not None:
+            prior = torch.from_numpy(mixed.class_shares(n_classes, drawn=True)).float()
+        module = _ReMixMatch(
+            online,
+            self.ema_decay,
+            self.ema_ramp,
+            weak=self._build_augment(self.weak_augment, "weak", mean, std),
+            strong=self._build_strong(self.strong_augment, mean, std),
+            align=DistributionAlignment(prior),
+            turn=turn,
+            predicted=PredictedClasses(len(mixed or ())),
+            n_classes=n_classes,
+            n_augmentations=self.n_augmentations,
+            temperature=self.temperature,
+            alpha=self.alpha,
+            unlabeled_weight=self.unlabeled_weight,
+            anchor_weight=self.anchor_weight,
+            rotation_weight=self.rotation_weight,
+            ramp_up=self.ramp_up,
+        )
+        return self._take_over(module, "online", "average", "n_steps")
+
+    def _check_health(self, trained):
+        self._check_guesses(*trained)

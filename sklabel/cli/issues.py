@@ -1,0 +1,113 @@
+"""What a person should look at: given labels and images that seem to be wrong."""
+
+from collections import Counter
+
+import sklabel
+
+from . import inputs, lists
+
+# the most urgent first
+_OF_LABELS = ("suspicious label", "unreadable", "exact copy", "near duplicate")
+_OF_IMAGES = ("blank", "dark", "bright", "blurred", "odd")
+
+
+def find(files, names, Z, given):
+    """Return [(name, kind, detail)] of what is found, the most urgent first.
+
+    Parameters
+    ----------
+    files : dict
+        {name: path} of all images.
+    names : list of str
+        Of those that can be read.
+    Z : ndarray of shape (len(names), D)
+        Their vectors.
+    given : dict
+        {name: label}.
+    """
+    readable = set(names)
+    found = _suspicious(names, Z, given)
+    found += [(name, "unreadable", "") for name in files if name not in readable]
+    paths = [files[name] for name in names]
+    found += _copies(names, paths, given)
+    poor = sklabel.inspection.find_poor_images(paths, embedder=_known(Z))
+    for kind in _OF_IMAGES:
+        found += [(names[row], kind, "") for row in getattr(poor, kind)]
+    return found
+
+
+def _suspicious(names, Z, given):
+    if len({given[name] for name in names if name in given}) < 2:
+        return []
+    told = sklabel.inspection.suspicious_labels(Z, inputs.as_y(names, given))
+    return [
+        (names[row], "suspicious label", f"the other labels suggest {suggested}")
+        for row, suggested in zip(told.rows, told.suggested, strict=True)
+    ]
+
+
+def _copies(names, paths, given):
+    """Return what is a copy of an image before it."""
+    groups = sklabel.inspection.find_duplicates(paths)
+    found, seen = [], set()
+    for kind, some in (("exact copy", groups.exact), ("near duplicate", groups.near)):
+        for rows in some:
+            first, *others = sorted(rows)
+            for row in others:
+                if row in seen:
+                    continue
+                seen.add(row)
+                detail = f"of {names[first]}"
+                labels = given.get(names[row]), given.get(names[first])
+                if None not in labels and labels[0] != labels[1]:
+                    detail += f", which is labeled {labels[1]}"
+                found.append((names[row], kind, detail))
+    return found
+
+
+def _known(Z):
+    """Return a transformer that has the vectors already."""
+    from sklearn.base import BaseEstimator
+    from sklearn.frozen import FrozenEstimator
+
+    class Known(BaseEstimator):
+        def transform(self, X):
+            return Z
+
+    return FrozenEstimator(Known())
+
+
+def rows(found, entries):
+    """Return the header and the rows of a list: one row an image.
+
+    It can be corrected, and given to `fit` again, as the list of all images can.
+
+    Parameters
+    ----------
+    found : list
+        Of `find`.
+    entries : list of `lists.Entry`
+        Of all images.
+    """
+    entry_of = {entry.name: entry for entry in entries}
+    told = {}
+    for name, kind, detail in found:
+        kinds, details = told.setdefault(name, ([], []))
+        kinds.append(kind)
+        details += [detail] * bool(detail)
+    header, first = lists.rows([entry_of[name] for name in told])
+    return [*header, "issue", "detail"], [
+        [*row, "; ".join(kinds), "; ".join(details)]
+        for row, (kinds, details) in zip(first, told.values(), strict=True)
+    ]
+
+
+def summary(found, path):
+    """Return in words how many images have which issue."""
+    counts = Counter(kind for _, kind, _ in found)
+    kinds = [kind for kind in (*_OF_LABELS, *_OF_IMAGES) if counts[kind]]
+    n = len({name for name, _, _ in found})
+    if not n:
+        return f"No image to look at: {path} is empty.\n"
+    told = ", ".join(f"{kind} {counts[kind]}" for kind in kinds)
+    return f"{n} image{'s' * (n > 1)} to look at in {path}: {told}.\n"

@@ -1,0 +1,171 @@
+"""Several classifiers of partly labeled rows, whose votes are counted."""
+
+import numpy as np
+from sklearn import ensemble
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from ._core.labels import check_labels, decode_labels, encode_labels, most_probable
+from ._core.roles.classification import LabeledScoreMixin
+
+__all__ = ["VotingClassifier"]
+
+
+def _is_soft(self):
+    return self.voting == "soft"
+
+
+class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
+    """Label rows by the votes of several classifiers, as from several encoders.
+
+    scikit-learn's own, for y of which some rows are unlabeled: that one takes -1 for a
+    class. Classifiers behind different encoders make different errors, so that their
+    mean is better than each; its labels are then worth training another one on (V-PET
+    [1]_). Read more in the :ref:`User Guide <voting>`.
+
+    Parameters
+    ----------
+    estimators : list of (str, estimator)
+        Names and classifiers, which are cloned and take -1 for unlabeled, as those of
+        sklabel and of :mod:`sklearn.semi_supervised` do; "drop" leaves one out.
+    voting : {"hard", "soft"}, default="hard"
+        "hard": each classifier has one vote for each row, as in the paper; "soft": the
+        mean of their probabilities.
+    weights : array-like of shape (n_classifiers,) or None, default=None
+        Of the votes; None: equal ones.
+    n_jobs : int or None, default=None
+        Fits at once, see :term:`n_jobs`.
+    flatten_transform : bool, default=True
+        Whether ``transform`` with "soft" gives one row of numbers for each sample.
+    verbose : bool, default=False
+        Whether the time of each fit is printed.
+
+    Attributes
+    ----------
+    estimators_ : list of estimators
+        Fitted classifiers; their classes are positions in ``classes_``.
+    named_estimators_ : Bunch
+        The same by name.
+    classes_ : ndarray of shape (n_classes,)
+        Classes, sorted.
+    label_distributions_ : ndarray of shape (n_samples, n_classes)
+        For each row of X the share of the votes, or the mean probability, of each
+        class; of a labeled row its class.
+    transduction_ : ndarray of shape (n_samples,)
+        A class for every row of X: the given label, else that of most votes.
+
+    Raises
+    ------
+    ValueError
+        If no row is labeled, all labels are of one class, y does not fit X, or a
+        classifier takes unlabeled rows for a class.
+
+    See Also
+    --------
+    sklabel.classification.EmbeddingClassifier : Behind a pretrained encoder.
+
+    References
+    ----------
+    .. [1] P. Zhang et al., "Revisiting semi-supervised learning in the era of
+       foundation models", NeurIPS 2025.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklabel.classification import EmbeddingClassifier
+    >>> from sklabel.ensemble import VotingClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> y_partly = np.where(np.arange(len(y)) < 100, y, -1)
+    >>> probe = EmbeddingClassifier(graph_weight=0)
+    >>> graph = EmbeddingClassifier(graph_weight=1)
+    >>> clf = VotingClassifier([("probe", probe), ("graph", graph)], voting="soft")
+    >>> clf.fit(X, y_partly).transduction_.shape
+    (1797,)
+    """
+
+    def fit(self, X, y, **fit_params):
+        """Fit all classifiers on labeled and unlabeled rows.
+
+        Parameters
+        ----------
+        X : array-like
+            What the classifiers take.
+        y : array-like of shape (n_samples,)
+            Classes; -1, None, NaN or a blank text for unlabeled rows.
+        **fit_params : dict
+            ``sample_weight``, for classifiers that take it.
+
+        Returns
+        -------
+        self : VotingClassifier
+        """
+        self._validate_params()
+        if getattr(getattr(X, "dtype", None), "kind", "") == "c":
+            raise ValueError("Complex data not supported: X holds complex numbers.")
+        labels = check_labels(y, n_samples=_num_samples(X))
+        self.classes_, codes = encode_labels(labels)
+        self.le_ = LabelEncoder().fit(self.classes_)
+        # what scikit-learn does once it has encoded y
+        super(ensemble.VotingClassifier, self).fit(X, codes, **fit_params)
+        for name, estimator in self.named_estimators_.items():
+            if -1 in getattr(estimator, "classes_", ()):
+                raise ValueError(
+                    f"{name}={type(estimator).__name__} takes unlabeled rows for a "
+                    "class: use classifiers of sklabel or sklearn.semi_supervised, or "
+                    "leave those rows out."
+                )
+        p, labeled = self._shares(X), codes >= 0
+        p[labeled] = np.eye(len(self.classes_))[codes[labeled]]
+        self.label_distributions_ = p
+        self.transduction_ = decode_labels(most_probable(p), self.classes_, like=y)
+        return self
+
+    def predict(self, X):
+        """Return the class of most votes for each sample.
+
+        Parameters
+        ----------
+        X : array-like
+            What the classifiers take.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            Of equal classes the first; -1 for what a classifier could not read.
+        """
+        check_is_fitted(self)
+        return decode_labels(most_probable(self._shares(X)), self.classes_)
+
+    @available_if(_is_soft)
+    def predict_proba(self, X):
+        """Return the mean probability of each class; with ``voting="soft"`` only.
+
+        Parameters
+        ----------
+        X : array-like
+            What the classifiers take.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_samples, n_classes)
+        """
+        check_is_fitted(self)
+        return self._shares(X)
+
+    def _shares(self, X):
+        """Return the share of the votes of each class, (n, K); NaN: none."""
+        n_classes = len(self.classes_)
+        votes = []
+        for estimator in self.estimators_:
+            own = np.zeros((_num_samples(X), n_classes))
+            known = np.asarray(estimator.classes_, dtype=int)
+            if self.voting == "soft":
+                own[:, known] = estimator.predict_proba(X)
+            else:
+                found = np.asarray(estimator.predict(X), dtype=int)
+                own[np.arange(len(own)), found] = 1
+                own[found < 0] = np.nan
+            votes.append(own)
+        return np.average(votes, axis=0, weights=self._weights_not_none)

@@ -1,0 +1,136 @@
+"""Votes of several classifiers of partly labeled rows."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.ensemble import VotingClassifier as TheirVotingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import LabelPropagation
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sklabel.classification import EmbeddingClassifier, SupervisedClassifier
+from sklabel.ensemble import VotingClassifier
+from sklabel.model_selection import LabeledKFold
+
+N = 90
+TRUTH = np.arange(N) % 3
+X = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
+X += 2 * np.eye(3, 6, dtype=np.float32)[TRUTH]
+Y = np.where(np.arange(N) < 15, TRUTH, -1)
+NAMES = np.array(["ant", "bee", "cow"], dtype=object)
+
+
+def members():
+    return [
+        ("probe", EmbeddingClassifier(graph_weight=0, random_state=0)),
+        ("graph", EmbeddingClassifier(graph_weight=1, random_state=0)),
+        ("net", SupervisedClassifier(max_steps=20, random_state=0)),
+    ]
+
+
+def test_scikit_learns_own_takes_unlabeled_rows_for_a_class():
+    theirs = TheirVotingClassifier(members(), voting="soft").fit(X, Y)
+    assert (theirs.predict(X) == TRUTH).mean() < 0.2  # what this class is for
+    ours = VotingClassifier(members(), voting="soft").fit(X, Y)
+    assert (ours.predict(X) == TRUTH).mean() > 0.6
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 5.0]])
+@pytest.mark.parametrize("voting", ["soft", "hard"])
+def test_votes_are_counted_one_by_one(voting, weights):
+    clf = VotingClassifier(members(), voting=voting, weights=weights).fit(X, Y)
+    alone = [clone(member).fit(X, Y) for _, member in members()]
+    given = weights or [1.0] * 3
+    probabilities = [member.predict_proba(X) for member in alone]
+    classes = [member.predict(X) for member in alone]
+    found = clf.predict(X)
+    for i in range(N):
+        shares = [0.0] * 3
+        for weight, p, own in zip(given, probabilities, classes, strict=True):
+            p = p[i] if voting == "soft" else [float(own[i] == k) for k in range(3)]
+            for k in range(3):
+                shares[k] += weight * p[k] / sum(given)
+        assert found[i] == np.argmax(shares)
+        if Y[i] < 0:
+            np.testing.assert_allclose(clf.label_distributions_[i], shares, rtol=1e-6)
+            assert clf.transduction_[i] == np.argmax(shares)
+        else:
+            assert clf.label_distributions_[i, Y[i]] == 1
+            assert clf.transduction_[i] == Y[i]
+    assert hasattr(clf, "predict_proba") == (voting == "soft")
+    assert clf.transform(X).shape[0] == N
+
+
+def test_names_and_other_marks_of_unlabeled_rows():
+    y = np.append(NAMES, None)[Y]
+    clf = VotingClassifier(members()).fit(X, y)
+    assert clf.classes_.tolist() == NAMES.tolist()
+    assert set(clf.predict(X)) == set(NAMES) == set(clf.transduction_)
+    assert clf.score(X, y) == 1 == clf.score(X[:15], NAMES[TRUTH[:15]])
+    # a second classifier learns from the labels of the first ones
+    SupervisedClassifier(max_steps=2, random_state=0).fit(X, clf.transduction_)
+
+
+def test_what_takes_unlabeled_rows_for_a_class_is_refused():
+    wrong = [("line", LogisticRegression())]
+    with pytest.raises(ValueError, match="line=LogisticRegression takes unlabeled"):
+        VotingClassifier([*members(), *wrong]).fit(X, Y)
+    both = [("line", LogisticRegression()), ("spread", LabelPropagation())]
+    assert VotingClassifier(both).fit(X, TRUTH).score(X, TRUTH) > 0.8
+    VotingClassifier(both[1:], voting="soft").fit(X, Y)
+    for y, message in ((np.full(N, -1), "no labeled row"), (Y[:9], "90 rows, y has 9")):
+        with pytest.raises(ValueError, match=message):
+            VotingClassifier(members()).fit(X, y)
+
+
+def test_a_wrong_parameter_is_named():
+    for wrong in ({"voting": "soft "}, {"weights": "even"}):
+        with pytest.raises(ValueError, match=f"'{next(iter(wrong))}' parameter"):
+            VotingClassifier(members(), **wrong).fit(X, Y)
+    with pytest.raises(ValueError, match="2 weights, 3 estimators"):
+        VotingClassifier(members(), weights=[1, 2]).fit(X, Y)
+
+
+def test_in_a_search_and_as_a_pickle():
+    clf = VotingClassifier(members(), voting="soft")
+    grid = {"probe__n_neighbors": [5, 10], "voting": ["soft", "hard"]}
+    search = GridSearchCV(clf, grid, cv=LabeledKFold(3)).fit(X, Y)
+    best = search.best_estimator_
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(best)).predict(X), best.predict(X)
+    )
+    pipe = make_pipeline(StandardScaler(), clf.set_params(graph="drop"))
+    assert len(pipe.fit(X, Y)[-1].estimators_) == 2
+    weighted = clone(clf).fit(X, Y, sample_weight=np.ones(N))
+    assert weighted.score(X, Y) == 1
+
+
+@pytest.mark.parametrize("voting", ["soft", "hard"])
+def test_images_that_cannot_be_read_have_no_vote(voting, tmp_path):
+    for i in range(12):
+        image = np.full((8, 8, 3), 20 * i, np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    files = sorted(map(str, tmp_path.glob("*.png")))
+    (tmp_path / "07.png").write_bytes(b"no image")
+    settings = {"max_steps": 2, "random_state": 0, "on_error": "skip", "image_size": 8}
+    clf = VotingClassifier([("net", SupervisedClassifier(**settings))], voting=voting)
+    with pytest.warns(UserWarning, match="1 of 12"):
+        clf.fit(files, [0, 1, 0, 1, *[-1] * 8])
+        assert clf.predict(files)[7] == clf.transduction_[7] == -1
+    assert np.isnan(clf.label_distributions_[7]).all()
+
+
+@parametrize_with_checks(
+    [VotingClassifier(members()[:2], voting="soft")],
+    expected_failed_checks=lambda estimator: {
+        "check_classifiers_classes": "-1 marks an unlabeled row",
+    },
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
