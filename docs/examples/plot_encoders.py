@@ -94,25 +94,23 @@ for name, Z in vectors.items():
     print(f"{name:18s} accuracy {accuracy}  rank {rank:.0f}")
 
 # %%
-# The picture says why: for four patches, the six nearest neighbors by each encoder.
-# A red frame is a patch of another photograph. Pixels and the autoencoder look for
-# the same brightness in the same place; the networks look for texture and color.
+# The picture says why. The first column has four patches, the others their six
+# nearest neighbors. A red frame is a patch of another photograph. Pixels and the
+# autoencoder look for the same brightness in the same place; the networks look for
+# texture and color.
 
 queries = [
     np.flatnonzero(truth == kind)[5] for kind in ("cat", "coffee", "grass", "temple")
 ]
-figure, axes = plt.subplots(4, 28, figsize=(13, 2.5), layout="constrained")
-for group, (name, Z) in enumerate(vectors.items()):
-    near = (
-        NearestNeighbors(n_neighbors=7)
-        .fit(normalize(Z))
-        .kneighbors(normalize(Z)[queries])[1]
-    )
-    for line, rows in zip(axes, near, strict=True):
-        for ax, row in zip(line[7 * group :], rows, strict=False):
+figure = plt.figure(figsize=(8, 6), layout="constrained")
+for part, (name, Z) in zip(figure.subfigures(2, 2).flat, vectors.items(), strict=True):
+    part.suptitle(name)
+    unit = normalize(Z)
+    near = NearestNeighbors(n_neighbors=7).fit(unit).kneighbors(unit[queries])[1]
+    for line, rows in zip(part.subplots(4, 7), near, strict=True):
+        for ax, row in zip(line, rows, strict=True):
             ax.imshow(X[row])
             ax.set(xticks=[], yticks=[])
             wrong = truth[row] != truth[rows[0]]
             ax.spines[:].set(color="crimson" if wrong else "white", linewidth=2)
-    axes[0, 7 * group].set_title(name, loc="left", fontsize=10)
 plt.show()
