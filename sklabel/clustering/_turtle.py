@@ -24,6 +24,7 @@ from .._core.roles.clustering import ProbabilisticClusteringRole
 from .._core.samplers import FixedSteps
 from .._core.samples import evenly_spaced
 from .._core.warn import warn
+from ..losses import mean_entropy
 from ..modules import Method
 from ..neighbors import kneighbors
 
@@ -89,7 +90,7 @@ class _TURTLE(Method):
         of_spaces = self.label(spaces)
         labels = sum(of_spaces) / len(of_spaces)  # (B, K)
         error = self._fitted_error(spaces, labels)
-        entropy = sum(torch.special.entr(p.mean(0)).sum() for p in of_spaces)
+        entropy = sum(mean_entropy(p) for p in of_spaces)
         return error - self.entropy_weight * entropy, {
             "classifier_loss": error.detach(),
             "entropy": entropy.detach(),

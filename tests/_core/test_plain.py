@@ -11,7 +11,7 @@ import sklabel
 from sklabel import classification, clustering, embedding, selection
 from sklabel._core.plain import plain, plain_parameters
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
-from tests.test_common import SHORTEST
+from tests.test_common import SHORTEST, UNSTAGED
 
 ESTIMATORS = {
     name: getattr(folder, name)
@@ -37,7 +37,8 @@ def make(name, number=lambda value: value):
     """Return an estimator all of whose numbers are made by ``number``."""
     cls = ESTIMATORS[name]
     known = cls().get_params(deep=False)
-    settings = {**SHORTEST.get(name, {}), **SETTINGS.get(name, {})}
+    short = SHORTEST | UNSTAGED
+    settings = {**short.get(name, {}), **SETTINGS.get(name, {})}
     for key, value in {"random_state": 0, "n_samples": 4, "device": "cpu"}.items():
         if key in known:
             settings[key] = value
