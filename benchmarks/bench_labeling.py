@@ -1,6 +1,6 @@
 """The labeling page: how long a person waits from the key to the next image.
 
-A folder of N photographs (JPEG, 1600 x 1200; a few hundred different ones under many
+A folder of N photographs (JPEG, 800 x 600; a hundred different ones under many
 names) is labeled with `sklabel label` in Chromium. In the page a key is pressed, and
 the time until the next image is painted counts: the answer is in the CSV by then.
 Between two answers a person looks at the image for a while, then nobody does.
@@ -49,9 +49,9 @@ def write_folder(folder, n):
     """Write photographs: waves of colors with noise, as hard to decode as real ones."""
     rng = np.random.default_rng(0)
     (folder / "photos").mkdir()
-    y, x = np.mgrid[:1200, :1600] / 200
-    grain = rng.integers(-12, 12, (1200, 1600, 3))
-    n_different = min(n, 200)
+    y, x = np.mgrid[:600, :800] / 100
+    grain = rng.integers(-12, 12, (600, 800, 3))
+    n_different = min(n, 100)
     for i in range(n_different):
         a, b, c = rng.uniform(0.2, 3, 3)
         waves = np.stack([np.sin(a * x + b * y), np.cos(b * x), np.sin(c * y)], -1)

@@ -199,14 +199,25 @@ function about(r) {
   return rows.get(r);
 }
 
-function loadAhead() {
-  const next = coming(row ?? -1, AHEAD);
-  const keep = new Set([row, ...next, ...trail.slice(-2)]);
+async function loadAhead() {
+  const now = row;
+  const next = coming(now ?? -1, AHEAD);
+  const keep = new Set([now, ...next, ...trail.slice(-2)]);
   for (const r of images.keys()) if (!keep.has(r)) images.delete(r);
-  next.forEach(load);
-  next.slice(0, 2).forEach((r) => about(r).then((found) => {
-    found.near.forEach((other) => { new Image().src = thumbnail(other); });
-  }).catch(() => {}));
+  await Promise.all(next.map((r) => load(r).ready));
+  if (row !== now || !next.length) return;
+  const found = await about(next[0]).catch(() => ({near: []}));
+  loadInTurn(found.near.map((r) => [new Image(), thumbnail(r)]), () => row === now);
+}
+
+/** Load images one after the other: a browser has few ways to one server, and an answer
+ * must not wait for them. */
+async function loadInTurn(pairs, isWanted) {
+  for (const [image, address] of pairs) {
+    if (!isWanted()) return;
+    image.src = address;
+    await image.decode().catch(() => {});
+  }
 }
 
 const thumbnail = (r) => `/image/${state.about.key}/${r}/160`;
@@ -247,13 +258,15 @@ function showRow(found) {
   const image = $("frame").querySelector("img");
   $("name").textContent = found.name;
   if (image) image.alt = `Image ${found.name}`;
+  const now = row;
+  const pairs = [];
   $("strip").replaceChildren(...found.near.map((r) => {
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
     const small = new Image();
-    small.src = thumbnail(r);
     small.alt = "";
+    pairs.push([small, thumbnail(r)]);
     button.append(small);
     const given = said(state.answers.get(r));
     button.setAttribute("aria-label", `Go to a similar image${given && `: ${given}`}`);
@@ -266,6 +279,7 @@ function showRow(found) {
     item.append(button);
     return item;
   }));
+  loadInTurn(pairs, () => row === now);
   document.querySelector(".near").hidden = !found.near.length;
   showAnswers(found.proposal);
 }
