@@ -176,7 +176,8 @@ class _PolicyTraining(Method):
             nonlocal tau
             with torch.autocast(h.device.type, enabled=False):
                 tau = self.policy(h)
-                share = torch.distributions.Beta(tau, tau).rsample((self.n_draws,))
+                beta = torch.distributions.Beta(tau, tau, validate_args=False)
+                share = beta.rsample((self.n_draws,))
             return mix(h, share)
 
         entropy = entropy_bits(self.classifier.mixed(self.layer, change, x))

@@ -16,6 +16,7 @@ from .._core.adversary import (
     kl_divergence,
     share_right,
 )
+from .._core.devices import to_device
 from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
@@ -81,7 +82,7 @@ class _SRAAL(AdversarialCodes):
     def doubt(self, mu, rows):
         """Return the uncertainty (B', 1) of unlabeled rows, given their codes."""
         if self.doubts is not None:
-            return self.doubts.to(rows.device)[rows, None]
+            return to_device(self.doubts, rows.device)[rows, None]
         with torch.no_grad():
             return uncertainty(self.head(mu).softmax(1)).to(mu.dtype)[:, None]
 

@@ -47,7 +47,7 @@ from sklabel._core.net import Net
 from sklabel.datasets import load_digit_images
 from sklabel.selection._herding import herd
 from tests.augment._policies import POLICIES
-from tests.test_common import SHORTEST, color
+from tests.test_common import SHORTEST, UNSTAGED, color
 
 images, target = load_digit_images(return_X_y=True)
 rows = np.concatenate([np.flatnonzero(target == k)[:20] for k in (0, 1)])
@@ -107,7 +107,11 @@ skorch_net.get_map_location = lambda *args, **kwargs: torch.device("cpu")
 
 def parameters(cls, device, **given):
     """Return the short settings of an estimator on a device."""
-    own = {**SHORTEST.get(cls.__name__, {}), **MORE.get(cls.__name__, {}), **given}
+    own = {
+        **(SHORTEST | UNSTAGED).get(cls.__name__, {}),
+        **MORE.get(cls.__name__, {}),
+        **given,
+    }
     known = cls().get_params(deep=False)
     own = {name: value for name, value in own.items() if name in known}
     held = own.get("embedder")
