@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import sys
-import webbrowser
 from collections import Counter
 from pathlib import Path
 
@@ -104,7 +102,7 @@ def run(args):
 def _serve(answers, paths, Z, option, args):
     from .._pages.learning import Learner
     from .._pages.photographs import Photographs
-    from .._pages.server import Server, labeling_routes
+    from .._pages.server import Server, labeling_routes, opened_in_browser
     from .._pages.session import Session
 
     session = Session(
@@ -133,22 +131,14 @@ def _serve(answers, paths, Z, option, args):
     server.start()
     learner.start(session)
     outputs.show(f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n")
-    if not args.no_browser and _has_screen():
-        webbrowser.open(server.url)
-    try:
-        server.wait()
-    except KeyboardInterrupt:  # that is the way to end it
-        pass
+    with opened_in_browser(server.url, not args.no_browser):
+        try:
+            server.wait()
+        except KeyboardInterrupt:  # that is the way to end it
+            pass
     server.stop()
     outputs.show(f"{_summary(session, answers)} Then: {command}\n")
     learner.stop()
-
-
-def _has_screen():
-    """Return whether windows open here: a browser of texts would take the shell."""
-    if sys.platform in ("win32", "darwin"):
-        return True
-    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _summary(session, answers):
