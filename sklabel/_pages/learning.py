@@ -181,6 +181,10 @@ class Learner:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def now(self):
+        """Learn from the answers of now, however few are new."""
+        self._wake.set()
+
     def stop(self):
         """Learn no more; what is being learned now is forgotten."""
         self._stopped = True

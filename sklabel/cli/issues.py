@@ -25,15 +25,18 @@ def find(files, names, Z, given):
     given : dict
         {name: label}.
     """
+    return [one for part in parts(files, names, Z, given) for one in part]
+
+
+def parts(files, names, Z, given):
+    """Yield what `find` returns in parts, those first that are quickly found."""
     readable = set(names)
-    found = _suspicious(names, Z, given)
-    found += [(name, "unreadable", "") for name in files if name not in readable]
+    yield _suspicious(names, Z, given)
+    yield [(name, "unreadable", "") for name in files if name not in readable]
     paths = [files[name] for name in names]
-    found += _copies(names, paths, given)
+    yield _copies(names, paths, given)
     poor = sklabel.inspection.find_poor_images(paths, embedder=_known(Z))
-    for kind in _OF_IMAGES:
-        found += [(names[row], kind, "") for row in getattr(poor, kind)]
-    return found
+    yield [(names[row], kind, "") for kind in _OF_IMAGES for row in getattr(poor, kind)]
 
 
 def _suspicious(names, Z, given):

@@ -1,6 +1,5 @@
 """sklabel label: label photographs in the browser, one after the other."""
 
-import argparse
 import os
 from collections import Counter
 from pathlib import Path
@@ -42,27 +41,7 @@ def add_parser(commands):
         help=f"without a CSV: list to write (default {OUT}); one that exists is "
         "continued",
     )
-    parser.add_argument(
-        "--class",
-        dest="classes",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="offer this class from the start (can be repeated)",
-    )
-    parser.add_argument(
-        "--batch",
-        type=options.positive,
-        default=10,
-        metavar="N",
-        help="learn anew after N answers (default 10)",
-    )
-    parser.add_argument(
-        "--port", type=_port, default=0, help="of the page (default: a free one)"
-    )
-    parser.add_argument(
-        "--no-browser", action="store_true", help="only print the address"
-    )
+    options.add_page(parser)
     options.add_lists(parser)
     options.add_embedding(parser)
     options.add_training(parser)
@@ -169,10 +148,3 @@ def _in_order(args):
             "leave one of them out."
         )
     return args.paths
-
-
-def _port(text):
-    port = options.positive(text)
-    if port > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than 65535")
-    return port
