@@ -341,7 +341,7 @@ function cell(r, column) {
   badges.replaceChildren(...issues.map(({kind, detail}) => element(
     "span", WORDS[kind] ?? kind, {title: detail || kind})));
   const told = [names[r], text, more.textContent.replace("✓ ", ""),
-    ...issues.map(({kind, detail}) => [kind, detail].filter(Boolean).join(" "))];
+    ...issues.map(inWords)];
   found.setAttribute("aria-label", told.filter(Boolean).join(", "));
   return found;
 }
@@ -401,6 +401,8 @@ function loadInSight() {
     });
   }
 }
+
+const inWords = ({kind, detail}) => [kind, detail].filter(Boolean).join(": ");
 
 // -- selecting
 
@@ -486,7 +488,7 @@ function drawLarge() {
     $("large-image").replaceChildren(image);
   }
   const p = isGiven(r) ? null : predicted(r)?.[1];
-  const issues = issuesOf(r).map(({kind, detail}) => [kind, detail].filter(Boolean).join(" "));
+  const issues = issuesOf(r).map(inWords);
   const label = element("strong", labelOf(r) || given(r)?.[1] || "no label");
   const more = [isGiven(r) ? "given" : typeof p === "number" ? percent(p) : "", ...issues];
   $("large-text").replaceChildren(label, element("span", more.filter(Boolean).join(", ")),
