@@ -8,13 +8,14 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from sklabel._pages.server import Guard, Server
+from sklabel._pages.server import THIS_MACHINE, Guard, Server, opened_in_browser
 from sklabel._pages.session import Insight, Session
 from tests._pages._making import make_routes, write_images
 
 PORT, TOKEN = 8123, "a-token"
 HERE = f"http://127.0.0.1:{PORT}"
 POST = {"origin": HERE}
+SCRIPTS = [f"/static/{name}.js" for name in ("common", "label", "review")]
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +120,62 @@ def test_a_strict_policy_is_sent_with_everything(client, path):
     assert found.headers["cross-origin-resource-policy"] == "same-origin"
 
 
+def test_a_notebook_of_this_machine_may_show_it_in_a_frame(paths, session):
+    there = {"sec-fetch-site": "same-site", "sec-fetch-dest": "iframe"}
+    client = make_client(paths, session)
+    assert client.get(f"/?token={TOKEN}", headers=there).status_code == 403
+    app = Guard(
+        Starlette(routes=make_routes(paths, session)), TOKEN, PORT, frames=THIS_MACHINE
+    )
+    client = TestClient(app, base_url=HERE)
+    found = client.get(f"/?token={TOKEN}", headers=there)
+    assert found.status_code == 200 and "<title>Label images" in found.text
+    policy = found.headers["content-security-policy"]
+    assert policy.endswith("frame-ancestors http://localhost:* http://127.0.0.1:*")
+    image = {**there, "sec-fetch-dest": "image"}
+    assert client.get("/image/x/0/640", headers=image).status_code == 403
+    headers = {**POST, "sec-fetch-site": "same-site"}
+    body = dict(version=0, row=2, label="cat")
+    assert client.post("/answer", json=body, headers=headers).status_code == 403
+
+
+def test_who_comes_from_elsewhere_with_the_token_is_led_on(stranger):
+    there = {"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"}
+    found = stranger.get(f"/?token={TOKEN}", headers=there, follow_redirects=False)
+    assert found.status_code == 200 and 'content="0;url=/"' in found.text
+    assert TOKEN not in found.text and TOKEN in found.headers["set-cookie"]
+    assert stranger.get("/").status_code == 200
+
+
+def test_the_token_is_no_argument_of_the_browser(monkeypatch):
+    opened = []
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.setattr("sklabel._pages.server.webbrowser.open", opened.append)
+    url = f"{HERE}/?token={TOKEN}"
+    with opened_in_browser(url) as path:
+        assert opened == [path.as_uri()] and TOKEN not in opened[0]
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert f'content="0;url={url}"' in path.read_text()
+    assert not path.exists()
+    with opened_in_browser(url, wanted=False) as path:
+        assert path is None
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr("sklabel._pages.server.sys.platform", "linux")
+    with opened_in_browser(url) as path:
+        assert path is None and len(opened) == 1
+
+
 def test_pages_load_nothing_from_elsewhere_and_hold_no_scripts(client):
     page = client.get("/").text
     assert (
         "<script>" not in page and " style=" not in page and " on" + "click" not in page
     )
-    for path in ("/", "/static/pages.css", "/static/label.js"):
+    for path in ("/", "/static/pages.css", *SCRIPTS):
         text = client.get(path).text.replace("http://www.w3.org/2000/svg", "")
         assert "http:" not in text and "https:" not in text and "//cdn" not in text
-    assert "innerHTML" not in client.get("/static/label.js").text
+    assert not any("innerHTML" in client.get(path).text for path in SCRIPTS)
 
 
 def test_images_are_known_by_row_and_made_anew(client, paths):

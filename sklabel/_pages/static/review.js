@@ -530,6 +530,7 @@ function answered(first, reply, text) {
 }
 
 async function unmake(path) {
+  if (path === "/undo" ? !state.can_undo : !state.can_redo) return;
   const reply = await change(path);
   if (reply === null) return;
   arrange(reply.rows[0]);
