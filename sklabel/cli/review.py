@@ -9,6 +9,7 @@ from . import embedders, inputs, issues, lists, models, options, outputs
 from .answer_list import AnswerList
 
 _BYTES_A_ROW = 8  # of its number, as text
+_SECONDS = 10  # to wait for what is still being looked at
 
 
 def add_parser(commands):
@@ -111,7 +112,7 @@ def _serve(answers, files, Z, args):
     server.stop()
     outputs.show(_summary(review, before, answers.told))
     learner.stop()
-    looking.join()
+    looking.join(_SECONDS)
 
 
 def _look(review, files, names, Z, given, ended):

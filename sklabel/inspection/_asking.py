@@ -94,7 +94,26 @@ def label(
 
 
 class Labeling:
-    """A page on which a person labels images; see `label`.
+    """A page on which a person labels images: what `label` returns without waiting.
+
+    It can be used in a ``with`` statement, at whose end the page is closed.
+
+    Parameters
+    ----------
+    X : array-like of length n_samples
+        Images, or paths of image files.
+    rows : array-like of int or None
+        Rows to ask, in this order; None: all.
+    y : array-like of shape (n_samples,) or None
+        Labels that are known.
+    classes : iterable
+        Classes to offer from the start.
+    embedder : transformer or None
+        Makes vectors of X, by which the page shows the images most like each.
+    browser : bool
+        Whether to show the page.
+    port : int
+        Port of the page; 0: a free one.
 
     Attributes
     ----------
@@ -102,6 +121,10 @@ class Labeling:
         The labels by now, -1 where there is none.
     url : str
         Address of the page, with a token that opens it.
+
+    See Also
+    --------
+    label : Open the page, and wait for the answers.
     """
 
     def __init__(self, X, rows, y, classes, embedder, browser, port):
@@ -130,7 +153,7 @@ class Labeling:
             about={
                 "title": "Label images",
                 "list": "Python",
-                "leave": "The answers so far are returned.",
+                "leave": "Finish returns the answers so far.",
                 "lost": "The answers were in the memory of the Python program.",
             },
             finish=lambda: self._server.finish(),
@@ -166,6 +189,7 @@ class Labeling:
 
     @property
     def answers(self):
+        """Labels by now, -1 where there is none."""
         labels = self._session.labels
         found = [self._classes.get(text, text) for text in labels.values()]
         if any(not isinstance(value, str) for value in found):

@@ -305,6 +305,14 @@ def test_it_learns_while_a_person_labels(page, start):
     learner.stop()
 
 
+def test_why_nothing_is_learned_is_told(page, start):
+    url, session, _ = start(4)
+    page.open(url)
+    session.not_learned(RuntimeError("no <b>memory</b>"))
+    told = "Nothing more is learned (RuntimeError: no <b>memory</b>)"
+    page.until(lambda: told in page.text("insight"))
+
+
 def test_five_thousand_images(page, start, tmp_path):
     folder = tmp_path / "photos"
     few = write_images(tmp_path / "few", 20, (8, 8))

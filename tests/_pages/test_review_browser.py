@@ -2,13 +2,22 @@
 
 import csv
 import os
+import socket
+import threading
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 from sklabel._pages.learning import Learner
 from sklabel._pages.review import Issue
 from sklabel._pages.server import opened_in_browser
+from sklabel.inspection import label
 from tests._pages._browsing import (
     HOSTILE,
     NAMELESS,
@@ -285,3 +294,31 @@ def test_the_browser_is_led_from_a_file_to_the_page(page, start, monkeypatch):
         page.until(lambda: page.js("return document.body.dataset.ready"))
         assert page.driver.current_url == url.partition("?")[0]
     assert not path.exists()
+
+
+def test_a_notebook_shows_the_labeling_page_in_a_frame(page, tmp_path, monkeypatch):
+    shown = []
+
+    def display(what, display_id):
+        shown.append(what)
+        return SimpleNamespace(update=shown.append)
+
+    tools = SimpleNamespace(display=display, HTML=lambda text: text)
+    monkeypatch.setattr("sklabel.inspection._asking._notebook", lambda: tools)
+    with label(np.zeros((3, 8, 8)), classes=["cat"], wait=False) as handle:
+        notebook = Route("/", lambda request: HTMLResponse(shown[0]))
+        server = uvicorn.Server(
+            uvicorn.Config(Starlette(routes=[notebook]), port=0, log_level="error")
+        )
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            port = listening.getsockname()[1]
+            thread = threading.Thread(target=server.run, args=([listening],))
+            thread.start()
+            page.driver.get(f"http://localhost:{port}/")
+            page.driver.switch_to.frame(0)
+            page.until(lambda: page.js("return document.body.dataset.row") == "0")
+            page.send("1")
+            page.until(lambda: page.js("return document.body.dataset.row") == "1")
+            server.should_exit = True
+            thread.join(10)
+    assert handle.answers.tolist() == ["cat", -1, -1]

@@ -610,7 +610,10 @@ async function begin() {
     if (!gone) end("This page cannot be shown", error.message);
     return;
   }
-  if (state.about.lost) tellWhenLost(state.about.lost);
+  if (state.about.lost) { // the answers are in memory
+    tellWhenLost(state.about.lost);
+    $("saved").textContent = state.about.leave;
+  }
   $("title").textContent = $("title").title = state.about.title;
   watch();
   await show(coming(-1, 1)[0] ?? null);
