@@ -317,7 +317,7 @@ def test_a_notebook_shows_the_labeling_page_in_a_frame(page, tmp_path, monkeypat
             page.driver.get(f"http://localhost:{port}/")
             page.driver.switch_to.frame(0)
             page.until(lambda: page.js("return document.body.dataset.row") == "0")
-            page.send("1")
+            page.js("document.querySelector('.class').click()")
             page.until(lambda: page.js("return document.body.dataset.row") == "1")
             server.should_exit = True
             thread.join(10)
