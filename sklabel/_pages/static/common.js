@@ -80,6 +80,28 @@ export async function loadInTurn(pairs, isWanted) {
   }
 }
 
+const AT_ONCE = 3; // images that are loaded at a time: an answer must not wait
+let loading = 0;
+
+/** Load the images in sight of a box and a little beyond, those first that are seen first. */
+export function loadInSight(box, beyond, addressOf) {
+  const {top, bottom} = box.getBoundingClientRect();
+  while (loading < AT_ONCE) {
+    const waiting = [...box.querySelectorAll("img:not([src])")]
+      .map((image) => [image, image.getBoundingClientRect()])
+      .filter(([, place]) => place.bottom > top - beyond && place.top < bottom + beyond)
+      .sort(([, a], [, b]) => a.top - b.top || a.left - b.left);
+    if (!waiting.length) return;
+    const [[image]] = waiting;
+    loading++;
+    image.src = addressOf(image);
+    image.decode().catch(() => image.classList.add("broken")).then(() => {
+      loading--;
+      loadInSight(box, beyond, addressOf);
+    });
+  }
+}
+
 // -- words
 
 export const percent = (share) => `${Math.round(100 * share)} %`;

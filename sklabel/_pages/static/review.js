@@ -2,8 +2,8 @@
 // All texts of others (names of files and classes) go into textContent alone.
 
 import {
-  $, KEYS, Refused, ask, element, end, gone, hush, outlook, percent, question, say,
-  whichName,
+  $, KEYS, Refused, ask, element, end, gone, hush, loadInSight, outlook, percent, question,
+  say, whichName,
 } from "./common.js";
 
 const PULSE = 2000; // milliseconds between looks for what others have changed
@@ -11,7 +11,6 @@ const TILE = 138; // pixels of a tile, at least
 const GAP = 10;
 const CAPTION = 44;
 const BEYOND = 1; // rows that are drawn above and below those in sight
-const AT_ONCE = 3; // images that are loaded at a time: an answer must not wait
 const KEPT = 800; // cells that are kept
 const WORDS = {
   "suspicious label": "suspicious", "exact copy": "copy", "near duplicate": "near copy",
@@ -321,7 +320,8 @@ function drawLines() {
     if (cells.get(oldest).isConnected) break;
     cells.delete(oldest);
   }
-  loadInSight();
+  loadInSight($("scroll"), shape.height, (image) =>
+    `/image/${state.about.key}/${image.parentElement.dataset.row}/160`);
 }
 
 /** Return the cell of a row as it is now. */
@@ -379,27 +379,6 @@ function keepInSight() {
   if (top < box.scrollTop) box.scrollTop = top;
   const below = top + shape.height - box.clientHeight;
   if (below > box.scrollTop) box.scrollTop = below;
-}
-
-let loading = 0;
-
-/** Load the images in sight, a few at a time, those first that are seen first. */
-function loadInSight() {
-  const {top, bottom} = $("scroll").getBoundingClientRect();
-  while (loading < AT_ONCE) {
-    const waiting = [...$("grid").querySelectorAll("img:not([src])")]
-      .map((image) => [image, image.getBoundingClientRect()])
-      .filter(([, box]) => box.bottom > top - shape.height && box.top < bottom + shape.height)
-      .sort(([, a], [, b]) => a.top - b.top || a.left - b.left);
-    if (!waiting.length) return;
-    const [[image]] = waiting;
-    loading++;
-    image.src = `/image/${state.about.key}/${image.parentElement.dataset.row}/160`;
-    image.decode().catch(() => image.classList.add("broken")).then(() => {
-      loading--;
-      loadInSight();
-    });
-  }
 }
 
 const inWords = ({kind, detail}) => [kind, detail].filter(Boolean).join(": ");
