@@ -490,9 +490,9 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
             kept = max((i for i, e in enumerate(taught, 1) if e["best"]), default=0)
             warn(
                 f"Self-labeling ended with epoch {len(taught)}, in which "
-                f"{taught[-1]['lost_clusters']} of the clusters became empty; the "
-                f"weights {f'of epoch {kept}' if kept else 'before it'} are kept. Raise "
-                f"self_label_threshold={self.self_label_threshold}, "
+                f"{taught[-1]['lost_clusters']} of the clusters became empty; "
+                f"the weights {f'of epoch {kept}' if kept else 'before it'} are kept. "
+                f"Raise self_label_threshold={self.self_label_threshold}, "
                 f"self_label_batch_size={self.self_label_batch_size} or max_epochs="
                 f"{self.max_epochs}, or take keep_clusters=False to go on all the "
                 "same.",
