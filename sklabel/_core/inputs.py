@@ -361,7 +361,7 @@ def _from_files(estimator, column, reset, expected):
         if bad.any():
             warn(files.warn_text(), UserWarning)
         if bad.all():
-            raise ValueError(f"None of the {len(bad)} image files can be read.")
+            raise ValueError(files.none_text())
     if reset:
         vars(estimator).pop("_value_range", None)
         if files.value_range is not None:

@@ -130,7 +130,8 @@ def _like(word, known):
 
 def _check_places(args):
     """Raise an error for an empty text in the place of a file or a folder."""
-    for name in ("out", "sheet", "sheets", "model", "issues", "checkpoint", "cache"):
+    places = ("out", "sheet", "sheets", "model", "issues", "checkpoint", "cache")
+    for name in (*places, "embedder", "weights"):
         if getattr(args, name, None) == "":
             raise ValueError(f"--{name} is empty: name a place, or leave it out.")
     if "" in (getattr(args, "folder", None), *getattr(args, "paths", ())):

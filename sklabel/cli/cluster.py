@@ -88,9 +88,12 @@ def run(args):
             with outputs.new_tree(Path(args.sheets)) as folder:
                 _write_sheets(folder, paths, names, members, args)
     then = fit.command_for([out], args, option)
+    n_groups = f"{len(members)} group{'s' * (len(members) > 1)}"
+    if len(members) < (args.n_clusters or 1):
+        how = f" (--n-clusters {args.n_clusters} is more than the different images)"
     sizes = ", ".join(str(len(group)) for group in members)
     outputs.show(
-        f"{len(names)} images in {len(members)} groups{how}: {sizes} images. "
+        f"{len(names)} images in {n_groups}{how}: {sizes} images. "
         f"{out} lists them, {sheet} shows them. To label them: write labels into some "
         f"rows of each group. Then: {then}\n"
     )

@@ -20,7 +20,7 @@ def list_images(folder, least=2, one=False):
     With ``one`` a file in place of a folder is the only one.
     """
     folder, files = expanded(folder), {}
-    if one and folder.is_file():
+    if one and folder.exists() and not folder.is_dir():
         folder, paths = folder.parent, [folder]
     else:
         paths = sklabel.datasets.load_image_folder(folder, labels=None).paths

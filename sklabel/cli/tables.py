@@ -166,7 +166,8 @@ class Table(NamedTuple):
             return alike[0]
         if remedy is None:
             return None
-        found = ", ".join(map(repr, self.header)) or "none"
+        shown = [repr(n if len(n) <= 40 else f"{n[:40]}...") for n in self.header[:20]]
+        found = ", ".join([*shown, *["..."] * (len(self.header) > 20)]) or "none"
         raise ValueError(
             f"{self.path} has no column {name!r}; found: {found}. {remedy}"
         )
