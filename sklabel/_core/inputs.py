@@ -187,7 +187,7 @@ def _same_scale(samples, black, white):
     return n_outside <= n_values / 1000 and not (faint and fractions)
 
 
-def check_images(X, rows):
+def check_images(X, rows, max_pixels=None):
     """Return some images of X as a picture library shows them.
 
     Parameters
@@ -195,6 +195,8 @@ def check_images(X, rows):
     X : array-like
         Images or paths, as `check_samples` takes them; 2-D X is refused.
     rows : ndarray of int of shape (m,)
+    max_pixels : int or None
+        Largest number of pixels of an image file.
 
     Returns
     -------
@@ -204,7 +206,7 @@ def check_images(X, rows):
     X = as_array(X)
     column = as_column(X)
     if column is not None and column.kind in ("path", "bytes", "picture"):
-        pictures, images, errors = Pictures(column), [], {}
+        pictures, images, errors = Pictures(column, max_pixels), [], {}
         for row in rows:
             try:
                 images.append(pictures[row])
@@ -359,7 +361,7 @@ def _from_files(estimator, column, reset, expected):
         if bad.any():
             warn(files.warn_text(), UserWarning)
         if bad.all():
-            raise ValueError(f"None of the {len(bad)} image files can be read.")
+            raise ValueError(files.none_text())
     if reset:
         vars(estimator).pop("_value_range", None)
         if files.value_range is not None:

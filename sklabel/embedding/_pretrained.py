@@ -241,7 +241,7 @@ class PretrainedTransformer(
                 cache.fill(samples, Z, embed, progress.update)
         bad = samples.bad
         if bad.all():
-            raise ValueError(f"None of the {len(bad)} image files can be read.")
+            raise ValueError(samples.source.none_text())
         if bad.any():
             Z[bad] = np.nan
             warn(samples.source.warn_text(), UserWarning)
