@@ -18,6 +18,7 @@ from ._core.decoding import decode, is_heif
 from ._core.docstrings import join_sections, split_sections
 from ._core.files import (
     RAW_ENDINGS,
+    expanded,
     image_format,
     open_image,
     read_head,
@@ -65,7 +66,7 @@ _BLOOD_MD5 = "7053d0359d879ad8a5505303e11de1dc"
 
 
 def load_digit_images(*, return_X_y=False):
-    """Load scikit-learn's handwritten digits as grey images.
+    """Load scikit-learn's handwritten digits as gray images.
 
     1,797 images of 8x8 pixels, 10 classes; they are part of scikit-learn, so nothing
     is downloaded.
@@ -83,7 +84,7 @@ def load_digit_images(*, return_X_y=False):
 
     Notes
     -----
-    scikit-learn's grey levels are 0..16; here they are scaled to 0..255, as images
+    scikit-learn's gray levels are 0..16; here they are scaled to 0..255, as images
     are expected to be.
 
     Examples
@@ -157,7 +158,7 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"folder={folder!r} is no path: give a str or a pathlib.Path.")
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     if labels not in ("folder", None):
         raise ValueError(f"labels must be 'folder' or None, got {labels!r}.")
     if not folder.exists():
@@ -454,7 +455,7 @@ def fetch_bloodmnist(data_home=None, *, download_if_missing=True):
 def _fetch(names, download, target_names, data_home, download_if_missing):
     """Return the Bunch of the first file that is there, downloaded if none is."""
     folder = Path(data_home or os.environ.get("SKLABEL_DATA") or get_data_home())
-    folder = folder.expanduser()
+    folder = expanded(folder)
     path = next((folder / n for n in names if (folder / n).exists()), None)
     if path is None:
         path = folder / names[0]

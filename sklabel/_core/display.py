@@ -69,7 +69,17 @@ def contact_sheet(images, captions, *, n_columns=None, tile=160, max_pixels=None
     return sheet
 
 
-def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, tile=48):
+def cluster_sheet(
+    images,
+    chosen,
+    assignments,
+    order,
+    captions,
+    *,
+    n_shown=12,
+    tile=48,
+    max_pixels=None,
+):
     """Draw each chosen image, framed, and beside it the images it stands for.
 
     Parameters
@@ -89,6 +99,8 @@ def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, t
         Largest number of images beside a chosen one.
     tile : int, default=48
         Side of an image in pixels.
+    max_pixels : int or None, default=None
+        As in :func:`contact_sheet`.
 
     Returns
     -------
@@ -114,7 +126,7 @@ def cluster_sheet(images, chosen, assignments, order, captions, *, n_shown=12, t
         "RGB", (2 * _MARGIN + width, 2 * _MARGIN + len(notes) * (step + 4)), _PAPER
     )
     draw = ImageDraw.Draw(sheet)
-    pictures = Pictures(images, side=2 * tile)
+    pictures = Pictures(images, max_pixels, side=2 * tile)
     for i, row in enumerate(chosen):
         y = _MARGIN + i * (step + 4) + 3
         middle = y + tile / 2

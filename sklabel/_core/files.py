@@ -41,6 +41,11 @@ _PARTIAL = ".partial"  # end of the name of a file that is being written
 _ABANDONED = 3600  # seconds after which nobody still writes to it, where no lock tells
 
 
+def expanded(path):
+    """Return a `Path` with the home folder for ``~``; ``~name`` of nobody stays."""
+    return Path(os.path.expanduser(path))
+
+
 def check_regular(path, mode=None):
     """Raise a ValueError for a pipe, a device or a folder: reading may never end."""
     mode = os.stat(path).st_mode if mode is None else mode

@@ -130,7 +130,7 @@ class ImageFiles:
                 found.setdefault(head.size, row)
         self._raise()
         if not found:
-            raise ValueError(f"None of the {len(self)} image files can be read.")
+            raise ValueError(self.none_text())
         return found
 
     def prepare(self):
@@ -299,6 +299,12 @@ class ImageFiles:
         texts = [f"{self.name(r)} ({self.errors[r]})" for r in sorted(self.errors)]
         what = f"{len(texts)} of {len(self)} image files cannot be read"
         return f"{what}: {_listed(texts)}"
+
+    def none_text(self):
+        """Return a line on images none of which can be read, each with its reason."""
+        texts = [f"{self.name(r)} ({self.errors[r]})" for r in sorted(self.errors)]
+        what = f"None of the {len(self)} image files can be read"
+        return f"{what}: {_listed(texts)}." if texts else f"{what}."
 
     def warn_text(self):
         """Return a line on the images that are left out."""

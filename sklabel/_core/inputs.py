@@ -188,7 +188,7 @@ def _same_scale(samples, black, white):
     return n_outside <= n_values / 1000 and not (faint and fractions)
 
 
-def check_images(X, rows):
+def check_images(X, rows, max_pixels=None):
     """Return some images of X as a picture library shows them.
 
     Parameters
@@ -196,21 +196,23 @@ def check_images(X, rows):
     X : array-like
         Images or paths, as `check_samples` takes them; 2-D X is refused.
     rows : ndarray of int of shape (m,)
+    max_pixels : int or None
+        Largest number of pixels of an image file.
 
     Returns
     -------
     images : list of m ndarray of shape (h, w) or (h, w, 3)
         uint8, or floats in [0, 1].
     """
-    return images_by_row(X)(rows)
+    return images_by_row(X, max_pixels)(rows)
 
 
-def images_by_row(X):
+def images_by_row(X, max_pixels=None):
     """Return the function of rows that `check_images` is; X is checked once."""
     X = as_array(X)
     column = as_column(X)
     if column is not None and column.kind in ("path", "bytes", "picture"):
-        return functools.partial(_decoded, column, Pictures(column))
+        return functools.partial(_decoded, column, Pictures(column, max_pixels))
     if column is not None:
         X, _ = _from_arrays(column, "raise")
     if np.ndim(X) not in (3, 4):
@@ -372,7 +374,7 @@ def _from_files(estimator, column, reset, expected):
         if bad.any():
             warn(files.warn_text(), UserWarning)
         if bad.all():
-            raise ValueError(f"None of the {len(bad)} image files can be read.")
+            raise ValueError(files.none_text())
     if reset:
         vars(estimator).pop("_value_range", None)
         if files.value_range is not None:

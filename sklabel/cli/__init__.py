@@ -57,6 +57,7 @@ def main(argv=None):
         warnings.showwarning = _show_warning
         try:
             args = _parse(argv)
+            _check_places(args)
             args.argv = list(sys.argv[1:] if argv is None else argv)
             with caches.chosen(args):
                 args.run(args)
@@ -126,6 +127,19 @@ def _like(word, known):
     """Return a question whether a known word is meant."""
     found = difflib.get_close_matches(word.partition("=")[0], set(known), n=1)
     return f". Did you mean {found[0]}?" if found else ""
+
+
+def _check_places(args):
+    """Raise an error for an empty text in the place of a file or a folder."""
+    places = ("out", "sheet", "sheets", "model", "issues", "checkpoint", "cache")
+    for name in (*places, "embedder", "weights"):
+        if getattr(args, name, None) == "":
+            raise ValueError(f"--{name} is empty: name a place, or leave it out.")
+    if "" in (getattr(args, "folder", None), *getattr(args, "paths", ())):
+        raise ValueError(
+            f"a path is empty: name a file or a folder (see sklabel {args.command} "
+            "--help)."
+        )
 
 
 def _explain(error, args):

@@ -6,6 +6,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from .._core.files import expanded
+
 
 @contextmanager
 def chosen(args):
@@ -24,7 +26,7 @@ def chosen(args):
             args.kept = Path(folder)
             yield
     else:
-        args.kept = default() if args.cache is None else Path(args.cache).expanduser()
+        args.kept = default() if args.cache is None else expanded(args.cache)
         yield
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import embedders, inputs, models, options, outputs, tables
+from . import embedders, fit, inputs, models, options, outputs, tables
 
 _N_COMPONENTS = 64
 _MOST = 30  # groups that are tried, where their number is not told
@@ -80,15 +80,20 @@ def run(args):
     )
     paths = [files[name] for name in names]
     members = [order[groups[order] == k] for k in range(groups.max() + 1)]
-    picture = outputs.picture(_sheet(paths, groups, distances, members), args.command)
+    picture = outputs.picture(
+        _sheet(paths, groups, distances, members, args), args.command
+    )
     with outputs.writing(args, csv=(out, content), picture=(sheet, picture)):
         if args.sheets is not None:
             with outputs.new_tree(Path(args.sheets)) as folder:
                 _write_sheets(folder, paths, names, members, args)
-    then = options.command_line("fit", out, args.folder, args=args, **option)
+    then = fit.command_for([out], args, option)
+    n_groups = f"{len(members)} group{'s' * (len(members) > 1)}"
+    if len(members) < (args.n_clusters or 1):
+        how = f" (--n-clusters {args.n_clusters} is more than the different images)"
     sizes = ", ".join(str(len(group)) for group in members)
     outputs.show(
-        f"{len(names)} images in {len(members)} groups{how}: {sizes} images. "
+        f"{len(names)} images in {n_groups}{how}: {sizes} images. "
         f"{out} lists them, {sheet} shows them. To label them: write labels into some "
         f"rows of each group. Then: {then}\n"
     )
@@ -147,13 +152,20 @@ def _numbers(most):
     ]
 
 
-def _sheet(paths, groups, distances, members):
+def _sheet(paths, groups, distances, members, args):
     from .._core.display import cluster_sheet
 
     typical = [group[0] for group in members]
     captions = [f"{len(group)} images" for group in members]
     return cluster_sheet(
-        paths, typical, groups, distances, captions, n_shown=_SHOWN, tile=72
+        paths,
+        typical,
+        groups,
+        distances,
+        captions,
+        n_shown=_SHOWN,
+        tile=72,
+        max_pixels=args.max_pixels,
     )
 
 

@@ -45,6 +45,12 @@ def check(args):
     """Raise an error for options that do not fit together, or cannot be written."""
     outputs.check_folder(args.cache, "--cache", args)
     kind = args.embedder
+    for one in _several(kind) if "+" in kind else ():
+        if one in ("", *_NAMES):
+            raise ValueError(
+                f"--embedder {kind} must name published encoders with + between them, "
+                f"and {one!r} is none."
+            )
     is_folder = kind not in _NAMES and Path(kind).is_dir()
     if args.weights is not None and (is_folder or kind in _NAMES):
         raise ValueError(

@@ -51,10 +51,9 @@ def add_parser(commands):
 
 def run(args):
     """Compare predictions with given labels."""
-    paths = args.paths
-    if args.predictions and len(paths) == 1:  # the folder was taken for a list
-        paths = [*paths, args.predictions.pop()]
-    *args.lists, args.folder = options.lists_and_folder(paths, "evaluate")
+    if args.predictions and len(args.paths) == 1:  # the folder was taken for a list
+        args.paths.append(args.predictions.pop())
+    *args.lists, args.folder = options.lists_and_folder(args)
     if args.predictions == []:
         raise ValueError("--predictions has no CSV (see sklabel evaluate --help)")
     options.check_device(args.device)
@@ -73,7 +72,7 @@ def run(args):
         raise ValueError(f"there is no prediction for an image with a label{note}.")
     truth = [str(given[name]) for name in known]
     predicted = [str(said[name].label) for name in known]
-    confidence = [said[name].confidence for name in known]
+    confidence = [said[name].probability() for name in known]
     if args.out is not None:
         content = tables.as_marked(args.command, *_rows(known, truth, said))
         with outputs.writing(args, csv=(Path(args.out), content)):
@@ -112,7 +111,7 @@ def _rows(names, truth, said):
     def order(pair):
         name, label = pair
         entry = said[name]
-        return entry.label == label, -float(entry.confidence or 0)
+        return entry.label == label, -(entry.probability() or 0)
 
     rows = [
         [
@@ -163,15 +162,15 @@ def _confusions(truth, predicted):
 
 def _calibration(truth, predicted, confidence):
     told = [
-        (float(c), t == p)
+        (c, t == p)
         for c, t, p in zip(confidence, truth, predicted, strict=True)
-        if c
+        if c is not None
     ]
     if not told:
         return ""
     rows, gap = [], 0.0
     for low, high in zip(_BINS[:-1], _BINS[1:], strict=True):
-        own = [(c, right) for c, right in told if low <= c < high]
+        own = [(c, right) for c, right in told if low <= c < high or c == high == 1]
         if own:
             mean = sum(c for c, _ in own) / len(own)
             hits = sum(right for _, right in own)

@@ -80,7 +80,7 @@ def add_parser(commands):
 
 def run(args):
     """Write the labels of a folder in the format of another program."""
-    *args.lists, args.folder = options.lists_and_folder(args.paths, "export")
+    *args.lists, args.folder = options.lists_and_folder(args)
     for name, kind in (("link", "folders"), ("url_prefix", "label-studio")):
         if getattr(args, name) and args.to != kind:
             option = options.option(name, True)[0]
@@ -126,9 +126,10 @@ def run(args):
 
 
 def _is_sure(entry, least):
-    if least is None or entry.is_given:
+    if entry.is_given:
         return True
-    return float(entry.confidence or 0) >= least
+    p = entry.probability()  # says so where it is no number
+    return least is None or (p or 0) >= least
 
 
 def _with_top(entries, args):

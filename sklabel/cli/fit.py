@@ -69,7 +69,7 @@ def add_parser(commands):
 
 def run(args):
     """Train on filled-in CSVs and label every image of a folder."""
-    *args.lists, args.folder = options.lists_and_folder(args.paths, "fit")
+    *args.lists, args.folder = options.lists_and_folder(args)
     options.check_device(args.device)
     embedders.check(args)
     classifiers.check(args)
@@ -97,7 +97,8 @@ def run(args):
     _check_classes(labels._replace(given=readable), args)
     found = []
     if args.issues is not None:
-        found = issues.find(files, names, embedder.transform(X), given)
+        Z = embedder.transform(X)
+        found = issues.find(files, names, Z, given, args.max_pixels)
     if classifiers.trains(args) and embedders.takes_paths(embedder):
         names, X = inputs.read_images(files, embedder.sample_shape_[1:], args, embedder)
     y = inputs.as_y(names, given)

@@ -3,8 +3,12 @@
 import json
 import os
 from collections import Counter
+from contextlib import suppress
+from itertools import repeat
 from pathlib import Path
 
+from .._core.files import read_regular
+from .._core.label_texts import is_blank, is_unclear
 from . import fit, inputs, lists, options, outputs, tables
 from .formats import Found, coco, fiftyone, folders, label_studio, number, parquet
 from .formats.places import Finder, plain
@@ -83,9 +87,10 @@ def run(args):
     finder = None
     if args.folder is not None:
         finder = Finder(inputs.list_images(args.folder, least=1), args.folder)
-    found, missing = {}, []
+    found, missing, named = {}, [], set()
     for path in args.files:
-        for one in _read(path, args):
+        for one in map(_checked, _read(path, args), repeat(path)):
+            named.update(one.labels if one.is_name else ())
             if args.annotator is not None and one.is_given and one.labels:
                 if one.by != args.annotator:
                     one = Found(one.place)
@@ -114,10 +119,22 @@ def run(args):
     content = tables.as_marked(args.command, *lists.rows(entries))
     with outputs.writing(args, csv=(out, content)):
         pass
-    _tell(entries, conflicts, missing, out, args)
+    _tell(entries, conflicts, missing, named, out, args)
 
 
-def _tell(entries, conflicts, missing, out, args):
+def _folder_of(entries, files):
+    """Return the only folder that was read, if the images are called as in it."""
+    if len(files) > 1 or not os.path.isdir(files[0]):
+        return None
+    try:
+        names = lists.Names(inputs.list_images(files[0], least=1), files[0], None)
+    except ValueError:  # it has no images
+        return None
+    found = all(names.find(e.name, files[0], files[0]) for e in entries)
+    return files[0] if found else None
+
+
+def _tell(entries, conflicts, missing, named, out, args):
     sources = Counter(entry.source for entry in entries)
     classes = {str(entry.label) for entry in entries if entry.label}
     told = [f"{sources['given']} labels given", f"{sources['predicted']} predicted"]
@@ -128,13 +145,25 @@ def _tell(entries, conflicts, missing, out, args):
     n_missing = len({place for _, place in missing})
     if n_missing:
         told.append(f"{n_missing} images are not in {args.folder}")
-    folder = args.folder or "FOLDER"
-    if args.folder is None and len(args.files) == 1 and os.path.isdir(args.files[0]):
-        folder = args.files[0]
+    folder = args.folder or _folder_of(entries, args.files) or "FOLDER"
     to = outputs.free_csv(fit.OUT, "fit", taken=[out])
     changed = {} if str(to) == fit.OUT else {"out": str(to)}
+    # in these files it is the name of a class, whatever it looks like
+    changed["keep_label"] = sorted(filter(is_unclear, classes & named))
     then = options.command_line("fit", out, folder, **changed)
     outputs.show(f"{out}: {', '.join(told)}. Then: {then}\n")
+
+
+def _checked(one, path):
+    """Return `Found` without blank labels; refuse texts that no file can hold."""
+    for text in (one.place, *one.labels, one.predicted, *(o for o, _ in one.others)):
+        if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise ValueError(
+                f"{path} has the text {text!a}, a part of which is half a character: "
+                "correct it there."
+            )
+    shown = tuple(label for label in one.labels if not is_blank(label))
+    return one._replace(labels=shown)
 
 
 def _read(path, args):
@@ -144,14 +173,18 @@ def _read(path, args):
         if labels.is_file():
             return _where_it_is(_read(str(labels), args), Path(path, "data.json"))
         return folders.read(path, inputs.list_images(path, least=1), "export")
-    head = Path(path).read_bytes()[:4096]
-    if head.startswith(b"PAR1"):
+    content = read_regular(path)
+    if content.startswith(b"PAR1"):
         header, rows = parquet.read(path)
         rows = [[tables.escape(cell) for cell in row] for row in rows]
         numbered = [tables.Row(line, row) for line, row in enumerate(rows, 2)]
         return _of_table(tables.Table(path, header, numbered), args)
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[")):
-        return _of_json(path, args)
+    # NUL: of UTF-16
+    start = content.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
+    if not start:
+        raise ValueError(f"{path} is empty.")
+    if start in (b"{", b"["):
+        return _of_json(path, content, args)
     wanted = [args.path_column or "path", args.label_column or "label"]
     return _of_table(tables.read(path, wanted), args)
 
@@ -160,21 +193,39 @@ def _where_it_is(found, data):
     """Replace names by the paths that FiftyOne has written beside its labels."""
     places = {}
     if data.is_file():
-        places = json.loads(data.read_text(encoding="utf-8"))
-    return [one._replace(place=places.get(one.place, one.place)) for one in found]
+        places = _parsed(data, read_regular(data))
+    if not isinstance(places, dict):
+        raise ValueError(f"{data} does not say where the images are: remove it.")
+    return [one._replace(place=str(places.get(one.place, one.place))) for one in found]
 
 
-def _of_json(path, args):
+def _parsed(path, content):
+    """Return what JSON says, in whichever form of Unicode it is written."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from None
-    if coco.is_ours(data):
-        return coco.read(path, data)
-    if fiftyone.is_ours(data):
-        return fiftyone.read(path, data)
-    if label_studio.is_ours(data):
-        return label_studio.read(path, data, args.path_column, args.label_column)
+        return json.loads(content)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8: save it as UTF-8.") from None
+    except RecursionError:
+        raise ValueError(
+            f"{path} is not JSON that is read: it is nested too deeply."
+        ) from None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not JSON: {error}. It may have been cut: export it again."
+        ) from None
+
+
+def _of_json(path, content, args):
+    data = _parsed(path, content)
+    try:
+        if coco.is_ours(data):
+            return coco.read(path, data)
+        if fiftyone.is_ours(data):
+            return fiftyone.read(path, data)
+        if label_studio.is_ours(data):
+            return label_studio.read(path, data, args.path_column, args.label_column)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}.") from None
     raise ValueError(
         f"{path} is neither a JSON file of Label Studio, nor of COCO, nor "
         "labels.json of FiftyOne."
@@ -188,17 +239,20 @@ def _of_table(table, args):
     ):
         if not cell.strip():
             continue
+        name = tables.unescape(cell)
         labels = (entry.label,) if entry.label else ()
         if entry.label.startswith('{"choices"'):  # several, as Label Studio has them
-            labels = label_studio.as_labels(json.loads(entry.label))
+            with suppress(ValueError, RecursionError):
+                labels = label_studio.as_labels(json.loads(entry.label)) or labels
         found.append(
             Found(
-                tables.unescape(cell),
+                name,
                 tuple(labels),
-                number(entry.confidence),
+                entry._replace(name=name).probability(),
                 entry.source != "predicted",
                 predicted=entry.predicted,
                 others=entry.others,
+                is_name=bool(entry.predicted),
             )
         )
     return found

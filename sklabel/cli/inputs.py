@@ -7,22 +7,25 @@ from pathlib import Path
 
 import sklabel
 
+from .._core.files import expanded
 from . import words
 
 # the expected time is told of more images and more seconds than these
 _MANY, _LONG = 100, 10
 
 
-def list_images(folder, least=2):
+def list_images(folder, least=2, one=False):
     """Return {path relative to the folder: path} of its images, in natural order.
 
-    A file in place of a folder is the only one.
+    With ``one`` a file in place of a folder is the only one.
     """
-    if least < 2 and Path(folder).is_file():
-        return {Path(folder).name: str(folder)}
-    files = {}
-    for path in sklabel.datasets.load_image_folder(folder, labels=None).paths:
-        name = Path(path).relative_to(Path(folder).expanduser()).as_posix()
+    folder, files = expanded(folder), {}
+    if one and folder.exists() and not folder.is_dir():
+        folder, paths = folder.parent, [folder]
+    else:
+        paths = sklabel.datasets.load_image_folder(folder, labels=None).paths
+    for path in map(str, paths):
+        name = Path(path).relative_to(folder).as_posix()
         try:
             name.encode()
         except UnicodeEncodeError:

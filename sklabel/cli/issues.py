@@ -11,7 +11,7 @@ _OF_LABELS = ("suspicious label", "unreadable", "exact copy", "near duplicate")
 _OF_IMAGES = ("blank", "dark", "bright", "blurred", "odd")
 
 
-def find(files, names, Z, given):
+def find(files, names, Z, given, max_pixels=None):
     """Return [(name, kind, detail)] of what is found, the most urgent first.
 
     Parameters
@@ -24,18 +24,22 @@ def find(files, names, Z, given):
         Their vectors.
     given : dict
         {name: label}.
+    max_pixels : int or None
+        Largest number of pixels of an image.
     """
-    return [one for part in parts(files, names, Z, given) for one in part]
+    return [one for part in parts(files, names, Z, given, max_pixels) for one in part]
 
 
-def parts(files, names, Z, given):
+def parts(files, names, Z, given, max_pixels=None):
     """Yield what `find` returns in parts, those first that are quickly found."""
     readable = set(names)
     yield _suspicious(names, Z, given)
     yield [(name, "unreadable", "") for name in files if name not in readable]
     paths = [files[name] for name in names]
-    yield _copies(names, paths, given)
-    poor = sklabel.inspection.find_poor_images(paths, embedder=_known(Z))
+    yield _copies(names, paths, given, max_pixels)
+    poor = sklabel.inspection.find_poor_images(
+        paths, embedder=_known(Z), max_pixels=max_pixels
+    )
     yield [(names[row], kind, "") for kind in _OF_IMAGES for row in getattr(poor, kind)]
 
 
@@ -49,9 +53,9 @@ def _suspicious(names, Z, given):
     ]
 
 
-def _copies(names, paths, given):
+def _copies(names, paths, given, max_pixels):
     """Return what is a copy of an image before it."""
-    groups = sklabel.inspection.find_duplicates(paths)
+    groups = sklabel.inspection.find_duplicates(paths, max_pixels=max_pixels)
     found, seen = [], set()
     for kind, some in (("exact copy", groups.exact), ("near duplicate", groups.near)):
         for rows in some:

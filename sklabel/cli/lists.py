@@ -8,6 +8,7 @@ import urllib.parse
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from .._core.files import expanded
 from .._core.label_texts import text_label
 from . import options, tables
 
@@ -71,6 +72,18 @@ class Entry(NamedTuple):
     @property
     def is_given(self):
         return self.source == "given"
+
+    def probability(self):
+        """Return the confidence as a number between 0 and 1; None: it is not known."""
+        if not self.confidence:
+            return None
+        p = tables.number(self.confidence)
+        if p is None:
+            raise ValueError(
+                f"the confidence {self.confidence!r} of {self.name!r} is not a number "
+                "from 0 to 1: correct it, or leave the cell empty."
+            )
+        return p
 
     def row(self):
         """Return a row in the order of `header`."""
@@ -244,7 +257,7 @@ def _unclear(texts):
 def _unknown(cells, path, folder):
     """Return an error for cells, each with its line, that name no image."""
     (line, name), more = cells[0], f" and {len(cells) - 1} more" if cells[1:] else ""
-    if Path(folder, name).expanduser().exists():
+    if os.path.exists(expanded(folder) / name):
         return ValueError(
             f"{path}, line {line}, names {name!r}{more}, which is in {folder} but "
             "is no image that is read."
@@ -271,7 +284,7 @@ class Names:
     def __init__(self, files, folder, prefix):
         self.files = files
         self.prefix = prefix
-        self.root = Path(folder).expanduser().absolute()
+        self.root = expanded(folder).absolute()
         self.composed, self.stems = {}, {}
         for name in files:
             self.composed.setdefault(_composed(name), []).append(name)
@@ -342,6 +355,8 @@ class Names:
 
     def _absolute(self, text, path):
         """Yield names of files that a path from another place leads to."""
+        if "\0" in text:  # no path has it
+            return
         for place in (Path.cwd(), Path(path).absolute().parent):
             full = os.path.join(place, _slashes(text))  # the place goes if absolute
             yield from self._inside(full)

@@ -234,17 +234,38 @@ def option(name, value):
     return [dashed, str(value)]
 
 
-def lists_and_folder(paths, command):
-    """Return lists and the folder, which comes last."""
+def lists_and_folder(args):
+    """Return lists and the folder of ``args.paths``, which comes last."""
+    paths, command = args.paths, args.command
     folders = [path for path in paths if os.path.isdir(path)]
     if len(paths) < 2:
         missing = "CSV" if folders else "FOLDER"
         raise ValueError(f"{missing} is missing (see sklabel {command} --help)")
+    if not folders and os.path.isfile(paths[-1]):
+        raise ValueError(
+            f"{paths[-1]} is a file, and the folder of the images comes last (see "
+            f"sklabel {command} --help)"
+        )
     if len(folders) == 1 and paths[-1] != folders[0]:
         csvs = [path for path in paths if path not in folders]
-        right = command_line(command, *csvs, *folders)
+        right = reordered(args.argv, paths, [*csvs, *folders])
         raise ValueError(f"the CSV comes first, then the folder: {right}")
     return paths
+
+
+def reordered(argv, paths, right):
+    """Return the command that was given, with its paths in another order."""
+    left, places = list(paths), []
+    for place, word in enumerate(argv):
+        if word in left and not argv[place - 1].startswith("--"):
+            left.remove(word)
+            places.append(place)
+    if left:  # one of them may be the value of an option
+        return command_line(argv[0], *right)
+    line = list(argv)
+    for place, word in zip(places, right, strict=True):
+        line[place] = word
+    return shlex.join(["sklabel", *line])
 
 
 def _port(text):

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
 
-from .._core.files import open_image, read_regular, replacing
+from .._core.files import expanded, open_image, read_regular, replacing
 from . import inputs, signals, tables
 
 _KEY = "sklabel"  # of the text in a picture
@@ -45,7 +45,7 @@ def check_sheet(out, sheet, args):
     """Raise an error if a sheet would be the CSV, or lie among the photographs."""
     if sheet == out:
         raise ValueError(f"--out and the contact sheet are both {out}: give --sheet.")
-    if Path(args.folder).expanduser().resolve() in sheet.resolve().parents:
+    if expanded(args.folder).resolve() in sheet.resolve().parents:
         raise ValueError(
             f"the contact sheet {sheet} would lie among the images of {args.folder} "
             "and be taken for one: give --sheet or --out another folder."
@@ -73,7 +73,7 @@ def check_new_tree(folder, option, args):
     check_folder(folder, option, args)
     if Path(folder).exists() and any(os.scandir(folder)):
         raise ValueError(f"{option} {folder} is not empty: give a new folder.")
-    photos = Path(args.folder).expanduser().resolve()
+    photos = expanded(args.folder).resolve()
     if photos in Path(folder).resolve().parents:
         raise ValueError(
             f"{option} {folder} would lie among the images of {args.folder}: give "
@@ -100,11 +100,7 @@ def check_folder(folder, option, args):
         place = place.parent
     _check_place(folder, place)
     photos = getattr(args, "folder", None)
-    if (
-        photos is not None
-        and folder.exists()
-        and folder.samefile(Path(photos).expanduser())
-    ):
+    if photos is not None and folder.exists() and folder.samefile(expanded(photos)):
         raise ValueError(
             f"{option} {folder} is the folder of the photographs: give another."
         )
@@ -155,6 +151,8 @@ def _check_place(path, folder):
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
+        with suppress(FileNotFoundError):  # a longer name, while it is written
+            os.lstat(Path(folder, f".{path.name}.{'0' * 16}.partial"))
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror}.") from None
 
@@ -278,9 +276,14 @@ def give_up_stdout():
 
 @contextmanager
 def new_tree(folder):
-    """Yield a folder to fill; it becomes ``folder`` when all went well."""
-    folder = Path(folder)
-    partial = tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent or ".")
+    """Yield a folder to fill; it becomes ``folder`` when all went well.
+
+    Folders above it are made, and a link to an empty folder is followed.
+    """
+    folder = Path(os.path.realpath(folder))
+    made = [above for above in folder.parents if not above.exists()]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
     try:
         os.chmod(partial, 0o777 & ~_umask())
         yield Path(partial)
@@ -290,6 +293,9 @@ def new_tree(folder):
             os.rename(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        for above in made:
+            with suppress(OSError):  # somebody else may have put something there
+                above.rmdir()
         raise
 
 

@@ -31,7 +31,7 @@ def run(args):
     options.check_device(args.device)
     models.check_order(args)
     outputs.check_folder(args.cache, "--cache", args)
-    files = inputs.list_images(args.folder, least=1)
+    files = inputs.list_images(args.folder, least=1, one=True)
     if args.out is not None:
         outputs.check_csv(Path(args.out), "--out", args)
     models.prepare()

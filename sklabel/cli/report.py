@@ -63,7 +63,7 @@ def run(args):
     from .._pages.report import classes as table_of
     from .._pages.report import curve, figures, made, map_of, page, pictures, thumbnails
 
-    *args.lists, args.folder = options.lists_and_folder(args.paths, "report")
+    *args.lists, args.folder = options.lists_and_folder(args)
     options.check_device(args.device)
     embedders.check(args)
     files = inputs.list_images(args.folder, least=1)
@@ -192,7 +192,7 @@ def _classes(labeled, names):
         if entry.is_given:
             given[str(entry.label)].append(Picture(row, entry.name, None))
         else:
-            p = float(entry.confidence or 0)
+            p = entry.probability() or 0
             predicted[str(entry.label)].append(Picture(row, entry.name, p))
     found = []
     for name in names:
@@ -226,7 +226,8 @@ def _order(classes):
 def _curve(labeled):
     import numpy as np
 
-    p = [float(e.confidence) for e in labeled if not e.is_given and e.confidence]
+    p = [e.probability() for e in labeled if not e.is_given]
+    p = [value for value in p if value is not None]
     p = np.sort(np.array(p))[::-1]
     return np.cumsum(p) / np.arange(1, len(p) + 1)
 
@@ -234,7 +235,7 @@ def _curve(labeled):
 def _figures(labeled, files, estimate):
     """Return what, number and explanation of the key figures."""
     n_given = sum(entry.is_given for entry in labeled)
-    p = [float(e.confidence or 0) for e in labeled if not e.is_given]
+    p = [e.probability() or 0 for e in labeled if not e.is_given]
     n_open = len(files) - len(labeled)
     told = [
         (

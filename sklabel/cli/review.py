@@ -39,7 +39,7 @@ def add_parser(commands):
 
 def run(args):
     """Serve the page until the person has finished, or Ctrl-C."""
-    *args.lists, args.folder = options.lists_and_folder(args.paths, "review")
+    *args.lists, args.folder = options.lists_and_folder(args)
     if len(args.lists) > 1:
         raise ValueError(
             f"answers are written into one list, and {len(args.lists)} are given: "
@@ -99,7 +99,9 @@ def _serve(answers, files, Z, args):
     learner.start(review, known=before if is_predicted else None)
     ended = threading.Event()
     looking = threading.Thread(
-        target=_look, args=(review, files, names, Z, before, ended), daemon=True
+        target=_look,
+        args=(review, files, names, Z, before, args.max_pixels, ended),
+        daemon=True,
     )
     looking.start()
     outputs.show(f"Review at {server.url}\nCtrl-C ends it; nothing is lost.\n")
@@ -115,14 +117,14 @@ def _serve(answers, files, Z, args):
     looking.join(_SECONDS)
 
 
-def _look(review, files, names, Z, given, ended):
+def _look(review, files, names, Z, given, max_pixels, ended):
     """Look for what should be looked at, while the page is shown."""
     from .._pages.review import Issue
 
     row_of = {name: row for row, name in enumerate(names)}
     labels = {names[row]: label for row, label in given.items()}
     try:
-        for found in issues.parts(files, names, Z, labels):
+        for found in issues.parts(files, names, Z, labels, max_pixels):
             if ended.is_set():
                 return
             review.found(

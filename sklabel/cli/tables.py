@@ -47,6 +47,20 @@ def unescape(cell):
     return _ESCAPED.sub(r"\1", cell)
 
 
+def number(value):
+    """Return a confidence between 0 and 1, as a cell or a number; None: it is none.
+
+    A spreadsheet may have written it with a decimal comma.
+    """
+    if isinstance(value, str):
+        value = re.sub(r"^(\s*[01]?),(?=\d+\s*$)", r"\1.", value)
+    try:
+        value = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return value if 0 <= value <= 1 else None
+
+
 # -- what is written
 
 
@@ -152,7 +166,8 @@ class Table(NamedTuple):
             return alike[0]
         if remedy is None:
             return None
-        found = ", ".join(map(repr, self.header)) or "none"
+        shown = [repr(n if len(n) <= 40 else f"{n[:40]}...") for n in self.header[:20]]
+        found = ", ".join([*shown, *["..."] * (len(self.header) > 20)]) or "none"
         raise ValueError(
             f"{self.path} has no column {name!r}; found: {found}. {remedy}"
         )

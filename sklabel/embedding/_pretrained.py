@@ -133,7 +133,7 @@ class PretrainedTransformer(
 
     Notes
     -----
-    Resizing is done on tensors, anti-aliased, without rounding to whole grey levels in
+    Resizing is done on tensors, anti-aliased, without rounding to whole gray levels in
     between: pixels differ from those of the libraries' own transforms by one level at
     most. Images of one channel are repeated to three.
 
@@ -241,7 +241,7 @@ class PretrainedTransformer(
                 cache.fill(samples, Z, embed, progress.update)
         bad = samples.bad
         if bad.all():
-            raise ValueError(f"None of the {len(bad)} image files can be read.")
+            raise ValueError(samples.source.none_text())
         if bad.any():
             Z[bad] = np.nan
             warn(samples.source.warn_text(), UserWarning)

@@ -31,7 +31,7 @@ _N_NEIGHBORS = 10
 _BLOCK = 256  # images decoded at once
 
 
-def find_duplicates(X, *, embedder=None, threshold=0.99):
+def find_duplicates(X, *, embedder=None, threshold=0.99, max_pixels=None):
     """Find exact copies and near-duplicates, in groups.
 
     Near-duplicates have a cosine similarity above a threshold: of their vectors, or,
@@ -49,6 +49,8 @@ def find_duplicates(X, *, embedder=None, threshold=0.99):
         as a clone.
     threshold : float, default=0.99
         Least cosine similarity of near-duplicates, in (0, 1].
+    max_pixels : int or None, default=None
+        Largest number of pixels of an image file; None: Pillow's limit.
 
     Returns
     -------
@@ -79,7 +81,7 @@ def find_duplicates(X, *, embedder=None, threshold=0.99):
     digests = _digests(np.asarray(rows) if column is None else column)
     exact = np.unique(digests, return_inverse=True)[1].ravel()
     if embedder is None and (column is not None or np.ndim(rows) > 2):
-        Z = unit_rows(_thumbnails(X), center=False)
+        Z = unit_rows(_thumbnails(X, max_pixels), center=False)
     else:
         Z = unit_rows(as_vectors(X, embedder, "A comparison"), center=False)
     return Duplicates(_groups(exact), _groups(_near(Z, exact, threshold)))
@@ -98,11 +100,12 @@ def _bytes(row):
     return np.ascontiguousarray(row)
 
 
-def _thumbnails(X):
+def _thumbnails(X, max_pixels):
     """Return (n, 256): gray pixels less their mean."""
     n, found = _num_samples(X), []
     for start in range(0, n, _BLOCK):
-        for image in check_images(X, np.arange(start, min(start + _BLOCK, n))):
+        rows = np.arange(start, min(start + _BLOCK, n))
+        for image in check_images(X, rows, max_pixels):
             small = as_gray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX)
             pixels = np.asarray(small, np.float64).ravel()
             found.append(pixels - pixels.mean())

@@ -43,7 +43,7 @@ _LEVELS = 64
 _N_NEIGHBORS = 5
 
 
-def measure_images(X):
+def measure_images(X, *, max_pixels=None):
     """Measure brightness, contrast, content and sharpness of images.
 
     Images whose longest side is above 128 pixels are made smaller first, so that the
@@ -54,6 +54,8 @@ def measure_images(X):
     X : array-like of length n_samples
         Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, or paths of image
         files.
+    max_pixels : int or None, default=None
+        Largest number of pixels of an image file; None: Pillow's limit.
 
     Returns
     -------
@@ -76,7 +78,8 @@ def measure_images(X):
     """
     n, found = _num_samples(X), []
     for start in range(0, n, _BLOCK):
-        images = check_images(X, np.arange(start, min(start + _BLOCK, n)))
+        rows = np.arange(start, min(start + _BLOCK, n))
+        images = check_images(X, rows, max_pixels)
         found.extend(_measure(as_gray(image)) for image in images)
     return ImageMeasures(*np.array(found).reshape(n, -1).T.round(6))
 
@@ -111,6 +114,7 @@ def find_poor_images(
     blank=0.02,
     blurred=0.1,
     odd=5.0,
+    max_pixels=None,
 ):
     """Find images that are dark, bright, blank, blurred or unlike all others.
 
@@ -137,6 +141,8 @@ def find_poor_images(
         An image is odd where its mean cosine distance to its 5 nearest neighbors is so
         many robust standard deviations (1.4826 times the median absolute deviation)
         above the median, > 0.
+    max_pixels : int or None, default=None
+        Largest number of pixels of an image file; None: Pillow's limit.
 
     Returns
     -------
@@ -158,7 +164,7 @@ def find_poor_images(
     >>> find_poor_images(X).blank
     array([7])
     """
-    measures = measure_images(X)
+    measures = measure_images(X, max_pixels=max_pixels)
     is_blank = measures.contrast < blank
     median = np.median(measures.sharpness[~is_blank]) if (~is_blank).any() else 0
     found = [

@@ -16,6 +16,23 @@ def argv(here, saved):
     return ["cluster", "photos", "--embedder", str(saved / "embedder"), "--quiet"]
 
 
+def test_more_groups_than_different_images(argv, here, capsys):
+    for path in (here / "photos").iterdir():
+        Image.new("RGB", (16, 16), "red").save(path)
+    assert main([*argv, "--n-clusters", "3"]) == 0
+    said = capsys.readouterr().out
+    assert "in 1 group (--n-clusters 3 is more than the different images)" in said
+
+
+def test_the_next_command_replaces_nothing(argv, capsys):
+    Path("labels.csv").write_text("path,label\n0.png,mine\n")
+    assert main([*argv, "--n-clusters", "2"]) == 0
+    assert (
+        "fit clusters.csv photos --out labels-2.csv"
+        in capsys.readouterr().out.replace(f" --embedder {argv[3]}", "")
+    )
+
+
 def test_groups(argv, capsys):
     assert main([*argv, "--n-clusters", "3", "--sheets", "sheets"]) == 0
     out = capsys.readouterr().out

@@ -36,6 +36,21 @@ def weights(here):
     return here / "w.pt"
 
 
+def test_two_encoders_side_by_side(here, weights, capsys):
+    both = ["--embedder", "squeezenet1_1+squeezenet1_1", "--image-size", "32"]
+    shutil.copy("w.pt", "a+b.pt")  # such a name is one file
+    for told in ("w.pt", "w.pt+w.pt", "a+b.pt"):
+        more = ["--weights", told, "--model", "m", "--overwrite", "--quiet"]
+        assert main(["fit", "filled.csv", "photos", *both, *more]) == 0
+    select = ["select", "photos", *both, "--weights", "w.pt+w.pt", "--n-samples", "2"]
+    assert main([*select, "--quiet"]) == 0
+    then = "--embedder squeezenet1_1+squeezenet1_1 --weights w.pt+w.pt"
+    assert then in capsys.readouterr().out
+    model = sklabel.load("m")
+    assert model.embedder_.transform(["photos/0.png"]).shape == (1, 1024)
+    assert main(["predict", "m", "photos", "--quiet"]) == 0
+
+
 @pytest.fixture
 def photos(here):
     """Photographs of several sizes, none of them small, and no network."""
@@ -243,6 +258,13 @@ def test_damage_in_what_is_kept(here, cache, capsys):
     [
         ("--embedder mobilenet", "no model folder mobilenet, and .*did you mean"),
         ("--embedder mobilenet_v2 --weights no.pt", "no.pt"),
+        ("--embedder squeezenet1_1+simclr", "and 'simclr' is none"),
+        ("--embedder squeezenet1_1+", "and '' is none"),
+        ("--embedder auto+squeezenet1_1", "and 'auto' is none"),
+        ("--embedder nosuch+squeezenet1_1", "'nosuch' is unknown"),
+        ("--embedder squeezenet1_1 --weights a+b", "names 2 .* 1 encoders"),
+        ("--embedder=", "--embedder is empty"),
+        ("--embedder squeezenet1_1 --weights=", "--weights is empty"),
         ("--embedder mobilenet_v2 --weights BEST", "--weights 'BEST' is neither"),
         ("--embedder mobilenet_v2 --epochs 3", "--epochs is for training"),
         ("--embedder simclr --weights w.pt", "not to --embedder simclr"),

@@ -40,6 +40,20 @@ def argv(here, saved):
     return [*fit, "--quiet", "--issues", "issues.csv"]
 
 
+def test_large_images(here, saved, capsys, monkeypatch):
+    write_images(here / "photos", 10, (64, 64))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    argv = ["--embedder", str(saved / "embedder"), "--quiet", "--max-pixels", "4096"]
+    fit = ["fit", "filled.csv", "photos", "--issues", "issues.csv"]
+    assert "--max-pixels 4096" in complaint(capsys, *fit, *argv[:-2])
+    assert main([*fit, *argv]) == 0
+    assert main(["cluster", "photos", "--sheets", "sheets", *argv]) == 0
+    monkeypatch.undo()
+    with Image.open(here / "clusters.png") as sheet:  # it shows them, and no crosses
+        colors = np.asarray(sheet.convert("RGB")).reshape(-1, 3).astype(int)
+    assert (np.ptp(colors, axis=1) > 100).sum() > 10 * 64 * 64
+
+
 def test_issues(argv, capsys):
     assert main(argv) == 0
     said = capsys.readouterr().out

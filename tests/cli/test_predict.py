@@ -1,9 +1,13 @@
 """What is not a folder of images or of a classifier is refused."""
 
+import os
+
 import pytest
+import torch
+import torchvision
 
 from sklabel.cli import main
-from tests.cli._running import complaint, write_images
+from tests.cli._running import break_file, complaint, write_images
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,20 @@ def test_one_image(here, saved, capsys):
         assert abs(float(cells[2]) + float(cells[6]) - 1) < 2e-4
     (here / "note.txt").write_text("no image")
     assert "cannot be read" in complaint(capsys, *argv, "note.txt", "--quiet")
+    os.mkfifo("pipe.png")
+    assert "pipe.png' is a pipe" in complaint(capsys, *argv, "pipe.png", "--quiet")
+
+
+def test_one_image_behind_a_published_encoder(here, capsys):
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), "w.pt")
+    name = ["--embedder", "squeezenet1_1", "--weights", "w.pt", "--image-size", "32"]
+    fit = ["fit", "filled.csv", "photos", *name, "--model", "m", "--quiet"]
+    assert main(fit) == 0
+    assert main(["predict", "m", "photos/0.png", "--quiet"]) == 0
+    capsys.readouterr()
+    write_images(here / "one", 1)
+    break_file(here / "one" / "0.png")
+    for place in ("one", "one/0.png"):
+        for more in ([], ["--skip-broken"]):
+            said = complaint(capsys, "predict", "m", place, "--quiet", *more)
+            assert "one/0.png (" in said and "truncated" in said

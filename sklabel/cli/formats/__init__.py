@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from ..tables import number
+
 
 class Found(NamedTuple):
     """What one annotation, or one prediction, of another program says of an image.
@@ -23,6 +25,8 @@ class Found(NamedTuple):
         What a model has said, where a person has changed it.
     others : tuple of (str, float)
         The next likely classes.
+    is_name : bool
+        Whether each label is the name of a class for sure: "none" may be one.
     """
 
     place: str
@@ -33,6 +37,7 @@ class Found(NamedTuple):
     when: str = ""
     predicted: str = ""
     others: tuple = ()
+    is_name: bool = True
 
 
 def of_entry(place, entry):
@@ -72,17 +77,13 @@ def of_attributes(place, labels, confidence, told):
     )
 
 
-def number(value):
-    """Return a confidence between 0 and 1, or None."""
-    try:
-        value = float(value)
-    except (TypeError, ValueError):
-        return None
-    return value if 0 <= value <= 1 else None
-
-
 def text(value):
-    """Return a value of JSON as the text of a label or a path."""
+    """Return a value of JSON as the text of a label or a path.
+
+    Raises TypeError for a list or an object.
+    """
+    if isinstance(value, (list, dict)):
+        raise TypeError(f"{str(value)[:40]!r} stands where a text is expected")
     return "" if value is None else str(value)
 
 

@@ -36,7 +36,7 @@ def content(entries, sizes, version):
             "attributes": attributes(entry),
         }
         if not entry.is_given:
-            annotation["score"] = number(entry.confidence)
+            annotation["score"] = entry.probability()
         annotations.append(annotation)
     told = {
         "info": {"description": "Classes of images", "version": version},
@@ -56,23 +56,56 @@ def is_ours(data):
 
 def read(path, data):
     """Return `Found` for each annotation and each image, from parsed JSON."""
-    try:
-        names = {c["id"]: text(c["name"]) for c in data.get("categories", [])}
-        places = {i["id"]: text(i["file_name"]) for i in data["images"]}
-        labels, others = {}, {}
-        for annotation in data["annotations"]:
-            place = places[annotation["image_id"]]
-            label = names[annotation["category_id"]]
-            told = annotation.get("attributes")
-            score = number(annotation.get("score"))
-            # an image of three cats has one class
-            labels[place, label] = of_attributes(place, (label,), score, told)
-            others.setdefault(place, []).append(label)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise wrong(path, f"is no COCO file: {error!r} is missing or wrong.") from None
+    names = _by_id(path, data, "categories", "name")
+    places = _by_id(path, data, "images", "file_name")
+    labels, others = {}, {}
+    for annotation in _objects(path, data, "annotations"):
+        place = _known(path, annotation, "image_id", places)
+        label = _known(path, annotation, "category_id", names)
+        told = annotation.get("attributes")
+        score = number(annotation.get("score"))
+        # an image of three cats has one class
+        labels[place, label] = of_attributes(place, (label,), score, told)
+        others.setdefault(place, []).append(label)
     unlabeled = [
         of_attributes(place, (), None, None)
         for place in places.values()
         if place not in others
     ]
     return list(labels.values()) + unlabeled
+
+
+def _objects(path, data, key):
+    values = data.get(key)
+    if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
+        raise wrong(path, f"is no COCO file: {key!r} is not a list of objects.")
+    return values
+
+
+def _by_id(path, data, key, wanted):
+    """Return {id: text} of a list; an id that means two things is refused."""
+    found = {}
+    for value in _objects(path, data, key):
+        number_, name = value.get("id"), value.get(wanted)
+        if not isinstance(number_, (int, str)) or name is None:
+            raise wrong(
+                path, f"is no COCO file: an entry of {key!r} has no id or no {wanted}."
+            )
+        if found.setdefault(number_, text(name)) != text(name):
+            raise wrong(
+                path,
+                f"has two {key} of the id {number_!r}, {found[number_]!r} and {name!r}"
+                ": give one of them another id.",
+            )
+    return found
+
+
+def _known(path, annotation, key, known):
+    number_ = annotation.get(key)
+    if not isinstance(number_, (int, str)) or number_ not in known:
+        raise wrong(
+            path,
+            f"has an annotation with the {key} {number_!r}, which is not in it: remove "
+            "the annotation, or export the file again.",
+        )
+    return known[number_]

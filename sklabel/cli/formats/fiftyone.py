@@ -22,7 +22,7 @@ def content(entries):
     labels = {
         stem: {
             "label": classes.index(str(entry.label)),
-            "confidence": None if entry.is_given else number(entry.confidence),
+            "confidence": None if entry.is_given else entry.probability(),
             "attributes": attributes(entry),
         }
         if entry.label
@@ -40,6 +40,8 @@ def is_ours(data):
 def read(path, data):
     """Return `Found` for each image, from parsed JSON."""
     classes = data.get("classes")
+    if classes is not None and not isinstance(classes, list):
+        raise wrong(path, "is no file of FiftyOne: 'classes' is not a list.")
     found = []
     for place, target in data["labels"].items():
         told, p = None, None
@@ -52,7 +54,7 @@ def read(path, data):
         for one in targets:
             if isinstance(one, dict):
                 one = one.get("label")
-            if isinstance(one, int) and classes is not None:
+            if type(one) is int and classes is not None:
                 if not 0 <= one < len(classes):
                     raise wrong(
                         path, f"gives {place!r} the class {one} of {len(classes)}."

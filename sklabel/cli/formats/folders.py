@@ -19,7 +19,8 @@ _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 def folder_name(label):
     """Return a name that every system allows; `label_of` returns the label."""
     name = _NOT_IN_NAMES.sub(lambda m: f"%{ord(m[0]):02X}", str(label))
-    if name.startswith((".", "_")) or _DEVICES.fullmatch(name):
+    is_special = name.startswith((".", "_")) or name.casefold() == MANIFEST
+    if is_special or _DEVICES.fullmatch(name):
         name = f"%{ord(name[0]):02X}{name[1:]}"
     if name.endswith((".", " ")):
         name = f"{name[:-1]}%{ord(name[-1]):02X}"

@@ -1,10 +1,11 @@
 """Parquet, through pyarrow or polars."""
 
 import io
+import math
 
 from ..._core.optional import import_optional
 from .. import lists
-from . import number
+from . import number, text, wrong
 
 
 def content(entries):
@@ -40,15 +41,21 @@ def content(entries):
 def read(path):
     """Return the header and rows of texts, as a CSV has them."""
     kind, library = _library()
-    if kind == "pyarrow":
-        import pyarrow.parquet as parquet
+    try:
+        if kind == "pyarrow":
+            import pyarrow.parquet as parquet
 
-        columns = parquet.read_table(path).to_pydict()
-    else:
-        columns = library.read_parquet(path).to_dict(as_series=False)
-    header = list(columns)
-    rows = [list(map(_as_text, cells)) for cells in zip(*columns.values(), strict=True)]
-    return header, rows
+            columns = parquet.read_table(path).to_pydict()
+        else:
+            columns = library.read_parquet(path).to_dict(as_series=False)
+    except Exception as error:  # each library has its own
+        told = " ".join(str(error).split())
+        raise wrong(path, f"cannot be read as Parquet: {told[:200]}") from None
+    try:
+        cells = [list(map(_as_text, values)) for values in columns.values()]
+    except (TypeError, UnicodeDecodeError) as error:
+        raise wrong(path, f"has a column that is not of texts: {error}.") from None
+    return list(columns), [list(row) for row in zip(*cells, strict=True)]
 
 
 def check():
@@ -72,4 +79,8 @@ def _library():
 def _as_text(value):
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ""
+        return str(int(value)) if value.is_integer() else repr(value)
+    return value.decode() if isinstance(value, bytes) else text(value)

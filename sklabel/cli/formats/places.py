@@ -18,7 +18,10 @@ def plain(place):
     """Return the path in an address: of Label Studio, of the web, of a bucket."""
     if not (_ADDRESS.match(place) or place.startswith(("/data/", "/tasks/"))):
         return place
-    parts = urllib.parse.urlsplit(place.replace("#", "%23"))
+    try:
+        parts = urllib.parse.urlsplit(place.replace("#", "%23"))
+    except ValueError:  # http://[
+        return place
     told = dict(
         pair.partition("=")[::2] for pair in parts.query.split("&") if "=" in pair
     )
