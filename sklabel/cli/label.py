@@ -5,10 +5,11 @@ import os
 import sys
 import webbrowser
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from .._core.optional import import_optional
-from . import embedders, fit, inputs, lists, models, options, outputs, select
+from . import embedders, fit, inputs, lists, models, options, outputs, select, signals
 from .answer_list import AnswerList
 
 OUT = "to_label.csv"
@@ -81,10 +82,10 @@ def run(args):
     files = inputs.list_images(args.folder)
     path = Path(csv or args.out or OUT)
     is_new = csv is None and not os.path.lexists(path)
+    outputs.check_list(path)
     known = {}
     if not is_new:
         known = lists.read([str(path)], files, args.folder, args).given
-    outputs.check_list(path)
     outputs.check_folder(args.checkpoint, "--checkpoint", args)
     if is_new:
         args.n_samples = min(args.n_samples, len(files))
@@ -130,18 +131,20 @@ def _serve(answers, paths, Z, option, args):
         finish=lambda: server.finish(),
     )
     server = Server(routes, args.port)
-    server.start()
-    learner.start(session)
-    outputs.show(f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n")
-    if not args.no_browser and _has_screen():
-        webbrowser.open(server.url)
     try:
+        learner.start(session)
+        server.start()
+        outputs.show(f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n")
+        if not args.no_browser and _has_screen():
+            webbrowser.open(server.url)
         server.wait()
     except KeyboardInterrupt:  # that is the way to end it
         pass
-    server.stop()
+    finally:
+        with signals.finishing():
+            server.stop()
+            learner.stop()
     outputs.show(f"{_summary(session, answers)} Then: {command}\n")
-    learner.stop()
 
 
 def _has_screen():
@@ -152,6 +155,8 @@ def _has_screen():
 
 
 def _summary(session, answers):
+    with suppress(ValueError, OSError):  # what is in the file cannot be read now
+        session.refresh()
     found = Counter(session.labels.values())
     counts = ", ".join(f"{label} {found[label]}" for label in session.classes)
     n_labels, n_open = len(session.labels), session.n_open()
