@@ -9,7 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 
 from .._core.optional import import_optional
-from . import embedders, fit, inputs, lists, models, options, outputs, select, signals
+from . import (
+    embedders,
+    fit,
+    inputs,
+    lists,
+    models,
+    options,
+    outputs,
+    select,
+    signals,
+    words,
+)
 from .answer_list import AnswerList
 
 OUT = "to_label.csv"
@@ -158,7 +169,9 @@ def _summary(session, answers):
     with suppress(ValueError, OSError):  # what is in the file cannot be read now
         session.refresh()
     found = Counter(session.labels.values())
-    counts = ", ".join(f"{label} {found[label]}" for label in session.classes)
+    counts = ", ".join(
+        f"{words.one_line(label)} {found[label]}" for label in session.classes
+    )
     n_labels, n_open = len(session.labels), session.n_open()
     left = f"; without an answer: {n_open}" if n_open else ""
     told = f": {counts}" if counts else ""

@@ -17,7 +17,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from .._core.files import expanded, open_image, read_regular, replacing
-from . import inputs, signals, tables
+from . import inputs, signals, tables, words
 
 _KEY = "sklabel"  # of the text in a picture
 _MODEL = "estimator.json"
@@ -256,10 +256,23 @@ def picture(image, command):
     return content.getvalue()
 
 
-def show(text):
-    """Print what a command has to say, all of it or with an error."""
+def show(text, as_it_is=False):
+    """Print what a command has to say, all of it or with an error.
+
+    Parameters
+    ----------
+    text : str
+    as_it_is : bool
+        Whether it is for programs, in UTF-8, and not for the eyes of a person.
+    """
+    if not as_it_is:
+        text = words.shown(text)
+    elif hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
     try:
-        sys.stdout.write(text)
+        encoding = sys.stdout.encoding or "utf-8"
+        # a letter that the terminal does not know is shown by its number
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
