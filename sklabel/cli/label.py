@@ -88,6 +88,10 @@ def run(args):
     csv, args.folder = _in_order(args)
     for name in ("starlette", "uvicorn"):
         import_optional(name, "label")
+    from .._pages.session import Session
+
+    names = {"keep": args.keep_label, "unlabeled": args.unlabeled}
+    Session(1, [], None, classes=args.classes, **names)  # says which is no class
     options.check_device(args.device)
     embedders.check(args)
     files = inputs.list_images(args.folder)
@@ -185,7 +189,7 @@ def _in_order(args):
     if len(args.paths) > 2:
         raise ValueError("give one CSV and one folder (see sklabel label --help)")
     if len(args.paths) == 2 and folders == args.paths[:1]:
-        right = options.command_line("label", args.paths[1], folders[0])
+        right = options.reordered(args.argv, args.paths, args.paths[::-1])
         raise ValueError(f"the CSV comes first, then the folder: {right}")
     if len(args.paths) == 1 and not folders and os.path.isfile(args.paths[0]):
         raise ValueError("FOLDER is missing (see sklabel label --help)")

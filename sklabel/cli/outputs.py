@@ -293,7 +293,7 @@ def new_tree(folder):
 
     Folders above it are made, and a link to an empty folder is followed.
     """
-    folder = Path(os.path.realpath(folder))
+    told, folder = folder, Path(os.path.realpath(folder))
     made = [above for above in folder.parents if not above.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
@@ -304,11 +304,16 @@ def new_tree(folder):
             if folder.exists():
                 folder.rmdir()  # empty
             os.rename(partial, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         for above in made:
             with suppress(OSError):  # somebody else may have put something there
                 above.rmdir()
+        if isinstance(error, OSError) and error.errno:
+            places = [str(error.filename), str(error.filename2)]
+            if any(place.startswith(partial) for place in places):
+                # nobody knows the partial folder
+                raise OSError(error.errno, error.strerror, str(told)) from error
         raise
 
 

@@ -209,3 +209,15 @@ def test_the_summary_counts_what_others_have_written(label):
 
     _, out = label(["l.csv", "photos"], act)
     assert "2 labels in l.csv: red 1, blue 1." in out
+
+
+@pytest.mark.parametrize("name", ["", "none", "x" * 200])
+def test_a_class_that_is_none_is_told_before_the_work(here, capsys, monkeypatch, name):
+    monkeypatch.setattr("sklabel.cli.inputs.list_images", lambda *_: pytest.fail("no"))
+    said = complaint(capsys, "label", "filled.csv", "photos", "--class", name)
+    assert "class" in said
+
+
+def test_the_right_order_of_label_keeps_its_options(here, capsys):
+    said = complaint(capsys, "label", "photos", "filled.csv", "--port", "8000")
+    assert said.endswith("folder: sklabel label filled.csv photos --port 8000")
