@@ -164,7 +164,7 @@ def _has_learned(module):
 
 
 def build_sobel_backbone(spec, sample_shape, grey="luma"):
-    """Return a fresh encoder that sees the edges of the grey images, two channels.
+    """Return a fresh encoder that sees the edges of the gray images, two channels.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ _BLOOD_MD5 = "7053d0359d879ad8a5505303e11de1dc"
 
 
 def load_digit_images(*, return_X_y=False):
-    """Load scikit-learn's handwritten digits as grey images.
+    """Load scikit-learn's handwritten digits as gray images.
 
     1,797 images of 8x8 pixels, 10 classes; they are part of scikit-learn, so nothing
     is downloaded.
@@ -84,7 +84,7 @@ def load_digit_images(*, return_X_y=False):
 
     Notes
     -----
-    scikit-learn's grey levels are 0..16; here they are scaled to 0..255, as images
+    scikit-learn's gray levels are 0..16; here they are scaled to 0..255, as images
     are expected to be.
 
     Examples

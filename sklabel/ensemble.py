@@ -35,7 +35,7 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
     weights : array-like of shape (n_classifiers,) or None, default=None
         Of the votes; None: equal ones.
     n_jobs : int or None, default=None
-        Fits at once, see :term:`n_jobs`.
+        Fits at once; -1: as many as there are processors.
     flatten_transform : bool, default=True
         Whether ``transform`` with "soft" gives one row of numbers for each sample.
     verbose : bool, default=False

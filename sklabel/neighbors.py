@@ -94,8 +94,6 @@ def kneighbors(
         raise ValueError(f"metric={metric!r}: take 'euclidean' or 'cosine'.")
     if method not in ("auto", "exact", "approximate"):
         raise ValueError(f"method={method!r}: take 'auto', 'exact' or 'approximate'.")
-    if block_size is not None:
-        check_number(1, whole=True, block_size=block_size)
     Z = _check_matrix(Z, "Z")
     to_itself = queries is None
     Q = Z
@@ -182,8 +180,6 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None, device="cpu"
     .. [1] W. Van Gansbeke et al., "SCAN: Learning to classify images without
        labels", ECCV 2020, section 2.1.
     """
-    if block_size is not None:
-        check_number(1, whole=True, block_size=block_size)
     Z = _check_matrix(Z, "Z")
     if not 1 <= n_neighbors <= len(Z) - 1:
         raise ValueError(
@@ -448,7 +444,9 @@ def _search_exact(rows, keys, n_candidates, metric, block_size):
     n_keys = len(keys)
     euclidean = metric == "euclidean"
     width = min(n_keys, _BLOCK_KEYS)
-    if block_size is None:
+    if block_size is not None:
+        check_number(1, whole=True, block_size=block_size)
+    else:
         block_size = min(4096, max(16, _BLOCK_PRODUCTS // width))
     # Centering both sides changes no distance and saves digits.
     mean = 0

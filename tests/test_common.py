@@ -95,6 +95,8 @@ SHORT = {
         "max_steps": 40,
         "batch_size": 16,
         "contrast": "centers",
+        "standardize_codes": False,
+        "update_centers": False,
         "cluster_weight": 0.1,
         "lr": 1e-2,
         "embedder": AutoencoderTransformer(2, hidden_sizes=(16, 32), max_epochs=30),

@@ -25,7 +25,7 @@ FLOORS = [
     "_pages.photographs _pages.report _pages.session",
     "labels metrics _core.class_names _core.inputs _core.net _core.texts "
     "_core.vector_cache _pages.server",
-    "inspection pretrained _core.health _core.parameters _core.settings",
+    "inspection pretrained _pages.review _core.health _core.parameters _core.settings",
     "_core.learner _core.own_networks",
     "_core.codes _core.overclustering _core.roles.embedding _core.roles.clustering "
     "_core.roles.classification _core.roles.search",

@@ -84,6 +84,7 @@ CALLS = {
     "optim.scaled_lr": {"lr": 0.1, "batch_size": 8},
     "neighbors.kneighbors": {"Z": Z, "n_neighbors": 2},
     "neighbors.kmeans": {"Z": Z, "n_clusters": 2},
+    "backbones.drop_blocks_": {"net": nn.Identity(), "rate": 0.1},
     "backbones.build_sobel_backbone": {"spec": "auto", "sample_shape": (3, 8, 8)},
     "pretrained.Frame": {"size": (4, 4), "resize": (4, 4)},
     "pretrained.pretrained_backbone": {"name": "squeezenet1_1", "weights": None},

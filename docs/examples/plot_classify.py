@@ -29,7 +29,11 @@ y = np.full(len(X), -1)
 y[labeled] = truth[labeled]
 
 classifier = FixMatchClassifier(
-    weak_augment=Weak(flip=0), batch_size=16, max_steps=300, random_state=0
+    weak_augment=Weak(flip=0),
+    batch_size=16,
+    unlabeled_ratio=3,
+    max_steps=250,
+    random_state=0,
 ).fit(X, y)
 
 # %%

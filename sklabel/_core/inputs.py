@@ -1,5 +1,6 @@
 """What X may be: vectors, images, paths of image files."""
 
+import functools
 import math
 from numbers import Integral
 
@@ -203,18 +204,15 @@ def check_images(X, rows, max_pixels=None):
     images : list of m ndarray of shape (h, w) or (h, w, 3)
         uint8, or floats in [0, 1].
     """
+    return images_by_row(X, max_pixels)(rows)
+
+
+def images_by_row(X, max_pixels=None):
+    """Return the function of rows that `check_images` is; X is checked once."""
     X = as_array(X)
     column = as_column(X)
     if column is not None and column.kind in ("path", "bytes", "picture"):
-        pictures, images, errors = Pictures(column, max_pixels), [], {}
-        for row in rows:
-            try:
-                images.append(pictures[row])
-            except UNREADABLE as error:
-                errors[column.name(row)] = error
-        if errors:
-            raise unreadable(errors)
-        return images
+        return functools.partial(_decoded, column, Pictures(column, max_pixels))
     if column is not None:
         X, _ = _from_arrays(column, "raise")
     if np.ndim(X) not in (3, 4):
@@ -223,10 +221,25 @@ def check_images(X, rows, max_pixels=None):
             f"(n, c, h, w), or paths of image files. {WHAT_X_MAY_BE}"
         )
     samples = _from_images(X, None)
-    low, high = samples.pixel_range()
+    return functools.partial(_of_samples, samples, samples.pixel_range())
+
+
+def _decoded(column, pictures, rows):
+    images, errors = [], {}
+    for row in rows:
+        try:
+            images.append(pictures[row])
+        except UNREADABLE as error:
+            errors[column.name(row)] = error
+    if errors:
+        raise unreadable(errors)
+    return images
+
+
+def _of_samples(samples, pixel_range, rows):
     images = samples[rows]
     if images.dtype != torch.uint8:
-        images = to_unit(images, (low, high))
+        images = to_unit(images, pixel_range)
     images = images.permute(0, 2, 3, 1).numpy()
     return [image[..., 0] if image.shape[2] == 1 else image for image in images]
 

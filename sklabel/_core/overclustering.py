@@ -76,7 +76,7 @@ class OverclusteringMixin:
         best = np.log(self.n_clusters)
         if found < 0.05 * best:
             warn(
-                f"The clusters of {what} say next to nothing of each other: "
+                f"The clusters of {what} share almost no information: "
                 f"information {found:.3f}, at best {best:.2f}. Raise lr={self.lr} or "
                 f"max_epochs={self.max_epochs}, or change augment.",
                 CollapseWarning,

@@ -52,7 +52,7 @@ def expected_gain(sizes, accuracies, more):
     return float(errors[-1] * (1 - ((n[-1] + more) / n[-1]) ** -power))
 
 
-def learn(Z, labels, seed=0, answered=()):
+def learn(Z, labels, seed=0, answered=(), n_asked=_N_ASKED):
     """Return the `Insight` of some labels.
 
     Parameters
@@ -64,24 +64,32 @@ def learn(Z, labels, seed=0, answered=()):
     seed : int
     answered : collection of int
         Rows that shall not be asked, beside those with a label.
+    n_asked : int
+        Rows to ask, at most.
     """
     y = _as_y(labels, len(Z))
-    n_wanted = min(_N_ASKED + len(set(answered) - set(labels)), len(Z) - len(labels))
+    n_wanted = 0
+    if n_asked:
+        n_left_out = len(set(answered) - set(labels))
+        n_wanted = min(n_asked + n_left_out, len(Z) - len(labels))
     settings = {"n_candidates": max(_N_CANDIDATES, n_wanted), "random_state": seed}
     classifier = None
     if len(set(labels.values())) > 1:
         classifier = _fit(Z, y, seed)
-        selector = UHerdingSelector(
-            n_wanted,
-            classifier=FrozenEstimator(classifier),
-            temperature=1.0,
-            **settings,
-        )
-    else:
-        selector = MaxHerdingSelector(n_wanted, **settings)
-    rows = selector.fit(Z, y).sample_indices_.tolist() if n_wanted else []
+    rows = []
+    if n_wanted:
+        if classifier is None:
+            selector = MaxHerdingSelector(n_wanted, **settings)
+        else:
+            selector = UHerdingSelector(
+                n_wanted,
+                classifier=FrozenEstimator(classifier),
+                temperature=1.0,
+                **settings,
+            )
+        rows = selector.fit(Z, y).sample_indices_.tolist()
     left_out = set(answered)
-    rows = [row for row in rows if row not in left_out][:_N_ASKED]
+    rows = [row for row in rows if row not in left_out][:n_asked]
     if classifier is None:
         return Insight(len(labels), rows)
     accuracy = float(classifier.estimated_accuracy_)
@@ -134,13 +142,15 @@ class Learner:
     batch : int
         Answers after which it learns anew.
     seed : int
+    n_asked : int
+        Rows that it chooses for asking, at most.
     """
 
-    def __init__(self, Z, batch=10, seed=0):
+    def __init__(self, Z, batch=10, seed=0, n_asked=_N_ASKED):
         Z = np.asarray(Z, dtype=np.float32)
         if Z.shape[1] > _N_COMPONENTS < len(Z):  # once, and not in every fit
             Z = PCA(_N_COMPONENTS, random_state=seed).fit_transform(Z)
-        self.Z, self.batch, self.seed = Z, batch, seed
+        self.Z, self.batch, self.seed, self.n_asked = Z, batch, seed, n_asked
         self._units = unit_rows(Z - Z.mean(axis=0))
         self._session = self._thread = None
         self._known = None  # labels that were learned from
@@ -155,13 +165,25 @@ class Learner:
         best = np.argpartition(-cosines, n - 1)[:n] if n else []
         return sorted(map(int, best), key=lambda other: -cosines[other])
 
-    def start(self, session):
-        """Learn from the answers of a session, from now on."""
-        self._session = session
+    def start(self, session, known=None):
+        """Learn from the answers of a session, from now on.
+
+        Parameters
+        ----------
+        session : Session
+        known : dict or None
+            Labels from which somebody has learned already: the beginning is left out.
+        """
+        self._session, self._known = session, known
         session.watch(self._look)
-        self._wake.set()
+        if known is None:
+            self._wake.set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+
+    def now(self):
+        """Learn from the answers of now, however few are new."""
+        self._wake.set()
 
     def stop(self):
         """Learn no more; what is being learned now is forgotten."""
@@ -190,9 +212,10 @@ class Learner:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    found = learn(self.Z, labels, self.seed, answered)
+                    found = learn(self.Z, labels, self.seed, answered, self.n_asked)
             except Exception as error:  # the person can go on without
                 self.error = error
+                self._session.not_learned(error)
                 continue
             if not self._stopped:
                 self._session.learned(found)

@@ -143,7 +143,7 @@ def classes(found):
     for k, c in enumerate(found):
         widths = [100 * n / most for n in (c.n_given, c.n_predicted)]
         bars = "".join(f'<i style="width:{w:.2f}%"></i>' for w in widths)
-        mean = "–" if c.confidence is None else f"{c.confidence:.2f}"
+        mean = "–" if c.confidence is None else _told(c.confidence)
         rows.append(
             f'<tr style="--h:{hue(k)}"><th scope="row"><span class="dot"></span>'
             f'<a href="#class-{k}"><bdi>{escaped(c.name)}</bdi></a></th>'
@@ -213,7 +213,7 @@ def curve(accuracy, shown=(0.1, 0.25, 0.5, 0.75, 1.0)):
     rows = "".join(
         f'<tr><th scope="row">{100 * share:.0f} %</th>'
         f"<td>{max(1, round(n * share)):,}</td>"
-        f"<td>{100 * accuracy[max(1, round(n * share)) - 1]:.0f} %</td></tr>"
+        f"<td>{_told(accuracy[max(1, round(n * share)) - 1], 100)} %</td></tr>"
         for share in shown
     )
     return (
@@ -224,8 +224,8 @@ def curve(accuracy, shown=(0.1, 0.25, 0.5, 0.75, 1.0)):
         '<div class="two"><figure style="margin:0">'
         f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="Curve: estimated '
         "accuracy of the surest predictions, from "
-        f"{100 * accuracy[0]:.0f} % to {100 * accuracy[-1]:.0f} % for all. The table "
-        'beside it has the numbers.">'
+        f"{_told(accuracy[0], 100)} % to {_told(accuracy[-1], 100)} % for all. The "
+        'table beside it has the numbers.">'
         f'<polygon class="under" points="{x0:.1f},{y0:.1f} {line} {x1:.1f},{y0:.1f}"/>'
         f'{"".join(grid)}<polyline class="curve" points="{line}"/></svg></figure>'
         '<div class="wide"><table><thead><tr><th scope="col">surest</th>'
@@ -335,7 +335,7 @@ def _row(what, own, addresses):
     items = "".join(
         f'<li><figure><img src="{addresses[p.row]}" alt="{escaped(p.name)}" '
         f'title="{escaped(p.name)}" loading="lazy" decoding="async">'
-        f"<figcaption>{'given' if p.confidence is None else f'{p.confidence:.2f}'}"
+        f"<figcaption>{'given' if p.confidence is None else _told(p.confidence)}"
         "</figcaption></figure></li>"
         for p in shown
     )
@@ -354,6 +354,12 @@ def made(values):
         '<section aria-labelledby="made"><h2 id="made">How it was made</h2>'
         f'<dl class="made">{items}</dl></section>'
     )
+
+
+def _told(share, of=1):
+    """Return a share as text; of what is predicted none is certain."""
+    share = min(float(share), 0.99)
+    return f"{share:.2f}" if of == 1 else f"{of * share:.0f}"
 
 
 def hue(k):

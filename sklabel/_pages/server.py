@@ -1,24 +1,30 @@
 """Pages on this machine alone: an address with a token, and nothing from elsewhere."""
 
 import hmac
+import html
 import json
+import os
 import secrets
 import socket
 import sys
+import tempfile
 import threading
+import webbrowser
+from contextlib import contextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from .photographs import SIDES, Unreadable
 from .session import LooksAlike, Stale
 
 HOST = "127.0.0.1"
+THIS_MACHINE = "http://localhost:* http://127.0.0.1:*"  # pages of its other servers
 _STATIC = Path(__file__).parent / "static"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -31,7 +37,7 @@ _LONGEST_PATH = 500  # characters of an address
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src "
     "'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    "frame-ancestors {frames}",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
@@ -53,10 +59,19 @@ class Guard:
     app : ASGI application
     token : str
     port : int
+    frames : str
+        Pages that may show this one in a frame, as ``frame-ancestors`` names them.
+    longest : int
+        Bytes that a page may send at once.
     """
 
-    def __init__(self, app, token, port):
+    def __init__(self, app, token, port, *, frames="'none'", longest=_LONGEST):
         self.app, self.token = app, token
+        self.frames, self.longest = frames, longest
+        self.headers = [
+            (name.encode(), value.format(frames=frames).encode())
+            for name, value in _HEADERS.items()
+        ]
         self.hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
         self.cookie = f"sklabel-{port}"  # the ports of a machine share their cookies
 
@@ -69,12 +84,13 @@ class Guard:
             if message["type"] == "http.response.start":
                 own = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"]]
-                for name, value in _HEADERS.items():
-                    if name.encode() not in own:
-                        message["headers"].append((name.encode(), value.encode()))
+                for name, value in self.headers:
+                    if name not in own:
+                        message["headers"].append((name, value))
             await send(message)
 
-        response = self._refusal(scope, headers) or self._entrance(scope)
+        response = self._refusal(scope, headers)
+        response = response or self._entrance(scope, headers)
         response = response or self._missing_cookie(headers) or self.app
         try:
             await response(scope, receive, send_guarded)
@@ -93,7 +109,8 @@ class Guard:
             return _problem("requests of other pages are refused.", 403)
         if headers.get(b"sec-fetch-site", "none") not in ("same-origin", "none"):
             # a link to this server, which shows the page, is all right
-            if headers.get(b"sec-fetch-dest") != "document":
+            shown = {"document"} if self.frames == "'none'" else {"document", "iframe"}
+            if headers.get(b"sec-fetch-dest") not in shown:
                 return _problem("requests of other pages are refused.", 403)
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", "").partition(";")[0].strip()
@@ -101,17 +118,21 @@ class Guard:
                 return _problem("requests of other pages are refused.", 403)
             if not headers.get(b"content-length", "").isdigit():
                 return _problem("how long is it?", 411)
-            if int(headers[b"content-length"]) > _LONGEST:
+            if int(headers[b"content-length"]) > self.longest:
                 return _problem("that is too long.", 413)
         return None
 
-    def _entrance(self, scope):
+    def _entrance(self, scope, headers):
         """Return the answer to an address with the right token: a cookie."""
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["method"] != "GET" or not self._is_token(given):
             return None
         # two slashes would lead to another server
-        response = RedirectResponse("/" + scope["path"].lstrip("/"), 303)
+        path = "/" + scope["path"].lstrip("/")
+        response = RedirectResponse(path, 303)
+        if headers.get(b"sec-fetch-site") == "cross-site":
+            # the cookie is sent only where this server itself leads on
+            response = HTMLResponse(_redirect(path))
         response.set_cookie(
             self.cookie, self.token, httponly=True, samesite="strict", path="/"
         )
@@ -129,6 +150,16 @@ class Guard:
 
     def _is_token(self, given):
         return hmac.compare_digest(given.encode(), self.token.encode())
+
+
+def _redirect(address):
+    """Return a page that leads to another one."""
+    address = html.escape(address, quote=True)
+    return (
+        '<!doctype html><meta charset="utf-8"><title>sklabel</title>'
+        f'<meta http-equiv="refresh" content="0;url={address}">'
+        f'<a href="{address}">Go on</a>'
+    )
 
 
 def _problem(text, status, **more):
@@ -171,7 +202,7 @@ def image_routes(names, photographs):
     return [Route("/image/{key}/{row:int}/{side:int}", image)]
 
 
-def session_routes(session, names, *, near=None, about=(), finish=None):
+def session_routes(session, names, *, near=None, about=(), finish=None, changes=()):
     """Return routes by which pages ask and change a session.
 
     Parameters
@@ -185,6 +216,8 @@ def session_routes(session, names, *, near=None, about=(), finish=None):
         What a page is told beside: ``title``, ``list``, ``next`` (a command).
     finish : callable or None
         Called when the person has finished.
+    changes : dict
+        Other changes: {name: (function, {argument: type} needed, and allowed)}.
     """
     about = {"key": secrets.token_hex(6), **dict(about)}
 
@@ -226,13 +259,14 @@ def session_routes(session, names, *, near=None, about=(), finish=None):
         "redo": (session.redo, dict(version=int), {}),
         "more": (session.more, dict(n=int), {}),
         "finish": (end, {}, {}),
+        **dict(changes),
     }
     return [
         Route("/state", guarded(state)),
         Route("/pulse", guarded(pulse)),
         Route("/row/{row:int}", row),
         *(
-            Route(f"/{name}", change(_checked(*what, session)), methods=["POST"])
+            Route(f"/{name}", change(_checked(*what)), methods=["POST"])
             for name, what in posts.items()
         ),
     ]
@@ -250,7 +284,7 @@ def guarded(function):
     return route
 
 
-def _checked(function, needed, allowed, session):
+def _checked(function, needed, allowed):
     """Return a function of the body of a request, whose entries have these types."""
     kinds = {**needed, **allowed, "alike": bool}
 
@@ -310,6 +344,8 @@ class Server:
     routes : list of Route
     port : int
         0: a free one.
+    **settings
+        Of `Guard`.
 
     Attributes
     ----------
@@ -317,7 +353,7 @@ class Server:
         The address, with the token.
     """
 
-    def __init__(self, routes, port=0):
+    def __init__(self, routes, port=0, **settings):
         self.token = secrets.token_urlsafe(24)
         try:
             self._socket = socket.create_server((HOST, port))
@@ -327,7 +363,7 @@ class Server:
             ) from None
         self.port = self._socket.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}/?token={self.token}"
-        app = Guard(Starlette(routes=routes), self.token, self.port)
+        app = Guard(Starlette(routes=routes), self.token, self.port, **settings)
         config = uvicorn.Config(
             app,
             log_level="critical",
@@ -370,3 +406,28 @@ class Server:
             self._server.force_exit = True
         if self._ended.wait(2):
             self._socket.close()
+
+
+@contextmanager
+def opened_in_browser(url, wanted=True):
+    """Open an address in the browser, where there is a screen.
+
+    The token stands in a file that only this user can read, until the end of the block:
+    other users see the arguments of programs.
+    """
+    if not wanted or not _has_screen():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="sklabel-") as folder:
+        path = Path(folder, "open.html")
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(_redirect(url))
+        webbrowser.open(path.as_uri())
+        yield path
+
+
+def _has_screen():
+    """Return whether windows open here: a browser of texts would take the shell."""
+    if sys.platform in ("win32", "darwin"):
+        return True
+    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

@@ -107,6 +107,8 @@ class Session:
         Of the answers: it grows with each change.
     turn : int
         Of the order of asking.
+    trouble : str
+        Why nothing is learned, or "".
     """
 
     def __init__(self, n_rows, order, store=None, *, classes=(), keep=(), unlabeled=()):
@@ -115,6 +117,7 @@ class Session:
         self.keep, self.unlabeled = keep, unlabeled
         self.version = self.turn = 0
         self.insight = None
+        self.trouble = ""
         self.answers = {} if store is None else dict(store.read())
         self.classes = []
         self._first = list(dict.fromkeys(order))  # as they were listed
@@ -167,6 +170,7 @@ class Session:
             "can_redo": bool(self._undone),
             "n_more": len(self._unasked()),
             "insight": self._told(),
+            "trouble": self.trouble,
         }
 
     def _told(self):
@@ -216,10 +220,13 @@ class Session:
         OSError
             It cannot be kept; then nothing is changed.
         """
+        return self.answer_all(version, [row], label, mark, alike)
+
+    def answer_all(self, version, rows, label=None, mark="", alike=False):
+        """Answer several rows as one change; see `answer`."""
         with self._lock:
             self._check(version)
-            if not 0 <= row < self.n_rows:
-                raise ValueError(f"there is no row {row}.")
+            self._check_rows(rows)
             if mark and (mark not in MARKS or label is not None):
                 raise ValueError(f"{mark!r} is no answer.")
             classes = list(self.classes)
@@ -230,7 +237,7 @@ class Session:
                         self._check_alike(label)
                     classes.append(label)
             found = Answer(label, mark) if label is not None or mark else None
-            return self._change({row: found}, classes)
+            return self._change(dict.fromkeys(rows, found), classes)
 
     def rename(self, version, old, new, alike=False):
         """Give a class another name; if there is one of that name, both are merged."""
@@ -299,6 +306,11 @@ class Session:
         self.refresh()
         if version != self.version:
             raise Stale
+
+    def _check_rows(self, rows):
+        for row in rows:
+            if type(row) is not int or not 0 <= row < self.n_rows:
+                raise ValueError(f"there is no row {row}.")
 
     def _change(self, after, classes):
         before = {row: self._of(row) for row in after}
@@ -390,12 +402,18 @@ class Session:
             waiting = [row for row in self._later if row not in self.answers]
             loaded = [row for row in self.order if row not in self.answers][:3]
             movable = [row for row in waiting if row not in loaded]
-            self.insight = insight
+            self.insight, self.trouble = insight, ""
             if movable:
                 stay = [row for row in self._later if row not in set(movable)]
                 self._later = stay
                 new = dict.fromkeys([*self._unasked(), *movable])
                 self._later = [*stay, *list(new)[: len(movable)]]
+            self.turn += 1
+
+    def not_learned(self, error):
+        """Tell the person why nothing is learned."""
+        with self._lock:
+            self.trouble = f"{type(error).__name__}: {error}"
             self.turn += 1
 
     def _unasked(self):

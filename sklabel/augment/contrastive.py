@@ -78,7 +78,7 @@ def resized_crop(x, top, left, height, width, flip=None, angle=None, size=None):
 
 
 def _grey_weights(x):
-    """Return the weights of the channels in the grey image."""
+    """Return the weights of the channels in the gray image."""
     return _kept_grey(x.shape[1], x.dtype, x.device)
 
 
@@ -124,9 +124,9 @@ def color_jitter(
     brightness : Tensor of shape (B,) or None, default=None
         Factors, >= 0.
     contrast : Tensor of shape (B,) or None, default=None
-        Factors of the distance to the mean of the grey image, >= 0.
+        Factors of the distance to the mean of the gray image, >= 0.
     saturation : Tensor of shape (B,) or None, default=None
-        Factors of the distance to the grey image, >= 0. Only for three channels.
+        Factors of the distance to the gray image, >= 0. Only for three channels.
     hue : Tensor of shape (B,) or None, default=None
         Turns of the color circle, in [-0.5, 0.5]. Only for three channels.
     order : Tensor of int of shape (B, n_steps) or None, default=None
@@ -140,7 +140,7 @@ def color_jitter(
     Notes
     -----
     torchvision turns the hue of HSV space, which is not linear; here the plane of I and
-    Q turns in YIQ space, which leaves the grey image alone before clipping. Other steps
+    Q turns in YIQ space, which leaves the gray image alone before clipping. Other steps
     are the same as torchvision's.
     """
     steps = _color_steps(x, brightness, contrast, saturation, hue, order)
@@ -150,9 +150,9 @@ def color_jitter(
 def _color_steps(
     x, brightness=None, contrast=None, saturation=None, hue=None, order=None
 ):
-    """Return a list of matrices (B, C, C) with shares (B, 1, 1) of the grey mean.
+    """Return a list of matrices (B, C, C) with shares (B, 1, 1) of the gray mean.
 
-    A step is the product with the matrix, plus the share of the grey image's mean;
+    A step is the product with the matrix, plus the share of the gray image's mean;
     None where the share is 0 for all images.
     """
     eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)

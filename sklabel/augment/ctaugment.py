@@ -95,7 +95,7 @@ class CTAugment(ImagePolicy):
     threshold : float, default=0.80
         Bins whose rate is below this share of the best one are not used.
     cutout : float, default=0.5
-        Side of the square that is painted grey in the end, as a share of the image's
+        Side of the square that is painted gray in the end, as a share of the image's
         shorter side; 0: none, and no more than a pixel where it is drawn as one of the
         operations.
 

@@ -26,13 +26,13 @@ GREY = 127
 
 
 def sobel(x, grey="luma"):
-    """Return the horizontal and vertical edges of the grey images.
+    """Return the horizontal and vertical edges of the gray images.
 
     Parameters
     ----------
     x : Tensor of shape (B, C, H, W)
     grey : {"luma", "mean"}, default="luma"
-        Grey as 0.299 R + 0.587 G + 0.114 B (IIC), or as the mean of the channels
+        Gray as 0.299 R + 0.587 G + 0.114 B (IIC), or as the mean of the channels
         (DeepCluster). Images of other than three channels: the mean.
 
     Returns
@@ -87,7 +87,7 @@ def to_bytes(x):
 
 
 def _luma(f):
-    """Return the grey image of 8-bit values held as floats, rounded as PIL does."""
+    """Return the gray image of 8-bit values held as floats, rounded as PIL does."""
     channels = f.shape[1]
     if channels == 3:
         # products with 16 bits behind the point stay below 2**24: exact in float32

@@ -130,7 +130,7 @@ class RandAugment(ImagePolicy):
     """Random operations of random strength and a hole: FixMatch's strong view.
 
     Every image draws its own operations and strengths. A batch is sorted by operation,
-    and each operation computed once, on 8-bit values and to the same grey levels as
+    and each operation computed once, on 8-bit values and to the same gray levels as
     PIL's.
 
     Parameters
@@ -151,16 +151,16 @@ class RandAugment(ImagePolicy):
     table : {"port", "official", "scan", "usb"}, default="port"
         Strength of a level. "port": FixMatch's PyTorch port (enhancements 0.14..0.86,
         translations in shares of the side, black corners); "official": its TensorFlow
-        code (enhancements 0.28..1.72, translations in pixels, grey corners); "scan" and
+        code (enhancements 0.28..1.72, translations in pixels, gray corners); "scan" and
         "usb": continuous strengths (translations and shears up to 0.1 and 0.3).
     weak : nn.Module or None, default=None
         Applied first; FixMatch: :class:`Weak`.
     fill : array-like of shape (C,) or None, default=None
-        Color of the hole, in [0, 1]; None: grey.
+        Color of the hole, in [0, 1]; None: gray.
 
     Notes
     -----
-    Grey is 127 of 255 in all tables; the official code has 127.5. The port's holes are
+    Gray is 127 of 255 in all tables; the official code has 127.5. The port's holes are
     one pixel wider than their name, as there. Without three channels, "Color" does
     nothing. Operations are drawn from the generator of the CPU, since the sizes of the
     slices must be known there; holes from that of the images' device.
@@ -293,7 +293,7 @@ def scan_strong(flip=0.5, n_ops=4, cutout=(1 / 32, 0.5), fill=None):
         Smallest and largest side of the hole, as shares of the image's side: 1 to 16 of
         32 pixels.
     fill : Tensor or tuple of shape (C,) or None, default=None
-        Color of the hole, in [0, 1]; SCAN: the mean of the data. None: grey.
+        Color of the hole, in [0, 1]; SCAN: the mean of the data. None: gray.
 
     Returns
     -------

@@ -24,6 +24,7 @@ from . import (
     outputs,
     predict,
     report,
+    review,
     select,
     signals,
     words,
@@ -95,7 +96,7 @@ def _parser():
     parser.add_argument("--version", action="version", version=sklabel.__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in (
-        *(demo, select, label, fit, predict),
+        *(demo, select, label, fit, predict, review),
         *(evaluate, cluster, report, export, import_),
     ):
         command.add_parser(commands)

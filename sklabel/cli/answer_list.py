@@ -1,12 +1,15 @@
 """A CSV that takes answers one by one, while other programs may change it, too."""
 
 import os
+import re
+from contextlib import contextmanager
 
 from .._core.files import check_regular, locked, replacing
 from .._pages.session import MARKS, Answer, Stale
 from . import lists, tables
 
 _NO_FILE = None
+_OTHERS = re.compile(r"(label|confidence)_\d+")  # columns of the next likely classes
 
 
 class AnswerList:
@@ -28,6 +31,11 @@ class AnswerList:
     folder : str
     args : namespace
         Of `options.add_lists`.
+
+    Attributes
+    ----------
+    predictions : dict
+        {row: (label, confidence or None)}, also of rows that have an answer since.
     """
 
     def __init__(self, path, files, names, folder, args):
@@ -51,15 +59,20 @@ class AnswerList:
         """Return {row: `Answer`}; also of images that were labeled before."""
         check_regular(self.path)  # a pipe may be silent for ever
         seen = self._state()  # what is changed from now on is noticed
-        given = lists.read([self.path], self.files, self.folder, self.args).given
+        found = lists.entries([self.path], self.files, self.folder, self.args)
+        given = {entry.name: entry.label for entry in found if entry.is_given}
+        self.predictions = {
+            self._row_of[entry.name]: (entry.label, _number(entry.confidence))
+            for entry in found
+            if entry.source == "predicted" and entry.name in self._row_of
+        }
         table = tables.read(self.path, [self.args.path_column, self.args.label_column])
         names = lists.Names(self.files, self.folder, self.args.path_prefix)
         self._form, self._header = table.form, list(table.header)
         self._columns = {
             "path": table.column(self.args.path_column),
             "label": table.column(self.args.label_column),
-            "source": table.column("source"),
-            "confidence": table.column("confidence"),
+            **{n: table.column(n) for n in ("source", "confidence", "predicted")},
         }
         self._cells, self._lines_of, answers = [], {}, {}
         for line, row in enumerate(table.rows):
@@ -77,7 +90,6 @@ class AnswerList:
                 answers[number] = Answer(given[name])
             elif mark in MARKS:
                 answers[number] = Answer(None, mark)
-        self._n_listed = len(self._cells)
         self._original = [list(cells) for cells in self._cells]
         self._was_answered = set(answers)
         self._known = dict(answers)
@@ -92,27 +104,55 @@ class AnswerList:
     def write(self, answers):
         """Write answers {row: `Answer` or None} into the file, as a whole."""
         if any(a is not None and a.mark for a in answers.values()):
-            self._add_source()
-        before = list(self._cells), list(self._texts), dict(self._lines_of)
-        try:
+            self._add_column("source", "given")
+        with self._replacing():
             for row, answer in answers.items():
                 self._put(row, answer)
-            self._replace()
-        except BaseException:
-            self._cells, self._texts, self._lines_of = before
-            raise
         self._known.update(answers)
 
-    def _add_source(self):
-        if self._columns["source"] is not None:
+    def predict(self, predictions):
+        """Write predictions {row: (label, confidence)} where there is no answer.
+
+        Where there is one, the prediction comes back once it is taken back.
+        """
+        of_given = {"source": "given", "confidence": "1.0000", "predicted": ""}
+        for name, cell in of_given.items():
+            self._add_column(name, cell)
+        with self._replacing():
+            for row, (label, confidence) in predictions.items():
+                self._listed(row)
+                for line in self._lines_of[row]:
+                    cells = self._predicted(self._original[line], label, confidence)
+                    self._original[line] = cells
+                    if self._known.get(row) is None:
+                        self._cells[line], self._texts[line] = cells, self._text(cells)
+        self._was_answered -= set(predictions)
+        self.predictions = {**self.predictions, **predictions}
+
+    @contextmanager
+    def _replacing(self):
+        """Replace the file at the end of the block; an error leaves all as it was."""
+        before = [list(part) for part in (self._cells, self._texts, self._original)]
+        lines_of = dict(self._lines_of)
+        try:
+            yield
+            self._replace()
+        except BaseException:
+            self._cells, self._texts, self._original = before
+            self._lines_of = lines_of
+            raise
+
+    def _add_column(self, name, of_given):
+        """Add a column where it is missing, and what it says of given labels."""
+        if self._columns[name] is not None:
             return
-        self._columns["source"] = len(self._header)
-        self._header.append("source")
+        self._columns[name] = len(self._header)
+        self._header.append(name)
         self._cells = [self._padded(cells) for cells in self._cells]
         for row, lines in self._lines_of.items():
             for line in lines:
                 if (self._known.get(row) or Answer(None)).label is not None:
-                    self._cells[line][-1] = "given"
+                    self._cells[line][-1] = of_given
         self._original = [self._padded(cells) for cells in self._original]
         self._texts = [self._text(cells) for cells in self._cells]
 
@@ -120,18 +160,36 @@ class AnswerList:
         return cells + [""] * (len(self._header) - len(cells))
 
     def _put(self, row, answer):
+        if answer is not None:
+            self._listed(row)
         for line in self._lines_of.get(row, ()):
             cells = self._filled(self._cells[line], answer)
-            is_first = line < self._n_listed
-            if answer is None and is_first and row not in self._was_answered:
+            if answer is None and row not in self._was_answered:
                 cells = self._original[line]  # also a prediction
             self._cells[line], self._texts[line] = cells, self._text(cells)
-        if row not in self._lines_of and answer is not None:
-            cells = [""] * len(self._header)
-            cells[self._columns["path"]] = tables.escape(self.names[row])
-            self._lines_of[row] = [len(self._cells)]
-            self._cells.append(self._filled(cells, answer))
-            self._texts.append(self._text(self._cells[-1]))
+
+    def _listed(self, row):
+        """Add a line for a row that has none."""
+        if row in self._lines_of:
+            return
+        cells = [""] * len(self._header)
+        cells[self._columns["path"]] = tables.escape(self.names[row])
+        self._lines_of[row] = [len(self._cells)]
+        self._cells.append(cells)
+        self._original.append(cells)
+        self._texts.append(self._text(cells))
+
+    def _predicted(self, cells, label, confidence):
+        """Return cells with a prediction in the place of another one."""
+        cells = self._padded(cells)
+        label = tables.escape(label)
+        cells[self._columns["label"]] = cells[self._columns["predicted"]] = label
+        cells[self._columns["source"]] = "predicted"
+        cells[self._columns["confidence"]] = f"{confidence:.4f}"
+        for column, name in enumerate(self._header):
+            if _OTHERS.fullmatch(name.strip().casefold()):  # of the prediction before
+                cells[column] = ""
+        return cells
 
     def _filled(self, cells, answer):
         """Return cells with an answer in the place of another one."""
@@ -163,6 +221,13 @@ class AnswerList:
                     raise Stale
                 written = _state(os.fstat(file.fileno()))
         self._seen = written
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _state(found):

@@ -27,17 +27,20 @@ def find(files, names, Z, given, max_pixels=None):
     max_pixels : int or None
         Largest number of pixels of an image.
     """
+    return [one for part in parts(files, names, Z, given, max_pixels) for one in part]
+
+
+def parts(files, names, Z, given, max_pixels=None):
+    """Yield what `find` returns in parts, those first that are quickly found."""
     readable = set(names)
-    found = _suspicious(names, Z, given)
-    found += [(name, "unreadable", "") for name in files if name not in readable]
+    yield _suspicious(names, Z, given)
+    yield [(name, "unreadable", "") for name in files if name not in readable]
     paths = [files[name] for name in names]
-    found += _copies(names, paths, given, max_pixels)
+    yield _copies(names, paths, given, max_pixels)
     poor = sklabel.inspection.find_poor_images(
         paths, embedder=_known(Z), max_pixels=max_pixels
     )
-    for kind in _OF_IMAGES:
-        found += [(names[row], kind, "") for row in getattr(poor, kind)]
-    return found
+    yield [(names[row], kind, "") for kind in _OF_IMAGES for row in getattr(poor, kind)]
 
 
 def _suspicious(names, Z, given):

@@ -1,9 +1,6 @@
 """sklabel label: label photographs in the browser, one after the other."""
 
-import argparse
 import os
-import sys
-import webbrowser
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -56,27 +53,7 @@ def add_parser(commands):
         help=f"without a CSV: list to write (default {OUT}); one that exists is "
         "continued",
     )
-    parser.add_argument(
-        "--class",
-        dest="classes",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="offer this class from the start (can be repeated)",
-    )
-    parser.add_argument(
-        "--batch",
-        type=options.positive,
-        default=10,
-        metavar="N",
-        help="learn anew after N answers (default 10)",
-    )
-    parser.add_argument(
-        "--port", type=_port, default=0, help="of the page (default: a free one)"
-    )
-    parser.add_argument(
-        "--no-browser", action="store_true", help="only print the address"
-    )
+    options.add_page(parser)
     options.add_lists(parser)
     options.add_embedding(parser)
     options.add_training(parser)
@@ -120,7 +97,7 @@ def run(args):
 def _serve(answers, paths, Z, option, args):
     from .._pages.learning import Learner
     from .._pages.photographs import Photographs
-    from .._pages.server import Server, labeling_routes
+    from .._pages.server import Server, labeling_routes, opened_in_browser
     from .._pages.session import Session
 
     session = Session(
@@ -150,9 +127,8 @@ def _serve(answers, paths, Z, option, args):
         learner.start(session)
         server.start()
         outputs.show(f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n")
-        if not args.no_browser and _has_screen():
-            webbrowser.open(server.url)
-        server.wait()
+        with opened_in_browser(server.url, not args.no_browser):
+            server.wait()
     except KeyboardInterrupt:  # that is the way to end it
         pass
     finally:
@@ -160,13 +136,6 @@ def _serve(answers, paths, Z, option, args):
             server.stop()
             learner.stop()
     outputs.show(f"{_summary(session, answers)} Then: {command}\n")
-
-
-def _has_screen():
-    """Return whether windows open here: a browser of texts would take the shell."""
-    if sys.platform in ("win32", "darwin"):
-        return True
-    return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _summary(session, answers):
@@ -201,10 +170,3 @@ def _in_order(args):
             "leave one of them out."
         )
     return args.paths
-
-
-def _port(text):
-    port = options.positive(text)
-    if port > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is more than 65535")
-    return port

@@ -80,6 +80,30 @@ def add_top(parser):
     )
 
 
+def add_page(parser):
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="offer this class from the start (can be repeated)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="learn anew after N answers (default 10)",
+    )
+    parser.add_argument(
+        "--port", type=_port, default=0, help="of the page (default: a free one)"
+    )
+    parser.add_argument(
+        "--no-browser", action="store_true", help="only print the address"
+    )
+
+
 def add_lists(parser):
     parser.add_argument(
         "--label-column",
@@ -242,6 +266,13 @@ def reordered(argv, paths, right):
     for place, word in zip(places, right, strict=True):
         line[place] = word
     return shlex.join(["sklabel", *line])
+
+
+def _port(text):
+    port = positive(text)
+    if port > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than 65535")
+    return port
 
 
 def share(text):

@@ -248,7 +248,7 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         if n_lost:
             warn(
                 f"The training ended with round {len(history)}, in which {n_lost} of "
-                "the clusters lost their last row; the round before is kept. "
+                "the clusters became empty; the round before is kept. "
                 f"{self._remedies()[1]}, or take keep_clusters=False to go on all the "
                 "same.",
                 CollapseWarning,

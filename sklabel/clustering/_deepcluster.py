@@ -245,7 +245,7 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
     reassign_epochs : int
         Epochs between two assignments of the rows to clusters.
     sobel : bool
-        Whether the network sees the edges of the grey image, two channels, in place of
+        Whether the network sees the edges of the gray image, two channels, in place of
         its colors, see :func:`sklabel.augment.sobel`. Published: True on ImageNet.
         Without, images of one color may become a cluster.
     augment : "auto", nn.Module or None

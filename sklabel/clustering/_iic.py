@@ -188,7 +188,7 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
         Passes over X per epoch through the heads of ``n_clusters``. Published: 2 on
         CIFAR-10 and MNIST.
     sobel : bool
-        Whether the network sees the edges of the grey image, two channels, in place of
+        Whether the network sees the edges of the gray image, two channels, in place of
         its colors, see :func:`sklabel.augment.sobel`. Published: True, but for MNIST.
         Without, images of one color may become a cluster.
     augment : "auto", nn.Module or None

@@ -480,7 +480,7 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
             )
         elif score > 0.05 * best:
             warn(
-                "The clusters of neighbors say next to nothing of each other: score "
+                "Neighbors' clusters share almost no information: score "
                 f"{score:.3f}, at best {best:.2f}. Raise max_epochs={self.max_epochs} "
                 f"or lr={self.lr}, or give a better embedder.",
                 CollapseWarning,
@@ -490,9 +490,9 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
             kept = max((i for i, e in enumerate(taught, 1) if e["best"]), default=0)
             warn(
                 f"Self-labeling ended with epoch {len(taught)}, in which "
-                f"{taught[-1]['lost_clusters']} of the clusters lost their last row; "
-                f"kept is {f'epoch {kept}' if kept else 'what came before it'}. Raise "
-                f"self_label_threshold={self.self_label_threshold}, "
+                f"{taught[-1]['lost_clusters']} of the clusters became empty; "
+                f"the weights {f'of epoch {kept}' if kept else 'before it'} are kept. "
+                f"Raise self_label_threshold={self.self_label_threshold}, "
                 f"self_label_batch_size={self.self_label_batch_size} or max_epochs="
                 f"{self.max_epochs}, or take keep_clusters=False to go on all the "
                 "same.",

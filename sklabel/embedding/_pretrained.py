@@ -133,7 +133,7 @@ class PretrainedTransformer(
 
     Notes
     -----
-    Resizing is done on tensors, anti-aliased, without rounding to whole grey levels in
+    Resizing is done on tensors, anti-aliased, without rounding to whole gray levels in
     between: pixels differ from those of the libraries' own transforms by one level at
     most. Images of one channel are repeated to three.
 

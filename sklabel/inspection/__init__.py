@@ -1,5 +1,6 @@
 """What to look at: pictures of what was found, and images and labels that are odd."""
 
+from ._asking import Labeling, label
 from ._displays import ClusterDisplay, SelectionDisplay
 from ._duplicates import Duplicates, find_duplicates
 from ._images import ImageMeasures, PoorImages, find_poor_images, measure_images
@@ -9,11 +10,13 @@ __all__ = [
     "ClusterDisplay",
     "Duplicates",
     "ImageMeasures",
+    "Labeling",
     "PoorImages",
     "SelectionDisplay",
     "SuspiciousLabels",
     "find_duplicates",
     "find_poor_images",
+    "label",
     "measure_images",
     "suspicious_labels",
 ]

@@ -56,7 +56,7 @@ class ClusterDisplay:
         clusters : array-like of int or None, default=None
             Which to draw; None: all.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of grey images; "gray_r" for ink on paper.
+            Colors of gray images; "gray_r" for ink on paper.
         figure : matplotlib.figure.Figure or None, default=None
             Where to draw; None: a new figure.
 
@@ -118,7 +118,7 @@ class ClusterDisplay:
         clusters : array-like of int or None, default=None
             Which to draw; None: all.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of grey images; "gray_r" for ink on paper.
+            Colors of gray images; "gray_r" for ink on paper.
         figure : matplotlib.figure.Figure or None, default=None
             Where to draw; None: a new figure.
 
@@ -167,7 +167,7 @@ class ClusterDisplay:
             Most confident images, and as many least confident ones; of those that the
             display was made with.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of grey images; "gray_r" for ink on paper.
+            Colors of gray images; "gray_r" for ink on paper.
         figure : matplotlib.figure.Figure or None, default=None
             Where to draw; None: a new figure.
 
@@ -299,7 +299,7 @@ class SelectionDisplay:
         max_points : int, default=20000
             Rows on the map; of more, every k-th is drawn besides the chosen ones.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of grey images; "gray_r" for ink on paper.
+            Colors of gray images; "gray_r" for ink on paper.
         figure : matplotlib.figure.Figure or None, default=None
             Where to draw; None: a new figure.
 
@@ -352,7 +352,7 @@ class SelectionDisplay:
         max_points : int, default=20000
             Rows on the map; of more, every k-th is drawn besides the chosen ones.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of grey images; "gray_r" for ink on paper.
+            Colors of gray images; "gray_r" for ink on paper.
         figure : matplotlib.figure.Figure or None, default=None
             Where to draw; None: a new figure.
 
@@ -397,7 +397,7 @@ class SelectionDisplay:
         Parameters
         ----------
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of grey images; "gray_r" for ink on paper.
+            Colors of gray images; "gray_r" for ink on paper.
         figure : matplotlib.figure.Figure or None, default=None
             Where to draw; None: a new figure.
 

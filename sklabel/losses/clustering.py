@@ -414,7 +414,7 @@ def contrastive_clustering(
             q = student_assignment(z, centers, alpha)
             logits = q.clamp_min(torch.finfo(q.dtype).tiny).log() / temperature
             losses = F.cross_entropy(logits, y, reduction="none")  # (B,)
-            counts = torch.bincount(y, minlength=len(centers))
+            counts = F.one_hot(y, len(centers)).sum(0)
             return (losses / counts[y]).sum() / (counts > 0).sum()
         if normalize:
             z, centers = unit_rows(z), unit_rows(centers)

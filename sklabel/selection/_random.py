@@ -107,7 +107,7 @@ class RandomSelector(AnyRowsMixin, SelectionRole):
 class StratifiedSelector(AnyRowsMixin, SelectionRole):
     """Select rows at random within each class: an oracle that knows every label.
 
-    This is a yardstick, not a method: it reads the true labels of all rows from y,
+    This is a baseline, not a method: it reads the true labels of all rows from y,
     which nobody has before asking. Published comparisons call it "stratified".
 
     Parameters

@@ -61,7 +61,7 @@ LAUNCHES = {
 COPIES = {"USLTSelector": 8, "SCANClusterer": 8, "ReMixMatchClassifier": 20}
 # By how much the answer after two or three steps may differ from that of the CPU, whose
 # warps and optimizers take another code path: images are resampled, pseudo-labels flip.
-TOLERANCE = {"SCANClusterer": 2e-2, "CCLClassifier": 1e-2}
+TOLERANCE = {"SCANClusterer": 2e-2, "CCLClassifier": 3e-2}
 # Choices by numbers that hardly differ after so few steps.
 CHOICES = {"CoreGCNSelector", "UncertainGCNSelector", "VAALSelector 16", "TODSelector"}
 CHOICES |= {"USLTSelector"}

@@ -114,7 +114,7 @@ def test_length_in_steps(max_steps):
 
 @pytest.mark.parametrize("optimizer", [*OPTIMIZERS, torch.optim.RMSprop])
 def test_optimizers_learn(optimizer):
-    lr = 5.0 if optimizer == "lars" else 0.02
+    lr = 5.0 if optimizer in ("lars", "larc") else 0.02
     fitted = net(optimizer=optimizer, lr=lr, max_epochs=15, schedule="constant")
     losses = fitted.partial_fit(Shuffled(Samples(X, (4,)))).history[:, "train_loss"]
     assert losses[-1] < 0.8 * losses[0]

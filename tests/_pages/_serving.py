@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+from sklabel._pages.photographs import Photographs
+from sklabel._pages.review import Review, review_routes
 from sklabel._pages.server import Server
 from sklabel._pages.session import Session
 from sklabel.cli.answer_list import AnswerList
@@ -24,6 +26,31 @@ def open_session(path, folder):
     files = {p.name: p for p in paths}
     answers = AnswerList(path, files, list(files), folder, OPTIONS)
     return Session(len(paths), answers.listed(), answers), paths
+
+
+def open_review(path, folder):
+    """Return the review of a list, and the paths of its rows."""
+    paths = sorted(Path(folder).iterdir())
+    files = {p.name: p for p in paths}
+    answers = AnswerList(path, files, list(files), folder, OPTIONS)
+    return Review(len(paths), answers), paths
+
+
+def serve_review(path, folder, learner=None):
+    """Return a server of a review that has started, and the review."""
+    review, paths = open_review(path, folder)
+    routes = review_routes(
+        review,
+        [p.name for p in paths],
+        Photographs(paths),
+        about={"title": "photos", "list": "labels.csv", "next": "sklabel report"},
+        finish=lambda: server.finish(),
+    )
+    server = Server(routes, longest=2**20)
+    server.start()
+    if learner is not None:
+        learner.start(review, known=review.labels)
+    return server, review
 
 
 def serve(path, folder, port=0, learner=None):

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -11,70 +10,39 @@ from pathlib import Path
 import pytest
 
 from sklabel._pages.learning import Learner
+from tests._pages._browsing import (
+    HOSTILE,
+    NAMELESS,
+    NEEDS_BROWSER,
+    PALE,
+    SCRIPT,
+    SMALL,
+    Page,
+)
 from tests._pages._making import COLORS, color_of, read, vectors, write_images
 from tests._pages._serving import serve
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"
-)
-SWITCHES = [
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-    *("--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
-]
-HOSTILE = [
-    "<img src=x onerror=document.title='hacked'>.png",
-    "a'b\"c&amp;d.png",
-    "%2e%2e%2fetc.png",
-    "javascript:alert(1).png",
-    "Grüße 日本 \u202egnp.png",
-    "=1+1.png",
-    "#?&row=1.png",
-]
-SCRIPT = "\"><script>document.title='hacked'</script>"
+pytestmark = NEEDS_BROWSER
 
 
-class Page:
-    """The page as a person uses it."""
-
-    def __init__(self, driver):
-        self.driver = driver
-        self.js = driver.execute_script
+class LabelingPage(Page):
+    """The labeling page as a person uses it."""
 
     def open(self, url):
         self.driver.get(url)
         self.until(lambda: self.row is not None or self.text("done"))
-
-    def until(self, what, seconds=20):
-        end = time.monotonic() + seconds
-        while not (found := what()):
-            assert time.monotonic() < end, self.js("return document.body.innerText")
-            time.sleep(0.01)
-        return found
 
     @property
     def row(self):
         row = self.js("return document.body.dataset.row")
         return None if row is None else int(row)
 
-    def text(self, name):
-        return self.js(f"return document.getElementById('{name}')?.innerText ?? ''")
-
     def classes(self):
         found = "document.querySelectorAll('.class .label')"
         return self.js(f"return [...{found}].map((e) => e.textContent)")
-
-    def send(self, *keys):
-        actions = webdriver.ActionChains(self.driver)
-        for key in keys:
-            actions.send_keys(key)
-        actions.perform()
 
     def press(self, key):
         """Press a key, and wait until another image is there."""
@@ -95,34 +63,10 @@ class Page:
         else:
             self.type(label)
 
-    def dialog(self):
-        """Return the text of the dialog that is open, or ""."""
-        return self.js("return document.querySelector('dialog[open]')?.innerText ?? ''")
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    profile = tmp_path_factory.mktemp("profile")
-    for switch in [*SWITCHES, f"--user-data-dir={profile}", "--window-size=1280,800"]:
-        options.add_argument(switch)
-    service = webdriver.ChromeService(DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
 
 @pytest.fixture
-def page(driver):
-    first = driver.current_window_handle
-    yield Page(driver)
-    for handle in driver.window_handles:
-        if handle != first:
-            driver.switch_to.window(handle)
-            driver.close()
-    driver.switch_to.window(first)
-    driver.get("about:blank")
+def page(tab):
+    return LabelingPage(tab)
 
 
 @pytest.fixture
@@ -387,12 +331,7 @@ def test_five_thousand_images(page, start, tmp_path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_and_a_screen_reader(page, start, scheme):
     url, session, path = start(6)
-    command = page.driver.execute_cdp_cmd
-    size = dict(width=390, height=844, deviceScaleFactor=1, mobile=True)
-    command("Emulation.setDeviceMetricsOverride", size)
-    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    command("Emulation.setEmulatedMedia", media)
-    try:
+    with page.on_a_phone(scheme):
         page.open(url)
         for color in COLORS:
             page.type(color)
@@ -403,38 +342,3 @@ def test_a_phone_and_a_screen_reader(page, start, scheme):
         page.driver.find_element(By.CSS_SELECTOR, ".class").click()
         page.until(lambda: page.row == 4)
         assert session.labels[3] == "red"
-    finally:
-        command("Emulation.clearDeviceMetricsOverride", {})
-        command("Emulation.setEmulatedMedia", {"features": []})
-
-
-# what a screen reader could not name, what a finger could miss, what the eye could
-NAMELESS = """return [...document.querySelectorAll("button, input, img, dialog")]
-    .filter((e) => !(e.getAttribute("aria-label") || e.getAttribute("aria-labelledby")
-        || e.innerText?.trim() || e.textContent.trim() || e.labels?.length
-        || e.tagName === "IMG" && e.hasAttribute("alt") || e.closest("dialog")))
-    .map((e) => e.outerHTML)"""
-SMALL = """return [...document.querySelectorAll("button, input")]
-    .map((e) => [e.outerHTML, e.getBoundingClientRect()])
-    .filter(([, b]) => b.width > 0 && (b.width < 36 || b.height < 36))
-    .map(([html]) => html)"""
-PALE = """
-const channels = (c) => c.match(/[\\d.]+/g).map(Number);
-const light = (c) => channels(c).slice(0, 3).map((v) => v / 255)
-    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-const ground = (e) => {
-  for (; e; e = e.parentElement) {
-    const c = getComputedStyle(e).backgroundColor;
-    if ((channels(c)[3] ?? 1) > 0.5) return c;
-  }
-  return "rgb(255, 255, 255)";
-};
-return [...document.querySelectorAll("body *")]
-    .filter((e) => e.checkVisibility() && !e.disabled && !e.closest(":disabled")
-        && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
-    .map((e) => {
-      const [a, b] = [light(getComputedStyle(e).color), light(ground(e))];
-      return [e.outerHTML, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
-    })
-    .filter(([, ratio]) => ratio < 4.5)"""

@@ -88,9 +88,9 @@ def until(what):
 def test_it_learns_in_the_background_after_each_batch(monkeypatch):
     learned_from = []
 
-    def fake(Z, labels, seed, answered):
+    def fake(Z, labels, seed, answered, n_asked):
         learned_from.append(len(labels))
-        return learn(Z, {}, seed, answered)
+        return learn(Z, {}, seed, answered, n_asked)
 
     monkeypatch.setattr("sklabel._pages.learning.learn", fake)
     session = Session(N_ROWS, range(12))
@@ -119,6 +119,7 @@ def test_an_error_of_learning_stops_nobody(monkeypatch):
     learner.start(session)
     session.answer(0, 0, label="red")
     until(lambda: learner.error is not None)
+    until(lambda: session.state()["trouble"] == "RuntimeError: no memory")
     session.answer(1, 1, label="blue")
     learner.stop()
     assert session.labels == {0: "red", 1: "blue"}

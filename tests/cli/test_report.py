@@ -217,3 +217,10 @@ def test_the_curve_tells_the_mean_confidence():
     assert page.curve(np.array([])) == ""
     for few in ([0.2], [1.0, 1.0]):
         assert "nan" not in page.curve(np.array(few))
+
+
+def test_no_prediction_is_shown_as_certain():
+    sure = page.curve(np.full(20, 0.9999))
+    assert "99 %</td>" in sure and "100 %</td>" not in sure
+    one = page.Class("cat", 0, 3, 0.9999, [], [], [])
+    assert "0.99" in page.classes([one]) and "1.00" not in page.classes([one])

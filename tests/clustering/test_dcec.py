@@ -129,7 +129,7 @@ def test_a_training_that_loses_a_cluster_is_undone(monkeypatch):
     with pytest.warns(CollapseWarning) as seen:
         kept = short(**settings).fit(X)
     said = [str(w.message) for w in seen if w.category is CollapseWarning]
-    lost = "lost their last row; the round before is kept. Lower cluster_weight"
+    lost = "became empty; the round before is kept. Lower cluster_weight"
     assert sum(lost in text for text in said) == 1
     assert not any("in use" in text for text in said)
     history = kept.net_.history
@@ -164,10 +164,10 @@ def test_what_is_undone_is_undone_after_a_break_too(tmp_path, monkeypatch):
     monkeypatch.setattr(_dcec._DCEC, "loss", falling_together)
     settings = {"max_steps": 400, "update_interval": 2, "tol": 0, "lr": 1e-2}
     settings["checkpoint_dir"] = tmp_path
-    with pytest.warns(CollapseWarning, match="lost their last row"):
+    with pytest.warns(CollapseWarning, match="became empty"):
         kept = short(**settings).fit(X)
     # the checkpoint is that of the round to be undone
-    with pytest.warns(CollapseWarning, match="lost their last row"):
+    with pytest.warns(CollapseWarning, match="became empty"):
         again = short(**settings).fit(X)
     np.testing.assert_array_equal(again.predict_proba(X), kept.predict_proba(X))
 

@@ -136,7 +136,7 @@ def test_self_labeling_stops_before_it_loses_a_cluster(monkeypatch):
     settings = {"lr": 1e-2, "max_epochs": 30, "self_label_epochs": 200}
     with pytest.warns(
         CollapseWarning,
-        match=r"lost their last row; kept is .*Raise self_label_threshold=0.99, ",
+        match=r"empty; the weights .* are kept. Raise self_label_threshold=0.99, ",
     ):
         kept = short(**settings).fit(X)
     assert kept.n_clusters_ == 3 and kept.n_iter_ < 200

@@ -31,7 +31,7 @@ def digits():
 class Fixed:
     """In the place of the Beta distribution: every draw is 0.3."""
 
-    def __init__(self, a, b):
+    def __init__(self, a, b, validate_args=None):
         assert torch.equal(a, b)
         self.a, self.shape = a, a.shape
 

@@ -1,50 +1,24 @@
 // The labeling page: one image at a time, an answer on every key, each saved at once.
 // All texts of others (names of files and classes) go into textContent alone.
 
-const KEYS = "123456789abcdefghijklmnopqrstuvwxyz";
+import {
+  $, KEYS, Refused, ask, element, end, gone, hush, loadInTurn, outlook, percent, question,
+  say, tellWhenLost, whichName,
+} from "./common.js";
+
 const AHEAD = 4; // images that are loaded before they are shown
 const PULSE = 3000; // milliseconds between looks for what others have changed
 const MOST_ZOOM = 12;
 
-const $ = (id) => document.getElementById(id);
-
 let state; // as the server has it; answers as a Map
 let row = null; // what is shown, or null at the end of the list
 let busy = false; // while an answer is being saved
-let gone = false; // the program has ended
 let deaf = 0; // until then no answer is taken: the person has not seen a change yet
 let trail = []; // rows shown before, for the way back
 let images = new Map(); // row: its image, loaded ahead
 let rows = new Map(); // row: a promise of what is known of it
 
 // -- the server
-
-class Refused extends Error {
-  constructor(status, body) {
-    super(body.error || `The program answered ${status}.`);
-    this.status = status;
-    this.body = body;
-  }
-}
-
-async function ask(path, body) {
-  let answer;
-  try {
-    answer = await fetch(path, body === undefined ? {} : {
-      method: "POST",
-      headers: {"content-type": "application/json"},
-      body: JSON.stringify(body),
-    });
-  } catch {
-    end("The program is not running",
-      "Everything you answered is saved. Start the same command again to go on, and " +
-      "open the address that it prints.");
-    throw new Refused(0, {error: "The program is not running."});
-  }
-  const found = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw new Refused(answer.status, found);
-  return found;
-}
 
 function take(found) {
   state = {...found, answers: new Map()};
@@ -86,16 +60,10 @@ async function refused(error, path, body) {
     await reload();
     await showOthers(" Please answer again.");
   } else if (error.body?.known) {
-    const {label, known} = error.body;
     const isRename = path === "/rename";
-    const yes = await question({
-      title: `Is “${label}” the same as “${known}”?`,
-      text: "The names look alike. As two names they would be two classes.",
-      yes: `Use “${known}”`, no: `Two classes`,
-    });
+    const name = await whichName(error.body);
     busy = false;
-    if (yes === null) return;
-    const name = yes ? known : label;
+    if (name === null) return;
     const again = isRename ? {...body, new: name} : {...body, label: name};
     await (isRename ? rename : answer)({...again, alike: true});
   } else {
@@ -208,16 +176,6 @@ async function loadAhead() {
   if (row !== now || !next.length) return;
   const found = await about(next[0]).catch(() => ({near: []}));
   loadInTurn(found.near.map((r) => [new Image(), thumbnail(r)]), () => row === now);
-}
-
-/** Load images one after the other: a browser has few ways to one server, and an answer
- * must not wait for them. */
-async function loadInTurn(pairs, isWanted) {
-  for (const [image, address] of pairs) {
-    if (!isWanted()) return;
-    image.src = address;
-    await image.decode().catch(() => {});
-  }
 }
 
 const thumbnail = (r) => `/image/${state.about.key}/${r}/160`;
@@ -369,8 +327,6 @@ async function askForName(old) {
   }
 }
 
-const percent = (share) => `${Math.round(100 * share)} %`;
-
 function showProgress() {
   const n = state.order.length;
   const done = state.order.filter((r) => !isOpen(r) && !isSkipped(r)).length;
@@ -383,30 +339,7 @@ function showProgress() {
   const place = state.place.get(row);
   $("back").disabled = !(row === null ? n : trail.length || place > 0);
   $("forth").disabled = row === null;
-  $("insight").replaceChildren(...outlook());
-}
-
-/** Say how good it is by now, and what more labels would bring. */
-function outlook() {
-  const known = state.insight;
-  if (!known || known.accuracy === null) {
-    return known ? ["The first estimate comes after a few labels of two classes."] : [];
-  }
-  const about = document.createElement("strong");
-  about.textContent = `About ${percent(known.accuracy)} right`;
-  const [low, high] = known.interval.map((share) => Math.round(100 * share));
-  const parts = [about, ` (${low} to ${high} %) for all other images`];
-  if (known.gain !== null) {
-    const points = Math.round(100 * known.gain);
-    const bring = points < 1 ? "less than a point: a good time to stop"
-      : `about ${points} point${points > 1 ? "s" : ""}`;
-    parts.push(`. ${known.more} more labels would bring ${bring}`);
-  }
-  return [...parts, "."];
-}
-
-function element(tag, text, more = {}) {
-  return Object.assign(document.createElement(tag), {textContent: text, ...more});
+  $("insight").replaceChildren(...outlook(state));
 }
 
 function showEnd() {
@@ -419,7 +352,7 @@ function showEnd() {
   const n = state.order.length;
   const parts = [element("h2", n ? `All ${n} images are answered` : "Nothing to ask")];
   const text = document.createElement("p");
-  text.append(...outlook());
+  text.append(...outlook(state));
   parts.push(text);
   const choice = element("div", "", {className: "choice"});
   const more = Math.min(40, state.n_more);
@@ -458,8 +391,8 @@ async function finish() {
   if (left) {
     const yes = await question({
       title: "Finish for now?",
-      text: `${left} images have no answer yet. Everything else is saved, and the same ` +
-        "command continues.",
+      text: `${left} images have no answer yet. ` + (state.about.leave ??
+        "Everything else is saved, and the same command continues."),
       yes: "Finish", no: "Go on",
     });
     if (!yes) return;
@@ -470,59 +403,7 @@ async function finish() {
     return;
   }
   end("Finished", `Your answers are in ${state.about.list}. You can close this page.`,
-    state.about.next);
-}
-
-function end(title, text, command) {
-  if (gone) return;
-  gone = true;
-  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
-  const over = element("section", "", {className: "over"});
-  over.append(element("h2", title), element("p", text));
-  if (command) {
-    over.append(element("p", "To label all other images from them:"));
-    over.append(element("code", command));
-  }
-  document.querySelector("main").replaceWith(over);
-  document.querySelector(".tools").remove();
-  $("notice").hidden = true;
-}
-
-// -- words
-
-let hushing;
-
-function say(text, milliseconds = 6000) {
-  clearTimeout(hushing);
-  $("notice").textContent = text;
-  $("notice").hidden = false;
-  hushing = setTimeout(hush, milliseconds);
-}
-
-function hush() {
-  $("notice").hidden = true;
-}
-
-/** Ask in a dialog; with a value for a text. Return it, true, false (no) or null. */
-function question({title, text, yes, no, value}) {
-  const dialog = $("ask");
-  const input = $("ask-input");
-  $("ask-title").textContent = title;
-  $("ask-text").textContent = text;
-  $("ask-yes").textContent = yes;
-  $("ask-no").textContent = no;
-  input.hidden = value === undefined;
-  input.value = value ?? "";
-  dialog.returnValue = "";
-  dialog.showModal();
-  if (value === undefined) $("ask-yes").focus();
-  else input.select();
-  $("ask-no").onclick = () => dialog.close("no");
-  return new Promise((resolve) => {
-    dialog.onclose = () => resolve({
-      yes: value === undefined ? true : input.value, no: false,
-    }[dialog.returnValue] ?? null);
-  });
+    state.about.next, "To label all other images from them:");
 }
 
 // -- back and forth
@@ -729,6 +610,7 @@ async function begin() {
     if (!gone) end("This page cannot be shown", error.message);
     return;
   }
+  if (state.about.lost) tellWhenLost(state.about.lost);
   $("title").textContent = $("title").title = state.about.title;
   watch();
   await show(coming(-1, 1)[0] ?? null);

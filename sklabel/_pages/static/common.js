@@ -1,0 +1,146 @@
+// What all pages share: the server, its end, words, dialogs.
+// All texts of others (names of files and classes) go into textContent alone.
+
+export const KEYS = "123456789abcdefghijklmnopqrstuvwxyz";
+
+export const $ = (id) => document.getElementById(id);
+
+export let gone = false; // the program has ended
+
+// -- the server
+
+export class Refused extends Error {
+  constructor(status, body) {
+    super(body.error || `The program answered ${status}.`);
+    this.status = status;
+    this.body = body;
+  }
+}
+
+export async function ask(path, body) {
+  let answer;
+  try {
+    answer = await fetch(path, body === undefined ? {} : {
+      method: "POST",
+      headers: {"content-type": "application/json"},
+      body: JSON.stringify(body),
+    });
+  } catch {
+    end("The program is not running", whenLost);
+    throw new Refused(0, {error: "The program is not running."});
+  }
+  const found = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Refused(answer.status, found);
+  return found;
+}
+
+let whenLost = "Everything you answered is saved. Start the same command again to go on, " +
+  "and open the address that it prints.";
+
+/** Say this where the program is not running any more. */
+export function tellWhenLost(text) {
+  whenLost = text;
+}
+
+/** Ask whether a name that looks like a known one is meant; return a name or null. */
+export async function whichName({label, known}) {
+  const yes = await question({
+    title: `Is “${label}” the same as “${known}”?`,
+    text: "The names look alike. As two names they would be two classes.",
+    yes: `Use “${known}”`, no: `Two classes`,
+  });
+  return yes === null ? null : yes ? known : label;
+}
+
+/** Show nothing but that it is over; a command to go on with, and what it is for. */
+export function end(title, text, command, what) {
+  if (gone) return;
+  gone = true;
+  document.querySelectorAll("dialog[open]").forEach((dialog) => dialog.close());
+  const over = element("section", "", {className: "over"});
+  over.append(element("h2", title), element("p", text));
+  if (command) {
+    over.append(element("p", what));
+    over.append(element("code", command));
+  }
+  document.querySelector("main").replaceWith(over);
+  document.querySelector(".tools").remove();
+  $("notice").hidden = true;
+}
+
+// -- images
+
+/** Load images one after the other: a browser has few ways to one server, and an answer
+ * must not wait for them. */
+export async function loadInTurn(pairs, isWanted) {
+  for (const [image, address] of pairs) {
+    if (!isWanted()) return;
+    image.src = address;
+    await image.decode().catch(() => {});
+  }
+}
+
+// -- words
+
+export const percent = (share) => `${Math.round(100 * share)} %`;
+
+export function element(tag, text, more = {}) {
+  return Object.assign(document.createElement(tag), {textContent: text, ...more});
+}
+
+/** Say how good it is by now, and what more labels would bring. */
+export function outlook(state) {
+  const known = state.insight;
+  if (state.trouble) {
+    return [`Nothing more is learned (${state.trouble}). Your answers are saved all the same.`];
+  }
+  if (!known || known.accuracy === null) {
+    return known ? ["The first estimate comes after a few labels of two classes."] : [];
+  }
+  const about = document.createElement("strong");
+  about.textContent = `About ${percent(known.accuracy)} right`;
+  const [low, high] = known.interval.map((share) => Math.round(100 * share));
+  const parts = [about, ` (${low} to ${high} %) for all other images`];
+  if (known.gain !== null) {
+    const points = Math.round(100 * known.gain);
+    const bring = points < 1 ? "less than a point: a good time to stop"
+      : `about ${points} point${points > 1 ? "s" : ""}`;
+    parts.push(`. ${known.more} more labels would bring ${bring}`);
+  }
+  return [...parts, "."];
+}
+
+let hushing;
+
+export function say(text, milliseconds = 6000) {
+  clearTimeout(hushing);
+  $("notice").textContent = text;
+  $("notice").hidden = false;
+  hushing = setTimeout(hush, milliseconds);
+}
+
+export function hush() {
+  $("notice").hidden = true;
+}
+
+/** Ask in a dialog; with a value for a text. Return it, true, false (no) or null. */
+export function question({title, text, yes, no, value}) {
+  const dialog = $("ask");
+  const input = $("ask-input");
+  $("ask-title").textContent = title;
+  $("ask-text").textContent = text;
+  $("ask-yes").textContent = yes;
+  $("ask-no").textContent = no;
+  input.hidden = value === undefined;
+  input.value = value ?? "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  if (value === undefined) $("ask-yes").focus();
+  else input.select();
+  $("ask-no").onclick = () => dialog.close("no");
+  return new Promise((resolve) => {
+    dialog.onclose = () => resolve({
+      yes: value === undefined ? true : input.value, no: false,
+    }[dialog.returnValue] ?? null);
+  });
+}

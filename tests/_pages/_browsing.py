@@ -1,0 +1,118 @@
+"""A real browser for the tests of pages, and what no page may show."""
+
+import shutil
+import time
+from contextlib import contextmanager
+
+import pytest
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+DRIVER = shutil.which("chromedriver")
+NEEDS_BROWSER = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver"
+)
+SWITCHES = [
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+    *("--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+]
+HOSTILE = [
+    "<img src=x onerror=document.title='hacked'>.png",
+    "a'b\"c&amp;d.png",
+    "%2e%2e%2fetc.png",
+    "javascript:alert(1).png",
+    "Grüße 日本 \u202egnp.png",
+    "=1+1.png",
+    "#?&row=1.png",
+]
+SCRIPT = "\"><script>document.title='hacked'</script>"
+
+
+class Page:
+    """A page as a person uses it."""
+
+    def __init__(self, driver):
+        self.driver = driver
+        self.js = driver.execute_script
+
+    def until(self, what, seconds=20):
+        end = time.monotonic() + seconds
+        while not (found := what()):
+            assert time.monotonic() < end, self.js("return document.body.innerText")
+            time.sleep(0.01)
+        return found
+
+    def text(self, name):
+        return self.js(f"return document.getElementById('{name}')?.innerText ?? ''")
+
+    def send(self, *keys):
+        actions = webdriver.ActionChains(self.driver)
+        for key in keys:
+            actions.send_keys(key)
+        actions.perform()
+
+    def dialog(self):
+        """Return the text of the dialog that is open, or ""."""
+        return self.js("return document.querySelector('dialog[open]')?.innerText ?? ''")
+
+    @contextmanager
+    def on_a_phone(self, scheme):
+        """Show it on 390 pixels, light or dark."""
+        command = self.driver.execute_cdp_cmd
+        size = dict(width=390, height=844, deviceScaleFactor=1, mobile=True)
+        command("Emulation.setDeviceMetricsOverride", size)
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        command("Emulation.setEmulatedMedia", media)
+        try:
+            yield
+        finally:
+            command("Emulation.clearDeviceMetricsOverride", {})
+            command("Emulation.setEmulatedMedia", {"features": []})
+
+
+@contextmanager
+def browser(profile):
+    """Start a browser without a window."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in [*SWITCHES, f"--user-data-dir={profile}", "--window-size=1280,800"]:
+        options.add_argument(switch)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+# what a screen reader could not name, what a finger could miss, what the eye could
+NAMELESS = """return [...document.querySelectorAll("button, input, img, dialog")]
+    .filter((e) => !(e.getAttribute("aria-label") || e.getAttribute("aria-labelledby")
+        || e.innerText?.trim() || e.textContent.trim() || e.labels?.length
+        || e.tagName === "IMG" && e.hasAttribute("alt") || e.closest("dialog")))
+    .map((e) => e.outerHTML)"""
+SMALL = """return [...document.querySelectorAll("button, input")]
+    .map((e) => [e.outerHTML, e.getBoundingClientRect()])
+    .filter(([, b]) => b.width > 0 && (b.width < 36 || b.height < 36))
+    .map(([html]) => html)"""
+PALE = """
+const channels = (c) => c.match(/[\\d.]+/g).map(Number);
+const light = (c) => channels(c).slice(0, 3).map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const ground = (e) => {
+  for (; e; e = e.parentElement) {
+    const c = getComputedStyle(e).backgroundColor;
+    if ((channels(c)[3] ?? 1) > 0.5) return c;
+  }
+  return "rgb(255, 255, 255)";
+};
+return [...document.querySelectorAll("body *")]
+    .filter((e) => e.checkVisibility() && !e.disabled && !e.closest(":disabled")
+        && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+    .map((e) => {
+      const [a, b] = [light(getComputedStyle(e).color), light(ground(e))];
+      return [e.outerHTML, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+    })
+    .filter(([, ratio]) => ratio < 4.5)"""
