@@ -38,6 +38,7 @@ _KINDS = {
     stat.S_ISBLK: "a device",
 }
 _PARTIAL = ".partial"  # end of the name of a file that is being written
+_PATIENCE = 10  # seconds to wait for a lock
 _ABANDONED = 3600  # seconds after which nobody still writes to it, where no lock tells
 
 
@@ -227,6 +228,52 @@ def replacing(path):
                 raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def locked(path):
+    """Keep a file from all others that ask for this, also where it is replaced.
+
+    Where there is no file, or no locks, nothing is locked.
+
+    Raises
+    ------
+    TimeoutError
+        If another process has it for longer than 10 seconds.
+    """
+    file = None if fcntl is None else _locked(path)
+    try:
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+def _locked(path):
+    """Return the number of the locked file that is at a path, or None."""
+    last = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            check_regular(path)
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, ValueError):
+            return None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+            os.close(file)  # it was replaced meanwhile
+        except FileNotFoundError:
+            os.close(file)
+        except BlockingIOError:
+            os.close(file)
+            if time.monotonic() > last:
+                raise TimeoutError(
+                    f"{path} is locked by another program: end it, or wait."
+                ) from None
+            time.sleep(0.005)
+        except OSError:  # no locks on this file system
+            return file
 
 
 def _new_partial(path):

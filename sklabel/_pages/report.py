@@ -224,8 +224,8 @@ def curve(accuracy, shown=(0.1, 0.25, 0.5, 0.75, 1.0)):
         '<div class="two"><figure style="margin:0">'
         f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="Curve: estimated '
         "accuracy of the surest predictions, from "
-        f"{_told(accuracy[0], 100)} % to {_told(accuracy[-1], 100)} % for all. The table "
-        'beside it has the numbers.">'
+        f"{_told(accuracy[0], 100)} % to {_told(accuracy[-1], 100)} % for all. The "
+        'table beside it has the numbers.">'
         f'<polygon class="under" points="{x0:.1f},{y0:.1f} {line} {x1:.1f},{y0:.1f}"/>'
         f'{"".join(grid)}<polyline class="curve" points="{line}"/></svg></figure>'
         '<div class="wide"><table><thead><tr><th scope="col">surest</th>'

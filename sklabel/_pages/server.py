@@ -9,7 +9,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 import webbrowser
 from contextlib import contextmanager
 from http.cookies import SimpleCookie
@@ -34,6 +33,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 _LONGEST = 2**16  # bytes that a page may send at once
+_LONGEST_PATH = 500  # characters of an address
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src "
     "'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -92,11 +92,17 @@ class Guard:
         response = self._refusal(scope, headers)
         response = response or self._entrance(scope, headers)
         response = response or self._missing_cookie(headers) or self.app
-        await response(scope, receive, send_guarded)
+        try:
+            await response(scope, receive, send_guarded)
+        except Exception as error:  # it has been answered with 500
+            what = f"{type(error).__name__}: {error}"
+            print(f"sklabel: the page has failed ({what}).", file=sys.stderr)
 
     def _refusal(self, scope, headers):
         if headers.get(b"host", "") not in self.hosts:
             return _problem("this server has another name.", 400)
+        if len(scope["path"]) > _LONGEST_PATH:
+            return _problem("this address is too long.", 414)
         origin = headers.get(b"origin")
         allowed = {f"http://{host}" for host in self.hosts}
         if origin is not None and origin not in allowed:
@@ -121,10 +127,12 @@ class Guard:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["method"] != "GET" or not self._is_token(given):
             return None
-        response = RedirectResponse(scope["path"], 303)
+        # two slashes would lead to another server
+        path = "/" + scope["path"].lstrip("/")
+        response = RedirectResponse(path, 303)
         if headers.get(b"sec-fetch-site") == "cross-site":
             # the cookie is sent only where this server itself leads on
-            response = HTMLResponse(_redirect(scope["path"]))
+            response = HTMLResponse(_redirect(path))
         response.set_cookie(
             self.cookie, self.token, httponly=True, samesite="strict", path="/"
         )
@@ -358,27 +366,34 @@ class Server:
         app = Guard(Starlette(routes=routes), self.token, self.port, **settings)
         config = uvicorn.Config(
             app,
-            log_level="error",
+            log_level="critical",
+            ws="none",
             access_log=False,
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=2,
         )
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), daemon=True
-        )
+        # Ctrl-C in a join lets Python 3.11 take a thread for ended that is not
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        try:
+            self._server.run([self._socket])
+        finally:
+            self._ended.set()
 
     def start(self):
         """Begin to serve."""
         self._thread.start()
-        while not self._server.started and self._thread.is_alive():
-            time.sleep(0.01)
+        while not (self._server.started or self._ended.wait(0.01)):
+            pass
 
     def wait(self):
         """Wait until somebody stops the server."""
-        while self._thread.is_alive():
-            self._thread.join(0.2)  # Ctrl-C is noticed in between
+        while not self._ended.wait(0.2):  # Ctrl-C is noticed in between
+            pass
 
     def finish(self):
         """Stop soon, when what is asked now has been answered."""
@@ -387,8 +402,10 @@ class Server:
     def stop(self):
         """Stop, and wait for the end."""
         self.finish()
-        self._thread.join(5)
-        self._socket.close()
+        if not self._ended.wait(5):  # an answer takes long
+            self._server.force_exit = True
+        if self._ended.wait(2):
+            self._socket.close()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import os
 import re
 from contextlib import contextmanager
 
-from .._core.files import replacing
+from .._core.files import check_regular, locked, replacing
 from .._pages.session import MARKS, Answer, Stale
 from . import lists, tables
 
@@ -57,6 +57,7 @@ class AnswerList:
 
     def read(self):
         """Return {row: `Answer`}; also of images that were labeled before."""
+        check_regular(self.path)  # a pipe may be silent for ever
         seen = self._state()  # what is changed from now on is noticed
         found = lists.entries([self.path], self.files, self.folder, self.args)
         given = {entry.name: entry.label for entry in found if entry.is_given}
@@ -209,12 +210,16 @@ class AnswerList:
     def _replace(self):
         header = self._text(self._header)
         text = "".join([self._form.start, header, *self._texts])
-        with replacing(self.path) as file:
-            file.write(text.encode(self._form.encoding))
-            file.flush()
+        # nobody else may write between the look at the file and its end
+        with locked(self.path):
             if self.changed():
                 raise Stale
-            written = _state(os.fstat(file.fileno()))
+            with replacing(self.path) as file:
+                file.write(text.encode(self._form.encoding))
+                file.flush()
+                if self.changed():  # by a program that knows no locks
+                    raise Stale
+                written = _state(os.fstat(file.fileno()))
         self._seen = written
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from . import inputs, lists, models, options, outputs, predict, tables
+from . import inputs, lists, models, options, outputs, predict, tables, words
 
 _SHOWN = 10  # confusions
 _BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -191,6 +191,7 @@ def _percent(hits, n=1):
 
 def _table(header, rows, left=(0,)):
     """Return a table as text."""
+    rows = [list(map(words.one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = []
     for row in [header, *rows]:

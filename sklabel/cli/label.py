@@ -2,10 +2,22 @@
 
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from .._core.optional import import_optional
-from . import embedders, fit, inputs, lists, models, options, outputs, select
+from . import (
+    embedders,
+    fit,
+    inputs,
+    lists,
+    models,
+    options,
+    outputs,
+    select,
+    signals,
+    words,
+)
 from .answer_list import AnswerList
 
 OUT = "to_label.csv"
@@ -53,15 +65,19 @@ def run(args):
     csv, args.folder = _in_order(args)
     for name in ("starlette", "uvicorn"):
         import_optional(name, "label")
+    from .._pages.session import Session
+
+    names = {"keep": args.keep_label, "unlabeled": args.unlabeled}
+    Session(1, [], None, classes=args.classes, **names)  # says which is no class
     options.check_device(args.device)
     embedders.check(args)
     files = inputs.list_images(args.folder)
     path = Path(csv or args.out or OUT)
     is_new = csv is None and not os.path.lexists(path)
+    outputs.check_list(path)
     known = {}
     if not is_new:
         known = lists.read([str(path)], files, args.folder, args).given
-    outputs.check_list(path)
     outputs.check_folder(args.checkpoint, "--checkpoint", args)
     if is_new:
         args.n_samples = min(args.n_samples, len(files))
@@ -107,22 +123,28 @@ def _serve(answers, paths, Z, option, args):
         finish=lambda: server.finish(),
     )
     server = Server(routes, args.port)
-    server.start()
-    learner.start(session)
-    outputs.show(f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n")
-    with opened_in_browser(server.url, not args.no_browser):
-        try:
+    try:
+        learner.start(session)
+        server.start()
+        outputs.show(f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n")
+        with opened_in_browser(server.url, not args.no_browser):
             server.wait()
-        except KeyboardInterrupt:  # that is the way to end it
-            pass
-    server.stop()
+    except KeyboardInterrupt:  # that is the way to end it
+        pass
+    finally:
+        with signals.finishing():
+            server.stop()
+            learner.stop()
     outputs.show(f"{_summary(session, answers)} Then: {command}\n")
-    learner.stop()
 
 
 def _summary(session, answers):
+    with suppress(ValueError, OSError):  # what is in the file cannot be read now
+        session.refresh()
     found = Counter(session.labels.values())
-    counts = ", ".join(f"{label} {found[label]}" for label in session.classes)
+    counts = ", ".join(
+        f"{words.one_line(label)} {found[label]}" for label in session.classes
+    )
     n_labels, n_open = len(session.labels), session.n_open()
     left = f"; without an answer: {n_open}" if n_open else ""
     told = f": {counts}" if counts else ""
@@ -136,7 +158,7 @@ def _in_order(args):
     if len(args.paths) > 2:
         raise ValueError("give one CSV and one folder (see sklabel label --help)")
     if len(args.paths) == 2 and folders == args.paths[:1]:
-        right = options.command_line("label", args.paths[1], folders[0])
+        right = options.reordered(args.argv, args.paths, args.paths[::-1])
         raise ValueError(f"the CSV comes first, then the folder: {right}")
     if len(args.paths) == 1 and not folders and os.path.isfile(args.paths[0]):
         raise ValueError("FOLDER is missing (see sklabel label --help)")

@@ -17,7 +17,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from .._core.files import expanded, open_image, read_regular, replacing
-from . import inputs, signals, tables
+from . import inputs, signals, tables, words
 
 _KEY = "sklabel"  # of the text in a picture
 _MODEL = "estimator.json"
@@ -256,10 +256,23 @@ def picture(image, command):
     return content.getvalue()
 
 
-def show(text):
-    """Print what a command has to say, all of it or with an error."""
+def show(text, as_it_is=False):
+    """Print what a command has to say, all of it or with an error.
+
+    Parameters
+    ----------
+    text : str
+    as_it_is : bool
+        Whether it is for programs, in UTF-8, and not for the eyes of a person.
+    """
+    if not as_it_is:
+        text = words.shown(text)
+    elif hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
     try:
-        sys.stdout.write(text)
+        encoding = sys.stdout.encoding or "utf-8"
+        # a letter that the terminal does not know is shown by its number
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -280,7 +293,7 @@ def new_tree(folder):
 
     Folders above it are made, and a link to an empty folder is followed.
     """
-    folder = Path(os.path.realpath(folder))
+    told, folder = folder, Path(os.path.realpath(folder))
     made = [above for above in folder.parents if not above.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent)
@@ -291,11 +304,16 @@ def new_tree(folder):
             if folder.exists():
                 folder.rmdir()  # empty
             os.rename(partial, folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         for above in made:
             with suppress(OSError):  # somebody else may have put something there
                 above.rmdir()
+        if isinstance(error, OSError) and error.errno:
+            places = [str(error.filename), str(error.filename2)]
+            if any(place.startswith(partial) for place in places):
+                # nobody knows the partial folder
+                raise OSError(error.errno, error.strerror, str(told)) from error
         raise
 
 

@@ -1,6 +1,5 @@
 """sklabel predict: label other photographs with a model that fit has kept."""
 
-import sys
 from pathlib import Path
 
 from . import embedders, inputs, lists, models, options, outputs, tables
@@ -46,9 +45,7 @@ def run(args):
         with outputs.writing(args, csv=(Path(args.out), content)):
             pass
     else:
-        if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(encoding="utf-8")
-        outputs.show(tables.as_text(header, rows))
+        outputs.show(tables.as_text(header, rows), as_it_is=True)
 
 
 def read(files, classifier, args):

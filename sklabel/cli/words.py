@@ -36,8 +36,22 @@ def in_commands(message):
     """Return a message on one line, with options in place of parameters."""
     for said, meant in _IN_COMMANDS:
         message = re.sub(said, meant, message)
-    # a file's name may hold anything, a line break too
-    return " ".join(message.split())
+    return one_line(message)
+
+
+# Control characters, which a terminal obeys, and those that turn the direction of what
+# follows; not those between the parts of a letter
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def shown(text):
+    """Return a text without what would command the terminal; lines stay."""
+    return _UNSHOWN.sub("\ufffd", text)
+
+
+def one_line(text):
+    """Return a text, such as the name of a file or a class, on one line."""
+    return shown(" ".join(str(text).split()))
 
 
 def duration(seconds):

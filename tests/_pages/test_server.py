@@ -1,11 +1,15 @@
 """Pages for one person on this machine: others are refused, whatever they ask."""
 
+import asyncio
+import signal
 import socket
+import threading
 import time
 
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from sklabel._pages.server import THIS_MACHINE, Guard, Server, opened_in_browser
@@ -317,3 +321,66 @@ def test_a_server_of_its_own(paths, session):
     server.stop()
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", server.port), 1).close()
+
+
+@pytest.mark.parametrize("digits", [450, 5000, 60_000])
+@pytest.mark.parametrize("path", ["/row/{}", "/image/x/{}/640", "/image/x/0/{}"])
+def test_numbers_of_many_digits_are_no_rows(client, path, digits):
+    found = client.get(path.format("9" * digits))
+    assert found.status_code in (404, 414) and found.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["//evil.example/", "///evil.example/x"])
+def test_the_entrance_leads_to_this_server_alone(paths, session, path):
+    app = Guard(Starlette(routes=make_routes(paths, session)), TOKEN, PORT)
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": path}
+    scope["headers"] = [(b"host", f"127.0.0.1:{PORT}".encode())]
+    scope["query_string"] = f"token={TOKEN}".encode()
+    asyncio.run(app(scope, None, send))
+    location = dict(sent[0]["headers"])[b"location"]
+    assert location.startswith(b"/evil.example/")
+
+
+def test_a_fault_of_ours_is_one_line(paths, session, capsys):
+    def near(row):
+        raise RuntimeError("not expected")
+
+    routes = make_routes(paths, session)
+    routes += [Route("/fault", near)]
+    server = Server(routes)
+    server.start()
+    with httpx.Client(follow_redirects=True) as client:
+        client.get(server.url)
+        there = f"http://127.0.0.1:{server.port}"
+        assert client.get(f"{there}/fault").status_code == 500
+        assert client.get(f"{there}/pulse").status_code == 200
+        upgrade = {"upgrade": "websocket", "connection": "upgrade"}
+        assert client.get(f"{there}/pulse", headers=upgrade).status_code == 200
+    server.stop()
+    err = capsys.readouterr().err
+    assert err == "sklabel: the page has failed (RuntimeError: not expected).\n"
+
+
+def test_ctrl_c_ends_the_server_in_order(paths, session, monkeypatch):
+    faults = []
+    monkeypatch.setattr(threading, "excepthook", faults.append)
+    server = Server(make_routes(paths, session))
+    server.start()
+    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            server.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert server._thread.is_alive()
+    assert httpx.get(f"http://127.0.0.1:{server.port}/").status_code == 403
+    server.stop()
+    timer.join()
+    assert not server._thread.is_alive() and not faults

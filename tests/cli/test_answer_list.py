@@ -1,6 +1,7 @@
 """A list that takes answers: nothing of it is lost, and no other command is misled."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,49 @@ def test_a_link_stays_a_link(here):
     os.symlink("real.csv", "list.csv")
     opened("list.csv").write({0: Answer("cat")})
     assert os.path.islink("list.csv") and "0.png,cat" in Path("real.csv").read_text()
+
+
+def test_two_who_write_at_the_same_time_lose_nothing(here):
+    write_csv("list.csv", [("9.png", "")])
+
+    def label(own):
+        answers = opened("list.csv")
+        for i in range(30):
+            while True:
+                try:
+                    answers.write({own[i % 4]: Answer(f"{own[0]}-{i}")})
+                    break
+                except Stale:
+                    answers.read()
+            found = lists.read(["list.csv"], answers.files, "photos", Args).given
+            assert found[f"{own[i % 4]}.png"] == f"{own[0]}-{i}"
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(label, own) for own in ((0, 1, 2, 3), (4, 5, 6, 7))]:
+            done.result()
+    assert len(opened("list.csv").read()) == 8
+
+
+def test_a_list_that_another_program_keeps_locked(here, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr("sklabel._core.files._PATIENCE", 0.05)
+    write_csv("list.csv", [("0.png", "")])
+    answers = opened("list.csv")
+    with open("list.csv") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError, match="list.csv is locked by another"):
+            answers.write({0: Answer("cat")})
+    answers.write({0: Answer("dog")})
+    assert "dog" in Path("list.csv").read_text()
+
+
+def test_a_pipe_in_the_place_of_the_list(here):
+    write_csv("list.csv", [("0.png", "")])
+    session = Session(10, range(10), opened("list.csv"))
+    os.unlink("list.csv")
+    os.mkfifo("list.csv")
+    with pytest.raises(ValueError, match="is a pipe"):
+        session.answer(0, 0, label="cat")
+    os.unlink("list.csv")
+    session.answer(0, 0, label="cat")
+    assert Path("list.csv").read_text() == "path,label\n0.png,cat\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from sklabel._pages.learning import Learner
 from sklabel.cli import main
 from tests.cli._running import SHORT, complaint, read_csv, write_csv
 
@@ -167,3 +168,56 @@ def test_a_kill_loses_nothing(here, label):
     assert Path("mine.csv").read_text() == "path,label\n7.png,cat\n2.png,\n"
     state, _ = label(["mine.csv", "photos"], lambda *_: None)
     assert state["answers"] == {"7": ["cat", ""]}
+
+
+@pytest.mark.parametrize("place", ["outputs.show", "Learner.start", "Server.wait"])
+def test_the_end_comes_at_any_moment(here, capsys, monkeypatch, place):
+    write_csv("l.csv", [("0.png", "red"), ("1.png", "")])
+    stopped = []
+
+    def interrupt(*args):
+        monkeypatch.undo()  # what follows is as usual
+        monkeypatch.chdir(here)
+        stop = Learner.stop
+        monkeypatch.setattr(
+            Learner, "stop", lambda self: stopped.append(1) or stop(self)
+        )
+        raise KeyboardInterrupt
+
+    where = {
+        "outputs.show": "sklabel.cli.label.outputs.show",
+        "Learner.start": "sklabel._pages.learning.Learner.start",
+        "Server.wait": "sklabel._pages.server.Server.wait",
+    }
+    monkeypatch.setattr(where[place], interrupt)
+    assert main(["label", "l.csv", "photos", "--no-browser", *SMALL]) == 0
+    out, err = capsys.readouterr()
+    assert "1 label in l.csv: red 1; without an answer: 1. Then: sklabel fit" in out
+    assert "nothing written" not in err and stopped
+
+
+def test_a_pipe_is_no_list(here, capsys):
+    os.mkfifo("l.csv")
+    assert "l.csv: it is not a file" in complaint(capsys, "label", "l.csv", "photos")
+
+
+def test_the_summary_counts_what_others_have_written(label):
+    write_csv("l.csv", [("0.png", "red"), ("1.png", "")])
+
+    def act(person, state):
+        write_csv("l.csv", [("0.png", "red"), ("1.png", "blue")])
+
+    _, out = label(["l.csv", "photos"], act)
+    assert "2 labels in l.csv: red 1, blue 1." in out
+
+
+@pytest.mark.parametrize("name", ["", "none", "x" * 200])
+def test_a_class_that_is_none_is_told_before_the_work(here, capsys, monkeypatch, name):
+    monkeypatch.setattr("sklabel.cli.inputs.list_images", lambda *_: pytest.fail("no"))
+    said = complaint(capsys, "label", "filled.csv", "photos", "--class", name)
+    assert "class" in said
+
+
+def test_the_right_order_of_label_keeps_its_options(here, capsys):
+    said = complaint(capsys, "label", "photos", "filled.csv", "--port", "8000")
+    assert said.endswith("folder: sklabel label filled.csv photos --port 8000")

@@ -1,5 +1,6 @@
 """From a folder of images to labels, and one line for whatever goes wrong."""
 
+import io
 import os
 import signal
 import subprocess
@@ -173,3 +174,30 @@ def test_ctrl_c_of_a_program(here):
     assert running.returncode == 130
     assert shown.splitlines()[-1] == b"sklabel: interrupted: nothing written."
     assert b"Traceback" not in shown and not Path("to_label.csv").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_names_are_printed_whatever_they_are(here, saved, monkeypatch, encoding):
+    names = ["\x1b[31mrot", "zwei\nZeilen", "日本", "\u202egpj.exe"]
+    write_csv("l.csv", [(f"{i}.png", names[i % 4]) for i in range(8)])
+    model = ["--embedder", str(saved / "embedder"), "--quiet"]
+    for argv in (
+        ["fit", "l.csv", "photos", *model],
+        ["cluster", "photos", "--out", "日本.csv", *model],
+        ["export", "l.csv", "photos", "--to", "label-studio"],
+        ["evaluate", "l.csv", "photos", "--model", str(saved / "model")],
+        ["fit", "l.csv", "photos", "--label-column", "\x1b[31m"],
+    ):
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
+        err.reconfigure(errors="backslashreplace")
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.stderr", err)
+        status = main(argv)
+        for stream in (out, err):
+            stream.seek(0)
+        said, error = out.read(), err.read()
+        assert status == (2 if "--label-column" in argv else 0), error
+        assert "\x1b" not in said + error and "\u202e" not in said
+        if argv[0] in ("fit", "evaluate") and not status:
+            assert "zwei Zeilen" in said
+            assert ("日本" if encoding == "utf-8" else "\\u65e5\\u672c") in said

@@ -316,3 +316,12 @@ def test_the_folder_of_the_next_command_holds_the_images(here, capsys):
     os.remove("labeled/labels.csv")  # then it is a folder of somebody else
     assert main(["import", "labeled", "--out", "b.csv"]) == 0
     assert "sklabel fit b.csv labeled" in capsys.readouterr().out
+
+
+def test_a_full_disk_names_the_folder(here, capsys, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device", str(source), None, str(target))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    said = complaint(capsys, "export", "filled.csv", "photos", "--to", "folders")
+    assert said == "labeled: No space left on device"
