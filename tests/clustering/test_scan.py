@@ -336,7 +336,7 @@ def test_clusters_that_say_nothing_of_neighbors_are_told():
     ):
         short(self_label_epochs=0).fit(X)
     # a threshold that rows reach by chance teaches nothing either
-    with pytest.warns(CollapseWarning, match="next to nothing of each other"):
+    with pytest.warns(CollapseWarning, match="share almost no information"):
         short(self_label_threshold=0.3, lr=1e-8).fit(X)
 
 
