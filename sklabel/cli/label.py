@@ -14,8 +14,8 @@ from . import (
     models,
     options,
     outputs,
+    pages,
     select,
-    signals,
     words,
 )
 from .answer_list import AnswerList
@@ -97,7 +97,7 @@ def run(args):
 def _serve(answers, paths, Z, option, args):
     from .._pages.learning import Learner
     from .._pages.photographs import Photographs
-    from .._pages.server import Server, labeling_routes, opened_in_browser
+    from .._pages.server import Server, labeling_routes
     from .._pages.session import Session
 
     session = Session(
@@ -123,18 +123,13 @@ def _serve(answers, paths, Z, option, args):
         finish=lambda: server.finish(),
     )
     server = Server(routes, args.port)
-    try:
-        learner.start(session)
-        server.start()
-        outputs.show(f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n")
-        with opened_in_browser(server.url, not args.no_browser):
-            server.wait()
-    except KeyboardInterrupt:  # that is the way to end it
-        pass
-    finally:
-        with signals.finishing():
-            server.stop()
-            learner.stop()
+    pages.serve(
+        server,
+        f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n",
+        args,
+        begin=[lambda: learner.start(session)],
+        end=[lambda: learner.stop()],
+    )
     outputs.show(f"{_summary(session, answers)} Then: {command}\n")
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from .._core.optional import import_optional
-from . import embedders, inputs, issues, lists, models, options, outputs
+from . import embedders, inputs, issues, lists, models, options, outputs, pages
 from .answer_list import AnswerList
 
 _BYTES_A_ROW = 8  # of its number, as text
@@ -64,7 +64,7 @@ def _serve(answers, files, Z, args):
     from .._pages.learning import Learner
     from .._pages.photographs import Photographs
     from .._pages.review import Review, review_routes
-    from .._pages.server import Server, opened_in_browser
+    from .._pages.server import Server
 
     names = answers.names
     review = Review(
@@ -92,29 +92,26 @@ def _serve(answers, files, Z, args):
     )
     longest = 2**16 + _BYTES_A_ROW * len(names)
     server = Server(routes, args.port, longest=longest)
-    server.start()
     before = review.labels
     # predictions that are there are those of `fit`
     is_predicted = len(answers.predictions) + len(review.answers) >= len(names)
-    learner.start(review, known=before if is_predicted else None)
     ended = threading.Event()
     looking = threading.Thread(
         target=_look,
         args=(review, files, names, Z, before, args.max_pixels, ended),
         daemon=True,
     )
-    looking.start()
-    outputs.show(f"Review at {server.url}\nCtrl-C ends it; nothing is lost.\n")
-    with opened_in_browser(server.url, not args.no_browser):
-        try:
-            server.wait()
-        except KeyboardInterrupt:  # that is the way to end it
-            pass
-    ended.set()
-    server.stop()
+    pages.serve(
+        server,
+        f"Review at {server.url}\nCtrl-C ends it; nothing is lost.\n",
+        args,
+        begin=[
+            lambda: learner.start(review, known=before if is_predicted else None),
+            looking.start,
+        ],
+        end=[ended.set, learner.stop, lambda: looking.ident and looking.join(_SECONDS)],
+    )
     outputs.show(_summary(review, before, answers.told))
-    learner.stop()
-    looking.join(_SECONDS)
 
 
 def _look(review, files, names, Z, given, max_pixels, ended):

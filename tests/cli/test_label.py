@@ -185,7 +185,7 @@ def test_the_end_comes_at_any_moment(here, capsys, monkeypatch, place):
         raise KeyboardInterrupt
 
     where = {
-        "outputs.show": "sklabel.cli.label.outputs.show",
+        "outputs.show": "sklabel.cli.pages.outputs.show",
         "Learner.start": "sklabel._pages.learning.Learner.start",
         "Server.wait": "sklabel._pages.server.Server.wait",
     }

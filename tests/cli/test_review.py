@@ -132,3 +132,22 @@ def test_nothing_is_written_where_nothing_is_changed(labeled, review):
 def test_wrong_input(here, capsys, argv, told):
     write_csv("given.csv", [("1.png", "red"), ("2.png", "blue")])
     assert told in complaint(capsys, "review", *argv)
+
+
+@pytest.mark.parametrize("place", ["outputs.show", "Learner.start", "Server.wait"])
+def test_the_end_comes_at_any_moment(labeled, capsys, monkeypatch, place):
+    def interrupt(*args, **kwargs):
+        patched.undo()  # what follows is as usual
+        raise KeyboardInterrupt
+
+    where = {
+        "outputs.show": "sklabel.cli.pages.outputs.show",
+        "Learner.start": "sklabel._pages.learning.Learner.start",
+        "Server.wait": "sklabel._pages.server.Server.wait",
+    }
+    with monkeypatch.context() as patched:
+        patched.setattr(where[place], interrupt)
+        argv = ["review", "labels.csv", "photos", "--no-browser", *SMALL]
+        assert main(argv) == 0
+    out, err = capsys.readouterr()
+    assert "labels.csv" in out and "nothing written" not in err

@@ -1,0 +1,35 @@
+"""Pages in the browser, shown until the person has finished."""
+
+from . import outputs, signals
+
+
+def serve(server, line, args, *, begin, end):
+    """Serve a page until Ctrl-C, SIGTERM or its own button; leave all in order.
+
+    Parameters
+    ----------
+    server : Server
+    line : str
+        What to tell once it can be opened.
+    args : namespace
+        ``no_browser`` is used.
+    begin, end : list of callable
+        What is called before the first page, and after the last one, whenever the end
+        comes.
+    """
+    from .._pages.server import opened_in_browser
+
+    try:
+        for step in begin:
+            step()
+        server.start()
+        outputs.show(line)
+        with opened_in_browser(server.url, not args.no_browser):
+            server.wait()
+    except KeyboardInterrupt:  # that is the way to end it
+        pass
+    finally:
+        with signals.finishing():
+            server.stop()
+            for step in end:
+                step()
