@@ -176,7 +176,7 @@ def test_a_class_without_a_usable_label_begins_at_a_center_of_k_means():
     x += np.random.default_rng(0).normal(size=x.shape).astype(np.float32) / 9
     y = np.where(np.arange(60) % 20 < 3, np.arange(60) // 20, -1)
     weights = (y != 2).astype(float)
-    embedder = AutoencoderTransformer(2, hidden_sizes=(20,), max_steps=300)
+    embedder = AutoencoderTransformer(6, hidden_sizes=(20,), max_steps=300)
     clf = short(max_steps=1, lr=1e-30, embedder=embedder)
     clf.fit(x, y, sample_weight=weights)
     # the group that no other class lies in
