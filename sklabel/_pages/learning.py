@@ -15,7 +15,7 @@ from .session import Insight
 _N_ASKED = 60  # rows that are ranked for asking
 _N_CANDIDATES = 2000  # among which
 _N_COMPONENTS = 256  # as EmbeddingClassifier keeps them
-_MORE = 40  # labels of which the gain is told
+_MORE = 40  # further labels, whose gain is estimated
 # The error falls as a power of the number of labels, about as fast as this: behind
 # published encoders, between 40 and 400 labels
 _POWER, _POWER_SPREAD = 0.25, 0.1

@@ -213,7 +213,7 @@ def session_routes(session, names, *, near=None, about=(), finish=None, changes=
     near : callable or None
         ``near(row)`` returns the rows like one.
     about : dict
-        What a page is told beside: ``title``, ``list``, ``next`` (a command).
+        What else a page is told: ``title``, ``list``, ``next`` (a command).
     finish : callable or None
         Called when the person has finished.
     changes : dict

@@ -10,7 +10,7 @@ import sklabel
 from .._core.files import expanded
 from . import words
 
-# the expected time is told of more images and more seconds than these
+# for more images and more seconds than these the expected time is printed
 _MANY, _LONG = 100, 10
 
 

@@ -203,8 +203,8 @@ class LADASelector(PredictedLossRole, Learner):
 
     A network is trained on the labeled rows. Mixtures of two rows, made within the
     network, are rows that cost no label; a small policy network learns how evenly to
-    mix each pair so that the network is as unsure of the mixture as can be. The pairs
-    of which the network is least sure, of the rows and of the mixture, are asked; with
+    mix each pair so that the network is as unsure of the mixture as can be. LADA asks
+    for the pairs whose rows and mixture the network is least sure of; with
     ``warm_start=True`` the next fit trains on the mixtures of the pairs that have
     labels by then. Read more in the :ref:`User Guide <lada>`.
 

@@ -52,6 +52,25 @@ export async function whichName({label, known}) {
   return yes === null ? null : yes ? known : label;
 }
 
+/** Look now and then for what others have changed or what has been learned, and show it. */
+export function lookForOthers(milliseconds, isBusy, known, reload, show) {
+  async function look() {
+    if (isBusy() || gone || document.hidden) return;
+    try {
+      const found = await ask("/pulse");
+      if (isBusy() || gone) return;
+      const isOther = found.version !== known().version;
+      if (!isOther && found.turn === known().turn) return;
+      await reload();
+      await show(isOther);
+    } catch (error) {
+      if (!gone && error instanceof Refused) say(error.message);
+    }
+  }
+  setInterval(look, milliseconds);
+  document.addEventListener("visibilitychange", look);
+}
+
 /** Show nothing but that it is over; a command to go on with, and what it is for. */
 export function end(title, text, command, what) {
   if (gone) return;

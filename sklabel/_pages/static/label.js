@@ -2,8 +2,8 @@
 // All texts of others (names of files and classes) go into textContent alone.
 
 import {
-  $, KEYS, Refused, ask, element, end, gone, hush, loadInTurn, outlook, percent, question,
-  say, tellWhenLost, whichName,
+  $, KEYS, ask, element, end, gone, hush, loadInTurn, lookForOthers, outlook, percent,
+  question, say, tellWhenLost, whichName,
 } from "./common.js";
 
 const AHEAD = 4; // images that are loaded before they are shown
@@ -584,23 +584,10 @@ function watch() {
     swiped = event.pointerType === "touch" && !touches.size ? event : null;
   }, true);
   watchZoom();
-  setInterval(pulse, PULSE);
-  document.addEventListener("visibilitychange", pulse);
-}
-
-async function pulse() {
-  if (busy || gone || document.hidden) return;
-  try {
-    const found = await ask("/pulse");
-    if (busy || gone) return;
-    const isOther = found.version !== state.version;
-    if (!isOther && found.turn === state.turn) return;
-    await reload();
+  lookForOthers(PULSE, () => busy, () => state, reload, async (isOther) => {
     if (isOther) await showOthers();
     else await show(row, false);
-  } catch (error) {
-    if (!gone && error instanceof Refused) say(error.message);
-  }
+  });
 }
 
 async function begin() {

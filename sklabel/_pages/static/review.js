@@ -2,8 +2,8 @@
 // All texts of others (names of files and classes) go into textContent alone.
 
 import {
-  $, KEYS, Refused, ask, element, end, gone, hush, loadInSight, outlook, percent, question,
-  say, whichName,
+  $, KEYS, ask, element, end, gone, hush, loadInSight, lookForOthers, outlook, percent,
+  question, say, whichName,
 } from "./common.js";
 
 const PULSE = 2000; // milliseconds between looks for what others have changed
@@ -652,27 +652,14 @@ function watch() {
     });
   });
   new ResizeObserver(drawGrid).observe($("scroll"));
-  setInterval(pulse, PULSE);
-  document.addEventListener("visibilitychange", pulse);
-}
-
-async function pulse() {
-  if (busy || gone || document.hidden) return;
-  try {
-    const found = await ask("/pulse");
-    if (busy || gone) return;
-    const isOther = found.version !== state.version;
-    if (!isOther && found.turn === state.turn) return;
-    await reload();
+  lookForOthers(PULSE, () => busy, () => state, reload, async (isOther) => {
     if (isOther) {
       arrange();
       say("It was changed in another tab or in the list; now you see it as it is.");
     } else {
       draw(); // in the order that the person sees
     }
-  } catch (error) {
-    if (!gone && error instanceof Refused) say(error.message);
-  }
+  });
 }
 
 async function begin() {

@@ -118,7 +118,7 @@ def _of_task(where, task, path_column, label_column):
             p = number(prediction.get("score"))
             said.append((labels[0], p))
     if said:
-        # the likeliest; where no scores are told the first one
+        # the likeliest; without scores the first one
         said.sort(key=lambda pair: -1 if pair[1] is None else -pair[1])
         (label, p), *others = said
         others = tuple((name, q) for name, q in others if q is not None)
@@ -200,7 +200,7 @@ def as_labels(value):
     if isinstance(value, str):
         return [value] if value.strip() else []
     if isinstance(value, list):
-        # of a tree of classes the whole way is told: [["animal", "cat"]]
+        # a class of a tree comes with its whole path: [["animal", "cat"]]
         flat = [v[-1] if isinstance(v, list) and v else v for v in value]
         return [v for v in flat if isinstance(v, str)]
     return []
