@@ -6,6 +6,7 @@ from tqdm.auto import tqdm
 
 from ._core.checks import check_number
 from ._core.devices import device_for, to_device
+from ._core.processes import once
 
 # Products held at once (float32: 256 MB), and rows of Z on their long side.
 _BLOCK_PRODUCTS = 2**26
@@ -18,6 +19,7 @@ _SAMPLE = 64
 _SPARE = 8
 
 
+@once
 def kneighbors(
     Z,
     n_neighbors,
@@ -209,6 +211,7 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None, device="cpu"
     return similarities, indices
 
 
+@once
 def kmeans(
     Z,
     n_clusters,

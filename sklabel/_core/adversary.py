@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..backbones import Encoder, build_autoencoder
 from ..modules import Method, mlp
 from .health import CollapseWarning
+from .processes import gathered
 from .roles.selection import NetworkSelectionRole
 from .samples import evenly_spaced
 from .warn import warn
@@ -161,7 +162,8 @@ class AdversarialCodes(Method):
         error = kl = 0.0
         for part_drawn, part_target, part_mu, part_logvar in parts:
             error = error + F.mse_loss(part_drawn, part_target)
-            kl = kl + kl_divergence(part_mu, part_logvar, self.kl_reduction)
+            seen = gathered(part_mu), gathered(part_logvar)  # it may be a sum
+            kl = kl + kl_divergence(*seen, self.kl_reduction)
         return mu, logvar, z, error, kl
 
     def judged(self, mu, sizes):

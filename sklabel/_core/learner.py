@@ -25,6 +25,7 @@ from .inputs import check_pixel_range, check_samples
 from .net import Net, resolve_device
 from .parameters import Inference, Training
 from .plain import float32_by_default, plain_parameters
+from .processes import current
 from .samples import PIXEL_RANGES, Samples
 from .settings import check_callable, check_folder, check_net, watched
 from .warn import warn
@@ -81,6 +82,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
             seed = int(np.random.default_rng().integers(2**31 - 1))
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = current().shared(lambda: seed)
         with seeded(seed, self.device):
             yield seed
 
@@ -294,6 +296,7 @@ class VectorEstimator(NetEstimator, abstract=True):
             pixel_range=pixel_range,
             precision="float32",
             device=resolve_device(self.device),
+            shared=False,  # a linear layer: each process trains the same one
             **settings,
         ).initialize()
 
@@ -341,7 +344,6 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"{(len(samples), *samples.sample_shape)}) while a minimum of 2 is "
                 f"required by {type(self).__name__}: n_samples = 1 is too few to train."
             )
-        _check_processes(self)
         made = self._made_with()
         self._changed, self._built_with = self._changed_parameters(made), made
         self._continued = self._start(samples.sample_shape)
@@ -596,6 +598,7 @@ class Learner(Training, NetEstimator, abstract=True):
         self.net_ = net
         self._fresh &= self.interrupted_
         if train and not self.interrupted_:
+            self._agree(name, sampler)
             net.partial_fit(sampler)
             net.stage = None  # it knows X
             if net.interrupted_:
@@ -611,27 +614,25 @@ class Learner(Training, NetEstimator, abstract=True):
         self.n_iter_ = len(net.history)
         return module
 
+    def _agree(self, stage, sampler):
+        """Raise an error if processes that train together do not train the same."""
+        group = current()
+        if group.size == 1:
+            return
+        samples = sampler.samples
+        some = samples[samples.spread(32)]
+        group.agree(
+            {
+                "their estimators": (type(self).__name__, stage),
+                "the parameters": _plain(self.get_params(deep=False)),
+                "X": (len(samples), digest(some)),
+                "y, or what the fit has made of X before": digest(sampler.identity),
+            }
+        )
 
-def _check_processes(estimator):
-    """Tell that the processes of torch.distributed do not share a training."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    size, name = distributed.get_world_size(), type(estimator).__name__
-    if size == 1:
-        return
-    if estimator.random_state is None:
-        raise ValueError(
-            f"random_state=None would train another {name} in each of the {size} "
-            "processes of torch.distributed: give all the same number."
-        )
-    if distributed.get_rank() == 0:
-        warn(
-            f"Each of the {size} processes of torch.distributed trains the whole "
-            f"{name} on all rows of its X: nothing is shared among them, and the "
-            "training is no faster than in one process.",
-            UserWarning,
-        )
+
+def _plain(parameters):
+    return {k: v for k, v in parameters.items() if isinstance(v, (str, int, float))}
 
 
 def _holds(outer, inner):

@@ -19,6 +19,7 @@ from skorch.callbacks.scoring import ScoringBase
 from tqdm.auto import tqdm
 
 from .. import optim
+from ..modules.batchnorm import average_statistics_, synchronized
 from .batches import Batches
 from .devices import (
     available_devices,  # noqa: F401, for those who ask the net
@@ -32,6 +33,7 @@ from .devices import (
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
+from .processes import ALONE, Numbers, alone, current
 from .samplers import count_rows, split_batch
 from .samples import to_unit
 from .warn import warn
@@ -109,6 +111,8 @@ class Net(NeuralNet):
         Stands before the progress bar.
     compile : bool
         Whether to compile the module's parts.
+    shared : bool
+        Whether the processes of a `Group` train it together; else each trains it whole.
 
     Notes
     -----
@@ -116,6 +120,8 @@ class Net(NeuralNet):
     small networks: nothing is recorded, synchronized or called back per batch unless
     callbacks are given.
     """
+
+    group_ = ALONE  # the processes that train it together
 
     def __init__(
         self,
@@ -140,9 +146,11 @@ class Net(NeuralNet):
         device="cpu",
         verbose=0,
         compile=False,
+        shared=True,
         callbacks="disable",
         **kwargs,
     ):
+        self.shared = shared
         self.pixel_range = pixel_range
         self.weight_decay = weight_decay
         self.lr_scales = lr_scales
@@ -233,7 +241,7 @@ class Net(NeuralNet):
 
     def get_iterator(self, dataset, training=False):
         if training:  # a sampler
-            return Batches(dataset, self.batch_size, self.device)
+            return Batches(dataset, self.batch_size, self.device, self.group_)
         rows = np.arange(len(dataset))
         return (dataset[block] for block in self._blocks(rows))
 
@@ -265,13 +273,14 @@ class Net(NeuralNet):
             On the CPU.
         """
         rows = np.arange(len(samples)) if rows is None else rows
+        group = current()  # in a fit the processes share this work, too
         was_training = self.module_.training
         batches = [
             self.evaluation_step(samples[block], forward=forward).cpu()
-            for block in self._blocks(rows)
+            for block in self._blocks(group.part(rows))
         ]
         self.module_.train(was_training)
-        return torch.cat(batches, -2)
+        return group.collected(torch.cat(batches, -2), len(rows), -2)
 
     @float32_by_default()
     def evaluate_tensor(self, x, forward):
@@ -316,6 +325,8 @@ class Net(NeuralNet):
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         sampler = X
+        self.group_ = group = current() if self.shared else ALONE
+        self.numbers_ = Numbers(group, self.device)
         batches = self.get_iterator(sampler, training=True)
         self.total_steps_ = self.max_steps or self.max_epochs * len(batches)
         self.warmup_steps_ = round(self.warmup_epochs * len(batches))
@@ -328,22 +339,26 @@ class Net(NeuralNet):
             )
         self.step_ = 0
         self.interrupted_ = False
+        group.copy_first_(self.module_)
         self.resume()
-        stage = self.stage or _NoStage()
+        stage = self.stage if self.stage and group.is_first else _NoStage()
         stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
         with self._working(sampler, batches):
             try:
                 while self.step_ < self.total_steps_:
-                    stage.begin_epoch()
+                    with alone():  # the first process tells its callbacks
+                        stage.begin_epoch()
                     self.notify("on_epoch_begin", **data)
                     self.run_single_epoch(batches, True, "train", self.train_step)
                     self._after_epoch(sampler)
                     self.notify("on_epoch_end", **data)
                     self.save_checkpoint()
-                    if stage.end_epoch():
+                    if group.shared(lambda: self._ended(stage)):
                         self.stop()
             except KeyboardInterrupt:
+                if group.size > 1:
+                    raise  # the others are in another step
                 self.interrupted_ = True
                 if self.history and "train_loss" not in self.history[-1]:
                     self.history.pop()  # the epoch that was broken off
@@ -359,12 +374,17 @@ class Net(NeuralNet):
             self.batches_ = stack.enter_context(closing(batches))
             stack.enter_context(sampler.samples.held_on(self.device))
             stack.enter_context(fastest_convolutions(self.device))
+            stack.enter_context(synchronized(self.module_, self.group_))
             if self.precision == "tf32":  # of the gradients, too
                 stack.enter_context(tensor_float32(self.device))
             try:
                 yield
             finally:
                 del self.progress_, self.batches_
+
+    def _ended(self, stage):
+        with alone():
+            return stage.end_epoch()
 
     def _check_finite(self, samples):
         """Raise if the last steps led to outputs that are not finite."""
@@ -385,6 +405,7 @@ class Net(NeuralNet):
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         start, sums, n_steps = time.perf_counter(), {}, 0
         counts = collections.Counter()  # not every step gives every metric
+        self.numbers_.begin_epoch()
         self.module_.train()
         after_step = getattr(self.module_, "after_step", None)
         told = {"training": True, "y_pred": None}  # the module predicts nothing here
@@ -406,9 +427,10 @@ class Net(NeuralNet):
                 self.progress_.update()
             if self.step_ == self.total_steps_:
                 break
-        for name, value in sums.items():
-            mean = (value / counts[name]).tolist()
-            self.history.record("train_loss" if name == "loss" else name, mean)
+        means = {name: value / counts[name] for name, value in sums.items()}
+        for name, mean in self.group_.averaged(means).items():
+            name = "train_loss" if name == "loss" else name
+            self.history.record(name, mean.tolist())
         self.history.record("lr", self.optimizer_.param_groups[0]["lr"])
         self.history.record("train_batch_count", n_steps)
         self.history.record("dur", time.perf_counter() - start)
@@ -418,7 +440,7 @@ class Net(NeuralNet):
         parts = split_batch(*batch, self.accumulate) if self.accumulate > 1 else [batch]
         n_rows, sums = sum(count_rows(x) for x, _ in parts), {}
         for number, (x, y) in enumerate(parts, 1):
-            with self.autocast():
+            with self.autocast(), self.numbers_.own(), self.group_.step():
                 loss = self.module_.loss(self.to_device(x), to_device(y, self.device))
             loss, metrics = loss if isinstance(loss, tuple) else (loss, {})
             if number == len(parts) and self.step_ + 1 < self.total_steps_:
@@ -431,6 +453,7 @@ class Net(NeuralNet):
             self.scaler_.scale(loss).backward()
             for name, value in metrics.items():
                 sums[name] = sums[name] + value if name in sums else value
+        self.group_.average_gradients_(self.module_)
         self._step()
         return sums
 
@@ -485,6 +508,7 @@ class Net(NeuralNet):
             group["lr"] = self.lr * factor * group.get("lr_scale", 1)
 
     def _after_epoch(self, sampler):
+        average_statistics_(self.module_, self.group_)
         loss = self.history[-1, "train_loss"]
         if not np.isfinite(loss):
             raise ValueError(
@@ -502,7 +526,7 @@ class Net(NeuralNet):
             self.progress_.set_postfix(loss=f"{loss:.4f}")
 
     def _progress(self, batches):
-        if not self.verbose:
+        if not self.verbose or not self.group_.is_first:
             return nullcontext()
         return tqdm(
             total=self.total_steps_,
@@ -516,7 +540,7 @@ class Net(NeuralNet):
 
     def save_checkpoint(self):
         """Write the state after an epoch; a reader never sees half a file."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.group_.is_first:
             return
         path = Path(self.checkpoint)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -543,7 +567,7 @@ class Net(NeuralNet):
         if self.checkpoint is None:
             return
         try:
-            content = read_regular(self.checkpoint)
+            content = self.group_.shared(lambda: read_regular(self.checkpoint))
         except FileNotFoundError:
             return
         except ValueError as error:
@@ -602,6 +626,7 @@ class Net(NeuralNet):
     def __getstate__(self):
         # once is enough for the weights, and a trained net needs no optimizer's state
         names = ("module", "optimizer_", "progress_", "batches_", "scaler_")
+        names += ("group_", "numbers_")
         left_out = {k: vars(self).pop(k) for k in names if k in vars(self)}
         try:
             return super().__getstate__()

@@ -19,6 +19,7 @@ from .._core.parameters import (
     Positive,
     Schedule,
 )
+from .._core.processes import gathered
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import FixedSteps, Mixed, Shuffled, split_labeled
 from ..embedding import AutoencoderTransformer
@@ -89,8 +90,8 @@ class _CCL(CenteredCodes):
     def loss(self, x, y):
         z_labeled, z, labels, rows = split_labeled(self.embed(x), y)
         contrastive_loss = contrastive_clustering(
-            self.standardized(z_labeled),
-            labels,
+            gathered(self.standardized(z_labeled)),
+            gathered(labels),
             self.centers,
             self.temperature,
             self.contrast,

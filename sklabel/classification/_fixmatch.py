@@ -20,6 +20,7 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
+from .._core.processes import gathered
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
 from ..losses import pseudo_label, self_adaptive_fairness
@@ -68,7 +69,8 @@ class _FixMatch(AveragedClassifier):
         views = [seen]
         if len(rows):
             views += [self.weak(x_unlabeled), self.strong(self.weak(x_unlabeled))]
-        labeled, *others = self._logits(views)
+        labeled, *others = (gathered(part) for part in self._logits(views))
+        labels, rows = gathered(labels), gathered(rows)
         labeled_loss = cross_entropy(labeled, labels)
         if not len(rows):
             return labeled_loss

@@ -16,6 +16,7 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
+from .._core.processes import gathered
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
 from ..losses import guessed_labels, mixmatch_losses, mixup
@@ -69,7 +70,9 @@ class _MixMatch(AveragedClassifier):
             "unlabeled_loss": unlabeled_loss.detach(),
             "pseudo_label_confidence": confidence.mean(),
             "pseudo_label_classes": one_hot(classes, self.n_classes).float().mean(0),
-            "pseudo_label_agreement": self.predicted.update(rows, classes),
+            "pseudo_label_agreement": self.predicted.update(
+                gathered(rows), gathered(classes)
+            ),
         }
 
     @torch.no_grad()

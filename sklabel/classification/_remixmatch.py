@@ -20,6 +20,7 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
+from .._core.processes import gathered, own_part
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
 from ..losses import guessed_labels, mixup
@@ -67,7 +68,8 @@ class _ReMixMatch(AveragedClassifier):
             # the labeled rows go along: of all rows alike BatchNorm is to know
             logits = self._apart(self.online, torch.cat(views[:3])).float()[n:]
             weak, anchored = logits.chunk(2)
-            weak = self.align(weak.detach(), self.n_steps + 1)
+            weak = self.align(gathered(weak.detach()), self.n_steps + 1)
+            weak = own_part(weak)
             guesses = guessed_labels(weak[None], self.temperature)
             targets += [guesses] * (1 + self.n_augmentations)
         if hasattr(self.strong, "probe"):
@@ -99,7 +101,9 @@ class _ReMixMatch(AveragedClassifier):
             **{name: part.detach() for name, part in parts.items()},
             "pseudo_label_confidence": confidence.mean(),
             "pseudo_label_classes": one_hot(classes, self.n_classes).float().mean(0),
-            "pseudo_label_agreement": self.predicted.update(rows, classes),
+            "pseudo_label_agreement": self.predicted.update(
+                gathered(rows), gathered(classes)
+            ),
         }
 
     def _strong(self, x):

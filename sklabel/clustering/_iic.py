@@ -15,6 +15,7 @@ from .._core.parameters import (
     Positive,
     Schedule,
 )
+from .._core.processes import gathered
 from .._core.roles.clustering import ProbabilisticClusteringRole
 from .._core.samplers import Shuffled
 from .._core.warn import warn
@@ -129,7 +130,8 @@ class _IIC(Overclustering):
             heads(self.backbone(view)).float().softmax(-1) for view in (x, transformed)
         )
         # the pairs' joint distribution is that of a row with the mean of its views
-        return p1, p2.unflatten(1, (self.n_repeats, len(x))).mean(1)
+        p2 = p2.unflatten(1, (self.n_repeats, len(x))).mean(1)
+        return gathered(p1, 1), gathered(p2, 1)
 
     def after_epoch(self, net, sampler):
         if self.step > self.n_overcluster_steps:  # or else the heads are as they were

@@ -25,6 +25,7 @@ from .._core.parameters import (
     UnitInterval,
     between,
 )
+from .._core.processes import gathered
 from .._core.roles.clustering import ClusteringRole
 from .._core.samplers import Shuffled
 from ..augment import Contrastive
@@ -85,7 +86,8 @@ class _IICSegmentation(Overclustering):
                 self.augment(x), grid, padding_mode="reflection", align_corners=False
             )
             inside = F.affine_grid(back, x.shape, align_corners=False).abs() <= 1
-        return self.maps(x, head), self.maps(view, head), back, inside.all(-1)
+        found = self.maps(x, head), self.maps(view, head), back, inside.all(-1)
+        return tuple(gathered(part) for part in found)
 
     def after_epoch(self, net, sampler):
         samples = sampler.samples

@@ -24,6 +24,7 @@ from .._core.parameters import (
     Positive,
     Schedule,
 )
+from .._core.processes import gathered
 from .._core.roles.clustering import NeighborhoodMixin, ProbabilisticClusteringRole
 from .._core.samplers import Paired, Shuffled
 from .._core.warn import warn
@@ -55,7 +56,9 @@ class _SCAN(Method):
         return self._logits(x).float().softmax(-1)  # (heads, B, K)
 
     def loss(self, x, y):
-        anchors, neighbors = (self._logits(self.augment(part)).float() for part in x)
+        anchors, neighbors = (
+            gathered(self._logits(self.augment(part)).float(), 1) for part in x
+        )
         parts = [
             scan_loss(a, n, self.entropy_weight, self.prior)
             for a, n in zip(anchors, neighbors, strict=True)
@@ -133,8 +136,8 @@ class _SelfLabel(Method):
     def loss(self, x, y):
         # the plain view's pass is in train mode, as in the public code
         with torch.no_grad():
-            weak = self._logits(x)
-        strong = self._logits(self.augment(x))
+            weak = gathered(self._logits(x))
+        strong = gathered(self._logits(self.augment(x)))
         return confidence_cross_entropy(weak, strong, self.threshold, self.balance)
 
     def after_epoch(self, net, sampler):

@@ -16,6 +16,7 @@ from .._core.parameters import (
     NonNegative,
     Positive,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..augment import Contrastive, is_small
 from ..losses import group_discrimination, info_nce, unit_rows
@@ -57,8 +58,10 @@ class _CLD(ProjectionNet):
             k = unit_rows(self.average(self.augment(x)))  # a third view
         if self.training:
             # of all parts of the batch, where it is computed in parts
-            self.keys = k if self.keys is None else torch.cat([self.keys, k])
+            keys = gathered(k)
+            self.keys = keys if self.keys is None else torch.cat([self.keys, keys])
         (q1, z1), (q2, z2) = branches
+        z1, z2 = gathered(z1), gathered(z2)
         instance_loss, group_loss = self.discriminate(q1, q2, k, z1, z2)
         return instance_loss + self.group_weight * group_loss, {
             "instance_loss": instance_loss.detach(),

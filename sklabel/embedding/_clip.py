@@ -27,6 +27,7 @@ from .._core.parameters import (
     one_of,
     whole,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from .._core.roles.search import SearchRole
 from .._core.samplers import Captioned, Shuffled
@@ -83,9 +84,12 @@ class _CLIP(Method):
         """Return the loss of embedded images (B, D) and tokens, and metrics."""
         # a text that several rows share is encoded once
         tokens, which = tokens.unique(dim=0, return_inverse=True)
-        texts = self.encode_text(tokens)[which]
+        texts = gathered(self.encode_text(tokens)[which])
+        images = gathered(images)
         positives = None
         if self.same_captions == "positives":
+            all_tokens = gathered(tokens[which])
+            which = all_tokens.unique(dim=0, return_inverse=True)[1]
             positives = which[:, None] == which  # (B, B)
         loss = clip_loss(images, texts, self.logit_scale, positives)
         with torch.no_grad():

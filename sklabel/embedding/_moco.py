@@ -15,6 +15,7 @@ from .._core.parameters import (
     NonNegative,
     Positive,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..augment import Contrastive, is_small
 from ..losses import info_nce, unit_rows
@@ -59,7 +60,7 @@ class _MoCo(ProjectionNet):
             # other parts of the batch for the keys' BatchNorm than for the queries'
             order = torch.randperm(len(x_key), device=x_key.device)
             k = unit_rows(self.average(x_key[order]))[order.argsort()]
-        return info_nce(q, k, self.queue.rows, self.temperature), k
+        return info_nce(q, k, self.queue.rows, self.temperature), gathered(k)
 
     def after_step(self):
         self.queue.push_(self.keys)

@@ -14,6 +14,7 @@ from .._core.parameters import (
     NonNegative,
     Positive,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..losses import nt_xent
 from ..modules import ProjectionNet, mlp
@@ -29,6 +30,7 @@ class _SimCLR(ProjectionNet):
         # both views in one forward: BatchNorm sees all 2B images
         views = torch.cat([self.augment(x), self.augment(x)])
         z1, z2 = self.projected(views).chunk(2)  # (B, projection_size) each
+        z1, z2 = gathered(z1), gathered(z2)
         return nt_xent(z1, z2, self.temperature, anchors=self.anchors)
 
 

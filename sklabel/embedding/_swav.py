@@ -16,6 +16,7 @@ from .._core.parameters import (
     NonNegative,
     Positive,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..augment import Contrastive, is_small
 from ..losses import sinkhorn, swapped_prediction, unit_rows
@@ -64,7 +65,8 @@ class _SwAV(ProjectionNet):
         if self.n_small_crops:
             small = [self.small_augment(x) for _ in range(self.n_small_crops)]
             h = torch.cat([h, self.backbone(torch.cat(small))])
-        return self.swap(unit_rows(self.project(h)).unflatten(0, (-1, len(x))))
+        z = unit_rows(self.project(h)).unflatten(0, (-1, len(x)))
+        return self.swap(gathered(z, 1))
 
     def swap(self, z):
         """Return the loss of embedded crops z of shape (V, B, D)."""

@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 
 from .._core.checks import check_number
 from .._core.freezing import lock_
+from .._core.processes import gathered
 from .heads import LinearHeaded
 
 
@@ -214,7 +215,8 @@ def probe_policy_(policy, classifier, x, labels):
     views, draw = policy.probe(x)
     p = classifier(views).float().softmax(1)
     distance = (p - one_hot(labels, p.shape[1])).abs().sum(1)
-    policy.update(draw, 1 - 0.5 * distance)
+    draw = tuple(gathered(part) for part in draw)
+    policy.update(draw, gathered(1 - 0.5 * distance))
 
 
 def linear_classifier(backbone, n_classes):

@@ -1,12 +1,14 @@
 """Batch normalization over parts of a batch."""
 
 import math
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .._core.checks import check_number
+from .._core.processes import n_in_step, summed
 
 
 class SplitBatchNorm(nn.Module):
@@ -37,7 +39,9 @@ class SplitBatchNorm(nn.Module):
         self.n_splits = n_splits
 
     def forward(self, x):
-        n_splits = math.gcd(len(x), self.n_splits)
+        # of several processes that share a batch each has some of the parts
+        n_splits = max(min(2, self.n_splits), self.n_splits // n_in_step())
+        n_splits = math.gcd(len(x), n_splits)
         if not self.norm.training or n_splits == 1 or len(x) < 2 * n_splits:
             return self.norm(x)
         if x.device.type != "cpu" and _is_plain(self.norm):
@@ -84,6 +88,91 @@ def _mean(parts):
     if parts[0].is_floating_point():
         return torch.stack(parts).mean(0)
     return parts[0]
+
+
+class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization of a batch that several processes share; also on CPUs."""
+
+    def forward(self, x):
+        if not self.training or n_in_step() == 1:
+            return super().forward(x)
+        dims = [0, *range(2, x.ndim)]
+        n = n_in_step() * x.numel() // x.shape[1]
+        wide = x.float()
+        # in two rounds: one would lose digits
+        mean = summed(wide.sum(dims)) / n
+        centered = wide - mean.view(1, -1, *[1] * (x.ndim - 2))
+        var = summed(centered.square().sum(dims)) / n
+        if self.running_mean is not None:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                rate = self.momentum
+                if rate is None:
+                    rate = 1 / float(self.num_batches_tracked)
+                self.running_mean.lerp_(mean.to(self.running_mean), rate)
+                unbiased = var * n / max(1, n - 1)
+                self.running_var.lerp_(unbiased.to(self.running_var), rate)
+        scale = (var + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight
+        out = centered * scale.view(1, -1, *[1] * (x.ndim - 2))
+        if self.bias is not None:
+            out = out + self.bias.view(1, -1, *[1] * (x.ndim - 2))
+        return out.to(x.dtype)
+
+    def _check_input_dim(self, x):
+        pass
+
+
+@contextmanager
+def synchronized(module, group):
+    """While processes train together: BatchNorm normalizes the whole batch.
+
+    Not so within `SplitBatchNorm`, nor in norms with a ``forward`` of their own.
+
+    Parameters
+    ----------
+    module : nn.Module
+    group : Group
+        Of one process nothing changes.
+    """
+    if group.size == 1:
+        yield
+        return
+    parts = list(module.modules())
+    apart = {id(part.norm) for part in parts if isinstance(part, SplitBatchNorm)}
+    usual = nn.modules.batchnorm._BatchNorm.forward
+    norms = [
+        part
+        for part in parts
+        if getattr(type(part), "forward", None) is usual and id(part) not in apart
+    ]
+    kinds = [type(norm) for norm in norms]
+    for norm in norms:
+        on_gpu = norm.weight is not None and norm.weight.is_cuda
+        norm.__class__ = nn.SyncBatchNorm if on_gpu else _SharedBatchNorm
+        norm.process_group = None  # the default one
+    try:
+        yield
+    finally:
+        for norm, kind in zip(norms, kinds, strict=True):
+            norm.__class__ = kind
+            del norm.process_group
+
+
+def average_statistics_(module, group):
+    """Average what norms that see only one process's rows have seen, in place."""
+    shared = nn.SyncBatchNorm, _SharedBatchNorm
+    group.average_(
+        [
+            statistic
+            for norm in module.modules()
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm)
+            and not isinstance(norm, shared)
+            for statistic in (norm.running_mean, norm.running_var)
+            if statistic is not None
+        ]
+    )
 
 
 def split_batchnorm_(module, n_splits):

@@ -23,6 +23,7 @@ from .._core.parameters import (
     SampleCount,
     Schedule,
 )
+from .._core.processes import own_part
 from .._core.roles.selection import PredictedLossRole
 from .._core.samplers import Coupled, LabeledThenCoupled
 from ..modules import Method, filled_, frozen_copy
@@ -140,7 +141,7 @@ class _LADA(Method):
 
     def _pair_loss(self, x, y):
         """Return the error on mixtures with their two labels, y of shape (B, 2)."""
-        tau = self.mixing.to(y.device)
+        tau = own_part(self.mixing.to(y.device))
         share = torch.distributions.Beta(tau, tau).sample()
         logits = self.mixed(self.layer, lambda h: mix(h, share[None]), x)
         errors = [cross_entropy(logits, k, reduction="none") for k in y.T]

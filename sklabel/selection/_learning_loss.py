@@ -23,6 +23,7 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
+from .._core.processes import gathered
 from .._core.roles.selection import PredictedLossRole
 from .._core.samplers import Mixed
 from ..losses import learning_loss
@@ -70,7 +71,8 @@ class _LearningLoss(Method):
         losses = cross_entropy(logits, y, reduction="none")
         if self.n_steps >= self.n_attached:
             outputs = [output.detach() for output in outputs]
-        ranking = learning_loss(self.loss_head(outputs), losses, self.margin)
+        predicted = gathered(self.loss_head(outputs))
+        ranking = learning_loss(predicted, gathered(losses), self.margin)
         class_loss = losses.mean()
         return class_loss + self.loss_weight * ranking, {
             "class_loss": class_loss.detach(),

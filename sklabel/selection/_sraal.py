@@ -30,6 +30,7 @@ from .._core.parameters import (
     Schedule,
     one_of,
 )
+from .._core.processes import gathered
 from .._core.roles.selection import FitsClassifierMixin
 from .._core.samplers import Mixed, count_labeled
 from ..modules import filled_
@@ -93,7 +94,8 @@ class _SRAAL(AdversarialCodes):
         logits = self.head(z[:n])
         class_loss = cross_entropy(logits, y[:n])
         # the classifier is a decoder, too, with a divergence of its own
-        of_classes = kl_divergence(mu[:n], logvar[:n], self.kl_reduction)
+        seen = gathered(mu[:n]), gathered(logvar[:n])
+        of_classes = kl_divergence(*seen, self.kl_reduction)
         supervised = class_loss + self.kl_weight * of_classes
         seen, judged = self.judged(mu, sizes)
         doubt = self.doubt(mu[n:].detach(), -1 - y[n:])

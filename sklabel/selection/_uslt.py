@@ -25,6 +25,7 @@ from .._core.parameters import (
     Schedule,
     one_of,
 )
+from .._core.processes import gathered
 from .._core.roles.clustering import (
     NeighborhoodMixin,
     PredictClustersMixin,
@@ -102,9 +103,9 @@ class _USLT(Method):
         x, neighbors = x
         # the passes without gradient are in train mode too, as in the public code
         with torch.no_grad():
-            weak = self._logits(x)  # (heads, B, K)
-            near = self._logits(self.augment(neighbors))
-        strong = self._logits(self.augment(x))
+            weak = gathered(self._logits(x), 1)  # (heads, B, K)
+            near = gathered(self._logits(self.augment(neighbors)), 1)
+        strong = gathered(self._logits(self.augment(x)), 1)
         global_loss = local_loss = 0
         for h in range(len(strong)):
             mean = self.mean_probabilities[h]
