@@ -357,10 +357,11 @@ class Net(NeuralNet):
                     if group.shared(lambda: self._ended(stage)):
                         self.stop()
             except KeyboardInterrupt:
-                if group.size > 1:
+                within_epoch = self.history and "train_loss" not in self.history[-1]
+                if within_epoch and group.size > 1:
                     raise  # the others are in another step
                 self.interrupted_ = True
-                if self.history and "train_loss" not in self.history[-1]:
+                if within_epoch:
                     self.history.pop()  # the epoch that was broken off
         stage.end()
         self._check_finite(sampler.samples)

@@ -139,7 +139,11 @@ def estimators(folder):
             None,
         ),
         "DCEC": (DCECClusterer(3, embedder=codes, **SHARED), X, None),
-        "TURTLE": (TURTLEClusterer(3, n_steps=20, random_state=0, device="cpu"), X, None),
+        "TURTLE": (
+            TURTLEClusterer(3, n_steps=20, random_state=0, device="cpu"),
+            X,
+            None,
+        ),
         "supervised": (SupervisedClassifier(**given), X, y),
         "supervised, images": (
             SupervisedClassifier(**{**given, "backbone": convolution}),
@@ -167,7 +171,9 @@ def estimators(folder):
             y,
         ),
         "ReMixMatch": (
-            ReMixMatchClassifier(**{**SHARED, **DRAWS}, **views, alpha=0), X, y
+            ReMixMatchClassifier(**{**SHARED, **DRAWS}, **views, alpha=0),
+            X,
+            y,
         ),
         "Noisy Student": (
             NoisyStudentClassifier(
@@ -178,9 +184,7 @@ def estimators(folder):
         ),
         "SimCLRv2": (SimCLRv2Classifier(EMBEDDER, distill_epochs=2, **given), X, y),
         "CCL": (CCLClassifier(embedder=codes, **SHARED), X, y),
-        "USL-T": (
-            USLTSelector(embedder=EMBEDDER, **{**picks, "lr": 1e-4}), X, None
-        ),
+        "USL-T": (USLTSelector(embedder=EMBEDDER, **{**picks, "lr": 1e-4}), X, None),
         "learning loss": (LearningLossSelector(**picks), X, y),
         "LADA": (LADASelector(**picks), X, y),
         "TOD": (TODSelector(**picks), X, y),
@@ -209,7 +213,7 @@ def main(folder, *names):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found[name] = learned(estimator.fit(X, y))
-    size, rank = (os.environ.get(name, i) for i, name in ((1, "WORLD_SIZE"), (0, "RANK")))
+    size, rank = os.environ.get("WORLD_SIZE", 1), os.environ.get("RANK", 0)
     torch.save(found, folder / f"{size}-{rank}.pt")
 
 
