@@ -208,7 +208,7 @@ class Net(NeuralNet):
         # and its loss would run uncompiled
         if self.compile:
             for child in module.children():
-                child.compile()
+                child.compile(**self.get_params_for("compile"))
         return module
 
     def initialize_optimizer(self, triggered_directly=None):

@@ -53,7 +53,7 @@ from sklabel.selection import (
 
 # Views and codes are drawn by each process for its own rows: without noise two
 # processes see what one sees.
-torch.randn_like = torch.zeros_like
+torch.randn_like = lambda x: 0 * x
 torch.manual_seed(1)  # of the backbones
 SHARED = {
     "optimizer": "sgd",
