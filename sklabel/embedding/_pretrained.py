@@ -250,7 +250,7 @@ class PretrainedTransformer(
         return Z
 
     def _n_unknown(self, X):
-        """Return how many images `transform` would embed, without those in the cache."""
+        """Return how many images `transform` would embed, the cached ones excluded."""
         samples = self._check_X(X)
         if self.cache_dir is None:
             return len(samples)
