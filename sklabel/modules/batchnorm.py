@@ -14,22 +14,23 @@ from .._core.processes import n_in_step, summed
 class SplitBatchNorm(nn.Module):
     """Batch normalization within parts of a batch.
 
-    It stands for the batches of several devices: with the statistics of the whole
-    batch, a network can tell from them which rows came together.
+    It simulates the batches of several devices: statistics of the whole batch would
+    reveal to a network which rows are in the same batch.
 
     Parameters
     ----------
     norm : nn.BatchNorm1d or nn.BatchNorm2d
-        Its weights, statistics and settings are taken over.
+        Layer whose weights, statistics and settings are used.
     n_splits : int
-        Parts of equally many consecutive rows. A batch that does not split evenly is
-        split into fewer parts (the greatest common divisor), of two rows at least.
+        Number of parts with equally many consecutive rows. A batch that does not split
+        evenly is split into fewer parts (the greatest common divisor), of at least two
+        rows.
 
     Notes
     -----
-    The running statistics move by the mean over the parts; in evaluation mode they are
-    used as usual. The public code puts every ``n_splits``-th row into one part, which
-    is the same for batches in random order; consecutive rows keep their place in
+    The running statistics are updated by the mean over the parts and used as usual in
+    evaluation mode. The public code puts every ``n_splits``-th row into one part, which
+    is equivalent for batches in random order; consecutive rows need no reordering in
     memory.
     """
 
@@ -62,7 +63,7 @@ class SplitBatchNorm(nn.Module):
         return torch.cat(out)
 
     def _in_one(self, x, n_splits):
-        """Return the same by one kernel, in which each part has channels of its own."""
+        """Return the same by one kernel, in which each part has its own channels."""
         norm, n_channels = self.norm, x.shape[1]
         parts = x.unflatten(0, (n_splits, -1)).transpose(0, 1).flatten(1, 2)
         given = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -78,13 +79,13 @@ class SplitBatchNorm(nn.Module):
 
 
 def _is_plain(norm):
-    """Return whether a norm is torch's own, with running statistics that decay."""
+    """Return whether a norm is torch's own, with decaying running statistics."""
     plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d)
     return plain and norm.running_mean is not None and norm.momentum is not None
 
 
 def _mean(parts):
-    """Return the mean of tensors; of counts the first, they are equal."""
+    """Return the mean of tensors; for counts, which are equal, the first."""
     if parts[0].is_floating_point():
         return torch.stack(parts).mean(0)
     return parts[0]
@@ -182,7 +183,7 @@ def split_batchnorm_(module, n_splits):
     ----------
     module : nn.Module
     n_splits : int
-        See `SplitBatchNorm`; 1 puts the plain layers back.
+        See `SplitBatchNorm`; 1 restores the plain layers.
 
     Returns
     -------
@@ -205,7 +206,7 @@ def interleave(x, size):
     """Reorder rows so that each of ``size`` parts is spread over the batch.
 
     The result holds rows 0, ``size``, ``2 * size``, ... of x, then 1, ``1 + size``,
-    ...: with ``size = 2 * unlabeled_ratio + 1`` every device gets its share of labeled
+    ...: with ``size = 2 * unlabeled_ratio + 1``, every device gets its share of labeled
     rows.
 
     Parameters
