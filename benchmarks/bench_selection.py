@@ -15,7 +15,7 @@ the test images.
 
 ``--task loop``: contrastive clustering (CCL) in the active-learning loop, one per cent
 of the rows chosen at random, then more by a selector; accuracy on the test images at
-each budget.
+each budget. By default the loop chooses the first ones by USL, the others by BADGE.
 
 The embedding is SimCLR's with a small network, from the training images without labels,
 one for each seed. With ``--embed-seed`` it is one for all, and with ``--weights FILE``
@@ -347,6 +347,8 @@ def loop_selectors():
         "BALD": BALDSelector(),
         "VAAL": short(VAALSelector),
         "core-set": CoreSetSelector(),
+        "BADGE": BADGESelector(),
+        "default of the loop": None,
     }
 
 
@@ -379,7 +381,7 @@ def run_loop(args, results, data):
                 loop = ActiveLearningClassifier(
                     CCLClassifier(embedder=held, max_steps=args.steps),
                     selector,
-                    RandomSelector(),
+                    None if selector is None else RandomSelector(),
                     embedder=held,
                     random_state=seed,
                 ).begin(x)
@@ -414,7 +416,7 @@ def main():
         default="probe",
     )
     parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
-    names = {**FREE, **ASKING, **round_selectors()}
+    names = {**FREE, **ASKING, **round_selectors(), **loop_selectors()}
     parser.add_argument("--method", nargs="+", choices=[*names])
     parser.add_argument("--first", choices=[*FREE], default="USL", help="of the loop")
     parser.add_argument("--weights", help="of mobilenet_v2")
