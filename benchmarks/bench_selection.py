@@ -356,7 +356,9 @@ WHY = [
 def crowding(Z, n_neighbors=20):
     """Return of each row the share of the rows that lie in a sparser place."""
     Z = normalize(Z)
-    distances = NearestNeighbors(n_neighbors=n_neighbors + 1).fit(Z).kneighbors(Z)[0][:, -1]
+    distances = (
+        NearestNeighbors(n_neighbors=n_neighbors + 1).fit(Z).kneighbors(Z)[0][:, -1]
+    )
     return np.argsort(np.argsort(-distances)) / len(Z)
 
 

@@ -75,7 +75,10 @@ def fit_embedder(args, x):
     if args.weights:
         side = 96 if Path(args.data).is_dir() else None
         return PretrainedTransformer(
-            "mobilenet_v2", weights=args.weights, input_size=96, image_size=side
+            "mobilenet_v2",
+            weights=args.weights,
+            input_size=args.input_size,
+            image_size=side,
         ).fit(x)
     own = Contrastive(flip=0, crop=(0.5, 1.0), rotate=20)
     return SimCLRTransformer(
@@ -142,6 +145,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="name, or folder of folders")
     parser.add_argument("--weights", help="of MobileNet v2; default: train SimCLR")
+    parser.add_argument("--input-size", type=int, default=96, help="of MobileNet v2")
     parser.add_argument("--labels", type=int, nargs="+", default=[40])
     parser.add_argument("--choice", nargs="+", choices=[*FREE, *ASKING])
     parser.add_argument("--seeds", type=int, default=3, help="how many")
@@ -159,6 +163,8 @@ def main():
     embedder = fit_embedder(args, x)
     Z = embedder.transform(x)
     embedding = "mobilenet" if args.weights else "simclr"
+    if args.weights and args.input_size != 96:
+        embedding += f", {args.input_size} pixels"
     key = {"data": Path(args.data).stem, "embedding": embedding, "n_train": len(y)}
     key |= {"steps": args.steps, "batch_size": args.batch_size, "ratio": args.ratio}
     results, rows = Results("transfer"), []
