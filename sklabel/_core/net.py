@@ -205,10 +205,11 @@ class Net(NeuralNet):
 
     def torch_compile(self, module, name):
         # in place, part by part: torch.compile(module) would rename every saved weight,
-        # and its loss would run uncompiled
+        # and its loss would run uncompiled; not the views, whose shapes are drawn
         if self.compile:
             for child in module.children():
-                child.compile(**self.get_params_for("compile"))
+                if any(True for _ in child.parameters()):
+                    child.compile(**self.get_params_for("compile"))
         return module
 
     def initialize_optimizer(self, triggered_directly=None):
