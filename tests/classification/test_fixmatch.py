@@ -63,7 +63,9 @@ def test_the_loss_is_that_of_the_paper(hard):
     module = clf.net_.module_.eval()  # plain normalization: rows stand for themselves
     x, y = torch.from_numpy(X[:40]), torch.from_numpy(Y[:40])
     y = y.where(y >= 0, -1 - torch.arange(40))  # an unlabeled row is told by its number
-    module.thresholds, module.predicted = FixedThreshold(0.6), PredictedClasses(40)
+    # as the classifier makes it
+    module.thresholds = FixedThreshold(0.6, temperature=0.5 if hard else 1.0)
+    module.predicted = PredictedClasses(40)
     loss, figures = module.loss(x, y)
     assert figures["pseudo_label_agreement"] == 0  # nothing was predicted before
     assert module.loss(x, y)[1]["pseudo_label_agreement"] == 1
