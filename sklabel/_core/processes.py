@@ -253,19 +253,21 @@ def gathered(x, dim=0):
 
     Parameters
     ----------
-    x : Tensor
+    x : Tensor or tuple of Tensor
         Equally many rows in each process. Gradients pass.
     dim : int, default=0
         Axis of the rows.
 
     Returns
     -------
-    x : Tensor
+    x : Tensor or tuple of Tensor
         With the rows of the whole batch, in its order; of one process x itself.
     """
     group = _of_step.get()
     if group is None:
         return x
+    if isinstance(x, tuple):
+        return tuple(gathered(part, dim) for part in x)
     with group._meeting():
         return _Gathered.apply(x, dim)
 

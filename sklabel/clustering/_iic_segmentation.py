@@ -87,7 +87,7 @@ class _IICSegmentation(Overclustering):
             )
             inside = F.affine_grid(back, x.shape, align_corners=False).abs() <= 1
         found = self.maps(x, head), self.maps(view, head), back, inside.all(-1)
-        return tuple(gathered(part) for part in found)
+        return gathered(found)
 
     def after_epoch(self, net, sampler):
         samples = sampler.samples

@@ -27,7 +27,7 @@ from .._core.parameters import (
     one_of,
     whole,
 )
-from .._core.processes import gathered
+from .._core.processes import gathered, n_in_step
 from .._core.roles.embedding import EmbeddingRole
 from .._core.roles.search import SearchRole
 from .._core.samplers import Captioned, Shuffled
@@ -88,8 +88,9 @@ class _CLIP(Method):
         images = gathered(images)
         positives = None
         if self.same_captions == "positives":
-            all_tokens = gathered(tokens[which])
-            which = all_tokens.unique(dim=0, return_inverse=True)[1]
+            if n_in_step() > 1:  # a text has another number in each process
+                tokens = gathered(tokens[which])
+                which = tokens.unique(dim=0, return_inverse=True)[1]
             positives = which[:, None] == which  # (B, B)
         loss = clip_loss(images, texts, self.logit_scale, positives)
         with torch.no_grad():

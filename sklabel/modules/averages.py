@@ -215,8 +215,7 @@ def probe_policy_(policy, classifier, x, labels):
     views, draw = policy.probe(x)
     p = classifier(views).float().softmax(1)
     distance = (p - one_hot(labels, p.shape[1])).abs().sum(1)
-    draw = tuple(gathered(part) for part in draw)
-    policy.update(draw, gathered(1 - 0.5 * distance))
+    policy.update(gathered(draw), gathered(1 - 0.5 * distance))
 
 
 def linear_classifier(backbone, n_classes):
