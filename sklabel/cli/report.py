@@ -27,7 +27,7 @@ def add_parser(commands):
         "predicted labels per class, estimated accuracy, accuracy by confidence, the "
         "most and least confident images of each class, a map of the images, and how "
         "it was made. The file needs no server and includes the pictures, at most "
-        "{_BYTES / 1e6:.0f} MB.",
+        f"{_BYTES / 1e6:.0f} MB.",
     )
     parser.add_argument(
         "paths",
