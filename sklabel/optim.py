@@ -95,7 +95,7 @@ class LARS(Optimizer):
                 f"trust_coefficient={group['trust_coefficient']} must be > 0."
             )
         if group["variant"] not in VARIANTS:
-            raise ValueError(f"variant={group['variant']!r} is none of {VARIANTS}.")
+            raise ValueError(f"variant={group['variant']!r} is not one of {VARIANTS}.")
         super().add_param_group(param_group)
 
     @torch.no_grad()

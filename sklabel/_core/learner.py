@@ -202,13 +202,13 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         Parameters
         ----------
         folder : str or Path
-            Made if it does not exist. Nothing executable is written; ``sklabel.load``
-            reads it.
+            Created if it does not exist. Nothing executable is written;
+            ``sklabel.load`` reads it.
 
         Raises
         ------
         TypeError
-            If a parameter is an object of the user's own, which only pickle can keep.
+            If a parameter is a user-defined object, which only pickle can save.
         """
         check_is_fitted(self)
         persistence.save(self, folder)
@@ -227,9 +227,9 @@ class VectorEstimator(NetEstimator, abstract=True):
     Attributes
     ----------
     embedder_ : transformer
-        Fitted embedder, where there is one.
+        Fitted embedder, if there is one.
     sample_shape_ : tuple of int
-        Shape of one sample: that of the embedder where it has one, else ``(D,)``.
+        Shape of one sample: the embedder's if it has one, else ``(D,)``.
     """
 
     _continued = None  # there is no warm start
@@ -275,8 +275,9 @@ class VectorEstimator(NetEstimator, abstract=True):
             Z = np.asarray(embedder.transform(X), dtype=np.float32)
             if Z.ndim != 2:
                 raise ValueError(
-                    f"embedder={type(unfrozen(embedder)).__name__} makes an array of "
-                    f"shape {Z.shape} of X, not one vector for each row."
+                    f"embedder={type(unfrozen(embedder)).__name__} returns an array of "
+                    f"shape {Z.shape} for X, not one vector for each row: use another "
+                    "embedder."
                 )
             spaces.append(Z)
         self.sample_shape_ = getattr(unfrozen(embedders[0]), "sample_shape_", None)
@@ -451,9 +452,9 @@ class Learner(Training, NetEstimator, abstract=True):
         given = self.get_params(deep=False)
         shown = " and ".join(f"{name}={given[name]!r}"[:200] for name in names)
         return ValueError(
-            "warm_start=True goes on from what the last fit has learned, which does "
-            f"not fit {shown or 'the network that the parameters make now'}: set back "
-            "what has been changed, or use warm_start=False."
+            "warm_start=True continues from the weights of the last fit, which do not "
+            f"fit {shown or 'the network of the current parameters'}: undo the "
+            "changes, or use warm_start=False."
         )
 
     def _part(self, name, build):
@@ -605,8 +606,9 @@ class Learner(Training, NetEstimator, abstract=True):
                 self.interrupted_ = True
                 warn(
                     f"{type(self).__name__} was interrupted in stage {name!r} after "
-                    f"{net.step_} of {net.total_steps_} steps. It is fitted with what "
-                    "it had learned; call fit again for the rest.",
+                    f"{net.step_} of {net.total_steps_} steps. It is fitted with its "
+                    "weights at that step; call fit again for "
+                    "the rest.",
                     UserWarning,
                 )
         net.history[:0] = self._earlier_epochs

@@ -190,7 +190,7 @@ class Net(NeuralNet):
             if isinstance(callback, (ScoringBase, PassthroughScoring)):
                 raise ValueError(
                     f"{type(callback).__name__} of skorch scores predictions that this "
-                    "net does not make in training: take ScoringMonitor of "
+                    "net does not make in training: use ScoringMonitor of "
                     "sklearn.callback with set_callbacks, or read net_.history"
                 )
         return self
@@ -233,7 +233,7 @@ class Net(NeuralNet):
         if not isinstance(self.optimizer_, torch.optim.Optimizer):
             raise ValueError(
                 f"optimizer={self.optimizer!r} gives a "
-                f"{type(self.optimizer_).__name__}, which is no torch optimizer."
+                f"{type(self.optimizer_).__name__}, which is not a torch optimizer."
             )
         return self
 
@@ -334,8 +334,8 @@ class Net(NeuralNet):
         if self.warmup_steps_ >= self.total_steps_:
             warn(
                 f"warmup_epochs={self.warmup_epochs} is as long as the whole training, "
-                f"of {self.total_steps_} steps, so that the learning rate never gets "
-                f"to lr={self.lr}, or never falls: lower it, or train longer.",
+                f"of {self.total_steps_} steps, so the learning rate never reaches "
+                f"lr={self.lr}, or never falls: lower it, or train longer.",
                 UserWarning,
             )
         self.step_ = 0
@@ -395,7 +395,7 @@ class Net(NeuralNet):
         outputs = self.evaluate(samples, samples.spread(_FEWEST_ROWS))
         if not outputs.isfinite().all():
             raise ValueError(
-                f"The network is no longer finite after step {self.step_}: lower "
+                f"The weights became NaN or infinite in step {self.step_}: lower "
                 f'lr={self.lr}, or use precision="float32".'
             )
 
@@ -581,10 +581,10 @@ class Net(NeuralNet):
         except Exception as error:  # torch raises many kinds
             raise self._no_checkpoint("is damaged") from error
         if not isinstance(state, dict) or state.get("format") != _CHECKPOINT_FORMAT:
-            raise self._no_checkpoint("is of another format than this version writes")
+            raise self._no_checkpoint("has another format than this version writes")
         about = {name: state.pop(name, None) for name in ("format", *_versions())}
         if state.pop("checksum", None) != digest(state):
-            raise self._no_checkpoint("is damaged: its checksum is another")
+            raise self._no_checkpoint("is damaged: its checksum does not match")
         others = {name: v for name, v in about.items() if v != _versions().get(name, v)}
         try:
             self._continue_from(state)
@@ -598,7 +598,7 @@ class Net(NeuralNet):
             warn(
                 f"The checkpoint {str(self.checkpoint)!r} was written with "
                 f"{_shown(others)}: the training continues, but its result may differ "
-                "in its last digits from one of a single version.",
+                "in the last digits from that of a single version.",
                 UserWarning,
             )
 
@@ -622,7 +622,7 @@ class Net(NeuralNet):
     def _no_checkpoint(self, what):
         return ValueError(
             f"The checkpoint {str(self.checkpoint)!r} {what}: remove the file to train "
-            "this stage from its beginning."
+            "this stage from the start."
         )
 
     def __getstate__(self):

@@ -49,7 +49,7 @@ def build_augment(kind, sample_shape, center=None, scale=None):
     """
     kinds = ("weak", "strong", "ctaugment", "contrastive")
     if kind not in kinds:
-        raise ValueError(f"kind={kind!r} is none of {kinds}.")
+        raise ValueError(f"kind={kind!r} is not one of {kinds}.")
     if len(sample_shape) == 1:
         strength = 0.2 if kind in ("strong", "ctaugment") else 0.1
         return VectorNoise(strength, strength, center, scale)

@@ -402,7 +402,7 @@ def apply_op(x, op, value=0.0, method=0.0, blend=False, fill=0):
         For an unknown operation.
     """
     if op not in OPERATIONS:
-        raise ValueError(f"op={op!r} is none of {', '.join(OPERATIONS)}.")
+        raise ValueError(f"op={op!r} is not one of {', '.join(OPERATIONS)}.")
     values, methods = (
         torch.as_tensor(v, dtype=widest_float(x), device=x.device).expand(len(x))
         for v in (value, method)

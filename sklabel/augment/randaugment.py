@@ -78,7 +78,7 @@ def _value_table(table, height, width):
         rows = [[_level_value(op, i, table) for i in levels] for op in OPERATIONS]
     else:
         raise ValueError(
-            f'table={table!r} is none of "port", "official", "scan", "usb".'
+            f'table={table!r} is not one of "port", "official", "scan", "usb".'
         )
     values = torch.tensor(rows, dtype=torch.float64)[:, None].repeat(1, 2, 1)
     values[: len(GEOMETRY), 0] *= -1

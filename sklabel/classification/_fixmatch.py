@@ -215,7 +215,7 @@ class FixMatchClassifier(EncoderClassifier):
     weight_decay
         Published for CIFAR-100: 1e-3.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
+        Learning rate schedule after the warm-up; "fixmatch": cos(7 pi k / 16 K).
 
     Attributes
     ----------

@@ -241,7 +241,7 @@ class NoisyStudentClassifier(EncoderClassifier):
     weight_decay
         Published: 1e-5.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Course of the learning rate after the warm-up, in each round. Published:
+        Learning rate schedule after the warm-up, in each round. Published:
         :func:`sklabel.optim.exponential_decay`.
 
     Attributes

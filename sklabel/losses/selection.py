@@ -91,11 +91,11 @@ def uslt_global_loss(
     check_number(0, 1, threshold=threshold)
     if cluster_weights not in ("balanced", "renormalized", None):
         raise ValueError(
-            f'cluster_weights={cluster_weights!r} is none of "balanced", '
+            f'cluster_weights={cluster_weights!r} is not one of "balanced", '
             '"renormalized", None.'
         )
     if mean_over not in ("kept", "batch"):
-        raise ValueError(f'mean_over={mean_over!r} is none of "kept", "batch".')
+        raise ValueError(f'mean_over={mean_over!r} is not one of "kept", "batch".')
     confidence, targets = at_least_float32(logits_weak.detach()).softmax(-1).max(-1)
     kept = confidence > threshold  # (B,)
     losses = F.cross_entropy(at_least_float32(logits_strong), targets, reduction="none")

@@ -165,5 +165,5 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
     """
     figures = ("neighbor_agreement", "silhouette", "stability", "confidence")
     if figure not in figures:
-        raise ValueError(f"figure={figure!r} is none of {figures}.")
+        raise ValueError(f"figure={figure!r} is not one of {figures}.")
     return _ClusteringScorer(figure, embedder, n_neighbors)

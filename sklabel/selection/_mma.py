@@ -58,7 +58,7 @@ def confidence(probabilities, measure="margin"):
         return (p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
     if measure == "std":
         return p.std(axis=1)
-    raise ValueError(f"measure={measure!r} is none of {MEASURES}.")
+    raise ValueError(f"measure={measure!r} is not one of {MEASURES}.")
 
 
 def allocate(sizes, n_samples, random_state=None):

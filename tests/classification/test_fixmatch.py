@@ -187,7 +187,7 @@ def test_weights_that_make_no_sense_are_refused():
         (-np.ones(80), "not negative"),
         (
             np.zeros(80),
-            "None of the 10 labeled rows is of use: .* sample_weight or class_weight "
+            "None of the 10 labeled rows can be used: .* sample_weight or class_weight "
             "is",
         ),
         (np.full(80, np.nan), "finite"),
@@ -198,7 +198,7 @@ def test_weights_that_make_no_sense_are_refused():
         ({"cat": 2}, r"class_weight names \['cat'\]"),
         ({0: -1}, "class_weight={0: -1} must be finite and not negative"),
         ({0: np.nan}, "finite"),
-        ({0: 0, 1: 0}, "None of the 10 labeled rows is of use"),
+        ({0: 0, 1: 0}, "None of the 10 labeled rows can be used"),
     ):
         with pytest.raises(ValueError, match=message):
             short(class_weight=class_weight).fit(X, Y)
@@ -323,7 +323,7 @@ def test_labels_on_unreadable_files_only_are_refused(tmp_path):
         (tmp_path / f"{i}.png").write_bytes(b"no image")
     files = sorted(map(str, tmp_path.glob("*.png")))
     clf = FixMatchClassifier(max_steps=1, on_error="skip", image_size=8)
-    with pytest.raises(ValueError, match="None of the 2 labeled rows is of use"):
+    with pytest.raises(ValueError, match="None of the 2 labeled rows can be used"):
         with pytest.warns(UserWarning, match="2 of 6"):
             clf.fit(files, [0, 1, -1, -1, -1, -1])
 
