@@ -78,7 +78,8 @@ for name, encoder in {
     vectors[name] = encoder.fit_transform(X)
 
 # %%
-# A hundred random labels decide ------------------------------
+# A hundred random labels decide
+# ------------------------------
 #
 # The accuracy is that of the three nearest labeled neighbors, by cross-validation on
 # 100 labels. The rank is the effective number of dimensions of the vectors.

@@ -81,7 +81,8 @@ SelectionDisplay.from_estimator(selector, X, Z)
 plt.show()
 
 # %%
-# Label forty, predict the rest -----------------------------
+# Label forty, predict the rest
+# -----------------------------
 #
 # Here the true labels replace a person.
 

@@ -104,7 +104,8 @@ for number, (line, rows) in enumerate(zip(axes, asked, strict=True), 1):
 plt.show()
 
 # %%
-# What it gains -------------
+# What it gains
+# -------------
 #
 # The figure shows the accuracy on the images without a label, with mean and standard
 # deviation of three seeds. The first choice gains most. Later, random choice is as good

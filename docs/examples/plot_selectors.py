@@ -51,7 +51,8 @@ for name in ("USL", "core-set"):
 plt.show()
 
 # %%
-# What do they gain? ------------------
+# What do they gain?
+# ------------------
 #
 # The table shows means over five seeds: the share of the ten digits among the chosen
 # images, and the accuracy of a logistic regression on all other images, after training
