@@ -178,8 +178,8 @@ class Bare:
         return (time.perf_counter() - start) / n_steps
 
 
-def steps_of_fit(name, X, device, args):
-    """Return the seconds of a step of `fit`, within its last epochs."""
+def steps_of_fit(name, X, device, args, **settings):
+    """Return the seconds of a step of `fit`, within its fastest epoch."""
     taken = []
     run = Net.run_single_epoch
 
@@ -192,10 +192,32 @@ def steps_of_fit(name, X, device, args):
 
     Net.run_single_epoch = timed
     try:
-        fitted(name, X, device, args.batch_size, max_steps=args.steps)
+        fitted(name, X, device, args.batch_size, max_steps=args.steps, **settings)
     finally:
         Net.run_single_epoch = run
     return min(taken)
+
+
+def compiled(X, device, args):
+    """Print how much faster compiled networks train, plain and compiled in turn."""
+    for name in args.method:
+        for mode in args.compile:
+            if args.left() < 60:
+                print(f"{name} {mode} and those after it: no time left")
+                return
+            how = {"compile": True, "compile__mode": mode}
+            arms = {"plain": None, "compiled": how}
+            taken = {arm: [] for arm in arms}
+            for _ in range(3):
+                for arm, given in arms.items():
+                    seconds = steps_of_fit(name, X, device, args, net_params=given)
+                    taken[arm].append(seconds)
+            ratios = np.divide(taken["plain"], taken["compiled"])
+            print(
+                f"{name:11s} {mode}: {np.median(ratios):.2f} times as fast compiled "
+                f"(worst {ratios.min():.2f}; {np.median(taken['plain']):.4f} s a step)",
+                flush=True,
+            )
 
 
 def steps(X, device, args):
@@ -222,6 +244,9 @@ def main():
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seconds", type=float, default=300, help="stop after them")
     parser.add_argument("--tiny", action="store_true", help="the least sizes")
+    modes = ["default", "reduce-overhead", "max-autotune"]
+    parser.add_argument("--compile", nargs="+", choices=modes, help="only this")
+    parser.add_argument("--side", type=int, help="of the images")
     args = parser.parse_args()
     end = time.monotonic() + args.seconds
     args.left = lambda: end - time.monotonic()
@@ -230,8 +255,13 @@ def main():
     args.batch_size, args.rounds, args.steps = (32, 2, 4) if small else (256, 20, 60)
     args.sides = (16,) if small else (32, 96, 224)
     n_rows, side = (128, 8) if small else (10_000, 32)
+    side = args.side or side
     X = np.random.default_rng(0).integers(0, 256, (n_rows, side, side, 3), np.uint8)
     print(machine(), f"device {device}, torch {torch.__version__}", sep="\n")
+    if args.compile:
+        args.steps = 3 * (n_rows // args.batch_size)  # the first epoch compiles
+        compiled(X, device, args)
+        return
     n_far = compare(X[:256], device, args)
     views(device, args)
     steps(X, device, args)
