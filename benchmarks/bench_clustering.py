@@ -4,12 +4,13 @@ Accuracy is that of the best one-to-one match of clusters and classes (Hungarian
 the test images; training saw the training images alone, and no label. All but the
 autoencoders have the same small network. DEC and IDEC take pixels as vectors, like
 ClustPy's, which have the same layers, epochs and batches. An .npz file may hold vectors
-in the place of images: then k-means on them and TURTLE run. Rows that are in the
-results file are not run again, so a broken run continues.
+in the place of images: then k-means, SCAN, DeepCluster and TURTLE run on them. Rows
+that are in the results file are not run again, so a broken run continues.
 """
 
 import argparse
 import functools
+from pathlib import Path
 
 import numpy as np
 from _common import (
@@ -48,6 +49,13 @@ def figures(y, labels):
         "ari": adjusted_rand_score(y, labels),
         "clusters": len(np.unique(labels)),
     }
+
+
+def of_vectors(clusterer, data):
+    """Return the figures of test rows, and the accuracy on those seen in training."""
+    x, y, x_test, y_test = data
+    seen = clustering_accuracy(y, clusterer.fit_predict(x))
+    return {**figures(y_test, clusterer.predict(x_test)), "accuracy_train": seen}
 
 
 def flat(x):
@@ -131,22 +139,41 @@ def dcec(args, seed, data):
 
 
 def kmeans_of_vectors(args, seed, data):
-    return kmeans_of(*data, seed)
+    n_clusters = len(np.unique(data[1]))
+    return of_vectors(KMeans(n_clusters, n_init=3, random_state=seed), data)
 
 
 def turtle(**settings):
     def run(args, seed, data):
-        x, y, x_test, y_test = data
         clusterer = TURTLEClusterer(
-            len(np.unique(y)),
+            len(np.unique(data[1])),
             n_steps=args.turtle_steps,
+            batch_size=args.turtle_batch,
             random_state=seed,
             **settings,
-        ).fit(x)
-        found = figures(y_test, clusterer.predict(x_test))
+        )
+        found = of_vectors(clusterer, data)
         return {**found, "loss": -float(clusterer.init_scores_.max())}
 
     return run
+
+
+def scan_of_vectors(args, seed, data):
+    clusterer = SCANClusterer(
+        len(np.unique(data[1])),
+        n_heads=10,
+        max_epochs=args.epochs,
+        metric="cosine",
+        self_label_epochs=1,
+        **shared(args, seed),
+    )
+    return of_vectors(clusterer, data)
+
+
+def deepcluster_of_vectors(args, seed, data):
+    n_clusters = len(np.unique(data[1]))
+    clusterer = DeepClusterer(n_clusters, max_epochs=args.epochs, **shared(args, seed))
+    return of_vectors(clusterer, data)
 
 
 def iic(args, seed, data):
@@ -230,8 +257,10 @@ METHODS = {
     "DeepCluster": (deepcluster, ("width", "epochs")),
     "IIC": (iic, ("width", "iic_restarts", "iic_epochs")),
     "k-means on vectors": (kmeans_of_vectors, ()),
-    "TURTLE": (turtle(), ("turtle_steps",)),
-    "TURTLE, rescaled": (turtle(rescale=True), ("turtle_steps",)),
+    "SCAN on vectors": (scan_of_vectors, ("epochs",)),
+    "DeepCluster on vectors": (deepcluster_of_vectors, ("epochs",)),
+    "TURTLE": (turtle(), ("turtle_steps", "turtle_batch")),
+    "TURTLE, rescaled": (turtle(rescale=True), ("turtle_steps", "turtle_batch")),
     "DEC": (dec(0.0, 1.0), ("code_epochs", "epochs")),
     "IDEC": (dec(1.0, 0.1), ("code_epochs", "epochs")),
     "ClustPy DEC": (clustpy("DEC"), ("code_epochs", "epochs")),
@@ -239,7 +268,7 @@ METHODS = {
 }
 
 
-ON_VECTORS = "k-means on vectors", "TURTLE", "TURTLE, rescaled"
+ON_VECTORS = [name for name in METHODS if "vectors" in name or "TURTLE" in name]
 
 
 def compare_speed(args, data):
@@ -268,6 +297,7 @@ def main():
     parser.add_argument("--iic-epochs", type=int, default=40)
     parser.add_argument("--iic-restarts", type=int, default=4, help="of the heads")
     parser.add_argument("--turtle-steps", type=int, default=6000)
+    parser.add_argument("--turtle-batch", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, help="only compare speed, so many times")
     args = parse(parser)
 
@@ -282,7 +312,7 @@ def main():
             function, lengths = METHODS[name]
             run = results.run(
                 lambda f=function, s=seed: f(args, s, data),
-                data=args.data,
+                data=Path(args.data).stem,
                 n_train=len(data[0]),
                 method=name,
                 **{length: getattr(args, length) for length in lengths},

@@ -13,9 +13,14 @@ weights there.
 the first rows by ``--first``, then more by a selector up to each budget; accuracy on
 the test images.
 
+``--task why``: how far the rows that are asked after the first ones lie in crowded
+places (0.5 as random rows, 1 in the densest), the share of their commonest class, how
+many of them the probe knew already, and what it gains; the same where rows are asked
+one by one, among a random tenth, or among the half in the denser places.
+
 ``--task loop``: contrastive clustering (CCL) in the active-learning loop, one per cent
 of the rows chosen at random, then more by a selector; accuracy on the test images at
-each budget.
+each budget. By default the loop chooses the first ones by USL, the others by BADGE.
 
 The embedding is SimCLR's with a small network, from the training images without labels,
 one for each seed. With ``--embed-seed`` it is one for all, and with ``--weights FILE``
@@ -38,8 +43,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 
 from sklabel.active_learning import ActiveLearningClassifier
 from sklabel.classification import CCLClassifier
@@ -340,6 +346,82 @@ def run_rounds(args, results, data):
         summary(rows_of_results, ["data", "method"], f"accuracy_{n_labels}")
 
 
+WHY = [
+    *("random", "entropy", "entropy, in turn", "entropy, random tenth"),
+    *("entropy, denser half", "BALD", "BALD, in turn", "BALD, denser half"),
+    *("margin", "BADGE", "UHerding", "MaxHerding"),
+]
+
+
+def crowding(Z, n_neighbors=20):
+    """Return of each row the share of the rows that lie in a sparser place."""
+    Z = normalize(Z)
+    distances = (
+        NearestNeighbors(n_neighbors=n_neighbors + 1).fit(Z).kneighbors(Z)[0][:, -1]
+    )
+    return np.argsort(np.argsort(-distances)) / len(Z)
+
+
+def ask(name, n_samples, seed, Z, y, known, crowded):
+    """Return rows to ask: at once, one by one, or among some of the rows."""
+    base, _, way = name.partition(", ")
+    if way == "in turn":
+        for _ in range(n_samples):
+            known = np.r_[known, ask(base, 1, seed, Z, y, known, crowded)]
+        return known[-n_samples:]
+    pool = np.ones(len(y), bool)
+    if way == "random tenth":
+        pool = np.random.default_rng(seed).random(len(y)) < 0.1
+    elif way == "denser half":
+        pool = crowded >= 0.5
+    pool[known] = True
+    hidden = np.full(len(y), -1)
+    hidden[known] = y[known]
+    selector = {**FREE, **ASKING}[base]()
+    selector.set_params(n_samples=n_samples, random_state=seed)
+    return np.flatnonzero(pool)[selector.fit_select(Z[pool], hidden[pool])]
+
+
+def run_why(args, results, data):
+    x, y, x_test, y_test = data
+    rows_of_results, (n_first, n_labels) = [], args.n_labels
+    for seed in args.seeds:
+        known = None
+        for name in args.method or WHY:
+            key = {
+                "task": "why",
+                "data": Path(args.data).name,
+                "n_train": len(x),
+                **space(args, x),
+                "first": args.first,
+                "budgets": args.n_labels,
+                "method": name,
+                "seed": seed,
+            }
+            if results.find(**key) is None and known is None:
+                Z, target, Z_test = embedded(args, seed, x, y, x_test)
+                known = choose(args.first, n_first, seed, Z, target, (), {})
+                right = probe().fit(Z[known], target[known]).predict(Z) == target
+                crowded = crowding(Z)
+
+            def run(name=name, seed=seed):
+                n_more = n_labels - n_first
+                rows = ask(name, n_more, seed, Z, target, known, crowded)
+                seen = np.r_[known, rows]
+                return {
+                    "accuracy": probe()
+                    .fit(Z[seen], target[seen])
+                    .score(Z_test, y_test),
+                    "crowding": float(crowded[rows].mean()),
+                    "commonest": float(np.bincount(target[rows]).max() / n_more),
+                    "right_before": float(right[rows].mean()),
+                }
+
+            rows_of_results.append(results.run(run, **key))
+    for figure in ("accuracy", "crowding", "commonest", "right_before"):
+        summary(rows_of_results, ["data", "method"], figure)
+
+
 def loop_selectors():
     return {
         "random": RandomSelector(),
@@ -347,6 +429,8 @@ def loop_selectors():
         "BALD": BALDSelector(),
         "VAAL": short(VAALSelector),
         "core-set": CoreSetSelector(),
+        "BADGE": BADGESelector(),
+        "default of the loop": None,
     }
 
 
@@ -379,7 +463,7 @@ def run_loop(args, results, data):
                 loop = ActiveLearningClassifier(
                     CCLClassifier(embedder=held, max_steps=args.steps),
                     selector,
-                    RandomSelector(),
+                    None if selector is None else RandomSelector(),
                     embedder=held,
                     random_state=seed,
                 ).begin(x)
@@ -410,11 +494,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--task",
-        choices=["probe", "fixmatch", "transfer", "rounds", "loop"],
+        choices=["probe", "fixmatch", "transfer", "rounds", "why", "loop"],
         default="probe",
     )
     parser.add_argument("--data", default="mnist", help="a name of fetch_*, or .npz")
-    names = {**FREE, **ASKING, **round_selectors()}
+    names = {**FREE, **ASKING, **round_selectors(), **loop_selectors()}
+    names |= dict.fromkeys(WHY)
     parser.add_argument("--method", nargs="+", choices=[*names])
     parser.add_argument("--first", choices=[*FREE], default="USL", help="of the loop")
     parser.add_argument("--weights", help="of mobilenet_v2")
@@ -439,14 +524,15 @@ def main():
     if args.n_labels is None:
         many = args.task in ("probe", "rounds")
         args.n_labels = [10, 20, 40, 100, 250] if many else [40]
+        if args.task == "why":
+            args.n_labels = [20, 40]
     read = photographs if Path(args.data).is_dir() else load
     x, y, x_test, y_test = read(args.data)
     x_test, y_test = x_test[: args.n_test], y_test[: args.n_test]
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
     results = Results("selection")
-    run = {"probe": run_probe, "rounds": run_rounds, "loop": run_loop}.get(
-        args.task, run_fixmatch
-    )
+    tasks = {"probe": run_probe, "rounds": run_rounds, "why": run_why}
+    run = {**tasks, "loop": run_loop}.get(args.task, run_fixmatch)
     run(args, results, data)
 
 

@@ -7,15 +7,22 @@ start from the encoder, with the settings for one that has learned nothing (as
 published), with those of the library, and with others; beside them logistic regression
 and EmbeddingClassifier on its vectors. Accuracy on the rows without a label. Rows that
 are in the results file are not run again, so a broken run continues.
+
+The labels are drawn, one of each class first. With ``--choice`` selectors choose them
+in the same space, each seed among four fifths of the rows; those that ask a classifier
+start from ten random rows. FreeMatch, SoftMatch and AdaMatch are FixMatch with other
+rules for which predictions count.
 """
 
 import argparse
+import itertools
 import warnings
 from pathlib import Path
 
 import numpy as np
 from _common import UPRIGHT, Results, load, parse, shared, small_network, summary
 from bench_classification import draw
+from bench_selection import ASKING, FREE, choose, figures_of
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -38,6 +45,18 @@ STARTS = {
     "probe, rate 0.01": {"backbone_lr": 0.01},
     "probe, frozen": {"train_backbone": False},
 }
+# what is not the default of FixMatch
+RULES = {
+    "FixMatch": {},
+    "FreeMatch": {"threshold": "free"},
+    "SoftMatch": {"threshold": "soft"},
+    "AdaMatch": {
+        "threshold": 0.9,
+        "relative_threshold": True,
+        "distribution_alignment": "predictions",
+        "logit_interpolation": True,
+    },
+}
 METHODS = ("logistic regression", "EmbeddingClassifier", "FixMatch", "SimCLRv2")
 
 
@@ -56,7 +75,10 @@ def fit_embedder(args, x):
     if args.weights:
         side = 96 if Path(args.data).is_dir() else None
         return PretrainedTransformer(
-            "mobilenet_v2", weights=args.weights, input_size=96, image_size=side
+            "mobilenet_v2",
+            weights=args.weights,
+            input_size=args.input_size,
+            image_size=side,
         ).fit(x)
     own = Contrastive(flip=0, crop=(0.5, 1.0), rotate=20)
     return SimCLRTransformer(
@@ -75,8 +97,9 @@ def classifier(method, start, embedder, args, seed):
     size = {"image_size": 96} if Path(args.data).is_dir() else {}
     given = {**STARTS[start], **size, **shared(args, seed), "max_steps": args.steps}
     weak = Weak(flip=0) if upright else "auto"
-    if method == "FixMatch":
+    if method in RULES:
         return FixMatchClassifier(
+            **RULES[method],
             backbone=embedder,
             batch_size=args.batch_size,
             unlabeled_ratio=args.ratio,
@@ -88,18 +111,51 @@ def classifier(method, start, embedder, args, seed):
     )
 
 
+def chosen(name, n_labels, seed, Z, y):
+    """Return y with all labels hidden but those of the rows that a selector chooses."""
+    rows, memory = np.empty(0, np.int64), {}
+    for budget in (10, n_labels) if name in ASKING else (n_labels,):
+        rows = choose(name, budget, seed, Z, y, rows, memory)
+    hidden = np.full(len(y), -1)
+    hidden[rows] = y[rows]
+    return hidden
+
+
+def learn(args, method, start, embedder, x, Z, y, hidden, seed):
+    """Return the figures of a method on the rows without a label."""
+    known, rest = hidden >= 0, hidden < 0
+    warned = {}
+    if method == "logistic regression":
+        clf = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        found = clf.fit(Z[known], hidden[known]).predict(Z)
+    elif method == "EmbeddingClassifier":
+        clf = EmbeddingClassifier(random_state=seed)
+        found = clf.fit(Z, hidden).transduction_
+    else:
+        clf = classifier(method, start, embedder, args, seed)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            found = clf.fit(x, hidden).transduction_
+        said = [str(w.message) for w in seen]
+        warned["warned"] = any("probe on the embedding" in s for s in said)
+    return {"accuracy": float((found == y)[rest].mean()), **warned}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="name, or folder of folders")
     parser.add_argument("--weights", help="of MobileNet v2; default: train SimCLR")
+    parser.add_argument("--input-size", type=int, default=96, help="of MobileNet v2")
     parser.add_argument("--labels", type=int, nargs="+", default=[40])
+    parser.add_argument("--choice", nargs="+", choices=[*FREE, *ASKING])
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--n-train", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--distill", type=int, default=10, help="epochs")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--ratio", type=int, default=7)
-    parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
+    names = dict.fromkeys([*METHODS, *RULES])
+    parser.add_argument("--method", nargs="+", choices=names, default=list(METHODS))
     parser.add_argument("--start", nargs="+", choices=STARTS, default=list(STARTS))
     args = parse(parser)
 
@@ -107,40 +163,34 @@ def main():
     embedder = fit_embedder(args, x)
     Z = embedder.transform(x)
     embedding = "mobilenet" if args.weights else "simclr"
+    if args.weights and args.input_size != 96:
+        embedding += f", {args.input_size} pixels"
     key = {"data": Path(args.data).stem, "embedding": embedding, "n_train": len(y)}
     key |= {"steps": args.steps, "batch_size": args.batch_size, "ratio": args.ratio}
     results, rows = Results("transfer"), []
-    for seed in range(args.seeds):
-        for n_labels in args.labels:
-            hidden = draw(y, n_labels, seed)
-            for method in args.method:
-                trained = method in ("FixMatch", "SimCLRv2")
-                for start in args.start if trained else ["vectors"]:
-
-                    def run(method=method, start=start, hidden=hidden, seed=seed):
-                        known, rest = hidden >= 0, hidden < 0
-                        if method == "logistic regression":
-                            clf = make_pipeline(
-                                StandardScaler(), LogisticRegression(max_iter=1000)
-                            ).fit(Z[known], hidden[known])
-                            found = clf.predict(Z)
-                        elif method == "EmbeddingClassifier":
-                            clf = EmbeddingClassifier(random_state=seed).fit(Z, hidden)
-                            found = clf.transduction_
-                        else:
-                            clf = classifier(method, start, embedder, args, seed)
-                            with warnings.catch_warnings(record=True) as seen:
-                                warnings.simplefilter("always")
-                                found = clf.fit(x, hidden).transduction_
-                            said = [str(w.message) for w in seen]
-                            warned = any("probe on the embedding" in s for s in said)
-                            accuracy = float((found == y)[rest].mean())
-                            return {"accuracy": accuracy, "warned": warned}
-                        return {"accuracy": float((found == y)[rest].mean())}
-
-                    own = {"n_labels": n_labels, "method": method, "start": start}
-                    rows.append(results.run(run, **key, **own, seed=seed))
-    summary(rows, ("n_labels", "method", "start"), "accuracy")
+    cases = itertools.product(range(args.seeds), args.labels, args.choice or [None])
+    for seed, n_labels, choice in cases:
+        if choice is None:
+            used, hidden = np.arange(len(y)), draw(y, n_labels, seed)
+        else:
+            used = np.random.default_rng(seed).permutation(len(y))[: len(y) * 4 // 5]
+            hidden = chosen(choice, n_labels, seed, Z[used], y[used])
+        seen = [x[i] for i in used] if isinstance(x, list) else x[used]
+        of_choice = figures_of(hidden >= 0, y[used], len(np.unique(y)))
+        for method in args.method:
+            trained = method not in ("logistic regression", "EmbeddingClassifier")
+            for start in args.start if trained else ["vectors"]:
+                case = method, start, embedder, seen, Z[used], y[used], hidden, seed
+                own = {"n_labels": n_labels, "method": method, "start": start}
+                own |= {"choice": choice, "seed": seed}
+                row = results.run(
+                    lambda case=case, known=of_choice: {**learn(args, *case), **known},
+                    **key,
+                    **own,
+                )
+                rows.append(row)
+    rows = [{"choice": None, **row} for row in rows]
+    summary(rows, ("choice", "n_labels", "method", "start"), "accuracy")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ is written by hand. A cell is mean and standard deviation over the seeds, a sing
 where there is one; with less seeds than the others their number stands beside it.
 """
 
+import itertools
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from _common import Results
 from bench_classification import HARD
 from bench_clustering import METHODS as CLUSTERERS
+from bench_transfer import RULES
 
 README = Path(__file__).parent / "README.md"
 # drawn; the others would hide them
@@ -60,14 +62,24 @@ def table(head, lines):
 
 
 def clustering():
-    rows = rows_of("clustering")
-    columns = [d for d in DATA if d in distinct(rows, "data")]
-    sizes = {r["data"]: r["n_train"] for r in rows}
+    return _clustering({name: name for name in DATA})
+
+
+def clustering_of_vectors():
+    return _clustering({name: f"{name}-mobilenet" for name in DATA})
+
+
+def _clustering(files):
+    rows = [r for r in rows_of("clustering") if r["data"] in files.values()]
+    columns = {d: name for d, name in files.items() if name in distinct(rows, "data")}
+    sizes = {d: rows_of("clustering", data=n)[0]["n_train"] for d, n in columns.items()}
     lines = []
     for method in CLUSTERERS:
+        if method not in distinct(rows, "method"):
+            continue
         line = [method]
         for data in columns:
-            own = [r for r in rows if r["method"] == method and r["data"] == data]
+            own = [r for r in rows if (r["method"], r["data"]) == (method, files[data])]
             text = percent(own)
             if own:
                 text += "".join(
@@ -227,14 +239,105 @@ def one_space():
     return _side_by_side(rows, FREE, (10, 20, 40, 100), lambda r, n: r["n_labels"] == n)
 
 
-def rounds(first=10):
-    rows = [r for r in rows_of("selection", task="rounds") if r["budgets"][0] == first]
-    budgets = [n for n in rows[0]["budgets"] if n > first]
+def rounds(n_first=10):
+    rows = rows_of("selection", task="rounds", first="USL")
+    rows = [r for r in rows if r["budgets"][0] == n_first]
+    budgets = [n for n in rows[0]["budgets"] if n > n_first]
     return _side_by_side(rows, distinct(rows, "method"), budgets)
 
 
 def long_rounds():
-    return rounds(first=40)
+    return rounds(n_first=40)
+
+
+STARTS = [("USL", 20), ("random", 20), ("random", 40)]
+STARTED = ["entropy", "BALD", "margin", "BADGE", "UHerding", "MaxHerding"]
+
+
+def starts():
+    """How far the loop is above random choice with the same first rows."""
+    every, lines = rows_of("selection", task="rounds"), []
+    spaces = {
+        data: "mobilenet_v2" if data == "cifar10" else None
+        for data in DATA
+        if data != "clothing"
+    }
+    for (first, n_first), method in itertools.product(STARTS, STARTED):
+        line = [f"{n_first} by {first}", method]
+        for data, space in spaces.items():
+            own = [
+                r
+                for r in every
+                if (r["first"], r["budgets"][0]) == (first, n_first)
+                and (r["data"], r.get("space")) == (data, space)
+            ]
+            by_seed = {(r["method"], r["seed"]): r for r in own}
+            seeds = [s for m, s in by_seed if m == method]
+            gains = [
+                [100 * (by_seed[method, s][f] - by_seed["random", s][f]) for s in seeds]
+                for f in (f"accuracy_{n}" for n in own[0]["budgets"][1:])
+            ]
+            line.append(" / ".join(f"{np.mean(g):+.1f}" for g in gains))
+        means = [[float(v) for v in cell.split(" / ")] for cell in line[2:]]
+        lines.append([*line, " / ".join(f"{v:+.1f}" for v in np.mean(means, 0))])
+    head = [
+        "first",
+        "then",
+        *(DATA[d] + ", " + (v or "SimCLR") for d, v in spaces.items()),
+    ]
+    return table([*head, "mean"], lines)
+
+
+def why():
+    rows = rows_of("selection", task="why", first="random")
+    columns = [d for d in DATA if d in distinct(rows, "data")]
+    lines = []
+    for method in distinct(rows, "method"):
+        line = [method]
+        for data in columns:
+            own = [r for r in rows if (r["method"], r["data"]) == (method, data)]
+            names = ("accuracy", "crowding", "commonest")
+            means = [100 * np.mean([r[name] for r in own]) for name in names]
+            line.append("{:.1f} ({:.0f}, {:.0f})".format(*means))
+        lines.append(line)
+    return table(["", *(DATA[d] for d in columns)], lines)
+
+
+def chosen_from_encoder():
+    """Trainings from the encoder in whose space the labels were chosen."""
+    rows = [r for r in rows_of("transfer") if r.get("choice")]
+    methods = distinct(rows, "method")
+    parts = []
+    for data in [d for d in DATA if d in distinct(rows, "data")]:
+        every = [r for r in rows if r["data"] == data]
+        lines = []
+        for choice in distinct(every, "choice"):
+            own = [r for r in every if r["choice"] == choice]
+            cells = [[r for r in own if r["method"] == m] for m in methods]
+            texts = [counted(percent(cell), cell, 3) for cell in cells]
+            n_classes = 8 if data == "bloodmnist" else 10
+            met = n_classes * np.mean([r["coverage"] for r in cells[0]])
+            lines.append([choice, f"{met:.1f}", *texts])
+        parts.append(table([f"{DATA[data]}, 40 labels", "classes", *methods], lines))
+    return "\n\n".join(parts)
+
+
+def rules():
+    """FixMatch with other rules for which predictions count."""
+    rows = [
+        r
+        for r in rows_of("transfer", n_train=5000, start="default", n_labels=40)
+        if r["method"] in RULES and not r.get("choice")
+    ]
+    columns = [d for d in DATA if d in distinct(rows, "data")]
+    lines = []
+    for method in RULES:
+        line = [method]
+        for data in columns:
+            own = [r for r in rows if (r["method"], r["data"]) == (method, data)]
+            line.append(counted(percent(own), own, 3))
+        lines.append(line)
+    return table(["40 labels", *(DATA[d] for d in columns)], lines)
 
 
 def _side_by_side(rows, methods, budgets, of=lambda row, n: True):
@@ -288,13 +391,14 @@ def chosen():
 def loop():
     rows, lines = rows_of("selection", task="loop"), []
     shares = ("1%", "3%", "5%", "10%")
+    n_seeds = max((r["seed"] for r in rows), default=0) + 1
     for data in DATA:
         for method in distinct(rows, "method"):
             own = [r for r in rows if (r["data"], r["method"]) == (data, method)]
             if own:
                 figures = [percent(own, f"accuracy_{share}") for share in shares]
-                lines.append([DATA[data], method, *figures, _list(own)])
-    return table(["", "", *(f"{s[:-1]} %" for s in shares), "seeds"], lines)
+                lines.append([DATA[data], counted(method, own, n_seeds), *figures])
+    return table(["", "", *(f"{s[:-1]} %" for s in shares)], lines)
 
 
 def hybrid():
@@ -357,6 +461,7 @@ def _list(rows):
 
 TABLES = {
     "clustering": clustering,
+    "clustering of vectors": clustering_of_vectors,
     "segmentation": segmentation,
     "few labels": few_labels,
     "hard cases": hard_cases,
@@ -364,6 +469,10 @@ TABLES = {
     "one space": one_space,
     "rounds": rounds,
     "long rounds": long_rounds,
+    "starts": starts,
+    "why": why,
+    "chosen from encoder": chosen_from_encoder,
+    "rules": rules,
     "chosen": chosen,
     "loop": loop,
     "hybrid": hybrid,

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..backbones import Encoder, build_autoencoder
 from ..modules import Method, mlp
 from .health import CollapseWarning
+from .processes import gathered
 from .roles.selection import NetworkSelectionRole
 from .samples import evenly_spaced
 from .warn import warn
@@ -161,7 +162,8 @@ class AdversarialCodes(Method):
         error = kl = 0.0
         for part_drawn, part_target, part_mu, part_logvar in parts:
             error = error + F.mse_loss(part_drawn, part_target)
-            kl = kl + kl_divergence(part_mu, part_logvar, self.kl_reduction)
+            seen = gathered(part_mu), gathered(part_logvar)  # it may be a sum
+            kl = kl + kl_divergence(*seen, self.kl_reduction)
         return mu, logvar, z, error, kl
 
     def judged(self, mu, sizes):
@@ -277,21 +279,21 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
         labeled, bad = pool.labeled, pool.X.bad
         if not labeled.any():
             raise ValueError(
-                f"{type(self).__name__} looks for rows unlike the labeled ones, but y "
-                "has no labeled row: choose the first rows with USLSelector, and pass "
-                "y with their labels and -1 for the others."
+                f"{type(self).__name__} searches for rows unlike the labeled ones, but "
+                "y has no labeled row: choose the first rows with USLSelector, and "
+                "pass y with their labels and -1 for the others."
             )
         if bad[labeled].all():
             raise ValueError(
                 f"None of the {labeled.sum()} labeled image files can be read: label "
-                "others, or replace them."
+                "other rows, or replace the files."
             )
         candidates = np.flatnonzero(~labeled & ~bad)
         if len(candidates) < pool.n_samples:
             raise ValueError(
-                f"n_samples={pool.n_samples} rows are asked, but of those without a "
-                f"label only {len(candidates)} can be read: ask for fewer, or replace "
-                "the files that cannot be read."
+                f"n_samples={pool.n_samples} rows are requested, but only "
+                f"{len(candidates)} unlabeled rows can be read: lower n_samples, or "
+                "replace the files that cannot be read."
             )
         return candidates
 
@@ -330,9 +332,9 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
             advice = "" if mean else 'kl_reduction="mean" with kl_weight=0.01, or '
             warn(
                 f"The codes of {name} explain {max(0, explained):.0%} of the variance "
-                "of X, so that the choice is close to random: try "
-                f"{advice}a lower kl_weight (now {self.kl_weight}) or adversary_weight "
-                f"(now {self.adversary_weight}), or train longer (max_epochs).",
+                f"of X, so the choice is close to random: try {advice}a lower "
+                f"kl_weight (now {self.kl_weight}) or adversary_weight (now "
+                f"{self.adversary_weight}), or train longer (max_epochs).",
                 CollapseWarning,
             )
             return
@@ -344,10 +346,10 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
         if area < 0.5 + min(chance, 0.25):
             warn(
                 f"The discriminator of {name} is at chance: it puts a labeled row "
-                f"before an unlabeled one in {area:.0%} of the pairs, so that the "
-                "choice is close to random. Lower adversary_weight (now "
+                f"before an unlabeled one in {area:.0%} of the pairs, so the choice "
+                "is close to random. Lower adversary_weight (now "
                 f"{self.adversary_weight}) or vae_steps (now {self.vae_steps}), or "
-                "train longer (max_epochs); labeled rows that were drawn at random may "
-                "not differ from the others.",
+                "train longer (max_epochs); labeled rows that were drawn at random "
+                "may not differ from the others.",
                 CollapseWarning,
             )

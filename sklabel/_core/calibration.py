@@ -43,8 +43,8 @@ def hold_out(codes, size, seed):
     if not fewest <= n_held <= len(spare):
         raise ValueError(
             f"calibration_size={size} would withhold {n_held} of {len(labeled)} "
-            f"labeled rows. At least {fewest} are needed, and at most {len(spare)} can "
-            "be spared: change calibration_size, label more rows, or use "
+            f"labeled rows. At least {fewest} are needed and at most {len(spare)} can "
+            "be withheld: change calibration_size, label more rows, or use "
             "calibration_size=None."
         )
     # evenly over the rows in order of their classes

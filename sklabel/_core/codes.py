@@ -75,7 +75,8 @@ class CodesMixin:
         if getattr(inner, "output", "backbone") != "backbone":
             raise ValueError(
                 f'embedder={type(inner).__name__}(output="{inner.output}") has its '
-                'codes behind the network that is trained on: use output="backbone".'
+                "codes after the head, which is not trained here: use "
+                'output="backbone".'
             )
         if (
             self.reconstruction_weight
@@ -90,8 +91,8 @@ class CodesMixin:
         trained = unfrozen(self.embedder_)
         if not hasattr(trained, "encoder_"):
             raise ValueError(
-                f"embedder={type(trained).__name__} trains no network that could go on "
-                "learning: use one of sklabel.embedding."
+                f"embedder={type(trained).__name__} has no network that can be trained "
+                "further: use one of sklabel.embedding."
             )
         embed = getattr(getattr(trained, "net_", None), "module_", None)
         decodes = hasattr(embed, "error")

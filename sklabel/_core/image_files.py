@@ -318,8 +318,8 @@ class ImageFiles:
         """Return a line on the images of which one page is read."""
         names = [self.name(row) for row in sorted(self.several)]
         return (
-            f"{len(names)} of {len(self)} image files hold several pages or frames, of "
-            f"which the first is read: {_listed(map(repr, names))}."
+            f"{len(names)} of {len(self)} image files hold several pages or frames; "
+            f"only the first is read: {_listed(map(repr, names))}."
         )
 
 

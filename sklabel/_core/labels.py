@@ -124,7 +124,10 @@ def _of_pandas(y):
 
 def _of_tensor(y):
     if y.is_meta:
-        raise ValueError("y is a tensor on the meta device, which holds no labels.")
+        raise ValueError(
+            "y is a tensor on the meta device, which holds no labels: create it on "
+            "another device."
+        )
     y = y.detach().cpu()
     y = y.to_dense() if y.is_sparse else y
     try:
@@ -233,7 +236,7 @@ def _check_texts(column, labeled, unlabeled, classes, what, rows):
     raise ValueError(
         f"{what} holds the text {text!r} (first in row {row}){others}, which may stand "
         "for a missing label or name a class. Mark unlabeled rows by -1, None or "
-        "np.nan, beside texts in an object array: y = np.array(names, dtype=object); "
+        "np.nan, next to texts in an object array: y = np.array(names, dtype=object); "
         "y[unlabeled_rows] = -1. To keep it as a class: y = "
         f"sklabel.labels.keep_as_class(y, {text!r})."
     )
@@ -290,7 +293,7 @@ def read_labels(y, unlabeled=-1, classes=None, what="y", rows=None):
         Labels. ``-1``, ``None``, NaN (pandas' NA and NaT, masked entries and nulls of
         Arrow too) and blank texts mark unlabeled rows.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row beside these; ``None``: nothing else.
+        Value that marks unlabeled rows, besides these; ``None``: nothing else.
     classes : array-like of shape (n_classes,), default=None
         Known classes. Texts among them are labels whatever they look like.
     what : str, default="y"
@@ -337,7 +340,7 @@ def check_look_alikes(classes):
     more = len(groups) - _MOST_NAMED
     warn(
         f"Classes that look alike: {named}{f'; and {more} more' if more > 0 else ''}. "
-        "Each spelling is a class of its own: if they mean the same, write them alike.",
+        "Each spelling is a separate class: if they mean the same, use one spelling.",
         UserWarning,
     )
 
@@ -351,7 +354,7 @@ def is_labeled(y, unlabeled=-1, classes=None):
         Labels. ``-1``, ``None``, NaN (pandas' NA and NaT, masked entries and nulls of
         Arrow too) and blank texts mark unlabeled rows.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row beside these; ``None``: nothing else.
+        Value that marks unlabeled rows, besides these; ``None``: nothing else.
     classes : array-like of shape (n_classes,), default=None
         Known classes, as ``classes_`` of a fitted classifier. Texts among them are
         labels even where they look like a mark, such as "none".
@@ -454,7 +457,7 @@ def encode_labels(y, *, classes=None, unlabeled=-1):
         Known classes, as ``classes_`` of a fitted classifier. ``None``: the sorted
         labels that occur in y.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row beside these; ``None``: nothing else.
+        Value that marks unlabeled rows, besides these; ``None``: nothing else.
 
     Returns
     -------

@@ -25,6 +25,7 @@ from .inputs import check_pixel_range, check_samples
 from .net import Net, resolve_device
 from .parameters import Inference, Training
 from .plain import float32_by_default, plain_parameters
+from .processes import current
 from .samples import PIXEL_RANGES, Samples
 from .settings import check_callable, check_folder, check_net, watched
 from .warn import warn
@@ -81,6 +82,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
             seed = int(np.random.default_rng().integers(2**31 - 1))
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = current().shared(lambda: seed)
         with seeded(seed, self.device):
             yield seed
 
@@ -200,13 +202,13 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         Parameters
         ----------
         folder : str or Path
-            Made if it does not exist. Nothing executable is written; ``sklabel.load``
-            reads it.
+            Created if it does not exist. Nothing executable is written;
+            ``sklabel.load`` reads it.
 
         Raises
         ------
         TypeError
-            If a parameter is an object of the user's own, which only pickle can keep.
+            If a parameter is a user-defined object, which only pickle can save.
         """
         check_is_fitted(self)
         persistence.save(self, folder)
@@ -225,9 +227,9 @@ class VectorEstimator(NetEstimator, abstract=True):
     Attributes
     ----------
     embedder_ : transformer
-        Fitted embedder, where there is one.
+        Fitted embedder, if there is one.
     sample_shape_ : tuple of int
-        Shape of one sample: that of the embedder where it has one, else ``(D,)``.
+        Shape of one sample: the embedder's if it has one, else ``(D,)``.
     """
 
     _continued = None  # there is no warm start
@@ -273,8 +275,9 @@ class VectorEstimator(NetEstimator, abstract=True):
             Z = np.asarray(embedder.transform(X), dtype=np.float32)
             if Z.ndim != 2:
                 raise ValueError(
-                    f"embedder={type(unfrozen(embedder)).__name__} makes an array of "
-                    f"shape {Z.shape} of X, not one vector for each row."
+                    f"embedder={type(unfrozen(embedder)).__name__} returns an array of "
+                    f"shape {Z.shape} for X, not one vector for each row: use another "
+                    "embedder."
                 )
             spaces.append(Z)
         self.sample_shape_ = getattr(unfrozen(embedders[0]), "sample_shape_", None)
@@ -294,6 +297,7 @@ class VectorEstimator(NetEstimator, abstract=True):
             pixel_range=pixel_range,
             precision="float32",
             device=resolve_device(self.device),
+            shared=False,  # a linear layer: each process trains the same one
             **settings,
         ).initialize()
 
@@ -341,7 +345,6 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"{(len(samples), *samples.sample_shape)}) while a minimum of 2 is "
                 f"required by {type(self).__name__}: n_samples = 1 is too few to train."
             )
-        _check_processes(self)
         made = self._made_with()
         self._changed, self._built_with = self._changed_parameters(made), made
         self._continued = self._start(samples.sample_shape)
@@ -449,9 +452,9 @@ class Learner(Training, NetEstimator, abstract=True):
         given = self.get_params(deep=False)
         shown = " and ".join(f"{name}={given[name]!r}"[:200] for name in names)
         return ValueError(
-            "warm_start=True goes on from what the last fit has learned, which does "
-            f"not fit {shown or 'the network that the parameters make now'}: set back "
-            "what has been changed, or use warm_start=False."
+            "warm_start=True continues from the weights of the last fit, which do not "
+            f"fit {shown or 'the network of the current parameters'}: undo the "
+            "changes, or use warm_start=False."
         )
 
     def _part(self, name, build):
@@ -596,14 +599,16 @@ class Learner(Training, NetEstimator, abstract=True):
         self.net_ = net
         self._fresh &= self.interrupted_
         if train and not self.interrupted_:
+            self._agree(name, sampler)
             net.partial_fit(sampler)
             net.stage = None  # it knows X
             if net.interrupted_:
                 self.interrupted_ = True
                 warn(
                     f"{type(self).__name__} was interrupted in stage {name!r} after "
-                    f"{net.step_} of {net.total_steps_} steps. It is fitted with what "
-                    "it had learned; call fit again for the rest.",
+                    f"{net.step_} of {net.total_steps_} steps. It is fitted with its "
+                    "weights at that step; call fit again for "
+                    "the rest.",
                     UserWarning,
                 )
         net.history[:0] = self._earlier_epochs
@@ -611,27 +616,25 @@ class Learner(Training, NetEstimator, abstract=True):
         self.n_iter_ = len(net.history)
         return module
 
+    def _agree(self, stage, sampler):
+        """Raise an error if processes that train together do not train the same."""
+        group = current()
+        if group.size == 1:
+            return
+        samples = sampler.samples
+        some = samples[samples.spread(32)]
+        group.agree(
+            {
+                "their estimators": (type(self).__name__, stage),
+                "the parameters": _plain(self.get_params(deep=False)),
+                "X": (len(samples), digest(some)),
+                "y, or what the fit has made of X before": digest(sampler.identity),
+            }
+        )
 
-def _check_processes(estimator):
-    """Tell that the processes of torch.distributed do not share a training."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    size, name = distributed.get_world_size(), type(estimator).__name__
-    if size == 1:
-        return
-    if estimator.random_state is None:
-        raise ValueError(
-            f"random_state=None would train another {name} in each of the {size} "
-            "processes of torch.distributed: give all the same number."
-        )
-    if distributed.get_rank() == 0:
-        warn(
-            f"Each of the {size} processes of torch.distributed trains the whole "
-            f"{name} on all rows of its X: nothing is shared among them, and the "
-            "training is no faster than in one process.",
-            UserWarning,
-        )
+
+def _plain(parameters):
+    return {k: v for k, v in parameters.items() if isinstance(v, (str, int, float))}
 
 
 def _holds(outer, inner):

@@ -298,6 +298,14 @@ class Captioned(Shuffled):
         return (self.texts,)
 
     def epoch(self, batch_size):
+        for rows, texts in self._pairs(batch_size):
+            longest = self.tokens.shape[1]
+            if self.lengths is not None:
+                longest = int(self.lengths[texts].max())
+            yield rows, texts, longest
+
+    def _pairs(self, batch_size):
+        """Yield rows and the number of a text of each."""
         if not self.unique:
             for rows in super().epoch(batch_size):
                 yield rows, self._draw(rows)
@@ -309,12 +317,9 @@ class Captioned(Shuffled):
                 yield batch
                 n_left -= 1
 
-    def fetch(self, pair):
-        rows, texts = pair
-        tokens = self.tokens[texts]
-        if self.lengths is not None:
-            tokens = tokens[:, : int(self.lengths[texts].max())]
-        return self.samples[rows], tokens.long()
+    def fetch(self, drawn):
+        rows, texts, longest = drawn
+        return self.samples[rows], self.tokens[texts, :longest].long()
 
     def _draw(self, rows):
         """Return the number of a text of each row."""

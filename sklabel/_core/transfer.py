@@ -289,9 +289,10 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         won = (reached & ~hits).sum()
         if lost - won > _SURE * np.sqrt(lost + won):
             warn(
-                f"A probe on the embedding was surer: it knows {hits.mean():.0%} of "
-                "the labeled rows where each is left out, the classes that the network "
-                f"gives to the other rows lead to {reached.mean():.0%}. Use "
-                "EmbeddingClassifier, train_backbone=False, or a smaller lr.",
+                "A linear probe on the embedding predicts the labels better than this "
+                f"network: {hits.mean():.0%} of the labeled rows in cross-validation, "
+                f"against {reached.mean():.0%} from the network's predictions for the "
+                "other rows. Use EmbeddingClassifier, train_backbone=False, or a "
+                "smaller lr.",
                 CollapseWarning,
             )

@@ -103,8 +103,8 @@ class VectorCache:
             except OSError as error:  # it may be whole, and another's
                 warn(
                     f"The file {str(path)!r} of cache_dir cannot be read ({error}): "
-                    "its rows are embedded again. Files of others must be readable for "
-                    "you.",
+                    "its rows are embedded again. Check that you may read files "
+                    "written by other users.",
                     UserWarning,
                 )
                 continue
@@ -112,7 +112,7 @@ class VectorCache:
                 shard = deserialize(content)
                 digests, found = shard["digests"], shard["Z"]
                 if _checksum(digests, found) != path.stem:
-                    raise ValueError("its checksum is another")
+                    raise ValueError("its checksum does not match")
                 if found.shape[1:] != Z.shape[1:] or len(found) != len(digests):
                     raise ValueError(f"it holds vectors of shape {found.shape}")
             except Exception as error:  # what stands in the file may be anything
@@ -137,7 +137,8 @@ class VectorCache:
             self.failed = True
             warn(
                 f"cache_dir={str(self.folder.parent)!r} cannot be written ({error}); "
-                "the vectors are returned, but not kept.",
+                "the vectors are returned, but not saved. Give another folder to save "
+                "them.",
                 UserWarning,
             )
 

@@ -1,4 +1,4 @@
-"""The role of the classifiers: partly labeled y in, classes and probabilities out."""
+"""The role of classifiers: from partly labeled y to classes and probabilities."""
 
 import functools
 from collections import namedtuple
@@ -50,7 +50,7 @@ class LabeledScoreMixin:
         Parameters
         ----------
         X : array-like
-            What ``predict`` takes.
+            Input of ``predict``.
         y : array-like of shape (n_samples,)
             Classes; rows that are unlabeled (-1, None, NaN or blank) do not count.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -62,10 +62,15 @@ class LabeledScoreMixin:
         """
         _, labeled, truth = read_labels(y, classes=vars(self).get("classes_"))
         if not labeled.any():
-            raise ValueError("y has no labeled row to score on: every label is -1.")
+            raise ValueError(
+                "y has no labeled row to score on: pass the true labels of some rows."
+            )
         weights = _check_sample_weight(sample_weight, labeled)[labeled]
         if not weights.any():
-            raise ValueError("sample_weight must not be 0 for every labeled row.")
+            raise ValueError(
+                "sample_weight is 0 for every labeled row: give some rows a positive "
+                "weight."
+            )
         found = np.asarray(self.predict(X))
         if len(found) != len(labeled):
             raise ValueError(
@@ -123,12 +128,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         How often labeled rows of a class are drawn: {class: weight}; "balanced": every
         class equally often; None: every row equally often.
     calibration_size : int, float, "auto" or None
-        Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones.
-        "auto": a fifth, where each class has ten labels on average; where there are
-        fewer none, and the mean confidence in unlabeled rows becomes the accuracy of a
-        linear probe on the vectors of the embedder, of labeled rows left out in turn.
-        None: probabilities as trained, usually too sure.
+        Number or share of the labeled rows that are withheld from training to fit the
+        temperature of :meth:`predict_proba`; their images count as unlabeled. "auto": a
+        fifth, if classes have ten labels on average; with fewer, no row is withheld,
+        and the mean confidence in unlabeled rows is set to the cross-validated accuracy
+        of a linear probe on the vectors of the embedder. None: probabilities as
+        trained, which are usually overconfident.
 
     Attributes
     ----------
@@ -139,9 +144,9 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     calibration_temperature_ : float
         Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     estimated_accuracy_ : float
-        Accuracy on the labeled rows withheld or left out, with ``calibration_size``.
+        Accuracy on withheld rows or in cross-validation, with ``calibration_size``.
     estimated_accuracy_interval_ : ndarray of shape (2,)
-        Where the accuracy lies with a probability of 95 %, as far as chance goes.
+        95 % interval of the accuracy; it covers random error only.
     encoder_ : nn.Module
         Trained encoder.
     """
@@ -162,9 +167,9 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         y : array-like of shape (n_samples,)
             Classes; -1, None, NaN or a blank text for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. Equal weights are the same as none. A labeled row of weight 0
-            is left out of the training. Unlabeled rows have no weight.
+            How often a labeled row is drawn relative to the others, multiplied by the
+            weight of its class. Equal weights have no effect. A labeled row of weight 0
+            is left out of the training. Weights of unlabeled rows are ignored.
 
         Returns
         -------
@@ -303,7 +308,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         unknown = [name for name in self.class_weight if name not in classes]
         if unknown:
             raise ValueError(
-                f"class_weight names {unknown}, which are no labels of y: "
+                f"class_weight names {unknown}, which are not classes of y: "
                 f"{self.classes_}."
             )
         weights = np.array([*self.class_weight.values()], dtype=float)
@@ -325,15 +330,15 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             return
         if (usable < 0).all():
             raise ValueError(
-                f"None of the {(codes >= 0).sum()} labeled rows is of use: their image "
-                "files cannot be read, or their sample_weight or class_weight is zero. "
-                "Label others."
+                f"None of the {(codes >= 0).sum()} labeled rows can be used: their "
+                "image files cannot be read, or their sample_weight or class_weight is "
+                "zero. Label other rows."
             )
         names = ", ".join(map(str, self.classes_[lost].tolist()))
         warn(
-            f"No labeled row of class {names} is of use: image files that cannot be "
-            "read, or whose sample_weight or class_weight is zero. Label others, or "
-            "take these labels away.",
+            f"No labeled row of class {names} can be used: their image files cannot "
+            "be read, or their sample_weight or class_weight is zero. Label other "
+            "rows, or remove these labels.",
             UserWarning,
         )
 
@@ -374,8 +379,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         if best - last > 3 * np.sqrt(2 * mean * (1 - mean) / n_rows):
             warn(
                 f"The accuracy on the {n_rows} withheld rows fell from {best:.0%} to "
-                f"{last:.0%} at the end of the training: train shorter, lower lr, or "
-                "label more rows.",
+                f"{last:.0%} at the end of the training: train for fewer epochs, "
+                "lower lr, or label more rows.",
                 CollapseWarning,
             )
 
@@ -383,8 +388,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         """Warn that hardly any row had a pseudo-label in the last ``span``."""
         warn(
             f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} in "
-            f"the last {span}, so that they are hardly used. Train longer, lower the "
-            "threshold, or start from a fitted embedder (backbone=).",
+            f"the last {span}, so unlabeled images hardly contribute. Train longer, "
+            "lower the threshold, or start from a fitted embedder (backbone=).",
             CollapseWarning,
         )
 
@@ -396,9 +401,9 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         shares, prior : ndarray of shape (n_classes,)
             Of these rows, and of the labeled ones whatever their weights.
         rows : str
-            What they are.
+            Name of these rows.
         n_rows : int
-            Their number: of fewer than ten a class may be missing by chance.
+            Their number; among fewer than ten, a class may be missing by chance.
         *remedies : str
             What to try.
         **settings
@@ -407,15 +412,15 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         most, least = shares.argmax(), shares.argmin()
         expected = n_rows * prior
         unset = [f"{k}={v!r}" for k, v in settings.items() if getattr(self, k) != v]
-        ways = " or ".join([*unset, *remedies, "more labels of what is rare"])
+        ways = " or ".join([*unset, *remedies, "more labels of rare classes"])
         if (
             shares[most] > (1 + prior[most]) / 2
             and expected.sum() - expected[most] >= 10
         ):
             warn(
                 f"{shares[most]:.0%} of the {rows} are of class {self.classes_[most]}, "
-                f"but {prior[most]:.0%} of the labels. Unless your data are like that, "
-                f"try {ways}.",
+                f"but {prior[most]:.0%} of the labels. Unless your data really have "
+                f"these shares, try {ways}.",
                 CollapseWarning,
             )
         elif shares[least] < 1e-4 and expected[least] >= 10:

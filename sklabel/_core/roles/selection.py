@@ -88,9 +88,9 @@ class Pool:
         rows = np.flatnonzero(~self.labeled & ~unreadable)
         if len(rows) < self.n_samples:
             raise ValueError(
-                f"n_samples={self.n_samples} rows are asked, but {unreadable.sum()} "
-                "rows have no probabilities (NaN), which leaves "
-                f"{len(rows)} without a label: ask for fewer, or replace the files "
+                f"n_samples={self.n_samples} rows are requested, but "
+                f"{unreadable.sum()} rows have no probabilities (NaN), which leaves "
+                f"{len(rows)} unlabeled rows: lower n_samples, or replace the files "
                 "that cannot be read."
             )
         return rows
@@ -99,15 +99,15 @@ class Pool:
 class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=True):
     """Choose rows for a person to label.
 
-    A selector gives ``_choose(pool)``, which returns the chosen rows, in the order in
-    which to ask for their labels, and the score of every row: higher is more wanted.
+    A selector defines ``_choose(pool)``, which returns the chosen rows in labeling
+    order, and the score of every row; higher is more wanted.
 
     Parameters
     ----------
     n_samples : int, float or None
         Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
         rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
+        whichever is smaller; 0 if every row is labeled.
     device : str or torch.device
         "auto": CUDA, then MPS, then CPU.
     verbose : int
@@ -118,12 +118,12 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
     support_ : ndarray of shape (n_rows,), dtype bool
         True for the chosen rows.
     assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
+        Position in ``sample_indices_`` of the nearest chosen row. Only if X holds
         vectors.
     n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
+        Number of features seen in ``fit``. Absent for paths.
     feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
+        Names of the features, if X has names that are all strings.
     """
 
     @fitting
@@ -133,12 +133,12 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         Parameters
         ----------
         X : array-like
-            Vectors ``(n_rows, n_features)``. Selectors that ask a classifier take what
-            that takes; those that train a network also take images ``(n_rows, h, w)``,
+            Vectors ``(n_rows, n_features)``. Selectors with a classifier take its
+            input; those that train a network also take images ``(n_rows, h, w)``,
             ``(n_rows, h, w, c)`` or ``(n_rows, c, h, w)`` and paths of image files.
         y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled yet.
+            Labels so far; -1, None or NaN for unlabeled rows. Labeled rows are never
+            chosen. None: no row is labeled yet.
 
         Returns
         -------
@@ -155,15 +155,15 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         X : array-like of shape (n_rows, n_features)
             Vectors.
         y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. None: no row is
-            labeled yet.
+            Labels so far; -1, None or NaN for unlabeled rows. None: no row is labeled
+            yet.
         **fit_params : dict
             Further arguments of ``fit``.
 
         Returns
         -------
         sample_indices : ndarray of shape (n_samples,)
-            ``sample_indices_``: row numbers in the order of asking.
+            ``sample_indices_``: row numbers in labeling order.
         """
         return self.fit(X, y, **fit_params).sample_indices_
 
@@ -210,9 +210,9 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
             n_samples = max(1, int(n_samples * n_candidates))
         if n_samples > n_candidates:
             raise ValueError(
-                f"n_samples={n_samples} rows are asked, but only {n_candidates} of the "
-                f"{n_rows} rows have no label yet: ask for fewer, or pass a y with -1 "
-                "where a label may be asked."
+                f"n_samples={n_samples} rows are requested, but only {n_candidates} of "
+                f"the {n_rows} rows are unlabeled: lower n_samples, or mark rows that "
+                "may be chosen by -1 in y."
             )
         return Pool(X, rows, vectors, y, labeled, int(n_samples))
 
@@ -301,9 +301,9 @@ class FitsClassifierMixin:
                 classifier = classifier.estimator
         if y is None or not is_labeled(y).any():
             raise ValueError(
-                f"{type(self).__name__} asks a classifier, which needs labels to be "
-                "fitted: pass y with some labels (a first choice can be that of "
-                "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
+                f"{type(self).__name__} needs labels to fit its classifier: pass y "
+                "with some labels (USLSelector can choose the first rows), or a fitted "
+                "classifier as FrozenEstimator(classifier)."
             )
         if classifier is None:
             return fit_partly_labeled(LogisticRegression(max_iter=1000), X, y)
@@ -319,12 +319,11 @@ class ClassifierSelectionRole(FitsClassifierMixin, SelectionRole, abstract=True)
     Parameters
     ----------
     classifier : estimator with predict_proba or None
-        Cloned and fitted, or used as it is in a
-        :class:`sklearn.frozen.FrozenEstimator`. A classifier that learns from unlabeled
-        rows gets all of them, any other the labeled ones. None: logistic regression,
-        for vectors.
+        Cloned and fitted, or used as is in a :class:`sklearn.frozen.FrozenEstimator`. A
+        classifier that learns from unlabeled rows gets all rows, any other the labeled
+        ones. None: logistic regression, for vectors.
     random_state : int, RandomState instance or None
-        Seed of the classifier, where that has no ``random_state`` of its own.
+        Seed of the classifier, if it has no ``random_state`` of its own.
     """
 
     _: KW_ONLY
@@ -386,8 +385,8 @@ class NetworkSelectionRole(SelectionRole, abstract=True):
             )
             raise ValueError(
                 f"{type(self).__name__} trains a network on labeled rows: it requires "
-                f"y to be passed, but {given}: pass y with some labels (a first choice "
-                "can be that of USLSelector)."
+                f"y to be passed, but {given}: pass y with some labels (USLSelector "
+                "can choose the first rows)."
             )
         column = check_labels(y, n_samples=len(samples))
         labels = [encode_labels(column)[0]]
@@ -405,7 +404,8 @@ class NetworkSelectionRole(SelectionRole, abstract=True):
         if n_read < 2:
             raise ValueError(
                 f"The labeled image files that can be read are of {n_read} class(es), "
-                "but at least 2 are needed: label others, or replace them."
+                "but at least 2 are needed: label other rows, or replace unreadable "
+                "files."
             )
         self.classes_ = classes
         return codes, np.searchsorted(classes, labels[-1])
@@ -425,14 +425,14 @@ class PredictedLossRole(NetworkSelectionRole, abstract=True):
     Parameters
     ----------
     n_candidates : int or None
-        Unlabeled rows, drawn at random, that are looked at, at least ``n_samples``.
+        Number of unlabeled rows to score, drawn at random; at least ``n_samples``.
         None: all.
     augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
     schedule
-        Published: one fall, after 80 %, ``functools.partial(sklabel.optim.step_decay,
+        Published: one drop, after 80 %, ``functools.partial(sklabel.optim.step_decay,
         milestones=(0.8,))``.
 
     Attributes
