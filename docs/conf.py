@@ -42,6 +42,8 @@ autodoc_inherit_docstrings = False
 # the template lists the methods; numpydoc would list nn.Module's too
 numpydoc_show_class_members = False
 numpydoc_attributes_as_param_list = True
+# "fit()" at the side of a page, not "FixMatchClassifier.fit()", which is cut off
+toc_object_entries_show_parents = "hide"
 
 # -- gallery
 

@@ -130,8 +130,7 @@ class PretrainedTransformer(
     See Also
     --------
     SimCLRTransformer : Learns an encoder from your own images.
-    sklabel.classification.FixMatchClassifier : Accepts it as ``backbone=``, and trains
-    it further.
+    sklabel.classification.FixMatchClassifier : Accepts it as ``backbone=``.
 
     Notes
     -----
