@@ -659,7 +659,7 @@ def test_published_names_and_files_that_are_wrong(published, pictures, tmp_path)
         ({"weights": tmp_path / "none.pt"}, "none.pt"),
         ({"weights": tmp_path / "cut.pt"}, "cut.pt"),
         ({"weights": tmp_path / "other.pt"}, "other.pt"),
-        ({"backbone": "open_clip/hf-hub:a/b", "weights": "x"}, "brings its own"),
+        ({"backbone": "open_clip/hf-hub:a/b", "weights": "x"}, "includes its own"),
         ({"weights": None}, "requires y to be passed"),
         ({"tokenizer": "bytes"}, "tokenizer='bytes' is not that of"),
     ):

@@ -679,10 +679,10 @@ def test_files_that_do_not_fit_are_told_in_one_line(tmp_path):
         ({"pooling": "max"}, "pooling='max' is not for"),
         ({"backbone": "timm/test_resnet", "pooling": "token"}, "no class token"),
         ({"backbone": "timm/test_vit", "input_size": 97}, "input_size=.*divisible"),
-        ({"input_size": (64,)}, r"input_size=\(64,\) is no size.*height, width"),
-        ({"input_size": (32, 32, 3)}, r"input_size=\(32, 32, 3\) is no size"),
-        ({"input_size": (0, 32)}, r"input_size=\(0, 32\) is no size"),
-        ({"input_size": (9.5, 32)}, r"input_size=\(9.5, 32\) is no size"),
+        ({"input_size": (64,)}, r"input_size=\(64,\) is not a size.*height, width"),
+        ({"input_size": (32, 32, 3)}, r"input_size=\(32, 32, 3\) is not a size"),
+        ({"input_size": (0, 32)}, r"input_size=\(0, 32\) is not a size"),
+        ({"input_size": (9.5, 32)}, r"input_size=\(9.5, 32\) is not a size"),
         ({"batch_size": 0}, "batch_size"),
         ({"precision": "half"}, "precision"),
         ({"pooling": "sum"}, "pooling"),
@@ -700,7 +700,7 @@ def test_a_wrong_parameter_is_named(parameters, message):
 
 @pytest.mark.parametrize("size", [(64,), (32, 32, 3), (-1, 32)])
 def test_a_wrong_size_of_files_is_named(size, files):
-    with pytest.raises(ValueError, match="image_size=.* is no size.*height, width"):
+    with pytest.raises(ValueError, match="image_size=.* is not a size.*height, width"):
         tiny(image_size=size).fit(files)
 
 
