@@ -645,8 +645,8 @@ def test_files_that_do_not_fit_are_told_in_one_line(tmp_path):
         "trap.pt": "Python objects",
         "gone.pt": "does not exist",
         ".": "is a folder",
-        **{f"{n}.safetensors": "cut off" for n in (0, 5, 1000)},
-        **{f"{n}.pt": "cut off" for n in (0, 5, 1000)},
+        **{f"{n}.safetensors": "incomplete" for n in (0, 5, 1000)},
+        **{f"{n}.pt": "incomplete" for n in (0, 5, 1000)},
     }.items():
         with pytest.raises(ValueError, match=message) as caught:
             load_weights_(net, tmp_path / name, heads=["fc"])
@@ -654,7 +654,7 @@ def test_files_that_do_not_fit_are_told_in_one_line(tmp_path):
         assert text.startswith(f"weights={str(tmp_path / name)!r}"), text
         assert len(text.splitlines()) == 1 and len(text) < 600
     for path in tmp_path.glob("*9*.*"):
-        with pytest.raises(ValueError, match="cut off"):
+        with pytest.raises(ValueError, match="incomplete"):
             load_weights_(net, path)
     assert not trap.exists()
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
