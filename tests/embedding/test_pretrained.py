@@ -968,7 +968,7 @@ def test_images_are_read_alike_whatever_fit_has_seen():
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     (tmp_path / "file").write_text("no folder")
     expected = tiny().fit_transform(X)
-    with pytest.warns(UserWarning, match="cannot be written.*not kept"):
+    with pytest.warns(UserWarning, match="cannot be written.*not saved"):
         found = tiny(cache_dir=tmp_path / "file").fit_transform(X)
     np.testing.assert_array_equal(found, expected)
 
