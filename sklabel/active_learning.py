@@ -485,7 +485,7 @@ class ActiveLearningClassifier(
         accuracy = step.get("accuracy")
         print(
             f"round {len(self.history_)}: {step['n_labeled']} of {step['n_asked']} "
-            "rows asked are labeled"
+            "queried rows are labeled"
             + ("" if accuracy is None else f", accuracy {accuracy:.3f} on the others")
             + f", {step['seconds']:.1f} s"
         )

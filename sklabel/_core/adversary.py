@@ -1,4 +1,4 @@
-"""Codes that shall not tell labeled from unlabeled rows: what VAAL and SRAAL share."""
+"""Codes that hide whether a row is labeled: the base of VAAL and SRAAL."""
 
 import math
 from dataclasses import KW_ONLY, InitVar
@@ -46,7 +46,7 @@ def kl_divergence(mu, logvar, reduction="sum"):
 
 
 def adversary_loss(logits_labeled, logits_unlabeled):
-    """Return what the autoencoder minimizes: both kinds shall be taken for labeled.
+    """Return the autoencoder's loss: both kinds should look labeled.
 
     Parameters
     ----------
@@ -57,14 +57,14 @@ def adversary_loss(logits_labeled, logits_unlabeled):
     Returns
     -------
     loss : Tensor of shape ()
-        2 log 2 where the discriminator is at chance.
+        2 log 2 if the discriminator is at chance.
     """
     # log(1 + exp(-logit)) is the binary cross-entropy with target 1
     return F.softplus(-logits_labeled).mean() + F.softplus(-logits_unlabeled).mean()
 
 
 def discriminator_loss(logits_labeled, logits_unlabeled, doubt=1.0):
-    """Return what the discriminator minimizes: it shall tell the two kinds apart.
+    """Return the discriminator's loss: it should tell the two kinds apart.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def discriminator_loss(logits_labeled, logits_unlabeled, doubt=1.0):
         Before the sigmoid.
     logits_unlabeled : Tensor of shape (B', 1)
     doubt : float or Tensor of shape (B', 1), default=1.0
-        How far each unlabeled row shall be taken for one, in [0, 1].
+        Target probability that each unlabeled row is unlabeled, in [0, 1].
 
     Returns
     -------
     loss : Tensor of shape ()
-        2 log 2 where the discriminator is at chance.
+        2 log 2 if the discriminator is at chance.
     """
     labeled = F.softplus(-logits_labeled).mean()
     unlabeled = F.softplus(logits_unlabeled) - (1 - doubt) * logits_unlabeled
@@ -85,7 +85,7 @@ def discriminator_loss(logits_labeled, logits_unlabeled, doubt=1.0):
 
 
 def share_right(judged):
-    """Return how often the discriminator is right, where each kind counts the same."""
+    """Return the balanced accuracy of the discriminator."""
     right = [(judged[0] > 0).float().mean(), (judged[1] <= 0).float().mean()]
     return sum(right) / 2
 
@@ -96,7 +96,7 @@ def least_labeled(logits, candidates, n_samples):
     Parameters
     ----------
     logits : ndarray of shape (n,)
-        Or probabilities of being labeled: only their order counts.
+        Logits or probabilities of being labeled; only their order counts.
     candidates : ndarray of int
         Rows that may be chosen, ascending.
     n_samples : int
@@ -104,7 +104,7 @@ def least_labeled(logits, candidates, n_samples):
     Returns
     -------
     rows : ndarray of shape (n_samples,)
-        The smallest first, the lowest row number among equals.
+        The smallest first, ties by lowest row number.
     """
     order = np.argsort(logits[candidates], kind="stable")
     return candidates[order[:n_samples]]
@@ -113,7 +113,7 @@ def least_labeled(logits, candidates, n_samples):
 class AdversarialCodes(Method):
     """Codes of an autoencoder, and a discriminator of labeled and unlabeled ones.
 
-    Subclasses give the loss.
+    Subclasses define the loss.
     """
 
     backbone: nn.Module
@@ -225,10 +225,10 @@ def _window(side):
 
 
 def _empty_error(net, samples, kinds, n_rows=2048):
-    """Return the reconstruction error of codes that tell nothing of a row.
+    """Return the reconstruction error of codes without information.
 
-    The best that can be drawn then is one mean of all rows, where each kind of rows
-    counts as much as the other.
+    The best reconstruction is then the mean of all rows, with equal weight for both
+    kinds.
     """
     means, variances = [], []
     for rows in kinds:
@@ -242,9 +242,9 @@ def _empty_error(net, samples, kinds, n_rows=2048):
 
 
 class AdversarialRole(NetworkSelectionRole, abstract=True):
-    """Choose the rows that a discriminator is surest have no label.
+    """Choose the rows that a discriminator most confidently calls unlabeled.
 
-    A selector gives ``_train(pool, seed)``, which trains a module of
+    A selector defines ``_train(pool, seed)``, which trains a module of
     `AdversarialCodes`.
     """
 
@@ -275,7 +275,7 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
         self._forget("net_", "n_iter_")
 
     def _candidates(self, pool):
-        """Return the rows that may be chosen, or raise what is missing."""
+        """Return the candidates, or raise an error."""
         labeled, bad = pool.labeled, pool.X.bad
         if not labeled.any():
             raise ValueError(
@@ -320,7 +320,7 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
         return self._take_over(module, *learned, "mean", "std", "n_steps")
 
     def _check_health(self, samples, logits, known, candidates):
-        """Warn if the choice is as good as random, and say what to change."""
+        """Warn if the choice is close to random, with what to change."""
         if not self.net_.history:
             return  # interrupted in the first epoch
         name = type(self).__name__

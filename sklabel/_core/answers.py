@@ -1,4 +1,4 @@
-"""Answers: the labels of some rows, in the order of asking or by row."""
+"""Answers: the labels of some rows, in the order of the rows or by row number."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral

@@ -1,4 +1,4 @@
-"""What learns in the codes of an embedder: fit it, and train a copy of its network."""
+"""Learning in an embedder's codes: fit it, and train a copy of its network."""
 
 import copy
 from dataclasses import KW_ONLY
@@ -14,7 +14,7 @@ from .learner import Learner, unfrozen
 
 
 class CenteredCodes(Method):
-    """Codes assigned softly to centers, which must become like a sharper assignment.
+    """Codes assigned softly to centers, trained toward a sharper assignment.
 
     Subclasses set ``q`` after each round and give the loss.
     """
@@ -56,8 +56,7 @@ class CenteredCodes(Method):
 class CodesMixin:
     """For estimators with ``embedder``, ``backbone`` and ``reconstruction_weight``.
 
-    Where ``embedder`` is None, it is a ``_default_embedder``, a class that the method
-    names.
+    If ``embedder`` is None, the method's class ``_default_embedder`` is used.
     """
 
     _bound: ClassVar[tuple[str, ...]] = ("embedder", "backbone")

@@ -27,7 +27,7 @@ _NAMED = 10  # files in a message
 
 
 class ImageFiles:
-    """Images that are decoded to uint8 of one size when their rows are asked for.
+    """Images that are decoded to uint8 of one size when their rows are read.
 
     Parameters
     ----------
@@ -301,7 +301,7 @@ class ImageFiles:
         return f"{what}: {_listed(texts)}"
 
     def none_text(self):
-        """Return a line on images none of which can be read, each with its reason."""
+        """Return a line on unreadable images, each with its reason."""
         texts = [f"{self.name(r)} ({self.errors[r]})" for r in sorted(self.errors)]
         what = f"None of the {len(self)} image files can be read"
         return f"{what}: {_listed(texts)}." if texts else f"{what}."
@@ -315,7 +315,7 @@ class ImageFiles:
         )
 
     def pages_text(self):
-        """Return a line on the images of which one page is read."""
+        """Return a line on images with several pages."""
         names = [self.name(row) for row in sorted(self.several)]
         return (
             f"{len(names)} of {len(self)} image files hold several pages or frames; "

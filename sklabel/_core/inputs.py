@@ -75,7 +75,7 @@ def check_samples(estimator, X, reset, sample_shape=None):
 
 
 def unpacked(X):
-    """Return X as an array where it is one in another form, else as it is."""
+    """Return X as an array if it is one in another form, else unchanged."""
     X = as_array(X)
     column = as_column(X)
     if column is not None and column.kind in ("array", "vector"):

@@ -141,7 +141,7 @@ def _only_column(y):
 
 
 def _check_categories(y, classes):
-    """Say so where pandas knows of a category of which no row is labeled."""
+    """Warn if pandas has a category without labeled rows."""
     names = getattr(getattr(_only_column(y), "dtype", None), "categories", ())
     unlabeled = set(names) - set(classes.tolist())
     missing = [repr(c) for c in names if c in unlabeled and not _is_marker(c, -1)]
@@ -217,7 +217,7 @@ def _labeled_mask(column, unlabeled):
 
 
 def _check_texts(column, labeled, unlabeled, classes, what, rows):
-    """Raise where a label is a text that may stand for a missing one."""
+    """Raise an error if a label is a text that may mean a missing one."""
     known = set() if classes is None else {c for c in classes if isinstance(c, str)}
     if unlabeled != -1:
         known |= {"-1", "-1.0", "-1."}
@@ -362,7 +362,7 @@ def is_labeled(y, unlabeled=-1, classes=None):
     Returns
     -------
     labeled : ndarray of shape (n_samples,), dtype bool
-        True where the row has a label.
+        True for labeled rows.
 
     Raises
     ------
@@ -419,8 +419,7 @@ def check_labels(y, *, n_samples=None, min_classes=2, classes=None):
     Warns
     -----
     UserWarning
-        If pandas has a category for y of which no row is labeled, or if two classes
-        look alike.
+        If pandas has a category without labeled rows, or if two classes look alike.
     """
     column, labeled, values = read_labels(y, classes=classes)
     if n_samples is not None and len(column) != n_samples:
@@ -513,12 +512,12 @@ def decode_labels(codes, classes, like=None):
         The classes.
     like : array-like of shape (n_rows,), default=None
         The y whose mark is used: that of its first unlabeled row (``-1``, ``None`` or
-        NaN). ``-1`` where it has none.
+        NaN); ``-1`` if it has none.
 
     Returns
     -------
     y : ndarray of shape (n_samples,)
-        In the dtype of ``classes`` where that can hold the mark. Otherwise a signed
+        In the dtype of ``classes`` if that can hold the mark. Otherwise a signed
         integer array for unsigned classes with -1, a float array for integer classes
         with NaN, and an object array for everything else.
 

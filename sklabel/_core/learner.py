@@ -45,7 +45,7 @@ def seeded(seed, device):
 
 
 def _kept_generators(device):
-    """Give torch's generators back as they are now: what is drawn does not count."""
+    """Restore torch's generators after the block: its draws have no effect."""
     cuda = resolve_device(device).type == "cuda"
     return torch.random.fork_rng(
         devices=range(torch.cuda.device_count()) if cuda else []
@@ -53,7 +53,7 @@ def _kept_generators(device):
 
 
 def unfrozen(estimator):
-    """Return what a FrozenEstimator holds; anything else as it is."""
+    """Return the estimator in a FrozenEstimator; anything else unchanged."""
     return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
 
 
@@ -107,7 +107,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return {name: (value, digest(value)) for name, value in made.items()}
 
     def _changed_parameters(self, now):
-        """Return the names of those that the last fit had other values of.
+        """Return the names of parameters that have changed since the last fit.
 
         ``now``: what `_made_with` returns now.
         """
@@ -146,7 +146,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return rows
 
     def _fit_nested(self, estimator, X, backbone="auto"):
-        """Return an estimator fitted: a clone of it, or itself where it is frozen.
+        """Return a fitted estimator: a clone, or the estimator itself if frozen.
 
         ``backbone``: what the clone trains; "auto": its own.
         """
@@ -165,7 +165,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return self._fit_copy(copied, X)
 
     def _fit_copy(self, estimator, X, y=None):
-        """Fit an estimator of our own, which takes over what it has not been given."""
+        """Fit one of our estimators, with our settings where it has none."""
         unset = {
             name: getattr(self, name, empty)
             for name, empty in (
@@ -220,7 +220,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
 
 
 class VectorEstimator(NetEstimator, abstract=True):
-    """Base of estimators that take vectors: X itself, or what an ``embedder`` makes.
+    """Base of estimators that take vectors: X itself, or its embedding.
 
     ``embedder`` may be a list: the vectors of all of them side by side.
 
@@ -267,7 +267,7 @@ class VectorEstimator(NetEstimator, abstract=True):
             return [self._fit_nested(part, X) for part in given]
 
     def _spaces(self, X):
-        """Return the vectors that each embedder makes of X."""
+        """Return the vectors of X from each embedder."""
         embedders = self.embedder_
         embedders = embedders if isinstance(embedders, list) else [embedders]
         spaces = []
@@ -285,7 +285,7 @@ class VectorEstimator(NetEstimator, abstract=True):
         return spaces
 
     def _embed(self, X):
-        """Return the vectors that the embedder makes of X."""
+        """Return the vectors of X from the embedder."""
         spaces = self._spaces(X)
         Z = spaces[0] if len(spaces) == 1 else np.concatenate(spaces, axis=1)
         bad = np.isnan(Z).any(1)
@@ -310,8 +310,8 @@ class VectorEstimator(NetEstimator, abstract=True):
 class Learner(Training, NetEstimator, abstract=True):
     """Base of all estimators that train a module through a net.
 
-    A method file gives the module and the public face. The base checks X, builds the
-    parts, holds the seed, trains, saves and loads.
+    A method file defines the module and the public estimator. The base checks X, builds
+    the parts, seeds, trains, saves and loads.
 
     Attributes
     ----------
@@ -354,7 +354,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return samples
 
     def _check_settings(self):
-        """Raise an error for what would be noticed in the middle of the work."""
+        """Raise errors early that would otherwise occur during training."""
         resolve_device(self.device)
         check_folder(self.checkpoint_dir, "checkpoint_dir")
         for name, value in self.get_params(deep=False).items():
@@ -367,7 +367,7 @@ class Learner(Training, NetEstimator, abstract=True):
         check_net(settings, self.net_params or {})
 
     def _start(self, sample_shape):
-        """Return the module that ``fit`` goes on from; None: from nothing."""
+        """Return the module that ``fit`` continues from, or None."""
         if not self.warm_start or not hasattr(self, "net_") or self._fresh:
             self._origins, self._fresh = (None,), True
             return None
@@ -384,7 +384,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return copy.deepcopy(self.net_.module_)  # as it is, should this fit fail
 
     def _checkpoint(self, sampler, stage, identity):
-        """Return the file of a stage; it exists where the stage was begun before."""
+        """Return the file of a stage; it exists if the stage was started before."""
         if self.checkpoint_dir is None:
             return None
         for origin in self._origins:
@@ -396,7 +396,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return folder / f"{stage}.pt"
 
     def _resolve_pixel_range(self, samples):
-        """Return the pixel range of X, or of what has been trained on such images."""
+        """Return the pixel range of X, or of a network trained on such images."""
         own = samples.pixel_range()
         if own is None or own in PIXEL_RANGES:
             return own
@@ -438,7 +438,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return default
 
     def _new_embedder(self, **settings):
-        """Return the embedder that None stands for; it runs where this one runs.
+        """Return the default embedder, on the same device as this estimator.
 
         The method names its class, ``_default_embedder``.
         """
@@ -458,14 +458,15 @@ class Learner(Training, NetEstimator, abstract=True):
         )
 
     def _part(self, name, build):
-        """Return a part of the module; in a warm start with the weights it had.
+        """Return a part of the module, in a warm start with its earlier weights.
 
         Parameters
         ----------
         name : str
             Of the part; "": the module itself.
         build : callable
-            Makes it from the parameters. In a warm start nothing that it draws counts.
+            Creates it from the parameters. In a warm start, its random draws have no
+            effect.
 
         Raises
         ------
@@ -479,7 +480,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return self._load(part, self._continued.get_submodule(name))
 
     def _take_over(self, module, *names):
-        """Give a module, in a warm start, what the one before it has learned.
+        """Load the learned state of the last module in a warm start.
 
         Parameters
         ----------
@@ -501,7 +502,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return module
 
     def _load(self, part, before):
-        """Return a part with the weights of another one, which must fit."""
+        """Return a part with the weights of another, which must fit."""
         policies = getattr(part, "policies", ())
 
         def learned(module):
@@ -534,7 +535,7 @@ class Learner(Training, NetEstimator, abstract=True):
         ).initialize()
 
     def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
-        """Return the length of a training in epochs, where 1.5 are one and a half."""
+        """Return the length of a training in epochs, which may be fractional."""
         max_steps = self.max_steps if max_steps == 0 else max_steps
         if max_steps is None:
             return max_epochs or self.max_epochs
@@ -552,9 +553,9 @@ class Learner(Training, NetEstimator, abstract=True):
         train=True,
         **settings,
     ):
-        """Train a module: one stage of a method. Its epochs go on with the history.
+        """Train a module: one stage of a method. Its epochs are added to the history.
 
-        A stage that was begun before continues from its checkpoint.
+        A stage that was started before continues from its checkpoint.
 
         Parameters
         ----------
@@ -564,14 +565,14 @@ class Learner(Training, NetEstimator, abstract=True):
         sampler : Shuffled or another sampler
             The rows, and the order in which they are drawn.
         identity : sequence
-            What makes this training another one, beside the estimator's parameters, the
-            rows and the ``identity`` of their sampler: names the checkpoint.
+            What identifies this training, besides the estimator's parameters, the rows
+            and the ``identity`` of their sampler: names the checkpoint.
         predicts : bool
             Whether the estimator can predict between the epochs of this stage.
         watch : callable or None
             See `Net`.
         train : bool
-            False makes the net of a stage that is left out.
+            False creates the net of a skipped stage.
         **settings
             Win over the estimator's own parameters.
 
@@ -638,6 +639,6 @@ def _plain(parameters):
 
 
 def _holds(outer, inner):
-    """Return whether one range of values holds three quarters of another at least."""
+    """Return whether one range of values holds at least 3/4 of another."""
     common = min(outer[1], inner[1]) - max(outer[0], inner[0])
     return common >= 0.75 * (inner[1] - inner[0])

@@ -85,7 +85,7 @@ def _attribute_of(found):
 
 
 def _call(net, x):
-    """Return what a network says of images, whoever has written it."""
+    """Return the output of any network for images."""
     for name in ("get_image_features", "encode_image"):  # of CLIP and the like
         if hasattr(net, name):
             return getattr(net, name)(x)

@@ -28,7 +28,7 @@ class Shuffled:
 
     @property
     def identity(self):
-        """What makes a training another one, beside the rows."""
+        """What identifies a training, besides the rows."""
         return (self.targets,)
 
     def n_batches(self, batch_size):
@@ -108,7 +108,7 @@ class Mixed(Shuffled):
     ratio : float
         Unlabeled rows per labeled row of a batch; 0 or no unlabeled row: none.
     include_labeled : bool
-        Whether the labeled images also stand among the unlabeled ones.
+        Whether labeled images are also used as unlabeled ones.
     weights : ndarray of shape (n_samples,) or None
         How often a labeled row is drawn, compared with the others; None: equally often.
 

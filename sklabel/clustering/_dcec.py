@@ -275,8 +275,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         Returns
         -------
         score : float
-            Higher is better; the targets are those of X. Values compare only at equal
-            ``n_clusters`` and weights of the losses.
+            Higher is better; the targets are those of X. Values are comparable only for
+            equal ``n_clusters`` and weights of the losses.
         """
         samples = self._check_X(X)
         net, module = self.net_, self.net_.module_

@@ -413,7 +413,8 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         -------
         score : float
             Minus the mean squared distance to the nearest center; higher is better.
-            Values compare only at equal ``n_training_clusters`` and ``n_components``.
+            Values are comparable only for equal ``n_training_clusters`` and
+            ``n_components``.
         """
         return -float(np.nanmean(self._nearest(self._predict_rows(X))[1]))
 

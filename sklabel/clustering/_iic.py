@@ -191,7 +191,7 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
         Passes over X per epoch through the heads of ``n_clusters``. Published: 2 on
         CIFAR-10 and MNIST.
     sobel : bool
-        Whether the network sees the edges of the gray image, two channels, in place of
+        Whether the network sees the edges of the gray image (two channels) instead of
         its colors, see :func:`sklabel.augment.sobel`. Published: True, except on MNIST.
         Without, images of one color may become a cluster.
     augment : "auto", nn.Module or None
@@ -308,8 +308,8 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
         -------
         score : float
             With ``marginal_weight=1``, the mutual information between the clusters of
-            all rows and of their views; higher is better. Values compare only at equal
-            ``n_clusters`` and ``augment``.
+            all rows and of their views; higher is better. Values are comparable only
+            for equal ``n_clusters`` and ``augment``.
         """
         samples = self._check_X(X)
         module = self.net_.module_

@@ -255,7 +255,7 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     neighbors_ : ndarray of int of shape (n_samples, n_neighbors + 1)
         Mined neighbors, the row itself first.
     embedder_ : estimator
-        Fitted embedder, where there is one.
+        Fitted embedder, if there is one.
     net_ : skorch.NeuralNet
         Trained net of the last stage; ``net_.history`` holds per epoch of both stages
         ``stage`` ("cluster", then "self-label"), ``train_loss``, ``largest_cluster``

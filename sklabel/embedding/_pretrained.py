@@ -139,7 +139,7 @@ class PretrainedTransformer(
     Images of one channel are repeated to three.
 
     Memory: the result, ``4 * n_samples * n_features_out`` bytes; two batches, each of
-    ``batch_size`` images or 256 MiB of floats before the resizing, whichever is less
+    ``batch_size`` images or 256 MiB of floats before the resizing, whichever is smaller
     (one image at least); the network with its activations; for files also one decoded
     image per core. Memory maps and files are never loaded as a whole.
 

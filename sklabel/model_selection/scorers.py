@@ -64,8 +64,8 @@ def labeled_scorer(scoring="accuracy", *, unlabeled=-1):
         A name of scikit-learn's (``sklearn.metrics.get_scorer_names()``) or a
         callable ``scorer(estimator, X, y)``.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row in y beside ``None`` and NaN; ``None``: nothing
-        else.
+        Value that marks unlabeled rows in y, besides ``None`` and NaN; ``None``: no
+        other value.
 
     Returns
     -------

@@ -35,7 +35,7 @@ _MANY_ROWS = 256
 _FEW_ROWS = 16
 # Gains that differ by less than this share are equal.
 _ROUNDING = 1e-9
-# Single precision is of use while it is wrong by no more than this share of a gain.
+# Single precision can be used while it is wrong by no more than this share of a gain.
 _LARGEST_ERROR = 0.05
 # Share of the labels on which the temperature is fitted, as published.
 _HELD_SHARE = 0.3

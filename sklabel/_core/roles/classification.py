@@ -112,7 +112,7 @@ class PartlyLabeled:
 
     @property
     def watch(self):
-        """What watches the accuracy on withheld rows; None: there are none."""
+        """The monitor of the accuracy on withheld rows; None: there are none."""
         if not len(self.withheld.rows):
             return None
         rows, codes = self.withheld.rows, self.withheld.codes
@@ -208,7 +208,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     def _split_calibration(self, codes, samples, sample_weight, seed):
         """Divide the labeled rows into those to train on and those to calibrate on.
 
-        Only rows that can be read and have a weight are of use for either.
+        Only readable rows with a positive weight are used for either.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     _withholds = True  # whether "auto" may withhold labels
 
     def _size_to_withhold(self, usable):
-        """Return ``calibration_size``; of "auto" what it stands for, None: nothing."""
+        """Return ``calibration_size``, with "auto" resolved; None: withhold nothing."""
         if self.calibration_size != "auto":
             return self.calibration_size
         n_labeled, n_classes = (usable >= 0).sum(), len(self.classes_)
@@ -265,7 +265,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         return None
 
     def _check_embedder(self):
-        """Raise an error if there is nothing that makes vectors before the training."""
+        """Raise an error if nothing provides vectors before the training."""
         if "embedder" not in self.get_params(deep=False) and not hasattr(
             unfrozen(getattr(self, "backbone", None)), "transform"
         ):
@@ -276,7 +276,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             )
 
     def _look_at_probe(self, X, labeled, seed):
-        """Set the accuracy to expect where "auto" withholds nothing."""
+        """Set the expected accuracy if "auto" withholds nothing."""
         used = len(labeled.withheld.rows)
         if self.calibration_size != "auto" or used or not self._withholds:
             return
@@ -297,7 +297,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         self._set_accuracy(hits.sum() + 1, (~hits).sum() + 1)
 
     def _set_accuracy(self, right, wrong):
-        """Set the accuracy to expect, from how many rows were right and wrong."""
+        """Set the expected accuracy, from the numbers of right and wrong rows."""
         self.estimated_accuracy_ = float(right / (right + wrong))
         self.estimated_accuracy_interval_ = beta_interval(right, wrong)
 
@@ -324,7 +324,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         return _scaled(np.array(given, dtype=np.float64))
 
     def _check_usable(self, usable, codes):
-        """Warn if no labeled row of a class is of use; raise if none at all is."""
+        """Warn if no labeled row of a class can be used; raise if none at all can."""
         lost = np.setdiff1d(codes[codes >= 0], usable)
         if not len(lost):
             return
@@ -345,8 +345,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     def _finish(self, p, codes, held, y):
         """Calibrate on the rows withheld, and give every row of X a class.
 
-        A row has the given class, else the most probable one of p (n, K). One that
-        could not be read keeps the mark that unlabeled rows have in y.
+        A row gets the given class, else the most probable one of p (n, K). An
+        unreadable row keeps the mark of unlabeled rows in y.
         """
         if len(held.rows):
             temperature = fit_temperature(p[held.rows], held.codes, held.weights)
@@ -484,12 +484,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         return decode_labels(most_probable(ready.predict_proba(X)), ready.classes_)
 
     def _ready(self, X):
-        """Return what predicts: this classifier, or one that needs no fit before."""
+        """Return the classifier that predicts: this one, or one that needs no fit."""
         return self
 
 
 def _check_sample_weight(sample_weight, labeled):
-    """Return the weight of each row (None: 1), checked where it has a label."""
+    """Return the weight of each row (None: 1), checked for labeled rows."""
     if sample_weight is None:
         return np.ones(len(labeled))
     given = np.asarray(sample_weight, dtype=np.float64)
@@ -508,12 +508,12 @@ def _check_sample_weight(sample_weight, labeled):
 
 
 def _are_equal(weights):
-    """Whether weights differ in nothing but a factor from no weights at all."""
+    """Whether weights are equal up to a factor."""
     low, high = weights.min(initial=np.inf), weights.max(initial=0.0)
     return 0 < high and high - low <= 1e-12 * high
 
 
 def _scaled(weights):
-    """Return weights; extreme ones times a power of 2, so that no sum overflows."""
+    """Return weights; extreme ones are scaled by a power of 2 to avoid overflow."""
     exponent = np.frexp(weights.max(initial=0.0))[1]
     return np.ldexp(weights, -exponent) if abs(exponent) > 400 else weights

@@ -1,4 +1,4 @@
-"""The roles of the selectors: which rows may be chosen, and how a choice is kept."""
+"""The roles of selectors: candidates, choice and fitted attributes."""
 
 import math
 from dataclasses import dataclass
@@ -33,17 +33,17 @@ from ..parameters import (
 
 @dataclass
 class Pool:
-    """The rows of a fit: those that have a label, and those to choose from.
+    """The rows of a fit: labeled rows, and candidates.
 
     Parameters
     ----------
     given : array-like of length n
         X as `fit` got it.
     X : sequence of length n
-        The rows as the method takes them: vectors, Samples, what a classifier takes.
+        Input of the method: vectors, Samples, or input of a classifier.
     space : ndarray of shape (n, D) or None
-        Vectors among which the nearest chosen row of each row is found; None (images,
-        paths): there are no ``assignments_``. A method may put its own in their place.
+        Vectors in which the nearest chosen row of each row is found; None (images,
+        paths): there are no ``assignments_``. A method may replace them.
     y : array-like of shape (n,) or None
     labeled : ndarray of shape (n,), dtype bool
     n_samples : int
@@ -61,15 +61,15 @@ class Pool:
         return len(self.labeled)
 
     def nothing(self):
-        """Return a choice of no row, and the scores of rows that are not looked at."""
+        """Return an empty choice, and the scores of rows that are not scored."""
         return np.empty(0, np.int64), np.full(len(self), -np.inf)
 
     def highest(self, scores):
-        """Return the rows of highest score, the lower row number among equals."""
+        """Return the rows of highest score, ties by lower row number."""
         return np.argsort(-scores, kind="stable")[: self.n_samples]
 
     def candidates(self, unreadable):
-        """Return the rows among which to choose: neither labeled nor unreadable.
+        """Return the candidates: rows that are neither labeled nor unreadable.
 
         Parameters
         ----------
@@ -168,7 +168,7 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         return self.fit(X, y, **fit_params).sample_indices_
 
     def _choose(self, pool):
-        """Return the chosen rows in the order of asking, and the score of every row."""
+        """Return the chosen rows in labeling order, and the score of every row."""
         raise NotImplementedError
 
     def _check_rows(self, X):
@@ -217,7 +217,7 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         return Pool(X, rows, vectors, y, labeled, int(n_samples))
 
     def _check_labels(self, rows, y):
-        """Return which rows cannot be chosen, since they are labeled already."""
+        """Return which rows cannot be chosen because they are labeled."""
         if y is None:
             return np.zeros(_num_samples(rows), dtype=bool)
         check_consistent_length(rows, y)
@@ -230,7 +230,7 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         ----------
         pool : Pool
         chosen : array-like of int
-            Rows in the order of asking.
+            Rows in labeling order.
         scores : ndarray of shape (n_rows,)
             Higher is more wanted.
         """
@@ -258,7 +258,7 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
 
 
 class AnyRowsMixin:
-    """Selectors that never look into X: images and paths are merely counted."""
+    """Selectors that do not read X: images and paths are only counted."""
 
     def _check_rows(self, X):
         X = unpacked(X)
@@ -271,26 +271,27 @@ class AnyRowsMixin:
 
 
 class FitsClassifierMixin:
-    """Selectors with a ``classifier``: fit it, or take a frozen one as it is."""
+    """Selectors with a ``classifier``: fit it, or use a frozen one as is."""
 
     def _fit_classifier(self, X, y, random, again=False, classifier=None):
-        """Return the classifier fitted; one that is frozen as it is.
+        """Return the classifier, fitted unless it is frozen.
 
         Parameters
         ----------
         X : array-like of length n_rows
         y : array-like of shape (n_rows,) or None
         random : RandomState
-            Gives seeds where the classifier has none.
+            Source of seeds for a classifier without one.
         again : bool
-            Whether a copy of a frozen one is fitted on these labels, with its settings.
+            Whether to fit a copy of a frozen classifier on these labels, with its
+            settings.
         classifier : estimator or None
-            In the place of the selector's own.
+            Classifier to use instead of the selector's own.
 
         Raises
         ------
         ValueError
-            If it must be fitted and no row has a label.
+            If it must be fitted and no row is labeled.
         """
         classifier = self.classifier if classifier is None else classifier
         if isinstance(classifier, FrozenEstimator):
@@ -313,8 +314,8 @@ class FitsClassifierMixin:
 class ClassifierSelectionRole(FitsClassifierMixin, SelectionRole, abstract=True):
     """Choose rows by what a classifier predicts for them.
 
-    A selector gives ``_ask(pool, random)``, which fits the classifier and returns what
-    `_choose` returns; it is called where there is a row to choose.
+    A selector defines ``_ask(pool, random)``, which fits the classifier and returns the
+    result of `_choose`; it is called if there is a row to choose.
 
     Parameters
     ----------
@@ -360,7 +361,7 @@ class ClassifierSelectionRole(FitsClassifierMixin, SelectionRole, abstract=True)
         return (X if as_given else vectors), vectors
 
     def _asked(self):
-        """Return the classifiers that are given."""
+        """Return the given classifiers."""
         return [] if self.classifier is None else [self.classifier]
 
 
@@ -411,15 +412,15 @@ class NetworkSelectionRole(SelectionRole, abstract=True):
         return codes, np.searchsorted(classes, labels[-1])
 
     def _forget(self, *names):
-        """Drop what an earlier fit has trained: there is nothing to train now."""
+        """Drop the state of an earlier training: there is nothing to train now."""
         for name in names:
             vars(self).pop(name, None)
 
 
 class PredictedLossRole(NetworkSelectionRole, abstract=True):
-    """Choose the rows for which a network's own loss is estimated to be highest.
+    """Choose the rows with the highest estimated loss of a network.
 
-    A selector gives ``_train(samples, codes, places, rows, random)``, which trains on
+    A selector defines ``_train(samples, codes, places, rows, random)``, which trains on
     the labeled rows and returns the scores of some others.
 
     Parameters
@@ -460,7 +461,7 @@ class PredictedLossRole(NetworkSelectionRole, abstract=True):
         return self._order(pool, scores), scores
 
     def _order(self, pool, scores):
-        """Return the rows to choose, in the order of asking."""
+        """Return the rows to choose, in labeling order."""
         return pool.highest(scores)
 
     def _train(self, samples, codes, places, rows, random):
@@ -472,14 +473,14 @@ class PredictedLossRole(NetworkSelectionRole, abstract=True):
         codes : ndarray of int of shape (n_rows,)
             Class of each row, -1 for an unlabeled one.
         places : ndarray of int
-            Where the classes of the fit before stand among those of this one.
+            Positions of the classes of the last fit among those of this one.
         rows : ndarray of int
         random : RandomState
         """
         raise NotImplementedError
 
     def _train_nothing(self, samples):
-        """Forget what an earlier fit has trained; a warm start keeps it."""
+        """Forget an earlier training; a warm start keeps it."""
         if not self.warm_start:
             self._forget("net_", "classes_", "layers_", "n_cycles_", "n_iter_")
 

@@ -118,7 +118,7 @@ def _of_task(where, task, path_column, label_column):
             p = number(prediction.get("score"))
             said.append((labels[0], p))
     if said:
-        # the likeliest; without scores the first one
+        # the most likely; without scores the first one
         said.sort(key=lambda pair: -1 if pair[1] is None else -pair[1])
         (label, p), *others = said
         others = tuple((name, q) for name, q in others if q is not None)
