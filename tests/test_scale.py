@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklabel.classification import _embedding
 from sklabel.neighbors import kmeans, kneighbors
-from sklabel.selection import CoreSetSelector, MaxHerdingSelector, TypiClustSelector
+from sklabel.selection import CoreSetSelector, MaxHerdingSelector
 
 N_ROWS, N_OTHERS = 40_000, 2_000
 BLOCK = 2**26  # numbers in a block of products; 8e7 are those of all pairs below
@@ -39,7 +39,6 @@ TASKS = {
     "kmeans": lambda Z: kmeans(Z, N_OTHERS, max_iter=1, random_state=0),
     "core-set": lambda Z: CoreSetSelector(N_OTHERS, random_state=0).fit(Z),
     "herding": lambda Z: MaxHerdingSelector(2, n_candidates=N_OTHERS).fit(Z),
-    "typiclust": lambda Z: TypiClustSelector(1, random_state=0).fit(Z),  # one cluster
 }
 
 
