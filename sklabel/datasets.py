@@ -1,5 +1,6 @@
 """Data sets: scikit-learn's digits, image folders, and downloaded sets."""
 
+import functools
 import hashlib
 import importlib.util
 import io
@@ -171,9 +172,9 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
     paths, ignored = [], []
     for path in sorted(_list_files(folder, recursive), key=_natural_key):
         if endings is None:
-            listed = _is_image(folder / path)
+            listed = _is_image(os.path.join(folder, path))
         else:
-            listed = path.name.lower().endswith(endings)
+            listed = os.path.basename(path).lower().endswith(endings)
         (paths if listed else ignored).append(path)
     left_out = _count_images(ignored) if endings is None else ""
     if not paths:
@@ -186,17 +187,18 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
         )
     if left_out:
         warn(f"{left_out} (in {str(folder)!r})", UserWarning)
-    names = [p.parts[0] if labels and len(p.parts) > 1 else None for p in paths]
+    names = [p.split(os.sep)[0] if labels and os.sep in p else None for p in paths]
     target_names = sorted({n for n in names if n is not None}, key=_natural_text)
     _warn_of_parts(folder, target_names)
     code = {name: i for i, name in enumerate(target_names)}
     column = np.empty(len(paths), dtype=object)
-    column[:] = [str(folder / p) for p in paths]
+    above = os.path.join("" if folder == Path() else folder, "")
+    column[:] = [above + p for p in paths]
     return Bunch(
         paths=column,
         target=np.array([code.get(n, -1) for n in names], dtype=np.int64),
         target_names=np.array(target_names, dtype=object),
-        ignored=[str(folder / p) for p in ignored],
+        ignored=[above + p for p in ignored],
     )
 
 
@@ -220,7 +222,7 @@ _PARTS = frozenset(
 
 def _is_image(path):
     """Return whether a file can be read as an image, by its name or its content."""
-    ending = path.suffix.lower()
+    ending = os.path.splitext(path)[1].lower()
     if ending in RAW_ENDINGS or ending in _COMPANIONS:
         return False
     if ending in _IMAGE_ENDINGS:
@@ -243,7 +245,7 @@ def _is_image(path):
 
 def _count_images(paths):
     """Return a line on ignored files that are probably images, by kind; or ""."""
-    kinds = Counter(path.suffix.lower() or "no ending" for path in paths)
+    kinds = Counter(Path(path).suffix.lower() or "no ending" for path in paths)
     kinds = {kind: n for kind, n in kinds.items() if kind not in _COMPANIONS}
     if not kinds:
         return ""
@@ -272,7 +274,10 @@ def _warn_of_parts(folder, names):
 
 
 def _list_files(folder, recursive):
-    """Return paths relative to the folder; links are followed, except cycles."""
+    """Return paths relative to the folder; links are followed, circles are not.
+
+    They are texts: to make a `Path` takes longer than to find a file.
+    """
     found, visited = [], set()
     for place, subfolders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -281,7 +286,9 @@ def _list_files(folder, recursive):
             continue
         visited.add(real)
         subfolders[:] = sorted(s for s in subfolders if recursive and s[0] != ".")
-        found += [Path(place, f).relative_to(folder) for f in files if f[0] != "."]
+        inside = Path(place).relative_to(folder)
+        above = os.path.join("" if inside == Path() else inside, "")
+        found += [above + f for f in files if f[0] != "."]
     return found
 
 
@@ -293,7 +300,11 @@ def _natural_text(text):
 
 
 def _natural_key(path):
-    return [_natural_text(part) for part in path.parts]
+    *folders, name = path.split(os.sep)
+    return [*map(_natural_folder, folders), _natural_text(name)]
+
+
+_natural_folder = functools.lru_cache(1024)(_natural_text)
 
 
 _OF_ALL_FETCHERS = """

@@ -82,7 +82,9 @@ def to_bytes(x):
     for part in parts:
         piece = x[part]
         scaled = torch.add(half, piece, alpha=255, out=spare[: len(piece)])
-        out[part] = scaled.clamp_(0, 255)
+        scaled.clamp_(0, 255)
+        # a CPU turns floats into bytes one by one, but into 16 bits many at once
+        out[part] = scaled.short() if x.device.type == "cpu" else scaled
     return out
 
 

@@ -41,6 +41,11 @@ _FACTOR_PRIOR = 0.0, 0.6
 _GUESS_ROWS = 10
 # rows without a label in which the confidence is measured
 _MOST_ASKED = 2000
+# from so many rows on those of X take the neighbors that the graph has found
+_MANY_ROWS = 2**15
+# of more known rows the products with a batch are computed in parts (256 MB each), of
+# not too few rows, which would be rounded in another way
+_MANY_KEYS, _BLOCK_PRODUCTS, _FEWEST_ROWS = 2**18, 2**26, 64
 
 
 class _Projection(nn.Module):
@@ -75,10 +80,27 @@ class _ProbeAndGraph(Method):
         lock_(self)
 
     def forward(self, x):
-        z = self.backbone(x)
+        z, parts = self.backbone(x), 1
+        if len(self.keys) > _MANY_KEYS:
+            step = max(_FEWEST_ROWS, _BLOCK_PRODUCTS // len(self.keys))
+            parts = -(-len(z) // step)
+        spreads = [self.spread(part) for part in z.chunk(parts)]
+        return self.multiplied(z, torch.cat(spreads))
+
+    def multiplied(self, z, of_graph):
+        """Return the probabilities of both, (B, K)."""
         logits = self.factors[0] * self.probe(z).log_softmax(1)
-        logits = logits + self.factors[1] * self.spread(z)
+        logits = logits + self.factors[1] * of_graph
         return logits.softmax(1)
+
+    def of_known(self, graph):
+        """Return the probabilities of the known rows, whose neighbors are known."""
+        near, found = torch.from_numpy(graph.near), []
+        with torch.inference_mode():
+            for rows in torch.arange(len(near)).split(4096):
+                of_graph = spread(graph.weights[rows], self.values[near[rows]])
+                found.append(self.multiplied(self.keys[rows], of_graph))
+        return torch.cat(found)
 
     def spread(self, z):
         """Return the logarithms of the graph's probabilities, (B, K)."""
@@ -165,6 +187,8 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
     has local scales [2]_ and labels spread over it as in [1]_, with 50 steps; each
     class starts with the same total mass [3]_. A new row gets its labels from its
     nearest rows of X, whose vectors are stored: ``4 * n_samples * n_components`` bytes.
+    With 32,768 rows of X or more, ``fit`` takes their own nearest rows from the graph,
+    so that its time grows nearly in proportion to the rows.
 
     Cross-validation leaves out one labeled row at a time; from 51 labels on it has ten
     folds, on at most 500 labeled rows. If each class has one label, nothing can be left
@@ -219,13 +243,28 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
         projection = self._fit_projection(Z.numpy(), seed)
         keys = torch.cat([projection(z) for z in Z.split(4096)])
         given = LabeledRows(known, codes[known], weights, len(self.classes_), seed)
-        module, surplus = self._fit_both(projection, keys, given, seed)
+        module, surplus, graph = self._fit_both(projection, keys, given, seed)
+        known = None
+        if len(keys) >= _MANY_ROWS:
+            known = rows, module.of_known(graph)
         self._sizes = tuple(module.values.shape), Z.shape[1], keys.shape[1]
         self.net_ = self._make_net(module)
         without = rows[codes < 0] if (codes < 0).any() else rows
         without = without[evenly_spaced(len(without), _MOST_ASKED)]
         p = self.net_.evaluate(labeled.rows, without)
         self._estimate_accuracy(float(p.max(1)[0].double().mean()), surplus)
+        return known
+
+    def _forward_trained(self, samples, trained):
+        if trained is None:
+            return super()._forward_trained(samples, trained)
+        rows, p = trained
+        found = np.full((len(samples), p.shape[1]), np.nan, np.float32)
+        found[rows] = p.numpy()
+        others = np.setdiff1d(samples.good, rows)  # without a weight
+        if len(others):
+            found[others] = self.net_.evaluate(samples, others).numpy()
+        return found
 
     def _estimate_accuracy(self, confidence, surplus):
         """Set the accuracy to expect from the mean confidence, corrected.
@@ -252,7 +291,11 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
         return _Projection(_tensor(mean), _tensor(components))
 
     def _fit_both(self, projection, keys, given, seed):
-        """Return the module of probe and graph, weighted by cross-validation."""
+        """Return the module of probe and graph, weighted by cross-validation.
+
+        Also return how much more often than expected left-out rows are right, and the
+        graph.
+        """
         z = keys.numpy()
         graph = neighbor_graph(z, min(self.n_neighbors, len(z) - 1), seed)
         values, of_graph = given.propagate(graph, self.alpha)
@@ -276,7 +319,7 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
             values,
             _tensor(factors),
         )
-        return module, surplus
+        return module, surplus, graph
 
     def _weigh(self, of_probe, of_graph, codes):
         """Return the weight of the graph and the factor of both that are most likely.

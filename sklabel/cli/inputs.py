@@ -1,5 +1,6 @@
 """The images that the commands read: a folder of them."""
 
+import os
 import sys
 import time
 import warnings
@@ -24,8 +25,9 @@ def list_images(folder, least=2, one=False):
         folder, paths = folder.parent, [folder]
     else:
         paths = sklabel.datasets.load_image_folder(folder, labels=None).paths
+    above = "" if folder == Path() else os.path.join(folder, "")
     for path in map(str, paths):
-        name = Path(path).relative_to(folder).as_posix()
+        name = path.removeprefix(above).replace(os.sep, "/")
         try:
             name.encode()
         except UnicodeEncodeError:

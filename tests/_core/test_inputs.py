@@ -273,6 +273,26 @@ def test_files_are_decoded_once_at_a_time(folder, monkeypatch, in_memory):
     assert len(decoded) == (6 if in_memory else 12)
 
 
+@pytest.mark.parametrize("size", [None, 6])
+def test_heads_are_looked_at_once(folder, monkeypatch, size):
+    monkeypatch.setattr(image_files, "_CACHE_BYTES", 100)
+    looked, look = [], image_files.look
+    monkeypatch.setattr(
+        image_files, "look", lambda image: looked.append(1) or look(image)
+    )
+    check_samples(Face(image_size=size), paths(folder), True)
+    assert len(looked) == 6
+
+
+def test_rows_keep_their_order_however_many_a_thread_is_given(folder):
+    some = paths(folder)
+    many = [some[i % 6] for i in np.random.default_rng(0).permutation(1500)]
+    files = image_files.ImageFiles(many, (4, 5))
+    told = []
+    assert files.map(lambda row: row, range(1500), told.append) == [*range(1500)]
+    assert sum(told) == 1500
+
+
 def test_missing_file_is_named(folder):
     with pytest.raises(ValueError, match="nowhere.png"):
         check_samples(Face(), [*paths(folder), "nowhere.png"], True)

@@ -26,6 +26,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 
 import sklabel
+from sklabel._core import vector_cache
+from sklabel._core.image_files import ImageFiles
 from sklabel._core.inputs import check_samples
 from sklabel._core.samples import Samples
 from sklabel.classification import FixMatchClassifier
@@ -855,6 +857,31 @@ def test_files_are_known_by_their_content(embedded, tmp_path, files):
     moved.write_bytes(other.ljust(size, b"\0"))
     os.utime(moved, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     np.testing.assert_allclose(cached.transform([moved])[0], first[5], 1e-4, 1e-5)
+
+
+def test_a_file_is_read_once_for_its_digest(tmp_path, monkeypatch, files):
+    mine = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, other in zip(mine, files, strict=False):
+        path.write_bytes(Path(other).read_bytes())
+    read, update = [], ImageFiles.update_digest
+    monkeypatch.setattr(
+        ImageFiles,
+        "update_digest",
+        lambda self, row, digest: read.append(row) or update(self, row, digest),
+    )
+    cached = tiny(cache_dir=tmp_path / "cache").fit(mine)
+    cached.transform(mine)
+    first = cached.transform(mine)
+    assert len(read) == 6  # they are so new that they may change without a sign
+    monkeypatch.setattr(vector_cache, "_TICK", 0)
+    read.clear()
+    for _ in range(3):
+        np.testing.assert_array_equal(cached.transform(mine), first)
+    assert len(read) == 3
+    mine[1].write_bytes(Path(files[5]).read_bytes())  # shows by its size or time
+    Z = cached.transform(mine)
+    assert len(read) == 4 and not np.array_equal(Z[1], first[1])
+    np.testing.assert_array_equal(Z[[0, 2]], first[[0, 2]])
 
 
 def test_a_search_embeds_once(embedded, tmp_path):

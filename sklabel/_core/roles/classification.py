@@ -182,13 +182,18 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             trained = self._train(X, labeled, seed)
             self.net_.module_.drop_training_state()
             self._look_at_probe(X, labeled, seed)
-        self._finish(self._forward_rows(samples), codes, labeled.withheld, y)
+        p = self._forward_trained(samples, trained)
+        self._finish(p, codes, labeled.withheld, y)
         self._check_health(trained)
         return self
 
     def _train(self, X, labeled, seed):
         """Train the method's module; return what `_check_health` looks at."""
         raise NotImplementedError
+
+    def _forward_trained(self, samples, trained):
+        """Return the output for each row of ``fit``; NaN where it cannot be read."""
+        return self._forward_rows(samples)
 
     def _check_health(self, trained):
         """Warn if the training shows that something is wrong."""
