@@ -343,12 +343,13 @@ class Net(NeuralNet):
         group.copy_first_([*self.module_.parameters(), *self.module_.buffers()])
         self.resume()
         stage = self.stage if self.stage and group.is_first else _NoStage()
-        stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
+        with alone():  # the first process tells its callbacks
+            stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
         with self._working(sampler, batches):
             try:
                 while self.step_ < self.total_steps_:
-                    with alone():  # the first process tells its callbacks
+                    with alone():
                         stage.begin_epoch()
                     self.notify("on_epoch_begin", **data)
                     self.run_single_epoch(batches, True, "train", self.train_step)
@@ -362,7 +363,8 @@ class Net(NeuralNet):
                 self.interrupted_ = True
                 if within_epoch:
                     self.history.pop()  # the epoch that was broken off
-        stage.end()
+        with alone():
+            stage.end()
         self._check_finite(sampler.samples)
         return self
 

@@ -562,8 +562,9 @@ def _abandon():
         _leave()
 
 
-# seconds after which a process that waits for another one to call fit says so
-_PATIENCE = 60
+# seconds after which a process that waits for another one to call fit says so, and
+# after which it gives up
+_PATIENCE, _LONGEST_WAIT = 60, 1800
 
 
 def _store():
@@ -584,12 +585,13 @@ def _wait_for_all():
     start, told = time.monotonic(), False
     for other in range(size):
         while not store.check([f"sklabel/came/{other}"]):
-            if store.check([f"sklabel/ended/{other}"]):
+            waited, ended = time.monotonic() - start, f"sklabel/ended/{other}"
+            if store.check([ended]) or waited > _LONGEST_WAIT:
+                what = "has ended" if store.check([ended]) else "goes on"
                 raise RuntimeError(
-                    f"Process {other} of {size} has ended without a call of fit: call "
-                    "it in all of them, or within `with sklabel.alone():`."
+                    f"Process {other} of {size} {what} without a call of fit: call it "
+                    "in all of them, or within `with sklabel.alone():`."
                 )
-            waited = time.monotonic() - start
             if waited > _PATIENCE and not told:
                 told = True
                 warnings.warn(
