@@ -530,7 +530,8 @@ def _join():
 def _is_one_of_several():
     """Return whether a launcher has started this process beside others."""
     names = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    if not names <= os.environ.keys() or int(os.environ["WORLD_SIZE"]) < 2:
+    size = os.environ.get("WORLD_SIZE", "")
+    if not names <= os.environ.keys() or not size.isdigit() or int(size) < 2:
         return False
     # else a worker that one of them has started, as joblib does
     return multiprocessing.current_process().name == "MainProcess"
