@@ -13,6 +13,7 @@ import functools
 from pathlib import Path
 
 import numpy as np
+import torch
 from _common import (
     UPRIGHT,
     Results,
@@ -28,6 +29,7 @@ from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.preprocessing import normalize
+from torch.nn.functional import cross_entropy
 
 from sklabel.augment import Contrastive, RandAugment, Weak
 from sklabel.clustering import (
@@ -271,6 +273,28 @@ METHODS = {
 ON_VECTORS = [name for name in METHODS if "vectors" in name or "TURTLE" in name]
 
 
+def print_losses(data):
+    """Print what TURTLE makes small, of the true classes and of k-means' clusters."""
+    z, y = torch.from_numpy(data[0]).float(), np.unique(data[1], return_inverse=True)[1]
+    n_clusters = y.max() + 1
+    clusters = KMeans(n_clusters, n_init=3, random_state=0).fit_predict(data[0])
+    for name, labels in {"classes": y, "k-means": clusters}.items():
+        shares = np.bincount(labels) / len(labels)
+        entropy = -(shares * np.log(shares)).sum()
+        target, errors = torch.from_numpy(labels).long(), []
+        for seed in range(5):
+            torch.manual_seed(seed)
+            layer = torch.nn.Linear(z.shape[1], n_clusters)
+            adam = torch.optim.Adam(layer.parameters(), lr=1e-3)
+            for _ in range(10):
+                adam.zero_grad()
+                cross_entropy(layer(z), target).backward()
+                adam.step()
+            errors.append(cross_entropy(layer(z), target).item())
+        error = np.mean(errors)
+        print(f"{name}: {error - 10 * entropy:.2f} = {error:.2f} - 10 x {entropy:.2f}")
+
+
 def compare_speed(args, data):
     """Time ours and ClustPy's in turn; a checkpoint would leave nothing to be done."""
     args = argparse.Namespace(**{**vars(args), "checkpoints": None})
@@ -298,11 +322,14 @@ def main():
     parser.add_argument("--iic-restarts", type=int, default=4, help="of the heads")
     parser.add_argument("--turtle-steps", type=int, default=6000)
     parser.add_argument("--turtle-batch", type=int, default=10_000)
+    parser.add_argument("--losses", action="store_true", help="of TURTLE, print only")
     parser.add_argument("--rounds", type=int, help="only compare speed, so many times")
     args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
+    if args.losses:
+        return print_losses(data)
     if args.rounds:
         return compare_speed(args, data)
     names = [n for n in METHODS if (n in ON_VECTORS) == (x.ndim == 2)]

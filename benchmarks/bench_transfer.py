@@ -11,7 +11,7 @@ are in the results file are not run again, so a broken run continues.
 The labels are drawn, one of each class first. With ``--choice`` selectors choose them
 in the same space, each seed among four fifths of the rows; those that ask a classifier
 start from ten random rows. FreeMatch, SoftMatch and AdaMatch are FixMatch with other
-rules for which predictions count.
+rules for which predictions count; the last is also run with its threshold alone.
 """
 
 import argparse
@@ -56,6 +56,7 @@ RULES = {
         "distribution_alignment": "predictions",
         "logit_interpolation": True,
     },
+    "relative threshold": {"threshold": 0.9, "relative_threshold": True},
 }
 METHODS = ("logistic regression", "EmbeddingClassifier", "FixMatch", "SimCLRv2")
 
