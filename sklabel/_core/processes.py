@@ -114,9 +114,9 @@ class Group:
         with self._meeting():
             sent = own[0], _sendable(own[1])
             distributed.all_gather_object(said, sent, self.objects)
-        for error in (own[1], *(failed for _, failed in said)):
-            if error is not None:
-                raise error
+        for failure in (own[1], *(failed for _, failed in said)):
+            if failure is not None:
+                raise failure
         return [found for found, _ in said]
 
     def agree(self, what):
