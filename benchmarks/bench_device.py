@@ -2,7 +2,8 @@
 
 Three parts: how far results of the device are from those of the CPU after a few steps,
 and whether a second fit has the bits of the first; views a second of each policy; steps
-a second of each method, `fit` and a loop written out over rows that lie on the device.
+a second of each method, `fit` and a loop written out over rows that lie on the device,
+and the share of the device's largest rate of operations that this is.
 Random images, no network. Exits with 1 where a result is farther off than it may be.
 """
 
@@ -15,6 +16,7 @@ import warnings
 import numpy as np
 import torch
 from _common import machine
+from torch.utils.flop_counter import FlopCounterMode
 
 from sklabel import augment, classification, clustering, embedding, neighbors
 from sklabel._core.net import Net, resolve_device
@@ -178,8 +180,8 @@ class Bare:
         return (time.perf_counter() - start) / n_steps
 
 
-def steps_of_fit(name, X, device, args):
-    """Return the seconds of a step of `fit`, within its last epochs."""
+def steps_of_fit(name, X, device, args, **settings):
+    """Return the seconds of a step of `fit`, within its fastest epoch."""
     taken = []
     run = Net.run_single_epoch
 
@@ -192,13 +194,51 @@ def steps_of_fit(name, X, device, args):
 
     Net.run_single_epoch = timed
     try:
-        fitted(name, X, device, args.batch_size, max_steps=args.steps)
+        fitted(name, X, device, args.batch_size, max_steps=args.steps, **settings)
     finally:
         Net.run_single_epoch = run
     return min(taken)
 
 
+def compiled(X, device, args):
+    """Print how much faster compiled networks train, plain and compiled in turn."""
+    for name in args.method:
+        for mode in args.compile:
+            if args.left() < 60:
+                print(f"{name} {mode} and those after it: no time left")
+                return
+            how = {"compile": True, "compile__mode": mode}
+            arms = {"plain": None, "compiled": how}
+            taken = {arm: [] for arm in arms}
+            for _ in range(3):
+                for arm, given in arms.items():
+                    seconds = steps_of_fit(name, X, device, args, net_params=given)
+                    taken[arm].append(seconds)
+            ratios = np.divide(taken["plain"], taken["compiled"])
+            print(
+                f"{name:11s} {mode}: {np.median(ratios):.2f} times as fast compiled "
+                f"(worst {ratios.min():.2f}; {np.median(taken['plain']):.4f} s a step)",
+                flush=True,
+            )
+
+
+def fastest_product(device, precision):
+    """Return the operations a second of a large matrix product: the roof."""
+    n = 512 if device.type == "cpu" else 8192
+    dtype = getattr(torch, precision, torch.float32)
+    a = torch.randn(n, n, device=device).to(dtype)
+    rates = []
+    for _ in range(8):
+        wait(device)
+        start = time.perf_counter()
+        a @ a
+        wait(device)
+        rates.append(2 * n**3 / (time.perf_counter() - start))
+    return max(rates)
+
+
 def steps(X, device, args):
+    roofs = {}
     for name in args.method:
         if args.left() < 30:
             print(f"{name} and those after it: no time left")
@@ -209,10 +249,17 @@ def steps(X, device, args):
             continue
         bare = Bare(name, X, device, args)
         bare.steps(3)
+        with FlopCounterMode(display=False) as counter:
+            bare.steps(1)
+        precision = bare.net.used_precision()
+        if precision not in roofs:
+            roofs[precision] = fastest_product(device, precision)
+        share = ours * counter.get_total_flops() / roofs[precision]
         bare = 1 / min(bare.steps(args.steps) for _ in range(3))
         print(
             f"{name:11s} fit {ours:8.1f} steps/s, bare loop {bare:8.1f} steps/s: "
-            f"{bare / ours:.2f} times the bare loop's time"
+            f"{bare / ours:.2f} times the bare loop's time; {100 * share:.1f} % of the "
+            f"operations that a product of matrices does in {precision}"
         )
 
 
@@ -222,6 +269,9 @@ def main():
     parser.add_argument("--method", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seconds", type=float, default=300, help="stop after them")
     parser.add_argument("--tiny", action="store_true", help="the least sizes")
+    modes = ["default", "reduce-overhead", "max-autotune"]
+    parser.add_argument("--compile", nargs="+", choices=modes, help="only this")
+    parser.add_argument("--side", type=int, help="of the images")
     args = parser.parse_args()
     end = time.monotonic() + args.seconds
     args.left = lambda: end - time.monotonic()
@@ -230,8 +280,13 @@ def main():
     args.batch_size, args.rounds, args.steps = (32, 2, 4) if small else (256, 20, 60)
     args.sides = (16,) if small else (32, 96, 224)
     n_rows, side = (128, 8) if small else (10_000, 32)
+    side = args.side or side
     X = np.random.default_rng(0).integers(0, 256, (n_rows, side, side, 3), np.uint8)
     print(machine(), f"device {device}, torch {torch.__version__}", sep="\n")
+    if args.compile:
+        args.steps = 3 * (n_rows // args.batch_size)  # the first epoch compiles
+        compiled(X, device, args)
+        return
     n_far = compare(X[:256], device, args)
     views(device, args)
     steps(X, device, args)

@@ -6,7 +6,7 @@ import warnings
 
 # small problems lose time on many threads, above all where others work too
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, os.path.abspath(".."))
+sys.path[:0] = [os.path.abspath(".."), os.path.abspath("_extensions")]
 
 import matplotlib  # noqa: E402
 
@@ -28,10 +28,11 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "numpydoc",
+    "shared_parameters",
     "sphinx_gallery.gen_gallery",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "examples"]
+exclude_patterns = ["_build", "_extensions", "examples"]
 default_role = "literal"
 
 # -- docstrings
@@ -41,6 +42,8 @@ autodoc_inherit_docstrings = False
 # the template lists the methods; numpydoc would list nn.Module's too
 numpydoc_show_class_members = False
 numpydoc_attributes_as_param_list = True
+# "fit()" at the side of a page, not "FixMatchClassifier.fit()", which is cut off
+toc_object_entries_show_parents = "hide"
 
 # -- gallery
 

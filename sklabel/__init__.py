@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CollapseWarning",
     "active_learning",
+    "alone",
     "augment",
     "backbones",
     "classification",
@@ -28,7 +29,11 @@ __all__ = [
     "text",
 ]
 
-_HOME = {"CollapseWarning": "._core.health", "load": "._core.persistence"}
+_HOME = {
+    "CollapseWarning": "._core.health",
+    "alone": "._core.processes",
+    "load": "._core.persistence",
+}
 
 
 def __getattr__(name):

@@ -1,4 +1,4 @@
-"""The loop of active learning: choose rows, ask for labels, learn, choose again."""
+"""The active learning loop: choose rows, ask for labels, train, choose again."""
 
 import copy
 import time
@@ -61,7 +61,7 @@ def _classifier_has(name):
 
 
 def _as_labels(labels):
-    """Return answers as labels: integers become an array of them, others stay."""
+    """Return answers as labels: integers become an array, others do not change."""
     known = labels[is_labeled(labels)]
     kinds = set(map(type, known))
     if all(issubclass(kind, (int, np.integer)) and kind is not bool for kind in kinds):
@@ -73,7 +73,7 @@ def _as_labels(labels):
 
 
 def _as_objects(y):
-    """Return a column of labels as a 1-D array of objects, None where one is masked."""
+    """Return a column of labels as a 1-D array of objects, None for masked ones."""
     column = as_column(y)
     objects = np.empty(len(column), dtype=object)
     objects[:] = column.tolist()
@@ -81,7 +81,7 @@ def _as_objects(y):
 
 
 def _without_classifier(selector):
-    """Return a selector without the loop's classifier, which each question sets."""
+    """Return a selector without the loop's classifier, which each query sets."""
     if not isinstance(
         selector.get_params(deep=False).get("classifier"), FrozenEstimator
     ):
@@ -99,55 +99,54 @@ class ActiveLearningClassifier(
     Parameters,
     BaseEstimator,
 ):
-    """Classify with labels that are asked for in rounds.
+    """Classify with labels that are requested in rounds (active learning).
 
-    A first selector, which needs no labels, chooses the first rows. Then, round by
-    round, the classifier is trained on what is labeled, and a second selector chooses
-    the rows whose labels it would learn most from. Answers come from a function, from
-    labels that are known but hidden (to try a method out), or from a person
-    (:meth:`begin`, :meth:`query`, :meth:`teach`). Read more in the
-    :ref:`User Guide <active_learning>`.
+    A first selector, which needs no labels, chooses the first rows. Then, in every
+    round, the classifier is trained on the labeled rows, and a second selector chooses
+    the rows with the most informative labels. Labels come from a function, from known
+    but hidden labels (to evaluate a method), or from a person (:meth:`begin`,
+    :meth:`query`, :meth:`teach`). Read more in the :ref:`User Guide <active_learning>`.
 
     Parameters
     ----------
     classifier : estimator or None
-        What is trained; cloned. None:
-        :class:`sklabel.classification.SupervisedClassifier`. One that does not know
-        unlabeled rows, as most of scikit-learn, gets the labeled ones.
+        Classifier to train; cloned. None:
+        :class:`sklabel.classification.SupervisedClassifier`. A classifier that does not
+        support unlabeled rows, as most of scikit-learn, gets the labeled rows.
     selector : selector or None
-        Chooses the rows of a round; cloned. Its ``classifier``, where it has one, is
-        that of the loop; in a pipeline, which shows it something else, it is its own.
-        None: :class:`sklabel.selection.BADGESelector`; for images that go to a
-        classifier of another library, whose features are not known,
+        Chooses the rows of a round; cloned. Its ``classifier``, if it has one, is the
+        loop's; in a pipeline, which changes its input, it keeps its own. None:
+        :class:`sklabel.selection.BADGESelector`; for images with a classifier of
+        another library, which has no features,
         :class:`sklabel.selection.UncertaintySelector` with "margin".
     initial_selector : selector or None
         Chooses the first rows; cloned. None: :class:`sklabel.selection.USLSelector`.
     n_rounds : int
         Rounds of ``fit`` after the first choice, >= 0.
     n_samples : int
-        Rows asked in a round, >= 1; the last round may have fewer.
+        Rows to label per round, >= 1; the last round may have fewer.
     n_initial : int or None
-        Rows asked at first; None: ``n_samples``.
+        Rows to label at the start; None: ``n_samples``.
     oracle : callable or None
-        ``oracle(indices)`` returns the labels of rows, as :meth:`teach` takes them; -1,
-        None, NaN or a blank text where it has none, and such a row is not asked again.
-        None: labels are uncovered from the y that is given to ``fit``, for the rows
-        asked alone; rows without one there are not asked. A search or a
-        cross-validation needs None: there the rows are those of a fold, of which an
-        oracle does not know.
+        ``oracle(indices)`` returns the labels of rows, in the form that :meth:`teach`
+        takes; -1, None, NaN or a blank text for a row without a label, which is not
+        queried again. None: labels are revealed from the y given to ``fit``, only for
+        the queried rows; rows that are unlabeled there are not queried. A search or a
+        cross-validation needs None, because an oracle does not know the row numbers of
+        a fold.
     embedder : estimator or None
-        Gives the vectors of images to selectors that need vectors; cloned and fitted
-        once, or used as it is in a :class:`sklearn.frozen.FrozenEstimator`. None:
+        Embeds images for selectors that need vectors; cloned and fitted once, or used
+        as is in a :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.SimCLRTransformer`. Not used for 2-D X.
     warm_start : bool
         Whether the classifier (the last step of a pipeline) continues from the weights
-        of the round before, for which it must have a parameter of that name; else each
-        round starts anew, and so does one that meets a new class.
+        of the last round; it must have a parameter of that name. If False, or if there
+        is a new class, training starts anew.
     random_state : int, RandomState instance or None
         Seed of classifier, selectors and embedder that have none of their own.
     verbose : int
-        1: a line per round, with labels so far, accuracy where it is known, and
-        seconds. 0: nothing.
+        1: a line per round with the number of labels, the accuracy if it is known, and
+        the seconds. 0: nothing.
 
     Attributes
     ----------
@@ -156,43 +155,43 @@ class ActiveLearningClassifier(
     classes_ : ndarray of shape (n_classes,)
         Classes among the answers.
     labels_ : ndarray of shape (n_samples,), dtype object
-        Answers so far; -1 where there is none.
+        Answers so far; -1 for unlabeled rows.
     selector_, initial_selector_ : selector
-        After their last choice. Each is one object in all rounds, so that one with
-        ``warm_start=True`` continues from the network of the round before.
+        Selectors after their last choice. Each is the same object in all rounds, so
+        with ``warm_start=True`` it continues from the network of the last round.
     embedder_ : estimator
-        Fitted embedder, where X is not 2-D and a selector needed vectors.
+        Fitted embedder, if X is not 2-D and a selector needed vectors.
     sample_indices_ : ndarray of int
-        Rows asked, in the order of asking, each once.
+        Queried rows, in order, each once.
     refused_ : ndarray of int
         Rows that got no label, and files that the embedder cannot read; they are not
-        asked again.
+        queried again.
     pending_ : ndarray of int
-        Rows asked and not answered yet.
+        Queried rows that are not answered yet.
     history_ : list of dict
         Per round ``n_asked``, ``n_labeled``, ``seconds`` (of choice and training) and,
-        where labels are uncovered, ``accuracy`` on the rows not asked yet: the learning
-        curve.
+        if labels are revealed from y, ``accuracy`` on the rows not queried yet: the
+        learning curve.
     n_features_in_ : int
-        Values per sample, where X has 2 dimensions.
+        Values per sample, if X has 2 dimensions.
 
     Raises
     ------
     ValueError
-        If no label is known to uncover, an answer has another length than the rows,
-        rows are taught that X does not have, or ``warm_start`` is asked of a classifier
-        that cannot.
+        If y has no label to reveal, the number of answers differs from the number of
+        rows, ``teach`` gets rows that are not in X, or the classifier does not support
+        ``warm_start``.
 
     See Also
     --------
-    sklabel.selection.USLSelector : The first choice.
+    sklabel.selection.USLSelector : Chooses the first rows.
     sklabel.classification.CCLClassifier : Made for this loop.
 
     Notes
     -----
-    While the answers are of one class, nothing can be trained, and the first selector
-    is asked again. What :meth:`save` and pickles keep is the state of the loop, but not
-    X: after loading, give it back by ``attach(X)``.
+    While all answers are of one class, nothing can be trained, and the first selector
+    chooses again. :meth:`save` and pickles keep the state of the loop, but not X: after
+    loading, call ``attach(X)``.
 
     The loop of Roda and Geva (2024) is ``ActiveLearningClassifier(CCLClassifier(),
     UncertaintySelector("entropy"), RandomSelector(), n_rounds=20, n_samples=250)``.
@@ -238,12 +237,11 @@ class ActiveLearningClassifier(
         Parameters
         ----------
         X : array-like
-            What the classifier takes: vectors ``(n, D)``, images, or paths of image
+            Input of the classifier: vectors ``(n, D)``, images, or paths of image
             files.
         y : array-like of shape (n_samples,) or None
-            With ``oracle`` the labels known so far, -1 where there is none, or None.
-            Without, the labels to uncover: -1 where there is none to uncover, and such
-            a row is not asked.
+            With ``oracle``, the labels known so far (-1 for unlabeled rows), or None.
+            Without ``oracle``, the labels to reveal; rows with -1 are not queried.
 
         Returns
         -------
@@ -251,9 +249,9 @@ class ActiveLearningClassifier(
 
         Notes
         -----
-        Where an oracle fails or gives what :meth:`teach` refuses, its error ends the
-        fit, and the answers of the rounds before stay: go on with :meth:`query` and
-        :meth:`teach`, or with ``fit(X, loop.labels_)``.
+        If an oracle fails or returns invalid answers (see :meth:`teach`), the error
+        ends the fit, but the answers of earlier rounds are kept: continue with
+        :meth:`query` and :meth:`teach`, or with ``fit(X, loop.labels_)``.
         """
         X, hidden = self._check_X(X, reset=True), None
         if self.oracle is None:
@@ -274,20 +272,20 @@ class ActiveLearningClassifier(
         if not hasattr(self, "classifier_"):
             raise ValueError(
                 f"All {len(np.flatnonzero(is_labeled(self.labels_)))} answers are of "
-                f"one class: ask for more rows, n_rounds={self.n_rounds} and n_samples="
-                f"{self.n_samples}."
+                f"one class, so nothing can be trained: raise n_rounds={self.n_rounds} "
+                f"or n_samples={self.n_samples}."
             )
         return self
 
     def begin(self, X, y=None):
-        """Start the loop; nothing is asked and nothing trained, but for given labels.
+        """Start the loop; nothing is queried, and only given labels are trained on.
 
         Parameters
         ----------
         X : array-like
-            What the classifier takes.
+            Input of the classifier.
         y : array-like of shape (n_samples,) or None
-            Labels known so far, -1 where there is none.
+            Labels known so far, -1 for unlabeled rows.
 
         Returns
         -------
@@ -332,18 +330,18 @@ class ActiveLearningClassifier(
         """Write the loop into a folder as safetensors and JSON, without X.
 
         ``sklabel.load`` reads it, and :meth:`attach` gives it its rows again; the
-        ``oracle``, a function, and ``verbose`` are not kept. For a loop whose
-        classifier, selectors or embedder are scikit-learn's, take ``joblib.dump``.
+        ``oracle``, a function, and ``verbose`` are not saved. If the classifier, a
+        selector or the embedder is scikit-learn's, use ``joblib.dump``.
 
         Parameters
         ----------
         folder : str or Path
-            Made if it does not exist. Nothing executable is written.
+            Created if it does not exist. Nothing executable is written.
 
         Raises
         ------
         TypeError
-            If a part is not sklabel's own, which only pickle can keep.
+            If a part is not sklabel's own; only pickle can save it.
         """
         check_is_fitted(self, "labels_")
         kept = copy.copy(self)
@@ -356,12 +354,12 @@ class ActiveLearningClassifier(
         save_estimator(kept, folder)
 
     def attach(self, X):
-        """Give the loop its rows, after it was loaded from a file.
+        """Give the loop its rows after loading.
 
         Parameters
         ----------
         X : array-like
-            The rows it was begun with.
+            The rows that the loop was started with.
 
         Returns
         -------
@@ -371,8 +369,8 @@ class ActiveLearningClassifier(
         X = self._check_X(X)
         if _num_samples(X) != len(self.labels_):
             raise ValueError(
-                f"The loop was begun with {len(self.labels_)} rows, but X has "
-                f"{_num_samples(X)}: attach the rows that it was begun with."
+                f"The loop was started with {len(self.labels_)} rows, but X has "
+                f"{_num_samples(X)}: attach the rows that it was started with."
             )
         self._X = X
         return self
@@ -385,7 +383,7 @@ class ActiveLearningClassifier(
         Returns
         -------
         indices : ndarray of int of shape (n_rows,)
-            At most ``n_samples``, in the order of asking; empty when none is left.
+            At most ``n_samples``, in labeling order; empty when none is left.
         """
         self._check_attached()
         if len(self.pending_):
@@ -419,12 +417,12 @@ class ActiveLearningClassifier(
         Parameters
         ----------
         indices : array-like of int
-            Rows, of those asked or others, in any order, each once. Rows of the
-            question that are left out may be asked again.
+            Rows, queried or not, in any order, each once. Queried rows that are left
+            out may be queried again.
         y : array-like, or mapping or Series by row
-            Their labels: a list or an array in the order of ``indices``, or
-            {row: label}, where rows may be left out. -1, None, NaN or a blank text for
-            a row that gets none and shall not be asked again.
+            Their labels: a list or an array in the order of ``indices``, or {row:
+            label}, in which rows may be left out. -1, None, NaN or a blank text for a
+            row that gets no label and is not to be queried again.
         correct : bool, default=False
             Whether answers may replace earlier ones.
 
@@ -435,11 +433,11 @@ class ActiveLearningClassifier(
         Raises
         ------
         ValueError
-            If there are not as many answers as rows, answers for other rows, a row
-            twice, one with another label before (unless ``correct``), or what cannot
-            be a label. Nothing is changed then.
+            If the numbers of answers and rows differ, there are answers for other rows,
+            a row is repeated, a row already has another label (unless ``correct``), or
+            an answer cannot be a label. Nothing is changed then.
         TypeError
-            If the answers have no order, as those of a set, or mix texts and numbers.
+            If the answers have no order, as in a set, or mix texts and numbers.
         """
         self._check_attached()
         rows = check_rows(indices, len(self.labels_))
@@ -471,15 +469,15 @@ class ActiveLearningClassifier(
         return self
 
     def _check_contradictions(self, rows, answers, answered):
-        """Raise where a row has another label already."""
+        """Raise if a row already has another label."""
         before = self.labels_[rows]
         for row, old, new, known, has in zip(
             rows.tolist(), before, answers, is_labeled(before), answered, strict=True
         ):
             if known and not (has and old == new):
                 raise ValueError(
-                    f"Row {row} has the label {old!r}, but the answer is {new!r} now: "
-                    "teach it with correct=True to replace the earlier answer."
+                    f"Row {row} has the label {old!r}, but the answer is now {new!r}: "
+                    "call teach with correct=True to replace the earlier answer."
                 )
 
     def _print_round(self):
@@ -487,7 +485,7 @@ class ActiveLearningClassifier(
         accuracy = step.get("accuracy")
         print(
             f"round {len(self.history_)}: {step['n_labeled']} of {step['n_asked']} "
-            "rows asked are labeled"
+            "queried rows are labeled"
             + ("" if accuracy is None else f", accuracy {accuracy:.3f} on the others")
             + f", {step['seconds']:.1f} s"
         )
@@ -499,7 +497,7 @@ class ActiveLearningClassifier(
         Parameters
         ----------
         X : array-like
-            What the classifier takes.
+            Input of the classifier.
 
         Returns
         -------
@@ -515,7 +513,7 @@ class ActiveLearningClassifier(
         Parameters
         ----------
         X : array-like
-            What the classifier takes.
+            Input of the classifier.
 
         Returns
         -------
@@ -527,7 +525,7 @@ class ActiveLearningClassifier(
         return found.astype(bool) if self.classes_.dtype == bool else found
 
     def _check_X(self, X, reset=False):
-        """Return vectors as an array; whoever takes images and paths checks them."""
+        """Return vectors as an array; images and paths are checked by their user."""
         X = unpacked(X)
         if len(getattr(X, "shape", ())) > 2 or holds_images(X):
             return X
@@ -537,12 +535,12 @@ class ActiveLearningClassifier(
         check_is_fitted(self, "labels_")
         if not hasattr(self, "_X"):
             raise ValueError(
-                "The loop was loaded without its rows: call attach(X) with those that "
-                "it was begun with."
+                "The loop was loaded without its rows: call attach(X) with the rows "
+                "that it was started with."
             )
 
     def _train(self):
-        """Train on all answers, where they are of two classes at least."""
+        """Train on all answers, if they have at least two classes."""
         labeled = is_labeled(self.labels_)
         if not labeled.any():
             return
@@ -561,8 +559,8 @@ class ActiveLearningClassifier(
             last = last_step(classifier)
             if "warm_start" not in last.get_params(deep=False):
                 raise ValueError(
-                    f"warm_start=True, but {type(last).__name__} has no parameter of "
-                    "that name and starts anew in every round: set warm_start=False."
+                    f"warm_start=True, but {type(last).__name__} has no parameter "
+                    "warm_start and starts anew in every round: set warm_start=False."
                 )
             same = np.array_equal(classes, vars(self).get("classes_"))
             last.set_params(warm_start=same)
@@ -597,7 +595,7 @@ class ActiveLearningClassifier(
         return rows[last_step(selector.fit(X, y)).sample_indices_]
 
     def _vectors(self):
-        """Return X where it is 2-D, else its embedding; files it lacks are refused."""
+        """Return X if it is 2-D, else its embedding; unreadable files are refused."""
         if len(getattr(self._X, "shape", ())) == 2 and not holds_images(self._X):
             return self._X
         if not hasattr(self, "_Z"):
@@ -621,7 +619,7 @@ class ActiveLearningClassifier(
         return estimator
 
     def _curve(self):
-        """Return the accuracy on rows not asked yet, where their labels are known."""
+        """Return the accuracy on rows not queried yet, if their labels are known."""
         hidden = vars(self).get("_hidden")
         if hidden is None or not hasattr(self, "classifier_"):
             return {}

@@ -1,4 +1,4 @@
-"""Encoders: from a name, a module or a fitted embedder to images-in, vectors-out."""
+"""Encoders from images to vectors, built from a name, a module or a fitted embedder."""
 
 import copy
 import difflib
@@ -38,8 +38,7 @@ class Encoder(nn.Module):
     n_features_out : int
         Length D of the encoding.
     pretrained : bool
-        Whether it comes with what it has learned elsewhere; set by
-        :func:`build_backbone`.
+        Whether it is pretrained; set by :func:`build_backbone`.
     """
 
     pretrained = False
@@ -57,7 +56,7 @@ class Encoder(nn.Module):
         return h.mean((2, 3)) if h.ndim == 4 else h.flatten(1)  # (B, D)
 
     def train(self, mode=True):
-        """Switch to training or evaluation; what the user froze stays in evaluation."""
+        """Switch to training or evaluation; frozen parts stay in evaluation."""
         super().train(mode)
         keep_evaluating_(self)
         return self
@@ -75,19 +74,19 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
         - ``"resnet18"`` and every other classifier of torchvision, untrained; its
           ResNets get the CIFAR stem (3x3, stride 1, no pooling) for sides up to 64;
         - ``"timm/NAME"``: an untrained model of timm (extra ``backbones``);
-        - a module: copied, never trained in place; it counts as pretrained where its
-          norm layers are not as new;
-        - a fitted embedding estimator: its trained encoder is copied; of
-          :class:`~sklabel.embedding.CLIPTransformer` image tower and projection.
+        - a module: copied, never trained in place; it counts as pretrained if its norm
+          layers have been trained;
+        - a fitted embedding estimator: its trained encoder is copied; from
+          :class:`~sklabel.embedding.CLIPTransformer`, image tower and projection.
 
         Layers that you have frozen (``requires_grad_(False)``) are not trained, and the
-        statistics of their norms stay as well.
+        statistics of their norms do not change.
     sample_shape : tuple of int
         ``(D,)`` or ``(C, H, W)``.
     mean, std : Tensor or None
         Standardization of the input; an embedder keeps its own.
     projected : bool, default=True
-        Whether an image tower comes with its projection.
+        Whether an image tower includes its projection.
 
     Returns
     -------
@@ -97,7 +96,7 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
     ------
     ValueError
         For an unknown name, an embedder fitted on samples of another shape, or a
-        network that cannot take samples of this shape (a vision transformer has one
+        network that does not accept samples of this shape (a vision transformer has one
         size).
     """
     trained = getattr(spec, "encoder_", None)
@@ -124,8 +123,8 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
     else:
         raise ValueError(
             f"backbone={spec!r} is neither a name, an nn.Module nor a fitted embedder: "
-            "call fit on the embedder first; in a search or a pipeline that is cloned, "
-            "give sklearn.frozen.FrozenEstimator(embedder), which stays fitted."
+            "call fit on the embedder first; in a search or a cloned pipeline, give "
+            "sklearn.frozen.FrozenEstimator(embedder), which stays fitted."
         )
     try:
         encoder = Encoder(body, sample_shape, mean, std)
@@ -136,20 +135,20 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
         reason = " ".join(str(error).split())
         raise ValueError(
             f"backbone={name} cannot turn samples of shape {tuple(sample_shape)} into "
-            f"vectors ({reason}). Resize the images to what it takes, or use "
+            f"vectors ({reason}). Resize the images to a size it accepts, or use "
             'backbone="auto".'
         ) from error
 
 
 def _in_full_(module):
-    """Give weights of half precision the digits of float32, in place."""
+    """Convert weights of half precision to float32, in place."""
     for values in (*module.parameters(), *module.buffers()):
         if values.dtype in (torch.float16, torch.bfloat16):
             values.data = values.data.float()
 
 
 def _has_learned(module):
-    """Return whether norm layers of a module show that it was trained before."""
+    """Return whether the norm layers of a module show that it was trained."""
     for part in module.modules():
         if not isinstance(part, _NORMS):
             continue
@@ -182,7 +181,7 @@ def build_sobel_backbone(spec, sample_shape, grey="luma"):
     Raises
     ------
     ValueError
-        For vectors, and as :func:`build_backbone`.
+        For vectors, and as in :func:`build_backbone`.
     """
     check_option(("luma", "mean"), grey=grey)
     if len(sample_shape) == 1:
@@ -222,7 +221,7 @@ def build_autoencoder(sample_shape, n_components, sizes):
     check_number(1, whole=True, n_components=n_components)
     sizes = list(sizes)
     if not sizes or any(int(size) != size or size < 1 for size in sizes):
-        raise ValueError(f"sizes={sizes} must be positive integers, one at least.")
+        raise ValueError(f"sizes={sizes} must be positive integers, at least one.")
     widths = [sample_shape[0], *map(int, sizes)]
     encode, decode = [], []
     side = tuple(sample_shape[1:])
@@ -261,25 +260,25 @@ def build_autoencoder(sample_shape, n_components, sizes):
 
 
 def drop_blocks_(net, rate, rule="linear"):
-    """Leave residual blocks out at random in training: stochastic depth, in place.
+    """Skip residual blocks at random in training: stochastic depth, in place.
 
     Parameters
     ----------
     net : nn.Module
-        Blocks are found in our own networks and in those of torchvision and timm: what
-        has a ``shortcut`` or a ``downsample``, or a place for this of its own.
+        Blocks are found in our own networks and in those of torchvision and timm: parts
+        with a ``shortcut``, a ``downsample`` or their own stochastic depth.
     rate : float
-        Probability that the last block is left out for a row, in [0, 1). What is kept
-        is scaled up, so that the mean stays.
+        Probability that the last block is skipped for a row, in [0, 1). Kept outputs
+        are scaled up to preserve the mean.
     rule : {"linear", "efficientnet"}, default="linear"
-        The first block counts as 1, so that block i of N has ``rate * i / N``; or as 0,
-        as in the released code of EfficientNet, where the last has ``rate * (N - 1) /
-        N``.
+        "linear": the first block counts as 1, so block i of N has ``rate * i / N``.
+        "efficientnet": it counts as 0, as in the released code of EfficientNet, so the
+        last has ``rate * (N - 1) / N``.
 
     Returns
     -------
     hooks : list
-        Their ``remove()`` makes it undone.
+        Their ``remove()`` undoes it.
 
     References
     ----------
@@ -350,14 +349,15 @@ def _named(name, shape):
         return timm.create_model(plain, num_classes=0, in_chans=shape[0])
     if source == "open_clip":
         raise ValueError(
-            f"backbone={name!r} has one size and its own weights: fit "
-            f"sklabel.embedding.PretrainedTransformer({name!r}), and give that."
+            f"backbone={name!r} has one input size and its own weights: fit "
+            f"sklabel.embedding.PretrainedTransformer({name!r}), and use it as the "
+            "backbone."
         )
     return _torchvision(name, shape)
 
 
 def _checked_name(name, own=()):
-    """Return where a network comes from, and its name there."""
+    """Return the library of a network, and its name there."""
     source, _, plain = name.partition("/") if "/" in name else ("torchvision", "", name)
     known = ()
     if source == "torchvision":
@@ -458,8 +458,8 @@ def _resnet9(shape):
 class _WideBlock(nn.Module):
     """Pre-activation block of Wide ResNets, LeakyReLU 0.1 as in FixMatch's code.
 
-    ``activate_before_residual``: the shortcut starts from the activated input, which is
-    what the first block of the network does.
+    ``activate_before_residual``: the shortcut starts from the activated input, as in
+    the first block of the network.
     """
 
     def __init__(self, n_in, n_out, stride, activate_before_residual):
@@ -518,7 +518,7 @@ def _torchvision(name, shape):
 
 
 def _drop_head_(net):
-    """Leave the class scores of a network of torchvision out."""
+    """Remove the classification head of a torchvision network."""
     if hasattr(net, "fc"):
         net.fc = nn.Identity()
     elif hasattr(net, "classifier"):

@@ -1,5 +1,6 @@
-"""Images to try things on: scikit-learn's digits, folders, and fetched sets."""
+"""Data sets: scikit-learn's digits, image folders, and downloaded sets."""
 
+import functools
 import hashlib
 import importlib.util
 import io
@@ -74,7 +75,7 @@ def load_digit_images(*, return_X_y=False):
     Parameters
     ----------
     return_X_y : bool, default=False
-        Return ``(images, target)`` in place of a Bunch.
+        Return ``(images, target)`` instead of a Bunch.
 
     Returns
     -------
@@ -84,8 +85,7 @@ def load_digit_images(*, return_X_y=False):
 
     Notes
     -----
-    scikit-learn's gray levels are 0..16; here they are scaled to 0..255, as images
-    are expected to be.
+    scikit-learn's gray levels are 0..16; here they are scaled to 0..255.
 
     Examples
     --------
@@ -109,10 +109,10 @@ def load_digit_images(*, return_X_y=False):
 
 
 def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder"):
-    """List the image files of a folder, with the class each subfolder stands for.
+    """List the image files of a folder, with the names of subfolders as classes.
 
-    The paths are a valid X for every estimator of sklabel. Of files whose ending is
-    unknown the first bytes are read; nothing is decoded.
+    The paths are a valid X for every estimator of sklabel. No image is decoded; only
+    files with an unknown extension are opened, to read their first bytes.
 
     Parameters
     ----------
@@ -120,24 +120,23 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
         The folder.
     recursive : bool, default=True
         Whether files in subfolders, at any depth, are listed too. Files and folders
-        whose name begins with a dot are not.
+        whose names begin with a dot are skipped.
     extensions : tuple of str or None, default=None
-        Which files are images, by the end of their name; upper and lower case are
-        the same. None: all that can be read, by their content where the name does not
-        say it: BMP, GIF, ICO, JPEG, JPEG 2000, PNG, PPM, TIFF, WebP, AVIF and, with the
-        extra ``heif``, HEIC.
+        Extensions of image files, in upper or lower case. None: all readable formats,
+        recognized by extension or else by content: BMP, GIF, ICO, JPEG, JPEG 2000, PNG,
+        PPM, TIFF, WebP, AVIF and, with the extra ``heif``, HEIC.
     labels : {"folder"} or None, default="folder"
-        ``"folder"``: the first subfolder on the way to a file is its class; files
-        in ``folder`` itself are unlabeled. ``None``: all files are unlabeled.
+        ``"folder"``: the top-level subfolder of a file is its class; files directly in
+        ``folder`` are unlabeled. ``None``: all files are unlabeled.
 
     Returns
     -------
     bunch : Bunch
         ``paths`` object array of str of shape (n,), in natural order (``img2`` before
-        ``img10``); ``target`` int64 of shape (n,), position in ``target_names`` or -1
-        where unlabeled; ``target_names`` the sorted names of the class folders;
-        ``ignored`` list of str, the other files. A warning counts those by kind that
-        are likely images.
+        ``img10``); ``target`` int64 of shape (n,), position in ``target_names``, or -1
+        for unlabeled files; ``target_names`` the sorted names of the class folders;
+        ``ignored`` list of str, the other files. A warning counts the ignored files
+        that are probably images.
 
     Raises
     ------
@@ -146,18 +145,18 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
     NotADirectoryError
         If ``folder`` is a file.
     TypeError
-        If ``folder`` is no path.
+        If ``folder`` is not a path.
     ValueError
-        If no image is found, or ``labels`` is something else.
+        If no image is found, or ``labels`` is invalid.
 
     Warns
     -----
     UserWarning
-        If images are left out, or the class folders are parts of a data set, such as
+        If images are ignored, or the class folders are parts of a data set, such as
         train and test.
     """
     if not isinstance(folder, (str, os.PathLike)):
-        raise TypeError(f"folder={folder!r} is no path: give a str or a pathlib.Path.")
+        raise TypeError(f"folder={folder!r} must be a str or a pathlib.Path.")
     folder = expanded(folder)
     if labels not in ("folder", None):
         raise ValueError(f"labels must be 'folder' or None, got {labels!r}.")
@@ -173,9 +172,9 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
     paths, ignored = [], []
     for path in sorted(_list_files(folder, recursive), key=_natural_key):
         if endings is None:
-            listed = _is_image(folder / path)
+            listed = _is_image(os.path.join(folder, path))
         else:
-            listed = path.name.lower().endswith(endings)
+            listed = os.path.basename(path).lower().endswith(endings)
         (paths if listed else ignored).append(path)
     left_out = _count_images(ignored) if endings is None else ""
     if not paths:
@@ -188,17 +187,18 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
         )
     if left_out:
         warn(f"{left_out} (in {str(folder)!r})", UserWarning)
-    names = [p.parts[0] if labels and len(p.parts) > 1 else None for p in paths]
+    names = [p.split(os.sep)[0] if labels and os.sep in p else None for p in paths]
     target_names = sorted({n for n in names if n is not None}, key=_natural_text)
     _warn_of_parts(folder, target_names)
     code = {name: i for i, name in enumerate(target_names)}
     column = np.empty(len(paths), dtype=object)
-    column[:] = [str(folder / p) for p in paths]
+    above = os.path.join("" if folder == Path() else folder, "")
+    column[:] = [above + p for p in paths]
     return Bunch(
         paths=column,
         target=np.array([code.get(n, -1) for n in names], dtype=np.int64),
         target_names=np.array(target_names, dtype=object),
-        ignored=[str(folder / p) for p in ignored],
+        ignored=[above + p for p in ignored],
     )
 
 
@@ -222,7 +222,7 @@ _PARTS = frozenset(
 
 def _is_image(path):
     """Return whether a file can be read as an image, by its name or its content."""
-    ending = path.suffix.lower()
+    ending = os.path.splitext(path)[1].lower()
     if ending in RAW_ENDINGS or ending in _COMPANIONS:
         return False
     if ending in _IMAGE_ENDINGS:
@@ -244,8 +244,8 @@ def _is_image(path):
 
 
 def _count_images(paths):
-    """Return a line on the files left out that are likely images, by kind; or ""."""
-    kinds = Counter(path.suffix.lower() or "no ending" for path in paths)
+    """Return a line on ignored files that are probably images, by kind; or ""."""
+    kinds = Counter(Path(path).suffix.lower() or "no ending" for path in paths)
     kinds = {kind: n for kind, n in kinds.items() if kind not in _COMPANIONS}
     if not kinds:
         return ""
@@ -261,12 +261,12 @@ def _count_images(paths):
 
 
 def _warn_of_parts(folder, names):
-    """Warn where the classes are the parts of a data set."""
+    """Warn if the classes are parts of a data set."""
     parts = [name for name in names if name.lower() in _PARTS]
     if parts and (len(parts) == len(names) or len(parts) > 1):
         warn(
-            f"The folders {', '.join(map(repr, parts))} of {str(folder)!r} are taken "
-            "for classes, but their names are those of parts of a data set. Give one "
+            f"The folders {', '.join(map(repr, parts))} of {str(folder)!r} are used "
+            "as classes, but their names look like parts of a data set. Give one "
             f"part, for example load_image_folder({str(folder / parts[0])!r}), or "
             "labels=None.",
             UserWarning,
@@ -274,7 +274,10 @@ def _warn_of_parts(folder, names):
 
 
 def _list_files(folder, recursive):
-    """Return paths relative to the folder; links are followed, circles are not."""
+    """Return paths relative to the folder; links are followed, circles are not.
+
+    They are texts: to make a `Path` takes longer than to find a file.
+    """
     found, visited = [], set()
     for place, subfolders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
@@ -283,7 +286,9 @@ def _list_files(folder, recursive):
             continue
         visited.add(real)
         subfolders[:] = sorted(s for s in subfolders if recursive and s[0] != ".")
-        found += [Path(place, f).relative_to(folder) for f in files if f[0] != "."]
+        inside = Path(place).relative_to(folder)
+        above = os.path.join("" if inside == Path() else inside, "")
+        found += [above + f for f in files if f[0] != "."]
     return found
 
 
@@ -295,17 +300,21 @@ def _natural_text(text):
 
 
 def _natural_key(path):
-    return [_natural_text(part) for part in path.parts]
+    *folders, name = path.split(os.sep)
+    return [*map(_natural_folder, folders), _natural_text(name)]
+
+
+_natural_folder = functools.lru_cache(1024)(_natural_text)
 
 
 _OF_ALL_FETCHERS = """
 Parameters
 ----------
 data_home : str or pathlib.Path, default=None
-    The data folder; ``None``: the environment variable ``SKLABEL_DATA`` or, where
-    that is not set, scikit-learn's data home.
+    The data folder; ``None``: the environment variable ``SKLABEL_DATA`` or, if it is
+    not set, scikit-learn's data home.
 download_if_missing : bool, default=True
-    Whether to download what is not there; otherwise that is an error.
+    Whether to download a missing file; False raises an error.
 
 Returns
 -------
@@ -318,12 +327,12 @@ bunch : Bunch
 Raises
 ------
 OSError
-    If the file is missing and may not or cannot be downloaded, or is damaged.
+    If the file is damaged, or is missing and is not or cannot be downloaded.
 """
 
 
 def _documented(fetcher):
-    """Add the sections that all fetchers have to a docstring, where it has none."""
+    """Add the sections shared by all fetchers to a docstring without them."""
     if fetcher.__doc__:  # there is none where Python runs without docstrings
         own = split_sections(fetcher.__doc__)
         fetcher.__doc__ = join_sections({**split_sections(_OF_ALL_FETCHERS), **own})
@@ -332,10 +341,10 @@ def _documented(fetcher):
 
 @_documented
 def fetch_mnist(data_home=None, *, download_if_missing=True):
-    """Load MNIST: 70,000 handwritten digits, grey, 28x28 pixels.
+    """Load MNIST: 70,000 handwritten digits, gray, 28x28 pixels.
 
-    Read from ``mnist.npz`` in the data folder; where that is missing, downloaded
-    through torchvision (11 MB) and written there.
+    Read from ``mnist.npz`` in the data folder; if it is missing, downloaded through
+    torchvision (11 MB) and written there.
 
     References
     ----------
@@ -353,10 +362,10 @@ def fetch_mnist(data_home=None, *, download_if_missing=True):
 
 @_documented
 def fetch_fashion_mnist(data_home=None, *, download_if_missing=True):
-    """Load Fashion-MNIST: 70,000 articles of clothing, grey, 28x28 pixels.
+    """Load Fashion-MNIST: 70,000 articles of clothing, gray, 28x28 pixels.
 
-    Read from ``fashion-mnist.npz`` in the data folder; where that is missing,
-    downloaded through torchvision (30 MB) and written there.
+    Read from ``fashion-mnist.npz`` in the data folder; if it is missing, downloaded
+    through torchvision (30 MB) and written there.
 
     References
     ----------
@@ -374,10 +383,10 @@ def fetch_fashion_mnist(data_home=None, *, download_if_missing=True):
 
 @_documented
 def fetch_usps(data_home=None, *, download_if_missing=True):
-    """Load USPS: 9,298 handwritten digits of zip codes, grey, 16x16 pixels.
+    """Load USPS: 9,298 handwritten digits of zip codes, gray, 16x16 pixels.
 
-    Read from ``usps.npz`` in the data folder; where that is missing, downloaded
-    through torchvision (8 MB) and written there.
+    Read from ``usps.npz`` in the data folder; if it is missing, downloaded through
+    torchvision (8 MB) and written there.
 
     References
     ----------
@@ -398,15 +407,15 @@ def fetch_cifar10(data_home=None, *, download_if_missing=True):
     """Load CIFAR-10: 60,000 small photographs, color, 32x32 pixels.
 
     Read from ``cifar10.npz`` in the data folder, or from ``cifar10-jpeg.npz``, a copy
-    whose images are JPEG files (``jpeg_train`` all bytes in a row, ``offsets_train``
-    where each begins and the last ends, ``y_train``; likewise ``_test``). Where both
-    are missing, downloaded through torchvision (170 MB) and written there.
+    with JPEG images (``jpeg_train``: all bytes in a row; ``offsets_train``: the start
+    of each image and the end of the last; ``y_train``; likewise ``_test``). If both are
+    missing, downloaded through torchvision (170 MB) and written there.
 
     Notes
     -----
     The JPEG copy is decoded once; the arrays (180 MB) are kept beside it, or in
-    scikit-learn's data home where its folder is read-only. Its pixels differ a little
-    from the originals'.
+    scikit-learn's data home if its folder is read-only. Its pixels differ slightly from
+    the originals.
 
     References
     ----------
@@ -427,8 +436,8 @@ def fetch_bloodmnist(data_home=None, *, download_if_missing=True):
     """Load BloodMNIST: 17,092 blood cells under the microscope, color, 28x28 pixels.
 
     Read from ``bloodmnist.npz`` in the data folder, or from ``blood-cells.npz``, a
-    rebuilt copy with other random parts; where both are missing, downloaded from
-    Zenodo (35 MB), checked against its checksum, and written there.
+    rebuilt copy with another random split; if both are missing, downloaded from Zenodo
+    (35 MB), checked against its checksum, and written there.
 
     Returns
     -------
@@ -453,7 +462,7 @@ def fetch_bloodmnist(data_home=None, *, download_if_missing=True):
 
 
 def _fetch(names, download, target_names, data_home, download_if_missing):
-    """Return the Bunch of the first file that is there, downloaded if none is."""
+    """Return the Bunch of the first file that exists, downloaded if none does."""
     folder = Path(data_home or os.environ.get("SKLABEL_DATA") or get_data_home())
     folder = expanded(folder)
     path = next((folder / n for n in names if (folder / n).exists()), None)
@@ -461,8 +470,8 @@ def _fetch(names, download, target_names, data_home, download_if_missing):
         path = folder / names[0]
         if not download_if_missing:
             raise OSError(
-                f"There is no {path.name} in {str(folder)!r}, and "
-                "download_if_missing is False."
+                f"There is no {path.name} in {str(folder)!r}, and download_if_missing "
+                "is False: set it to True, or put the file there."
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -471,8 +480,8 @@ def _fetch(names, download, target_names, data_home, download_if_missing):
         except (OSError, RuntimeError) as error:  # torchvision raises RuntimeError
             raise OSError(
                 f"{path.name} could not be downloaded to {str(folder)!r}: {error}. "
-                "Without a network, put the file there by hand or name the folder "
-                "that has it in data_home or the environment variable SKLABEL_DATA."
+                "Without a network, put the file there by hand, or set data_home or "
+                "the environment variable SKLABEL_DATA to the folder that has it."
             ) from error
     return _as_bunch(_read_arrays(path), target_names, path)
 
@@ -496,20 +505,21 @@ def _read_arrays(path):
     except Exception as error:  # zipfile, zlib and numpy each raise their own
         raise OSError(
             f"{str(path)!r} is damaged or not a data set of this kind ({error}). "
-            "Delete it, so that it is downloaded again."
+            "Delete it and call this function again to download it."
         ) from error
     try:
         _save_npz(decoded, arrays)
     except OSError as error:
         warn(
-            f"The decoded images could not be kept in {str(decoded)!r} ({error}): they "
-            "will be decoded again next time.",
+            f"The decoded images could not be saved in {str(decoded)!r} ({error}), so "
+            "they will be decoded again next time. Make the folder writable to avoid "
+            "this.",
         )
     return arrays
 
 
 def _writable(folder):
-    """Return the folder, or scikit-learn's data home where it is read-only."""
+    """Return the folder, or scikit-learn's data home if it is read-only."""
     # the mode is looked at too, because a superuser may write everywhere
     if os.access(folder, os.W_OK) and os.stat(folder).st_mode & 0o222:
         return folder
@@ -555,13 +565,13 @@ def _as_bunch(arrays, target_names, path):
 
 
 def _save_npz(path, arrays):
-    """Write arrays so that the file is there completely or not at all."""
+    """Write arrays atomically: the file is complete or absent."""
     with replacing(path) as file:
         np.savez(file, **arrays)
 
 
 def _from_torchvision(name):
-    """Return what downloads one of torchvision's sets, which checks its files."""
+    """Return a function that downloads and checks one of torchvision's sets."""
 
     def download(folder):
         from torchvision import datasets
@@ -579,7 +589,7 @@ def _from_torchvision(name):
 
 
 def _from_zenodo(folder):
-    """Download MedMNIST's file and return its arrays under our names."""
+    """Download MedMNIST's file and return its arrays with our names."""
     path = folder / "bloodmnist.npz"
     _download(_BLOOD_URL, path, _BLOOD_MD5)
     arrays = {}
@@ -591,7 +601,7 @@ def _from_zenodo(folder):
 
 
 def _download(url, path, md5):
-    """Write what a URL holds to a file; a wrong checksum is an OSError."""
+    """Download a URL to a file; a wrong checksum raises an OSError."""
     digest = hashlib.md5(usedforsecurity=False)
     with urllib.request.urlopen(url, timeout=60) as source, open(path, "wb") as file:
         while block := source.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Several classifiers of partly labeled rows, whose votes are counted."""
+"""Votes of several classifiers of partly labeled rows."""
 
 import numpy as np
 from sklearn import ensemble
@@ -17,27 +17,27 @@ def _is_soft(self):
 
 
 class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
-    """Label rows by the votes of several classifiers, as from several encoders.
+    """Label rows by the votes of several classifiers, such as from several encoders.
 
-    scikit-learn's own, for y of which some rows are unlabeled: that one takes -1 for a
-    class. Classifiers behind different encoders make different errors, so that their
-    mean is better than each; its labels are then worth training another one on (V-PET
-    [1]_). Read more in the :ref:`User Guide <voting>`.
+    It is scikit-learn's class for a partly labeled y; scikit-learn's own takes -1 for a
+    class. Classifiers on different encoders make different errors, so their mean is
+    better than each of them, and its labels are good pseudo-labels for training another
+    classifier (V-PET [1]_). Read more in the :ref:`User Guide <voting>`.
 
     Parameters
     ----------
     estimators : list of (str, estimator)
-        Names and classifiers, which are cloned and take -1 for unlabeled, as those of
-        sklabel and of :mod:`sklearn.semi_supervised` do; "drop" leaves one out.
+        Names and classifiers, which are cloned and must take -1 for unlabeled, as those
+        of sklabel and :mod:`sklearn.semi_supervised` do; "drop" leaves one out.
     voting : {"hard", "soft"}, default="hard"
         "hard": each classifier has one vote for each row, as in the paper; "soft": the
         mean of their probabilities.
     weights : array-like of shape (n_classifiers,) or None, default=None
-        Of the votes; None: equal ones.
+        Weights of the votes; None: equal weights.
     n_jobs : int or None, default=None
-        Fits at once; -1: as many as there are processors.
+        Number of fits in parallel; -1: one per processor.
     flatten_transform : bool, default=True
-        Whether ``transform`` with "soft" gives one row of numbers for each sample.
+        Whether ``transform`` with "soft" returns one flat row for each sample.
     verbose : bool, default=False
         Whether the time of each fit is printed.
 
@@ -50,10 +50,10 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
     classes_ : ndarray of shape (n_classes,)
         Classes, sorted.
     label_distributions_ : ndarray of shape (n_samples, n_classes)
-        For each row of X the share of the votes, or the mean probability, of each
-        class; of a labeled row its class.
+        For each row of X, the share of votes or the mean probability of each class; for
+        a labeled row, 1 for its class.
     transduction_ : ndarray of shape (n_samples,)
-        A class for every row of X: the given label, else that of most votes.
+        A class for every row of X: the given label, else the class with most votes.
 
     Raises
     ------
@@ -63,7 +63,7 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
 
     See Also
     --------
-    sklabel.classification.EmbeddingClassifier : Behind a pretrained encoder.
+    sklabel.classification.EmbeddingClassifier : Works on a pretrained encoder.
 
     References
     ----------
@@ -112,9 +112,9 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         for name, estimator in self.named_estimators_.items():
             if -1 in getattr(estimator, "classes_", ()):
                 raise ValueError(
-                    f"{name}={type(estimator).__name__} takes unlabeled rows for a "
-                    "class: use classifiers of sklabel or sklearn.semi_supervised, or "
-                    "leave those rows out."
+                    f"{name}={type(estimator).__name__} takes -1, which marks "
+                    "unlabeled rows, for a class: use classifiers of sklabel or "
+                    "sklearn.semi_supervised, or leave out unlabeled rows."
                 )
         p, labeled = self._shares(X), codes >= 0
         p[labeled] = np.eye(len(self.classes_))[codes[labeled]]
@@ -123,7 +123,7 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         return self
 
     def predict(self, X):
-        """Return the class of most votes for each sample.
+        """Return the class with most votes for each sample.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         Returns
         -------
         y : ndarray of shape (n_samples,)
-            Of equal classes the first; -1 for what a classifier could not read.
+            Ties go to the first class; -1 for samples that a classifier could not read.
         """
         check_is_fitted(self)
         return decode_labels(most_probable(self._shares(X)), self.classes_)

@@ -10,23 +10,23 @@ __all__ = ["is_labeled", "keep_as_class", "partial_labels"]
 
 
 def keep_as_class(y, *names):
-    """Return y with texts that name a class, though they look like a missing label.
+    """Return y with texts marked as class names that look like missing labels.
 
-    "none", "NA", "?" and the like are refused in y, since they are mostly what is left
-    of a missing value. Where one is meant as a class, this says so.
+    Texts such as "none", "NA" and "?" raise an error in y, because they usually stand
+    for a missing value. This function marks those that are class names.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         Labels with texts.
     *names : str
-        Texts that are classes, as they are written in y.
+        Texts that are class names, as written in y.
 
     Returns
     -------
     y : ndarray of shape (n_samples,), dtype object
-        The same labels; those named are of a subclass of str, by which all of sklabel
-        knows them. Slices and copies keep them, arrays of fixed-width text do not.
+        The same labels; the named ones are of a subclass of str that sklabel
+        recognizes. Slices and copies keep them, arrays of fixed-width text do not.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def keep_as_class(y, *names):
 
     Notes
     -----
-    What is fitted on it knows the class from then on: ``score`` takes y as it was.
+    An estimator fitted on it remembers these classes: ``score`` takes the original y.
 
     Examples
     --------
@@ -55,35 +55,37 @@ def keep_as_class(y, *names):
     for name in names:
         rows = [row for row, v in enumerate(kept) if isinstance(v, str) and v == name]
         if not rows:
-            raise ValueError(f"y has no label {name!r} to keep as a class.")
+            raise ValueError(
+                f"y has no label {name!r} to keep as a class: name labels as in y."
+            )
         kept[rows] = ClassName(name)
     return kept
 
 
 def partial_labels(n_samples, rows, answers):
-    """Return y of which some rows are labeled.
+    """Return a partly labeled y.
 
     Parameters
     ----------
     n_samples : int
-        Rows in all, as many as X has.
+        Number of rows of X.
     rows : array-like of int
-        Rows that were asked, such as ``sample_indices_`` of a selector.
+        Rows that were labeled, such as ``sample_indices_`` of a selector.
     answers : array-like, or mapping or Series by row
-        Their labels in the same order; or {row: label}, where rows may be left out.
+        Their labels in the same order; or {row: label}, in which rows may be left out.
 
     Returns
     -------
     y : ndarray of shape (n_samples,)
-        The answers, and -1 in all other rows; of objects where they are texts or bool.
+        The answers, and -1 in all other rows; dtype object if they are texts or bool.
 
     Raises
     ------
     ValueError
-        If there are not as many answers as rows, some for other rows, or a row is named
-        twice or is not among the ``n_samples``.
+        If the numbers of answers and rows differ, there are answers for other rows, or
+        a row is repeated or is not among the ``n_samples``.
     TypeError
-        If answers have no order, as those of a set.
+        If the answers have no order, as in a set.
 
     Examples
     --------

@@ -17,7 +17,7 @@ def hungarian_match(labels_true, labels_pred):
     labels_true : array-like of shape (n_samples,)
         Classes. Unlabeled rows (-1, ``None``, NaN) are left out.
     labels_pred : array-like of shape (n_samples,)
-        Clusters. -1 means no cluster: such a row agrees with no class.
+        Clusters. -1 means no cluster: the row agrees with no class.
 
     Returns
     -------
@@ -25,7 +25,7 @@ def hungarian_match(labels_true, labels_pred):
         Matched clusters, sorted; ``n_matched`` is the smaller of the number of
         clusters and the number of classes.
     classes : ndarray of shape (n_matched,)
-        The class that each of these clusters stands for.
+        The class that each of these clusters is matched to.
 
     Raises
     ------
@@ -34,8 +34,8 @@ def hungarian_match(labels_true, labels_pred):
 
     Notes
     -----
-    The table of counts is padded with zeros to a square where the numbers differ.
-    Where several matches are equally good, one of them is returned.
+    If the numbers differ, the contingency table is padded with zeros to a square. If
+    several matches are equally good, one of them is returned.
 
     References
     ----------
@@ -96,8 +96,8 @@ def clustering_accuracy(labels_true, labels_pred):
     Returns
     -------
     accuracy : float
-        In (0, 1]. With more clusters than classes the clusters left over count as
-        wrong; see :func:`many_to_one_accuracy` for the other reading.
+        In (0, 1]. With more clusters than classes, unmatched clusters count as wrong;
+        see :func:`many_to_one_accuracy` for the alternative.
 
     Raises
     ------
@@ -127,8 +127,8 @@ def many_to_one_accuracy(labels_true, labels_pred):
     Returns
     -------
     accuracy : float
-        In [0, 1]. Grows with the number of clusters by itself: compare it at equal
-        numbers only.
+        In [0, 1]. It grows with the number of clusters: compare only equal numbers of
+        clusters.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def top_k_clustering_accuracy(labels_true, probabilities, k=5):
     probabilities : ndarray of shape (n_samples, n_clusters)
         Probability (or any score) of each cluster.
     k : int, default=5
-        Number of clusters that count; the number of clusters if that is less.
+        Number of clusters that count, at most the number of clusters.
 
     Returns
     -------
@@ -192,8 +192,8 @@ def knn_scores(
 ):
     """Return each class's score from the nearest training rows.
 
-    ``score[i, c] = sum of exp(cos(i, j) / temperature)`` over those of the ``k``
-    nearest rows ``j`` that are of class ``c``.
+    ``score[i, c] = sum of exp(cos(i, j) / temperature)`` over the rows ``j`` of class
+    ``c`` among the ``k`` nearest.
 
     Parameters
     ----------
@@ -204,20 +204,20 @@ def knn_scores(
     Z_test : array-like or Tensor of shape (n_test, D)
         Embeddings to score; rows are L2-normalized inside.
     k : int, default=200
-        Number of neighbors; all training rows if they are fewer.
+        Number of neighbors, at most the number of training rows.
     temperature : float, default=0.1
-        Divides the cosine, > 0. Small: the nearest row decides.
+        Divides the cosine, > 0. The smaller, the more the nearest rows dominate.
     n_classes : int, default=None
         Number of columns; ``None``: the largest code + 1.
     block_size : int, default=1024
-        Test rows held against the training rows at a time. Memory is
-        ``block_size * n_train`` numbers.
+        Test rows compared with the training rows at a time. Memory is ``block_size *
+        n_train`` numbers.
 
     Returns
     -------
     scores : ndarray of shape (n_test, n_classes), dtype float64
-        Where ``temperature`` is below 1/700 all are scaled by one constant, so that
-        they stay finite.
+        If ``temperature`` is below 1/700, all are scaled by one constant to keep them
+        finite.
 
     Raises
     ------
@@ -288,12 +288,12 @@ def knn_accuracy(Z_train, y_train, Z_test, y_test, k=200, temperature=0.1):
     Z_test : array-like or Tensor of shape (n_test, D)
         Embeddings to classify; rows are L2-normalized inside.
     y_test : array-like of shape (n_test,)
-        Their classes. Unlabeled rows are left out. A class that the training rows do
-        not have is always missed.
+        Their classes. Unlabeled rows are left out. Rows of a class that is missing in
+        the training rows count as wrong.
     k : int, default=200
-        Number of neighbors; all training rows if they are fewer.
+        Number of neighbors, at most the number of training rows.
     temperature : float, default=0.1
-        Divides the cosine, > 0. Small: the nearest row decides.
+        Divides the cosine, > 0. The smaller, the more the nearest rows dominate.
 
     Returns
     -------
@@ -371,9 +371,9 @@ def class_coverage(y_selected, classes):
 
 
 def class_balance(y_selected, classes):
-    """Return how evenly a selection spreads over the classes.
+    """Return how evenly a selection is distributed over the classes.
 
-    The entropy of the counts per class over its largest value, log(n_classes).
+    It is the entropy of the class counts divided by its maximum, log(n_classes).
 
     Parameters
     ----------
@@ -385,7 +385,7 @@ def class_balance(y_selected, classes):
     Returns
     -------
     balance : float
-        In [0, 1]; 1: all classes equally often; 0: one class only, or nothing was
+        In [0, 1]; 1: all classes equally often; 0: only one class, or nothing was
         selected.
 
     Raises
@@ -410,11 +410,11 @@ def class_balance(y_selected, classes):
 
 
 def expected_calibration_error(y_true, probabilities, n_bins=15):
-    """Return how far confidence and accuracy lie apart.
+    """Return the mean gap between confidence and accuracy.
 
-    Rows are put into bins by their largest probability; the error is the mean
-    difference of accuracy and mean confidence of the bins, weighted by their numbers of
-    rows.
+    Rows are binned by their largest probability; the error is the mean absolute
+    difference between accuracy and mean confidence in each bin, weighted by its number
+    of rows.
 
     Parameters
     ----------
@@ -427,7 +427,7 @@ def expected_calibration_error(y_true, probabilities, n_bins=15):
     Returns
     -------
     error : float
-        0 (of the rows with confidence 0.8, 80 % are right, and so on) to 1.
+        In [0, 1]; 0: of the rows with confidence 0.8, 80 % are correct, and so on.
 
     References
     ----------
@@ -450,12 +450,12 @@ def expected_calibration_error(y_true, probabilities, n_bins=15):
     unknown = np.isnan(p).any(1)
     if unknown.any():
         raise ValueError(
-            f"Row {unknown.argmax()} of probabilities is NaN, as of a file that could "
-            "not be read: leave such rows out."
+            f"Row {unknown.argmax()} of probabilities is NaN, as for a file that could "
+            "not be read: leave out such rows."
         )
     if y_true.dtype.kind not in "iub":
         raise ValueError(
-            f"y_true holds {y_true.dtype}, not columns: give "
+            f"y_true has the dtype {y_true.dtype}, but column numbers are needed: give "
             "np.searchsorted(classifier.classes_, y)."
         )
     confidence, hits = p.max(1), p.argmax(1) == y_true
@@ -474,7 +474,7 @@ def _class_counts(y_selected, classes):
 
 @torch.no_grad()
 def feature_std(h):
-    """Return how far the directions of feature vectors spread, as one number.
+    """Return the spread of the directions of feature vectors, as one number.
 
     ``sqrt(D) * mean over features of the standard deviation of h / |h|``
 
@@ -486,8 +486,8 @@ def feature_std(h):
     Returns
     -------
     spread : Tensor of shape ()
-        In [0, 1]: about 1 for directions spread evenly over the sphere, 0 where all
-        rows point the same way (collapse). With fewer rows than a few dozen it is
+        In [0, 1]: about 1 for directions spread evenly over the sphere, 0 if all rows
+        have the same direction (collapse). With fewer than a few dozen rows it is
         biased low.
 
     Raises
@@ -513,13 +513,13 @@ def effective_rank(h):
     Parameters
     ----------
     h : Tensor of shape (B, D)
-        Feature vectors, used as they are: neither centered nor normalized.
+        Feature vectors, neither centered nor normalized.
 
     Returns
     -------
     rank : Tensor of shape ()
-        In [1, min(B, D)]; 1: all rows are multiples of one vector. 0 where all
-        entries are 0.
+        In [1, min(B, D)]; 1: all rows are multiples of one vector. 0 if all entries are
+        0.
 
     Raises
     ------

@@ -6,6 +6,7 @@ from tqdm.auto import tqdm
 
 from ._core.checks import check_number
 from ._core.devices import device_for, to_device
+from ._core.processes import once
 
 # Products held at once (float32: 256 MB), and rows of Z on their long side.
 _BLOCK_PRODUCTS = 2**26
@@ -18,6 +19,7 @@ _SAMPLE = 64
 _SPARE = 8
 
 
+@once
 def kneighbors(
     Z,
     n_neighbors,
@@ -33,8 +35,8 @@ def kneighbors(
     """Find the nearest rows of Z to each query.
 
     Candidates come from a blocked matrix product and a top-k (or from
-    pynndescent); the distances of the kept ones are then computed from the
-    differences of the rows, so equal rows are exactly 0 apart.
+    pynndescent); the distances of the kept ones are then computed from the differences
+    of the rows, so equal rows have distance 0 exactly.
 
     Parameters
     ----------
@@ -45,32 +47,31 @@ def kneighbors(
         Number of neighbors of each query, from 1 to the number of rows (one
         fewer with ``include_self=False``).
     queries : array-like of shape (n_queries, n_features), default=None
-        Vectors whose neighbors are wanted; None means the rows of Z themselves.
+        Vectors to find neighbors of; None: the rows of Z themselves.
     metric : {"euclidean", "cosine"}, default="euclidean"
-        Distance: ``||a - b||``, or ``1 - cos(a, b)`` (1 where a row is all zeros).
+        Distance: ``||a - b||``, or ``1 - cos(a, b)`` (1 if a row is all zeros).
     include_self : bool, default=True
-        Used with ``queries=None``. True: the row itself is always its own first
-        neighbor, at distance 0, even among more copies of it than neighbors asked.
-        False: it is left out, by its number and not by its distance.
+        Used with ``queries=None``. True: each row is its own first neighbor, at
+        distance 0, even if it has more than ``n_neighbors`` copies. False: the row is
+        left out, but not its copies.
     method : {"auto", "exact", "approximate"}, default="auto"
         "exact" compares every pair; "approximate" is NN-descent (pynndescent),
-        which misses few neighbors and pays its compilation once per process;
-        "auto" takes the cheaper of the two for this size.
+        which misses few neighbors and compiles once per process; "auto" uses the faster
+        of the two for this size.
     block_size : int, default=None
         Queries compared at once. None keeps a block of products near 256 MB.
     random_state : int, RandomState instance or None, default=None
-        Seed of the approximate search. The exact one draws nothing.
+        Seed of the approximate search. The exact search is not random.
     verbose : int, default=0
-        1: a progress bar; the approximate search prints its own steps before it.
+        1: a progress bar; the approximate search first prints its own steps.
     device : str or torch.device, default="cpu"
-        Where it is computed; "auto": CUDA, then MPS, then CPU. The results are the same
-        up to the order of ties. MPS has no float64: such vectors stay on the CPU.
+        Device of the computation; "auto": CUDA, then MPS, then CPU. The results are the
+        same up to the order of ties. MPS has no float64: the CPU computes such vectors.
 
     Returns
     -------
     distances : ndarray of shape (n_queries, n_neighbors)
-        Ascending. Equal distances stand in the order of the row numbers, the row
-        itself before all.
+        Ascending. Ties are in row order, after the row itself.
     indices : ndarray of shape (n_queries, n_neighbors)
         Row numbers of Z, int64.
 
@@ -83,7 +84,7 @@ def kneighbors(
     Notes
     -----
     Exact: time n_queries * n_rows * n_features, memory the results and one block.
-    Which of several equally distant rows is the last one kept is not defined.
+    If several rows tie for the last place, which one is kept is not defined.
 
     References
     ----------
@@ -91,16 +92,16 @@ def kneighbors(
        construction for generic similarity measures", WWW 2011 (NN-descent).
     """
     if metric not in ("euclidean", "cosine"):
-        raise ValueError(f"metric={metric!r}: take 'euclidean' or 'cosine'.")
+        raise ValueError(f"metric={metric!r}: use 'euclidean' or 'cosine'.")
     if method not in ("auto", "exact", "approximate"):
-        raise ValueError(f"method={method!r}: take 'auto', 'exact' or 'approximate'.")
+        raise ValueError(f"method={method!r}: use 'auto', 'exact' or 'approximate'.")
     Z = _check_matrix(Z, "Z")
     to_itself = queries is None
     Q = Z
     if not to_itself:
         Q = _check_matrix(queries, "queries").astype(Z.dtype, copy=False)
     if Q.shape[1] != Z.shape[1]:
-        raise ValueError(f"queries has {Q.shape[1]} features where Z has {Z.shape[1]}.")
+        raise ValueError(f"queries has {Q.shape[1]} features, but Z has {Z.shape[1]}.")
     without_self = to_itself and not include_self
     most = len(Z) - without_self
     if not 1 <= n_neighbors <= most:
@@ -142,7 +143,7 @@ def kneighbors(
 
 
 def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None, device="cpu"):
-    """Find for each row the rows of largest inner product, itself first.
+    """Find the rows of largest inner product for each row, the row itself first.
 
     This is how SCAN finds the neighbors that should share a cluster.
 
@@ -151,11 +152,11 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None, device="cpu"
     Z : array-like of shape (n_rows, n_features)
         Vectors, e.g. embeddings.
     n_neighbors : int
-        Number of neighbors beside the row itself, 1 to ``n_rows - 1``.
+        Number of neighbors besides the row itself, from 1 to ``n_rows - 1``.
     normalize : bool, default=True
         Divide each row by its length first, which makes the product a cosine.
-        False keeps the plain inner product, where long vectors win: a row is then
-        not always among its own neighbors, and nothing is forced.
+        False keeps the plain inner product, which favors long vectors: a row may then
+        not be among its own neighbors.
     block_size : int, default=None
         Rows compared at once. None keeps a block of products near 256 MB.
     device : str or torch.device, default="cpu"
@@ -164,10 +165,10 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None, device="cpu"
     Returns
     -------
     similarities : ndarray of shape (n_rows, n_neighbors + 1)
-        Descending (column 0 may lie a rounding error below a copy of the row).
+        Descending (column 0 may be a rounding error below a copy of the row).
     indices : ndarray of shape (n_rows, n_neighbors + 1)
-        Row numbers, int64. With ``normalize=True`` column 0 is the row itself,
-        also where other rows are copies of it.
+        Row numbers, int64. With ``normalize=True``, column 0 is the row itself, even if
+        other rows are copies of it.
 
     Raises
     ------
@@ -184,7 +185,7 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None, device="cpu"
     if not 1 <= n_neighbors <= len(Z) - 1:
         raise ValueError(
             f"n_neighbors={n_neighbors} must lie between 1 and {len(Z) - 1} for "
-            f"{len(Z)} rows: each row is put in column 0 beside them."
+            f"{len(Z)} rows: column 0 is the row itself."
         )
     metric = "cosine" if normalize else "product"
     rows = _Rows(Z, metric, _device_of(Z, device))
@@ -209,6 +210,7 @@ def mine_neighbors(Z, n_neighbors, normalize=True, block_size=None, device="cpu"
     return similarities, indices
 
 
+@once
 def kmeans(
     Z,
     n_clusters,
@@ -220,8 +222,8 @@ def kmeans(
 ):
     """Cluster rows by Lloyd's k-means with squared Euclidean distances.
 
-    One run from one start, without restarts. It ends when no row changes its
-    cluster, which more iterations would not alter, or after ``max_iter``.
+    There is one run, without restarts. It ends when no row changes its cluster, or
+    after ``max_iter`` iterations.
 
     Parameters
     ----------
@@ -231,24 +233,24 @@ def kmeans(
     n_clusters : int
         Number of clusters, 1 to ``n_rows``.
     init : {"random", "k-means++", "sample"} or array-like, default="random"
-        Start: distinct random rows; rows drawn with probability proportional to
-        the squared distance from those drawn before; the centers that this function
-        finds, from random rows, in 64 random rows for each cluster, which saves most
-        of the iterations on all of millions of rows; the numbers of ``n_clusters``
-        rows (a 1-D array of integers); or the centers themselves, of shape
-        (n_clusters, n_features).
+        Initial centers. "random": distinct random rows; "k-means++": rows drawn with
+        probability proportional to the squared distance from those drawn before;
+        "sample": the centers of k-means on a sample of 64 random rows per cluster,
+        which saves most iterations with millions of rows; the numbers of ``n_clusters``
+        rows (a 1-D array of integers); or the centers themselves, of shape (n_clusters,
+        n_features).
     max_iter : int, default=100
-        Largest number of iterations, >= 1; one iteration is an assignment and an
-        update of the centers.
+        Maximum number of iterations, >= 1; one iteration is an assignment and an update
+        of the centers.
     random_state : int, RandomState instance or None, default=None
-        Seed of the start. With an integer, "random" are the first rows of
+        Seed of the initial centers. With an integer, "random" uses the first rows of
         torch's ``randperm`` under that seed, as in the released code of USL [2]_.
     verbose : int, default=0
-        1: a progress bar; the iterations may end before it.
+        1: a progress bar; iterations may end before the bar does.
     device : str or torch.device, default="cpu"
-        Where it is computed, see `kneighbors`; the start is drawn on the CPU. Sums of
-        rows are rounded in another order elsewhere, so that rows halfway between two
-        centers may take the other one.
+        Device of the computation, see `kneighbors`; the initial centers are drawn on
+        the CPU. Other devices round sums differently, so rows halfway between two
+        centers may get the other one.
 
     Returns
     -------
@@ -259,7 +261,7 @@ def kmeans(
     inertia : float
         Sum of squared distances of the rows to the centers of their clusters.
     n_iter : int
-        Iterations done.
+        Number of iterations.
 
     Raises
     ------
@@ -268,14 +270,14 @@ def kmeans(
 
     Notes
     -----
-    A cluster that loses all its rows receives the row farthest from the center of
-    its own cluster (the lowest number among equals; never the last row of another
-    cluster), in the assignment itself. Only where there are fewer distinct rows
-    than clusters does a cluster stay empty, with the center it had.
+    A cluster that loses all its rows gets the row that is farthest from its own center
+    (ties by lowest row number; never the last row of another cluster), within the
+    assignment. Only with fewer distinct rows than clusters does a cluster stay empty
+    and keep its center.
 
-    An assignment compares only rows whose nearest center can have changed, judged
-    by how far the centers moved [3]_. Time of a full one: n_rows * n_clusters *
-    n_features; memory: one copy of Z and one block of products.
+    An assignment compares only rows whose nearest center may have changed, given how
+    far the centers moved [3]_. Time of a full one: n_rows * n_clusters * n_features;
+    memory: one copy of Z and one block of products.
 
     References
     ----------
@@ -340,12 +342,12 @@ def squared_distances(A, B):
     ----------
     A : Tensor of shape (n, D)
     B : Tensor of shape (m, D)
-        Best centered on a common mean: shorter rows lose fewer digits.
+        Center both on a common mean first: shorter rows lose fewer digits.
 
     Returns
     -------
     squared : Tensor of shape (n, m)
-        At least 0. The caller keeps n * m small.
+        At least 0. Keep n * m small.
     """
     lengths = A.square().sum(1)[:, None] + B.square().sum(1)  # (n, m)
     squared = torch.addmm(lengths, A, B.T, alpha=-2)
@@ -421,7 +423,7 @@ def _check_matrix(Z, name):
     if not np.isfinite(Z).all():
         row = int(np.flatnonzero(~np.isfinite(Z).all(1))[0])
         raise ValueError(
-            f"{name} holds NaN or infinity, first in row {row}: leave such rows out."
+            f"{name} holds NaN or infinity, first in row {row}: leave out such rows."
         )
     return Z
 
@@ -431,8 +433,8 @@ def _exact_is_cheaper(n_rows, n_queries, n_features, n_neighbors):
 
     Measured on 2 cores with AVX-512, float32, 128 features: products at 180
     GFLOP/s, top-k 0.6 ns an entry; pynndescent 25 to 35 s for import and
-    compilation, then 2e-5 s a row with 20 neighbors, 5e-4 s with 400. Only the
-    ratios matter, and they travel.
+    compilation, then 2e-5 s a row with 20 neighbors, 5e-4 s with 400. Only the ratios
+    matter.
     """
     exact = n_rows * n_queries * (2 * n_features / 180e9 + 6e-10)
     approximate = 30 + max(n_rows, n_queries) * 1.3e-6 * n_neighbors
@@ -491,7 +493,7 @@ def _top(values, k):
 
 
 def _search_approximate(Z, queries, n_candidates, metric, random_state, verbose):
-    """Yield candidates from NN-descent; rows it left incomplete are searched fully."""
+    """Yield candidates from NN-descent; incomplete rows are searched exactly."""
     n_neighbors, cpu = max(n_candidates, 15), torch.device("cpu")
     keys = _Rows(Z, metric, cpu)
     if n_neighbors >= len(Z):  # nothing to approximate
@@ -527,8 +529,8 @@ def _nearest_first(rows, keys, numbers, candidates, n_kept, metric, include_self
     """Order candidates by their directly computed distance and keep the nearest.
 
     ``include_self``: True puts the row itself first, False leaves it out, None
-    means that queries are not rows of Z. Distances under "product" are the inner
-    products with their sign turned.
+    means that queries are not rows of Z. Distances under "product" are the negative
+    inner products.
     """
     numbers = torch.from_numpy(numbers).to(keys.device)
     candidates = candidates.to(keys.device)
@@ -569,7 +571,7 @@ def _nearest_first(rows, keys, numbers, candidates, n_kept, metric, include_self
 
 
 def _precise(x):
-    """Return a tensor where torch has double precision; MPS has not."""
+    """Return a tensor on a device with double precision, which MPS lacks."""
     return x.cpu() if x.device.type == "mps" else x
 
 
@@ -589,7 +591,7 @@ def _start(X, mean, n_clusters, init, random_state):
     if isinstance(init, str):
         if init not in ("random", "k-means++", "sample"):
             raise ValueError(
-                f"init={init!r}: take 'random', 'k-means++', 'sample', row numbers or "
+                f"init={init!r}: use 'random', 'k-means++', 'sample', row numbers or "
                 "centers."
             )
         if not isinstance(random_state, (int, np.integer)):

@@ -14,38 +14,38 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm
 
 
 class LARS(Optimizer):
-    r"""Layer-wise adaptive rates: every weight moves in proportion to its own length.
+    r"""Layer-wise adaptive rate scaling: updates in proportion to each weight's norm.
 
     Parameters
     ----------
     params : iterable
-        Parameters, or dicts of groups. A group with ``adapt=False`` gets neither ratio
-        nor decay, only momentum: biases and norms, see `param_groups`.
+        Parameters, or dicts of groups. A group with ``adapt=False``, such as biases and
+        norms, has neither trust ratio nor weight decay, see `param_groups`.
     lr : float
         Learning rate, >= 0. Published: 0.3 to 4.8 with a ``trust_coefficient`` of
         0.001.
     momentum : float, default=0.9
         In [0, 1).
     weight_decay : float, default=0
-        Times the weight, added to the gradient; >= 0.
+        Factor of the weights that are added to the gradient, >= 0.
     trust_coefficient : float, default=0.001
-        Ratio of update and weight, > 0. Paper: eta.
+        Ratio of the norms of update and weights, > 0. Paper: eta.
     variant : {"simclr", "byol", "larc", "clip"}, default="simclr"
-        Which of the published algorithms, see Notes.
+        Published algorithm, see Notes.
 
     Notes
     -----
     With weight w, gradient g, decay d, momentum m and ``trust_coefficient`` c:
 
     - "simclr": :math:`r = c |w| / |g + d w|`; :math:`v = m v + lr\, r (g + d w)`;
-      :math:`w = w - v`. The rate stands inside the momentum.
+      :math:`w = w - v`. The rate is inside the momentum.
     - "byol": the same r; :math:`v = m v + r (g + d w)`; :math:`w = w - lr\, v`.
-    - "larc": as "byol" with :math:`r = c |w| / (|g| + d |w| + 10^{-8})`, and 0 where g
-      is 0, so that nothing decays then.
-    - "clip": as "larc" with :math:`\min(r / lr, 1)` for r; CIFAR recipes have it with
-      a coefficient of 0.02.
+    - "larc": as "byol" with :math:`r = c |w| / (|g| + d |w| + 10^{-8})`, and 0 if g is
+      0, so that there is no decay then.
+    - "clip": as "larc" with :math:`\min(r / lr, 1)` for r; CIFAR recipes use it with a
+      coefficient of 0.02.
 
-    Otherwise r is 1 where one of the norms is 0.
+    Otherwise r is 1 if one of the norms is 0.
 
     References
     ----------
@@ -77,7 +77,7 @@ class LARS(Optimizer):
         Parameters
         ----------
         param_group : dict
-            ``params`` and any of the settings.
+            ``params`` and any settings.
 
         Raises
         ------
@@ -95,12 +95,12 @@ class LARS(Optimizer):
                 f"trust_coefficient={group['trust_coefficient']} must be > 0."
             )
         if group["variant"] not in VARIANTS:
-            raise ValueError(f"variant={group['variant']!r} is none of {VARIANTS}.")
+            raise ValueError(f"variant={group['variant']!r} is not one of {VARIANTS}.")
         super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Move the parameters once.
+        """Update the parameters once.
 
         Parameters
         ----------
@@ -121,7 +121,7 @@ class LARS(Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     if p.grad.is_sparse:
-                        raise RuntimeError("LARS takes no sparse gradients.")
+                        raise RuntimeError("LARS does not support sparse gradients.")
                     alike.setdefault((p.device, p.dtype), []).append(p)
             for weights in alike.values():
                 self._step(group, weights)
@@ -166,17 +166,17 @@ def _adapted(weights, gradients, group):
 
 
 def param_groups(module, weight_decay, lr_scales=None, alike=False):
-    """Split parameters into those that decay and those that do not.
+    """Split parameters into groups with and without weight decay.
 
     Parameters
     ----------
     module : nn.Module
     weight_decay : float
-        For the first group.
+        Weight decay of the first group.
     lr_scales : dict or None, default=None
         {name of a part: factor on the learning rate}; None: 1 for all.
     alike : bool, default=False
-        Whether all of them decay and are adapted, biases and norms too: SwAV.
+        Whether weight decay and adaptation also apply to biases and norms, as in SwAV.
 
     Returns
     -------
@@ -184,8 +184,8 @@ def param_groups(module, weight_decay, lr_scales=None, alike=False):
         For a torch optimizer or `LARS`. The first: trainable parameters with two axes
         or more outside of norm layers. The second, without decay and with
         ``adapt=False``: all other trainable ones (biases, norms). A group may be empty.
-        Parts with a factor have two such groups for each factor, where it stands as
-        ``lr_scale``: whoever sets ``lr`` multiplies by it.
+        Parts with a factor have two such groups for each factor, which is stored as
+        ``lr_scale``: multiply by it when setting ``lr``.
     """
     scales = {
         id(parameter): scale
@@ -212,27 +212,26 @@ def param_groups(module, weight_decay, lr_scales=None, alike=False):
 
 
 def layer_scales(module, parts, decay, scale=1.0):
-    """Return factors on the learning rate that fall from the last layer to the first.
+    """Return learning rate factors that decay from the last layer to the first.
 
     Parameters
     ----------
     module : nn.Module
     parts : sequence of str
-        Names of its parts that make the layers, in their order.
+        Names of the parts that contain the layers, in order.
     decay : float
-        Of each layer against the one behind it, in (0, 1]: the last one has this factor
-        itself, as what stands behind all of them has 1 (Bao et al.).
+        Factor of each layer relative to the next one, in (0, 1]. The last layer has
+        this factor itself, as parts after all layers have 1 (Bao et al.).
     scale : float, default=1.0
-        Times all factors, > 0.
+        Multiplies all factors, > 0.
 
     Returns
     -------
     lr_scales : dict of {str: float}
-        For `param_groups`. A layer is a part with weights, and the norms that follow
-        it. Sequences are looked into, and so is what holds more than half of all
-        weights, so that the blocks of a residual network or of a transformer are layers
-        each. What stands in none of them, such as a transformer's positions, goes with
-        the first.
+        For `param_groups`. A layer is a part with weights and the norms that follow it.
+        Sequences and parts with more than half of all weights are split, so that each
+        block of a residual network or a transformer is a layer. Weights outside the
+        layers, such as a transformer's position embeddings, belong to the first.
 
     References
     ----------
@@ -272,7 +271,7 @@ def _size(part):
 
 
 def scaled_lr(lr, batch_size, scaling="linear"):
-    """Learning rate for a batch size.
+    """Return the learning rate for a batch size.
 
     Parameters
     ----------
@@ -281,7 +280,7 @@ def scaled_lr(lr, batch_size, scaling="linear"):
     batch_size : int
     scaling : {"linear", "sqrt"} or None, default="linear"
         "linear": ``lr * batch_size / 256``; "sqrt": ``lr * sqrt(batch_size)``, which
-        wants a smaller ``lr`` (0.075 is as good as a linear 0.3 at 4096); None: ``lr``.
+        needs a smaller ``lr`` (0.075 equals a linear 0.3 at 4096); None: ``lr``.
 
     Returns
     -------
@@ -307,12 +306,13 @@ def linear_ramp(length, n_steps, total_steps, batch_size=1):
     Parameters
     ----------
     length : int or float
-        When it is 1: a share of the training (float in [0, 1]), or rows (int).
+        When the share reaches 1: after a share of the training (float in [0, 1]), or a
+        number of rows (int).
     n_steps : int
         Steps done.
     total_steps : int
     batch_size : int, default=1
-        Rows of a step.
+        Rows per step.
 
     Returns
     -------
@@ -326,7 +326,7 @@ def linear_ramp(length, n_steps, total_steps, batch_size=1):
 
 
 def step_counts(n_samples, batch_size, n_epochs, warmup_epochs=0):
-    """Steps of a training as SimCLR's code counts them.
+    """Return the steps of a training as SimCLR's code counts them.
 
     Parameters
     ----------
@@ -379,8 +379,8 @@ def truncated_cosine(step, total_steps, warmup_steps=0, clip=True):
     warmup_steps : int, default=0
         Steps of a linear part from 0 to 1; published: none.
     clip : bool, default=True
-        Whether the factor stays where it is beyond ``total_steps``, as in the official
-        code; a port lets it fall on, to 0 at the least.
+        Whether the factor is constant beyond ``total_steps``, as in the official code;
+        in a port it keeps falling, to 0 at the least.
 
     Returns
     -------
@@ -409,7 +409,7 @@ def step_decay(step, total_steps, warmup_steps=0, milestones=(0.6, 0.8), factor=
         Shares of ``total_steps`` after which the factor falls. MoCo: epochs 120 and 160
         of 200.
     factor : float, default=0.1
-        Times the rate at each.
+        Multiplies the rate at each of them.
 
     Returns
     -------
@@ -429,8 +429,8 @@ def exponential_decay(
     Parameters
     ----------
     step : int
-        Steps done, >= 0. The falls are counted from step 0, those that the linear part
-        hides included, as in the public code.
+        Steps done, >= 0. Decays are counted from step 0, including those during the
+        warm-up, as in the public code.
     total_steps : int
     warmup_steps : int, default=0
         Steps of the linear part. Noisy Student: 5 of 350 epochs.
@@ -438,7 +438,7 @@ def exponential_decay(
         Share of ``total_steps`` after which the factor falls, > 0. Noisy Student: 2.4
         of 350 epochs, so that the rate ends at about a hundredth.
     factor : float, default=0.97
-        Times the rate at each.
+        Multiplies the rate at each of them.
 
     Returns
     -------
@@ -458,7 +458,7 @@ def constant(step, total_steps, warmup_steps=0):
     step : int
         Steps done, >= 0.
     total_steps : int
-        Not used; every schedule takes it.
+        Ignored; every schedule takes it.
     warmup_steps : int, default=0
         Steps of the linear part.
 

@@ -37,7 +37,7 @@ _FOLDER = 'get its files elsewhere and give their folder: "open_clip/local-dir:F
 
 
 class Frame(nn.Module):
-    """Bring images to the size that a pretrained network sees, as its authors did.
+    """Resize and crop images for a pretrained network, as its authors did.
 
     Parameters
     ----------
@@ -45,19 +45,19 @@ class Frame(nn.Module):
         Height and width of the result.
     resize : (int, int)
         Height and width that the image, or one of its sides, is resized to before the
-        middle is cut out.
+        center crop.
     mode : {"shortest", "longest", "squash"}, default="shortest"
-        "shortest": the aspect ratio stays and what stands out is cut off; "longest": it
-        stays and the borders are filled; "squash": the image is bent to ``resize``.
+        "shortest": the aspect ratio is kept and the rest is cropped; "longest": it is
+        kept and the borders are filled; "squash": the image is stretched to ``resize``.
     interpolation : {"bilinear", "bicubic", "nearest"}, default="bilinear"
-        Anti-aliased where the image gets smaller.
+        Interpolation, anti-aliased if the image gets smaller.
     fill : tuple of float, default=(0, 0, 0)
         Color of borders, in [0, 1].
 
     Notes
     -----
     ``(B, C, H, W)`` in [0, 1] become ``(B, 3, *size)``; one channel is repeated, a
-    fourth (opacity) is left out.
+    fourth (opacity) is dropped.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Frame(nn.Module):
         return self._centered(x)
 
     def _resized(self, height, width):
-        """Return the size after the resizing, in the rounding of each library."""
+        """Return the size after resizing, rounded as in each library."""
         h, w = self.resize
         if self.mode == "squash":
             return h, w
@@ -96,7 +96,7 @@ class Frame(nn.Module):
         return max(1, round(height / ratio)), max(1, round(width / ratio))
 
     def _centered(self, x):
-        """Cut the middle out, or add borders."""
+        """Crop the center, or add borders."""
         missing = [
             max(0, side - n) for side, n in zip(self.size, x.shape[2:], strict=True)
         ]
@@ -120,7 +120,7 @@ class Frame(nn.Module):
 def pretrained_backbone(
     name, weights="DEFAULT", *, input_size=None, pooling="auto", load=True
 ):
-    """Return a published image encoder, and how its images are brought to size.
+    """Return a published image encoder, and the resizing of its images.
 
     Parameters
     ----------
@@ -129,30 +129,30 @@ def pretrained_backbone(
         ``backbones``) or ``"open_clip/NAME"`` (extra ``clip``), where NAME is one of
         :func:`open_clip_model`.
     weights : str, Path or None, default="DEFAULT"
-        "DEFAULT": those that the library recommends, which it downloads and keeps; the
-        name of others that it offers; a file, see :func:`load_weights_`; None: random
-        ones, from torch's generator.
+        "DEFAULT": the library's recommended weights, downloaded into its own cache; the
+        name of other weights of the library; a file, see :func:`load_weights_`; None:
+        random weights, from torch's generator.
     input_size : int, tuple or None, default=None
-        Side, or height and width, of what the network sees; None: as published.
+        Side, or height and width, of the network's input; None: as published.
     pooling : {"auto", "avg", "max", "token"}, default="auto"
-        What a vector is made of. "auto": as published, for open_clip the vectors that
-        it compares with texts. "avg", "max": mean or largest value over all places.
+        How features become one vector. "auto": as published, for open_clip the vectors
+        that are compared with texts. "avg", "max": mean or maximum over all positions.
         "token": the class token of a transformer. "max" is for timm only.
     load : bool, default=True
-        False: build the network for these weights, but leave it random.
+        False: build the network for these weights without loading them.
 
     Returns
     -------
     encoder : Encoder
-        Takes ``(B, 3, height, width)`` in [0, 1]; standardizes as published.
+        Takes ``(B, 3, height, width)`` in [0, 1] and standardizes as published.
     frame : Frame
-        Brings images of any size to that one.
+        Resizes images of any size to that size.
 
     Raises
     ------
     ValueError
-        For an unknown name, naming close ones; a pooling or a size that the network
-        cannot have; weights that do not exist or do not fit.
+        If a name is unknown (the message suggests similar ones), the network does not
+        support the pooling or size, or weights do not exist or do not fit.
     ImportError
         If an optional package is not installed.
     OSError
@@ -187,8 +187,8 @@ def pretrained_backbone(
         if side is None:
             raise
         raise ValueError(
-            f"backbone={name!r} cannot see images of input_size={side} "
-            f"({reason_of(error)}): leave input_size=None, or take another backbone."
+            f"backbone={name!r} does not accept images of input_size={side} "
+            f"({reason_of(error)}): leave input_size=None, or use another backbone."
         ) from error
 
 
@@ -197,18 +197,18 @@ def _color(values):
 
 
 class _NoPooling(Exception):
-    """A network has no such pooling; says what it has instead."""
+    """A network does not have this pooling; the message names those it has."""
 
 
 def _published(name, weights, known, default):
-    """Return which published weights are meant: None where a file or none is."""
+    """Return the published weights; None for a file or random weights."""
     if weights is None:
         return None
     if weights == "DEFAULT":
         if default is None:
             raise ValueError(
                 f'weights="DEFAULT", but {name!r} has no published weights: give the '
-                "path of a file, or None for random ones."
+                "path of a file, or None for random weights."
             )
         return default
     if weights in known:
@@ -219,14 +219,14 @@ def _published(name, weights, known, default):
         return None
     raise ValueError(
         f"weights={weights!r} is neither a file nor the name of published weights of "
-        f"{name!r}, which are {some(known, 20) or 'none'}: take one of them, "
+        f"{name!r}, which are {some(known, 20) or 'none'}: use one of them, "
         '"DEFAULT" or the path of a file.'
     )
 
 
 @contextmanager
 def _downloading(name, what, remedy=_FILE):
-    """Tell in one line why something published cannot be had, and what to do."""
+    """Raise a one-line error with the reason and the remedy if a download fails."""
     try:
         yield
     except Exception as error:  # each library, and each way to fail, has its own
@@ -348,7 +348,7 @@ def _from_timm(name, weights, side, pooling, load):
 
 
 def _converter(net):
-    """Return what renames and resamples weights for a network of timm, or None."""
+    """Return timm's function that renames and resamples weights, or None."""
     return getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
 
 
@@ -369,39 +369,40 @@ def _pool_timm_(net, pooling):
 def open_clip_model(
     name, weights="DEFAULT", *, input_size=None, images_only=False, load=True
 ):
-    """Return a published model of images and texts, and what its images must be like.
+    """Return a published model of images and texts, and its image preprocessing.
 
     Parameters
     ----------
     name : str
         One of ``open_clip.list_models()``, such as "ViT-B-32"; "hf-hub:OWNER/NAME" or
-        "local-dir:FOLDER", which bring their weights.
+        "local-dir:FOLDER", which include their weights.
     weights : str, Path or None, default="DEFAULT"
-        "DEFAULT": those that the name brings, or the first that open_clip lists for it;
-        the name of others of its list; a file, see :func:`load_weights_`; None: random
-        ones, from torch's generator. What all published weights of the name want of
-        their images is taken for a file too.
+        "DEFAULT": the weights included in the name, or the first that open_clip lists
+        for it; the name of others of its list; a file, see :func:`load_weights_`; None:
+        random weights, from torch's generator. For a file, the preprocessing shared by
+        all published weights of the name is used.
     input_size : int, tuple or None, default=None
-        Side, or height and width, of what the network sees; None: as published.
+        Side, or height and width, of the network's input; None: as published.
     images_only : bool, default=False
-        Whether a file need only hold the weights of the image tower.
+        Whether a file may hold the weights of the image tower only.
     load : bool, default=True
-        False: build the network for these weights, but leave it random.
+        False: build the network for these weights without loading them.
 
     Returns
     -------
     model : nn.Module
-        Its part ``visual`` turns standardized images into vectors, its method
-        ``encode_text`` the tokens of :func:`open_clip_tokenizer`.
+        Its part ``visual`` turns standardized images into vectors; its method
+        ``encode_text`` does so with tokens from :func:`open_clip_tokenizer`.
     frame : Frame
-        Brings images of any size to that of the network.
+        Resizes images of any size to the network's input size.
     mean, std : Tensor of shape (3, 1, 1)
-        Standardize what comes out of the frame.
+        Standardize the output of the frame.
 
     Raises
     ------
     ValueError
-        For an unknown name, naming close ones; weights that do not exist or do not fit.
+        If a name is unknown (the message suggests similar ones), or weights do not
+        exist or do not fit.
     ImportError
         If open_clip is not installed.
     OSError
@@ -411,7 +412,7 @@ def open_clip_model(
     -----
     UserWarning
         If a file is read, and open_clip lists weights for the name that differ in
-        preprocessing or activation: a file does not say which it wants.
+        preprocessing or activation, since a file does not say which it needs.
     """
     open_clip = import_optional("open_clip", extra="clip")
     shown, tag, about = f"open_clip/{name}", None, {}
@@ -420,8 +421,8 @@ def open_clip_model(
         refuse_external(f"{shown!r}")
     if brings and weights not in ("DEFAULT", None):
         raise ValueError(
-            f"weights={str(weights)!r} has no effect, {shown!r} brings its own: leave "
-            "weights out."
+            f"weights={str(weights)!r} has no effect, because {shown!r} includes its "
+            "own: leave out weights."
         )
     if not brings:
         _checked_name(shown)
@@ -484,7 +485,7 @@ def _described_on_a_hub(name):
 
 
 def _about(name, tags, file):
-    """Return what all weights of these tags want; warn if a file may differ."""
+    """Return the settings of weights with these tags; warn of a possible mismatch."""
     open_clip = import_optional("open_clip", extra="clip")
     configs = [open_clip.get_pretrained_cfg(name, tag) for tag in tags if tag]
     keys = {key for config in configs for key in config} - {"url", "hf_hub"}
@@ -495,9 +496,9 @@ def _about(name, tags, file):
         usual |= {"quick_gelu": False, **open_clip.get_model_config(name)}
         taken = [f"{key}={usual.get(key)}" for key in values if key not in about]
         warn(
-            f"weights={str(file)!r} does not say what it wants, and published weights "
-            f"of 'open_clip/{name}' differ: {', '.join(taken)} is taken. If it wants "
-            "another, give a folder with its configuration, "
+            f"weights={str(file)!r} does not say which settings it needs, and "
+            f"published weights of 'open_clip/{name}' differ, so {', '.join(taken)} is "
+            "used. If it needs other settings, give a folder with its configuration, "
             '"open_clip/local-dir:FOLDER", or for quick_gelu=True the name that ends '
             'in "-quickgelu".'
         )
@@ -519,7 +520,7 @@ def _as_in(model, state, resized):
 
 
 def _resampled(model, state):
-    """Return weights with the positions of an image tower for the size it now sees."""
+    """Return weights with the image tower's positions resized to its input."""
     open_clip = import_optional("open_clip", extra="clip")
     if not any(name.startswith("visual.") for name in state):  # the tower alone
         state = {f"visual.{name}": value for name, value in state.items()}
@@ -535,7 +536,7 @@ def _resampled(model, state):
 
 @functools.lru_cache(maxsize=4)
 def open_clip_tokenizer(name):
-    """Return what turns texts into the tokens of a published model.
+    """Return the tokenizer of a published model.
 
     Parameters
     ----------
@@ -590,7 +591,7 @@ def _pooled_open_clip(tower, pooling):
 
 @contextmanager
 def _quiet_root_logger():
-    """Keep open_clip from telling the root logger of each step."""
+    """Keep open_clip from logging each step to the root logger."""
 
     def hush(record):
         return record.levelno > logging.WARNING

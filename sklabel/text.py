@@ -11,14 +11,14 @@ from ._core.optional import import_optional
 
 
 class TextTower(nn.Module):
-    """Transformer with causal attention; a text is its feature at the last token.
+    """Transformer with causal attention; the output is the feature of the last token.
 
     Parameters
     ----------
     vocabulary_size : int
-        Different tokens, the 0 after the end among them.
+        Number of different tokens, including 0, which follows the end.
     context_length : int
-        Most tokens L of a text.
+        Maximum number of tokens L of a text.
     width : int
         Length of the features.
     n_layers : int
@@ -30,7 +30,7 @@ class TextTower(nn.Module):
     Notes
     -----
     ``forward`` maps tokens ``(B, L)``, integers that are 0 after the end of a text, to
-    ``(B, D)``. How many zeros follow makes no difference.
+    ``(B, D)``. The number of zeros after the end does not matter.
 
     References
     ----------
@@ -110,23 +110,23 @@ class _TextBlock(nn.Module):
 
 
 class ByteTokenizer:
-    """Bytes of UTF-8 as tokens, in lower case; there is no vocabulary to learn.
+    """UTF-8 bytes of the lowercase text as tokens, without a vocabulary.
 
     Parameters
     ----------
     context_length : int
-        Most tokens L of a text, its start and its end among them, >= 3; more are cut
-        off.
+        Maximum number of tokens L of a text, including its start and end, >= 3; more
+        are cut off.
 
     Attributes
     ----------
     vocab_size : int
-        259: 0 after the end, 1 to 256 bytes, 257 start, 258 end.
+        259: 0 after the end, 1 to 256 for bytes, 257 for the start, 258 for the end.
 
     Notes
     -----
-    A call turns a list of n str into a Tensor of int of shape (n, L). Spaces at both
-    ends and repeated ones do not count.
+    A call turns a list of n str into a Tensor of int of shape (n, L). Leading, trailing
+    and repeated spaces are ignored.
     """
 
     vocab_size = 259
@@ -146,21 +146,22 @@ class ByteTokenizer:
 
 @functools.lru_cache(maxsize=4)
 def tokenizer(name, context_length):
-    """Return what turns texts into tokens.
+    """Return a tokenizer of texts.
 
     Parameters
     ----------
     name : {"bytes", "bpe"}
-        "bytes": see :class:`ByteTokenizer`; "bpe": CLIP's vocabulary of 49,408 pieces
-        of words (extra ``clip``).
+        "bytes": see :class:`ByteTokenizer`; "bpe": CLIP's vocabulary of 49,408 word
+        pieces (extra ``clip``).
     context_length : int
-        Most tokens L of a text, its start and its end among them; more are cut off.
+        Maximum number of tokens L of a text, including its start and end; more are cut
+        off.
 
     Returns
     -------
     tokenizer : callable
         Turns a list of n str into a Tensor of int of shape (n, L), 0 after the end;
-        ``vocab_size`` says how many different ones there are.
+        ``vocab_size`` is the number of different tokens.
 
     Raises
     ------

@@ -335,7 +335,9 @@ def test_a_line_per_round(capsys):
     short(verbose=1, n_rounds=1).fit(X, TRUTH)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert lines[1].startswith("round 2: 12 of 12 rows asked are labeled, accuracy 0.")
+    assert lines[1].startswith(
+        "round 2: 12 of 12 queried rows are labeled, accuracy 0."
+    )
     short(n_rounds=1).fit(X, TRUTH)
     assert capsys.readouterr().out == ""
 
@@ -397,7 +399,7 @@ def test_the_state_survives_the_process(tmp_path):
         broken = pickle.loads(state)
         with pytest.raises(ValueError, match=r"attach\(X\)"):
             broken.query()
-        with pytest.raises(ValueError, match="begun with 150 rows, but X has 149"):
+        with pytest.raises(ValueError, match="started with 150 rows, but X has 149"):
             broken.attach(X[1:])
         broken.attach(X)
         np.testing.assert_array_equal(broken.query(), rows)

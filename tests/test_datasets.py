@@ -118,7 +118,7 @@ def test_image_folder_follows_links_but_not_circles(tmp_path):
 
 
 def test_image_folder_errors(tmp_path):
-    with pytest.raises(TypeError, match="folder=None is no path"):
+    with pytest.raises(TypeError, match="folder=None must be a str"):
         load_image_folder(None)
     with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
         load_image_folder(tmp_path / "nowhere")

@@ -79,7 +79,7 @@ def test_names_and_other_marks_of_unlabeled_rows():
 
 def test_what_takes_unlabeled_rows_for_a_class_is_refused():
     wrong = [("line", LogisticRegression())]
-    with pytest.raises(ValueError, match="line=LogisticRegression takes unlabeled"):
+    with pytest.raises(ValueError, match="line=LogisticRegression takes -1, which"):
         VotingClassifier([*members(), *wrong]).fit(X, Y)
     both = [("line", LogisticRegression()), ("spread", LabelPropagation())]
     assert VotingClassifier(both).fit(X, TRUTH).score(X, TRUTH) > 0.8

@@ -306,5 +306,5 @@ def test_calibration_error_refuses_what_it_cannot_count():
     p = np.array([[0.5, 0.5], [np.nan, np.nan]])
     with pytest.raises(ValueError, match="Row 1 of probabilities is NaN"):
         expected_calibration_error([0, 1], p)
-    with pytest.raises(ValueError, match="not columns: give np.searchsorted"):
+    with pytest.raises(ValueError, match="but column numbers are needed: give np"):
         expected_calibration_error(["a", "b"], p[[0, 0]])

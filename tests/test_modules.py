@@ -227,7 +227,7 @@ def test_ema_update_of_modules_without_parameters_or_buffers():
     ids=repr,
 )
 def test_ema_update_refuses_another_structure(other):
-    with pytest.raises(ValueError, match="no copy of Linear"):
+    with pytest.raises(ValueError, match="not a copy of Linear"):
         ema_update_(other, nn.Linear(3, 2), 0.9)
 
 

@@ -283,7 +283,7 @@ def test_auto_takes_the_exact_search_until_compilation_pays():
         ({"n_neighbors": 1, "method": "fast"}, "method='fast'"),
         ({"n_neighbors": 1, "block_size": -1}, "block_size=-1 must be an integer of"),
         ({"n_neighbors": 1, "block_size": 2.0}, "block_size=2.0 must be an integer"),
-        ({"n_neighbors": 1, "queries": np.ones((2, 3))}, "3 features where Z has 2"),
+        ({"n_neighbors": 1, "queries": np.ones((2, 3))}, "3 features, but Z has 2"),
         ({"n_neighbors": 1, "queries": np.ones(2)}, "queries must be a non-empty 2-D"),
     ],
 )

@@ -275,7 +275,7 @@ def test_the_checks_themselves():
     check_option(("a", None, True), x=None)
     check_option(("a", None, True), x=np.str_("a"))
     for value in ("b", 1, False, np.array(["a", "a"]), torch.ones(2)):
-        with pytest.raises(ValueError, match='none of "a", None, True'):
+        with pytest.raises(ValueError, match='not one of "a", None, True'):
             check_option(("a", None, True), x=value)
     check_pair(0, 1, x=(0, 1), y=[0.5, 0.1])
     for value in ((0, 2), (0,), 0.5, None, "ab", (0, "a")):

@@ -2,18 +2,18 @@
 Label 1,797 images from 40: where are the errors?
 =================================================
 
-Four labels for each digit are given, 1,757 are not.
-:class:`~sklabel.classification.FixMatchClassifier` learns from both kinds of rows and
-gives every image a class and a probability. Does the probability tell where to look for
-errors?
+Four images of each digit have a label, the other 1,757 have none.
+:class:`~sklabel.classification.FixMatchClassifier` learns from both and predicts a
+class and a probability for every image. Does the probability show where the errors
+are?
 """
 
 # %%
 # Train
 # -----
 #
-# Digits must not be mirrored: `Weak(flip=0)`. The network starts from nothing here; an
-# embedder given as `backbone` would be a better start.
+# Digits must not be mirrored: `Weak(flip=0)`. Here the network starts from random
+# weights; an embedder as `backbone` would be a better start.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,9 +40,9 @@ classifier = FixMatchClassifier(
 # Sort by confidence
 # ------------------
 #
-# Left: the 1,757 images from the least to the most confident, and how many of all
-# errors have been met on the way. Right: the least confident images, with the class
-# they were given, and the true one where it differs.
+# Left: the share of all errors that you find if you look at the 1,757 images from the
+# least to the most confident. Right: the least confident images with their predicted
+# class, and the true class if it differs.
 
 rest = np.flatnonzero(y == -1)
 p = classifier.predict_proba(X[rest])
@@ -70,7 +70,7 @@ for ax, row, name, bad in zip(
 plt.show()
 
 # %%
-# A person who checks the least confident tenth finds this share of all errors:
+# If a person checks the least confident tenth, they find this share of all errors:
 
 tenth = len(rows) // 10
 print(f"{wrong[:tenth].sum() / wrong.sum():.0%}")

@@ -2,18 +2,18 @@
 Clean a folder: copies, and images that are dark, blank or blurred
 ==================================================================
 
-Before anybody labels an image, throw out what is not worth a label. Copies are worse
-than useless: with one of them in training and one in the test, the score is too
-good.
+Before you label images, remove those that are not worth a label. Copies do harm: if
+one copy is in the training set and one in the test set, the score is too high.
 """
 
 # %%
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 20
-# random patches of 160 x 160 pixels are cut, at a quarter of the resolution. In your
-# work, X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 20 random
+# patches of 160 x 160 pixels from each of ten photographs, at a quarter of the
+# resolution. In your work, X holds your photographs: an array, or paths with
+# `image_size=64`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -52,8 +52,8 @@ X, truth = np.stack(X), np.array(truth)
 # Some faults
 # -----------
 #
-# Into the patches go some faults as cameras and people make them: copies saved once
-# more at another size, blurred, dark, bright and blank images.
+# Now add some typical faults: copies that were saved again at a different size, and
+# blurred, dark, bright and blank images.
 
 
 def copy(image):
@@ -79,9 +79,9 @@ print(len(X), "patches and", len(made), "faults")
 # Poor images
 # -----------
 #
-# No training and no label: light, contrast and sharpness are measured. Green frames
-# are faults that were made above. The others are smooth or dark parts of
-# photographs: a person has the last word.
+# This step needs no training and no label: it measures brightness, contrast and
+# sharpness. Green frames mark the faults from above. The others are smooth or dark
+# parts of photographs: a person has the last word.
 
 poor = find_poor_images(folder)
 kinds = ("dark", "bright", "blank", "blurred")
@@ -103,8 +103,8 @@ plt.show()
 # Copies
 # ------
 #
-# Each column is a group of near-duplicates, whatever their size and light. Keep one
-# of each.
+# Each column is a group of near duplicates, whatever their size and brightness. Keep
+# one of each.
 
 groups = [
     group for group in find_duplicates(folder, threshold=0.98).near if len(group) < 5

@@ -2,9 +2,9 @@
 What groups are there, before anybody has labeled an image?
 ===========================================================
 
-1,797 images of handwritten digits, not one label.
+There are 1,797 images of handwritten digits and no labels.
 :class:`~sklabel.clustering.SCANClusterer` learns an embedding, finds the nearest
-neighbors of each image in it, and trains a network that puts neighbors into one
+neighbors of each image in it, and trains a network that puts neighbors into the same
 cluster.
 """
 
@@ -12,9 +12,10 @@ cluster.
 # Cluster
 # -------
 #
-# The views fit digits: no mirror images, most of the digit in view. With fewer than 200
-# images of a kind and a short training, few rows reach the published confidence of
-# 0.99, and self-labeling would learn from these alone; 0.9 lets more of them take part.
+# The views suit digits: they do not mirror, and they show most of the digit. With fewer
+# than 200 images per class and a short training, few rows reach the published
+# confidence of 0.99, and self-labeling would learn only from these; with 0.9, more rows
+# take part.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,16 +43,16 @@ clusterer = SCANClusterer(
 # Look at the clusters
 # --------------------
 #
-# A cluster has a number, not a name.
-# :class:`~sklabel.inspection.ClusterDisplay` draws each as a row: its most confident
-# images tell what it is about, its least confident ones where its border runs.
+# A cluster has a number, not a name. :class:`~sklabel.inspection.ClusterDisplay` draws
+# each cluster as a row: the most confident images show what it contains, the least
+# confident ones where its border is.
 
 ClusterDisplay.from_estimator(clusterer, X, cmap="gray_r")
 plt.show()
 
 # %%
-# How good are they? The true digits were not used so far. Matched one to one, cluster
-# and digit agree for this share of the images:
+# How good are the clusters? The true digits were not used so far. If clusters and
+# digits are matched one to one, they agree for this share of the images:
 
 print(f"accuracy  {clustering_accuracy(truth, clusterer.labels_):.2f}")
 sure = clusterer.confidence_ > np.median(clusterer.confidence_)

@@ -2,18 +2,19 @@
 What does an embedding learn?
 =============================
 
-An encoder that has seen no image yet turns images into vectors as well, and its nearest
-neighbors are not even bad: similar strokes, similar vectors. Here it is trained without
-one label, and looked at before and after.
+An untrained encoder also turns images into vectors, and its nearest neighbors are not
+bad: similar strokes give similar vectors. This example trains an encoder without
+labels, and compares its vectors before and after.
 """
 
 # %%
 # Train
 # -----
 #
-# :class:`~sklabel.embedding.MoCoTransformer` here; every other embedder is used in the
-# same way. One step at a rate of nearly zero gives the untrained encoder. The views
-# keep what a digit means: not mirrored, most of it visible, turned a little.
+# This example uses :class:`~sklabel.embedding.MoCoTransformer`; all embedders work in
+# the same way. One step at a rate of nearly zero gives the untrained encoder. The views
+# keep the class of a digit: they do not mirror, show most of the digit, and rotate it
+# only a little.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,8 +38,8 @@ embeddings = {name: e.fit_transform(X) for name, e in embeddings.items()}
 # Nearest neighbors
 # -----------------
 #
-# Each row: a digit, framed, and the eight images whose vectors lie closest to its own.
-# The true class stands above each; red where it is another one than the first.
+# Each row shows a digit, framed, and the eight images with the closest vectors. Above
+# each image is its true class, in red if it differs from the first.
 
 rows = [np.flatnonzero(truth == digit)[7] for digit in (1, 3, 5, 8, 9)]
 
@@ -62,9 +63,9 @@ plt.show()
 # A map
 # -----
 #
-# scikit-learn's t-SNE lays the vectors out on a plane, neighbors beside neighbors. The
-# colors are the true classes, which neither the training nor the map has seen. Some of
-# the images are drawn at their place.
+# scikit-learn's t-SNE maps the vectors onto a plane and keeps neighbors together. The
+# colors are the true classes, which neither the training nor the map has seen. Some
+# images are drawn at their positions.
 
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 5), layout="constrained")
 for ax, (name, Z) in zip(axes, embeddings.items(), strict=True):
@@ -91,5 +92,5 @@ figure.legend(loc="outside lower center", ncols=10, frameon=False)
 plt.show()
 
 # %%
-# The groups are not perfect: what the views leave the same, the embedding leaves
-# together, and nobody has told it that an open 9 is no 4.
+# The groups are not perfect. The embedding separates only what the views allow, and
+# nobody has told it that an open 9 is not a 4.

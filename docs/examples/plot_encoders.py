@@ -2,18 +2,18 @@
 Several encoders: which one suits your images?
 ==============================================
 
-An encoder decides which images count as similar, and everything later builds on it.
-Four encoders see the same 400 patches of photographs. Which one groups them best,
-and how many labels do you need to find out?
+An encoder decides which images count as similar, and all later steps build on it.
+Four encoders see the same 400 patches of photographs. Which one groups them best, and
+how many labels do you need to find out?
 """
 
 # %%
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 40
-# random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
-# X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 40 random
+# patches of 48 x 48 pixels from each of ten photographs, at half the resolution. In
+# your work, X holds your photographs: an array, or paths with `image_size=64`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -58,10 +58,10 @@ X, truth = np.stack(X), np.array(truth)
 # -------------
 #
 # Pixels need no encoder. An untrained network is a baseline that every training must
-# beat. The autoencoder keeps what takes many pixels. SimCLR learns what its views
-# have in common; color tells these photographs apart, so the views keep it. A
-# published encoder, ``PretrainedTransformer("resnet18")``, would be a fifth line: it
-# needs a network connection once.
+# beat. The autoencoder keeps what covers many pixels. SimCLR learns what its views have
+# in common; these photographs differ in color, so the views keep it. A published
+# encoder, ``PretrainedTransformer("resnet18")``, would be a fifth one, but needs a
+# network connection once.
 
 untrained = SimCLRTransformer(max_steps=1, lr=1e-9, random_state=0)
 vectors = {"pixels": X.reshape(len(X), -1) / 255}
@@ -78,11 +78,11 @@ for name, encoder in {
     vectors[name] = encoder.fit_transform(X)
 
 # %%
-# A hundred random labels tell
-# ----------------------------
+# A hundred random labels decide
+# ------------------------------
 #
-# Accuracy of the three nearest labeled neighbors, by cross-validation on 100 labels.
-# The rank says how many directions the vectors use.
+# The accuracy is that of the three nearest labeled neighbors, by cross-validation on
+# 100 labels. The rank is the effective number of dimensions of the vectors.
 
 sample = rng.permutation(len(X))[:100]
 for name, Z in vectors.items():
@@ -94,10 +94,10 @@ for name, Z in vectors.items():
     print(f"{name:18s} accuracy {accuracy}  rank {rank:.0f}")
 
 # %%
-# The picture says why. The first column has four patches, the others their six
-# nearest neighbors. A red frame is a patch of another photograph. Pixels and the
-# autoencoder look for the same brightness in the same place; the networks look for
-# texture and color.
+# The picture shows why. The first column has four patches, the other columns their six
+# nearest neighbors. A red frame marks a patch from a different photograph. Pixels and
+# the autoencoder match the brightness at each position; the networks match texture and
+# color.
 
 queries = [
     np.flatnonzero(truth == kind)[5] for kind in ("cat", "coffee", "grass", "temple")

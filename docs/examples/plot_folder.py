@@ -2,8 +2,8 @@
 Forty labels for a folder of photographs
 ========================================
 
-400 images lie in a folder, and nobody has labeled one. Choose forty, label these,
-and let the classifier label the others, with a confidence for each.
+A folder holds 400 images without labels. Choose forty, label these, and let the
+classifier label the others, with a confidence for each.
 
 The command line does the same: ``sklabel select FOLDER``, then ``sklabel fit
 to_label.csv FOLDER``.
@@ -13,9 +13,9 @@ to_label.csv FOLDER``.
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 40
-# random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
-# X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 40 random
+# patches of 48 x 48 pixels from each of ten photographs, at half the resolution. In
+# your work, X holds your photographs: an array, or paths with `image_size=64`.
 
 import tempfile
 from pathlib import Path
@@ -67,9 +67,9 @@ for row in rng.permutation(len(X)):
 # Choose
 # ------
 #
-# The paths are X. An encoder learns from all images, without labels;
-# :class:`~sklabel.selection.TypiClustSelector` takes the most typical image of each
-# of forty groups.
+# X holds the paths. An encoder learns from all images, without labels.
+# :class:`~sklabel.selection.TypiClustSelector` takes the most typical image of each of
+# forty groups.
 
 paths = load_image_folder(folder).paths
 embedder = SimCLRTransformer(
@@ -81,10 +81,10 @@ SelectionDisplay.from_estimator(selector, X, Z)
 plt.show()
 
 # %%
-# Label, and let it label
-# -----------------------
+# Label forty, predict the rest
+# -----------------------------
 #
-# Here the truth answers in place of a person.
+# Here the true labels replace a person.
 
 rows = selector.sample_indices_
 y = partial_labels(len(paths), rows, truth[rows])
@@ -98,9 +98,8 @@ print(f"expected: {classifier.estimated_accuracy_:.0%} ({low:.0%} to {high:.0%})
 print(f"true:     {right.mean():.0%} of the other {len(rest)} images")
 
 # %%
-# For each class, the images that the classifier is surest of and, on the right,
-# those it is least sure of. Red frames are errors: they stand on the right, so look
-# there first.
+# For each class, the most confident images are on the left, the least confident ones on
+# the right. Red frames are errors: they are on the right, so look there first.
 
 confidence = classifier.predict_proba(paths).max(axis=1)
 figure, axes = plt.subplots(10, 14, figsize=(9, 6.5), layout="constrained")

@@ -2,17 +2,18 @@
 What is in this folder? Groups of photographs without labels
 ============================================================
 
-400 patches of photographs, no label. :class:`~sklabel.clustering.SCANClusterer`
-sorts them into groups. A person then names each group, which takes a minute.
+There are 400 patches of photographs and no labels.
+:class:`~sklabel.clustering.SCANClusterer` sorts them into groups. A person then names
+each group, which takes a minute.
 """
 
 # %%
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 40
-# random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
-# X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 40 random
+# patches of 48 x 48 pixels from each of ten photographs, at half the resolution. In
+# your work, X holds your photographs: an array, or paths with `image_size=64`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,8 +57,9 @@ X, truth = np.stack(X), np.array(truth)
 # Cluster
 # -------
 #
-# First the vectors, then the groups in them. More clusters than kinds: two clusters
-# of one kind are merged by name, a cluster of two kinds cannot be split.
+# First compute the vectors, then find groups in them. Use more clusters than classes:
+# you can merge two clusters of one class, but you cannot split a cluster of two
+# classes.
 
 embedder = SimCLRTransformer(max_epochs=5, batch_size=64, random_state=0)
 Z = StandardScaler().fit_transform(embedder.fit_transform(X))
@@ -74,8 +76,8 @@ clusterer = SCANClusterer(
 # Look at them
 # ------------
 #
-# One row for each cluster: the surest images on the left, the least sure ones on the
-# right. Small clusters and mixed ones show at a glance.
+# There is one row for each cluster, with the most confident images on the left and the
+# least confident ones on the right. You see small and mixed clusters at a glance.
 
 confidence = clusterer.predict_proba(Z).max(axis=1)
 ClusterDisplay.from_predictions(X, clusterer.labels_, confidence, n_images=8)
@@ -85,7 +87,7 @@ plt.show()
 # Name them
 # ---------
 #
-# Give every cluster the name of most of its images. Without the true kinds you do
+# Give every cluster the name of most of its images. Without the true classes, you do
 # this by eye.
 
 k_means = KMeans(12, random_state=0).fit_predict(normalize(Z))

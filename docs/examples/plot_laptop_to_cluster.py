@@ -2,19 +2,19 @@
 From a laptop to a cluster
 ==========================
 
-A training that lasts hours gets interrupted: the battery is empty, or the queue's
-time is over. With `checkpoint_dir` the same call continues where it stopped, and it
-ends with the same bits as if nothing had happened. A job script needs no logic: it
-calls `fit`, and you submit it until it is done.
+A training that takes hours may be interrupted: the battery is empty, or the time
+limit of the queue is reached. With `checkpoint_dir`, the same call continues where it
+stopped, and the result has the same bits as without the interruption. A job script
+needs no logic: it calls `fit`, and you submit it until it is done.
 """
 
 # %%
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 20
-# random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
-# X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 20 random
+# patches of 48 x 48 pixels from each of ten photographs, at half the resolution. In
+# your work, X holds your photographs: an array, or paths with `image_size=64`.
 
 import tempfile
 import time
@@ -58,8 +58,8 @@ X, truth = np.stack(X), np.array(truth)
 # Interrupted, and continued
 # --------------------------
 #
-# The callback plays the power cut: it stops the training after the second epoch, as
-# Ctrl-C would. The second call has the same parameters and the same folder.
+# The callback simulates a power cut: it stops the training after the second epoch, as
+# Ctrl-C does. The second call has the same parameters and the same folder.
 
 
 class PowerCut(Callback):
@@ -108,9 +108,9 @@ plt.show()
 # Several seeds side by side
 # --------------------------
 #
-# A cluster runs one job for each seed. On one machine joblib does it: one process
-# for each fit, with one torch thread (``OMP_NUM_THREADS=1``). All of them may share
-# a `checkpoint_dir`: what is done is read, not repeated. Here `n_jobs=1`, so that
+# A cluster runs one job for each seed. On one machine, joblib does this: one process
+# for each fit, with one torch thread (``OMP_NUM_THREADS=1``). All of them may share a
+# `checkpoint_dir`: finished trainings are read, not repeated. Here `n_jobs=1`, so that
 # the page builds anywhere.
 
 
@@ -131,7 +131,7 @@ fits, again = all_seeds()
 print(f"first call {seconds:.1f} s, submitted again {again:.1f} s")
 
 # %%
-# On a GPU nothing changes but the time: `device="auto"` takes CUDA where it is
-# there. Save the model and open it on the laptop:
+# On a GPU, only the time changes: `device="auto"` uses CUDA if it is available. Save
+# the model and open it on the laptop:
 
 fits[0].save(f"{folder}/model")

@@ -2,18 +2,18 @@
 Your own torch model
 ====================
 
-You have a network of your own, and you know torch. Any `torch.nn.Module` that turns
-a batch of images (B, C, H, W) into vectors (B, D) is a `backbone`: it learns without
-labels, and the same weights then label your images.
+You have your own network, and you know torch. Any `torch.nn.Module` that turns a
+batch of images (B, C, H, W) into vectors (B, D) can be a `backbone`: it learns
+without labels, and its vectors then serve to label your images.
 """
 
 # %%
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 40
-# random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
-# X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 40 random
+# patches of 48 x 48 pixels from each of ten photographs, at half the resolution. In
+# your work, X holds your photographs: an array, or paths with `image_size=64`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,7 +57,7 @@ X, truth = np.stack(X), np.array(truth)
 # A small network
 # ---------------
 #
-# Images arrive as floats between 0 and 1. There is nothing to inherit from.
+# Images arrive as floats between 0 and 1. You need no base class of sklabel.
 
 
 class TextureNet(nn.Module):
@@ -87,7 +87,7 @@ embedder = SimCLRTransformer(
 ).fit(X)
 
 # %%
-# `fit` trains a copy: your module stays as it is, and the trained one is part of
+# `fit` trains a copy: your module stays unchanged, and the trained one is part of
 # `encoder_`.
 
 # %%
@@ -103,7 +103,7 @@ right = classifier.transduction_[rest] == truth[rest]
 print(f"{right.mean():.0%} of {len(rest)} images are right")
 
 # %%
-# Which photographs are mixed up: rows are the true ones.
+# The matrix shows which photographs are confused; rows are the true ones.
 
 names = list(photographs)
 table = np.zeros((10, 10))

@@ -2,18 +2,19 @@
 Active learning with a person
 =============================
 
-Label ten images, train, look at what the classifier is unsure of, label ten more.
-:class:`~sklabel.active_learning.ActiveLearningClassifier` asks, a person answers,
-and the loop may stop and go on at any time. Here the truth plays the person.
+Label ten images, train, choose images that the classifier is unsure of, label ten
+more. :class:`~sklabel.active_learning.ActiveLearningClassifier` asks, a person
+answers, and the loop can stop and continue at any time. Here the true labels replace
+the person.
 """
 
 # %%
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 40
-# random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
-# X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 40 random
+# patches of 48 x 48 pixels from each of ten photographs, at half the resolution. In
+# your work, X holds your photographs: an array, or paths with `image_size=64`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -58,9 +59,9 @@ Z = SimCLRTransformer(max_epochs=5, batch_size=64, random_state=0).fit_transform
 # Ask in rounds
 # -------------
 #
-# `query` gives the rows to label, `teach` takes the answers. The first ten are
-# typical images, since there is no classifier yet; later ones are what the
-# classifier does not know.
+# `query` returns the rows to label, and `teach` takes the answers. The first ten are
+# typical images, because there is no classifier yet; later ones are images that the
+# classifier is unsure of.
 
 classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 
@@ -88,10 +89,10 @@ def run(selector, first, seed):
 asked, _ = run(BADGESelector(), MaxHerdingSelector(), 0)
 
 # %%
-# What was asked
-# --------------
+# The chosen images
+# -----------------
 #
-# One row for each round.
+# There is one row for each round.
 
 figure, axes = plt.subplots(6, 10, figsize=(7, 4.6), layout="constrained")
 for number, (line, rows) in enumerate(zip(axes, asked, strict=True), 1):
@@ -103,12 +104,12 @@ for number, (line, rows) in enumerate(zip(axes, asked, strict=True), 1):
 plt.show()
 
 # %%
-# What it is worth
-# ----------------
+# What it gains
+# -------------
 #
-# Accuracy on the images without a label, mean and standard deviation of three seeds.
-# The first choice gains most. Later, random choice is as good on these easy
-# pictures: compare before you believe in a selector.
+# The figure shows the accuracy on the images without a label, with mean and standard
+# deviation of three seeds. The first choice gains most. Later, random choice is as good
+# on these easy images: compare before you trust a selector.
 
 figure, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
 labels = np.arange(10, 70, 10)

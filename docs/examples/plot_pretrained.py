@@ -2,12 +2,14 @@
 An encoder from elsewhere, twenty labels
 ========================================
 
-Somebody has trained a network on other images, and gives its weights away. It embeds
-yours without any training; USL chooses twenty of them; a linear head labels the rest.
+Others have trained a network on their images and published the weights. The network
+embeds your images without any training. USL chooses twenty of them, and a linear head
+labels the rest.
 
-Published weights would be downloaded here, ``PretrainedTransformer("resnet18")``. To
-need no network connection, the file of weights is made first: from the digits 0 to 4,
-without labels. The images to label are the digits 5 to 9, which it has never seen.
+Usually you download published weights, ``PretrainedTransformer("resnet18")``. This
+example needs no network connection: it first makes a file of weights from the digits
+0 to 4, without labels. The images to label are the digits 5 to 9, which the network
+has never seen.
 """
 
 # %%
@@ -51,9 +53,8 @@ torch.save(trained.encoder_.body.state_dict(), weights)
 # Choose and label: one pipeline
 # ------------------------------
 #
-# The last step asks for twenty labels, and sees no other; here they are uncovered from
-# y. ``cache_dir`` keeps the vectors: each image is embedded once, whatever is fitted on
-# them.
+# The last step asks for twenty labels and sees no others; here they come from y.
+# ``cache_dir`` keeps the vectors, so each image is embedded only once.
 
 X, y = images[truth >= 5], truth[truth >= 5]
 embedder = PretrainedTransformer(
@@ -82,7 +83,8 @@ found = {
 }
 
 # %%
-# Accuracy on the 876 images without a label, mean and standard deviation of five seeds:
+# This is the accuracy on the 876 images without a label, mean and standard deviation of
+# five seeds:
 
 for name, values in found.items():
     print(f"{name:8s} {values.mean():.3f} +- {values.std(ddof=1):.3f}")
@@ -96,5 +98,5 @@ axes.set_xlabel("accuracy on the other images, 20 labels, five seeds")
 plt.show()
 
 # %%
-# ``FixMatchClassifier(backbone=embedder)`` takes the network as its start and trains it
-# further, on the unlabeled images too; it wants some hundred steps.
+# ``FixMatchClassifier(backbone=embedder)`` starts from this network and trains it
+# further, also on the unlabeled images; it needs a few hundred steps.

@@ -2,18 +2,18 @@
 Which 20 images are worth a label?
 ==================================
 
-A person will label 20 of 1,797 images of handwritten digits. Chosen at random, the 20
-spend several labels on one kind of digit and may leave another out. Here they are
-chosen from an embedding that was learned without any label.
+A person will label 20 of 1,797 images of handwritten digits. A random choice labels
+some digits several times and may miss others. This example chooses from an embedding
+that was learned without labels.
 """
 
 # %%
 # Embed the images
 # ----------------
 #
-# The views of an image must keep its meaning. A mirrored digit is another sign, so
-# there is no flip; a small piece of one is no digit, so a view shows at least 40 % of
-# the area; hands slant, so views are turned by up to 15 degrees.
+# The views of an image must keep its class. A mirrored digit is a different sign, so
+# there is no flip. A small piece of a digit is not a digit, so a view shows at least
+# 40 % of the area. Handwriting slants, so views are rotated by up to 15 degrees.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -33,9 +33,9 @@ Z = embedder.transform(X)
 # Choose
 # ------
 #
-# :class:`~sklabel.selection.USLSelector` takes typical images that lie far apart;
-# :class:`~sklabel.selection.RandomSelector` is what it must beat. The true classes are
-# used for the picture only: sorted by class, gaps show.
+# :class:`~sklabel.selection.USLSelector` chooses typical images that are far apart; it
+# must beat :class:`~sklabel.selection.RandomSelector`. The true classes are used only
+# for the picture: sorted by class, missing digits are visible.
 
 chosen = {
     "Chosen by USL": USLSelector(n_samples=20, random_state=0).fit_select(Z),
@@ -55,8 +55,8 @@ for part, (name, rows) in zip(figure.subfigures(2, 1), chosen.items(), strict=Tr
 plt.show()
 
 # %%
-# One draw proves little. Over ten seeds, the mean share of the ten digits that are
-# among the 20 chosen images:
+# A single draw proves little. This is the mean share of the ten digits among the 20
+# chosen images, over ten seeds:
 
 for name, selector in (("USL", USLSelector(20)), ("random", RandomSelector(20))):
     shares = [

@@ -2,9 +2,9 @@
 Four ways to choose 20 images
 =============================
 
-Four selectors choose 20 of 1,797 images of handwritten digits, all in the same
-embedding, none with a label: at random, the most typical ones of each group (USL), rows
-that cover all others (core-set), and typical ones of groups that a network learns
+Four selectors choose 20 of 1,797 images of handwritten digits, in the same embedding
+and without labels: random images, typical images of each group (USL), images that
+cover all others (core-set), and typical images of groups that a network learns
 (USL-T).
 """
 
@@ -34,9 +34,9 @@ Z = embedder.transform(X)
 # The chosen images
 # -----------------
 #
-# :class:`~sklabel.inspection.SelectionDisplay` shows them in the order of asking, and
-# where they lie on a map of all. USL keeps to the dense places; core-set goes to the
-# borders, where the odd digits are.
+# :class:`~sklabel.inspection.SelectionDisplay` shows the images in the order in which
+# to label them, and their positions on a map of all images. USL chooses from dense
+# regions; core-set chooses from the borders, where the odd digits are.
 
 selectors = {
     "random": RandomSelector(20),
@@ -51,12 +51,12 @@ for name in ("USL", "core-set"):
 plt.show()
 
 # %%
-# What are they worth?
-# --------------------
+# What do they gain?
+# ------------------
 #
-# Over five seeds: the share of the ten digits that is among the chosen ones, and the
-# accuracy of a logistic regression that has seen these 20 alone, on all other images.
-# The true classes come in here, and nowhere before.
+# The table shows means over five seeds: the share of the ten digits among the chosen
+# images, and the accuracy of a logistic regression on all other images, after training
+# on these 20. The true classes are used only here.
 
 classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")

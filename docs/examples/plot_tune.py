@@ -2,11 +2,11 @@
 Which threshold, when only 100 rows have a label?
 =================================================
 
-FixMatch learns from its own predictions where their probability reaches `threshold`.
-How high should it be, and how long should training last? The 100 labels are all there
-is to decide by. scikit-learn's own folds would count -1 as a class;
-:class:`~sklabel.model_selection.LabeledKFold` folds the labeled rows and leaves all
-unlabeled ones in every training part.
+FixMatch learns from its own predictions if their probability reaches `threshold`. How
+high should the threshold be, and how long should training last? You have only 100
+labels to decide. scikit-learn's folds would count -1 as a class;
+:class:`~sklabel.model_selection.LabeledKFold` splits the labeled rows and keeps all
+unlabeled ones in every training set.
 """
 
 # %%
@@ -41,9 +41,9 @@ search = GridSearchCV(
 # Compare with the truth
 # ----------------------
 #
-# In this example the classes of the unlabeled rows are known, so each candidate can
-# also be fitted on all 100 labels and scored on the other rows: what the search tries
-# to guess. Bars are one standard error over the three folds.
+# In this example, the classes of the unlabeled rows are known. So each candidate can
+# also be fitted on all 100 labels and scored on the other rows; the search tries to
+# estimate this score. Bars are one standard error over the three folds.
 
 rest = y == -1
 results = search.cv_results_
@@ -77,6 +77,6 @@ plt.show()
 print(search.best_params_)
 
 # %%
-# Among trainings of one length the search does not put the thresholds in the measured
-# order: 100 labels, 33 of them in each test part, are too few to decide. That the
-# longer training is better, they can tell.
+# For trainings of one length, the search does not find the measured order of the
+# thresholds: 100 labels, 33 of them in each test set, are too few to decide. But they
+# are enough to show that the longer training is better.

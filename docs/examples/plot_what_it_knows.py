@@ -3,16 +3,16 @@ What does an embedding know?
 ============================
 
 :class:`~sklabel.embedding.SimCLRTransformer` sees 400 patches of photographs and no
-label. Which patches does it find similar?
+labels. Which patches does it find similar?
 """
 
 # %%
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 40
-# random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
-# X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 40 random
+# patches of 48 x 48 pixels from each of ten photographs, at half the resolution. In
+# your work, X holds your photographs: an array, or paths with `image_size=64`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -54,8 +54,8 @@ X, truth = np.stack(X), np.array(truth)
 # Learn from images alone
 # -----------------------
 #
-# A few epochs are enough for a first look. Longer trainings and more images help;
-# with a network connection, ``PretrainedTransformer()`` needs no training at all.
+# A few epochs are enough for a first look. Longer trainings and more images help. With
+# a network connection, ``PretrainedTransformer()`` needs no training.
 
 embedder = SimCLRTransformer(max_epochs=5, batch_size=64, random_state=0)
 Z = normalize(StandardScaler().fit_transform(embedder.fit_transform(X)))
@@ -81,7 +81,7 @@ plt.show()
 # -----------------
 #
 # Left: one patch of each photograph. Right: its eight nearest neighbors; a red frame
-# is a patch of another photograph.
+# marks a patch from a different photograph.
 
 queries = [np.flatnonzero(truth == kind)[3] for kind in photographs]
 near = NearestNeighbors(n_neighbors=9).fit(Z).kneighbors(Z[queries])[1]

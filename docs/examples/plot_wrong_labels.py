@@ -2,18 +2,18 @@
 Where are the labels wrong?
 ===========================
 
-Every image has a label, and one in twenty is wrong.
+Every image has a label, and one label in twenty is wrong.
 :func:`~sklabel.inspection.suspicious_labels` predicts each label from the others and
-lists those it would contradict, so that a person checks a few images and not all.
+lists the contradictions, so a person checks only a few images.
 """
 
 # %%
 # The pictures
 # ------------
 #
-# scikit-learn and scikit-image bring some photographs along. From each of ten, 40
-# random patches of 48 x 48 pixels are cut, at half of the resolution. In your work,
-# X are your photographs: an array, or paths with `image_size=64`.
+# scikit-learn and scikit-image contain some photographs. The images here are 40 random
+# patches of 48 x 48 pixels from each of ten photographs, at half the resolution. In
+# your work, X holds your photographs: an array, or paths with `image_size=64`.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,8 +57,8 @@ for row in swapped:
 # Look for them
 # -------------
 #
-# The vectors come from a network that has seen no label, so wrong labels have not
-# taught it.
+# The vectors come from a network that has seen no labels, so wrong labels cannot have
+# misled it.
 
 Z = SimCLRTransformer(max_epochs=5, batch_size=64, random_state=0).fit_transform(X)
 found = suspicious_labels(Z, given)
@@ -67,8 +67,8 @@ print(f"{len(found.rows)} suspicious labels")
 print(f"{hit.sum()} of {len(swapped)} wrong labels are among them")
 
 # %%
-# The most suspicious first: crossed out the label that was given, below it the
-# suggestion. Green frames are labels that were really wrong.
+# The most suspicious labels come first. The given label is crossed out; the suggestion
+# is below the image. Green frames mark labels that are really wrong.
 
 figure, axes = plt.subplots(3, 8, figsize=(9, 4.6), layout="constrained")
 for ax in axes.flat:
@@ -87,11 +87,11 @@ for ax, row, old, new, right in zip(
 plt.show()
 
 # %%
-# What checking is worth
-# ----------------------
+# What checking gains
+# -------------------
 #
-# How many wrong labels a person has met after so many checks, in this order and at
-# random.
+# The figure shows how many wrong labels a person has found after a number of checks,
+# in this order and in random order.
 
 figure, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
 ax.plot(

@@ -1,4 +1,4 @@
-"""Codes that shall not tell labeled from unlabeled rows: what VAAL and SRAAL share."""
+"""Codes that hide whether a row is labeled: the base of VAAL and SRAAL."""
 
 import math
 from dataclasses import KW_ONLY, InitVar
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..backbones import Encoder, build_autoencoder
 from ..modules import Method, mlp
 from .health import CollapseWarning
+from .processes import gathered
 from .roles.selection import NetworkSelectionRole
 from .samples import evenly_spaced
 from .warn import warn
@@ -45,7 +46,7 @@ def kl_divergence(mu, logvar, reduction="sum"):
 
 
 def adversary_loss(logits_labeled, logits_unlabeled):
-    """Return what the autoencoder minimizes: both kinds shall be taken for labeled.
+    """Return the autoencoder's loss: both kinds should look labeled.
 
     Parameters
     ----------
@@ -56,14 +57,14 @@ def adversary_loss(logits_labeled, logits_unlabeled):
     Returns
     -------
     loss : Tensor of shape ()
-        2 log 2 where the discriminator is at chance.
+        2 log 2 if the discriminator is at chance.
     """
     # log(1 + exp(-logit)) is the binary cross-entropy with target 1
     return F.softplus(-logits_labeled).mean() + F.softplus(-logits_unlabeled).mean()
 
 
 def discriminator_loss(logits_labeled, logits_unlabeled, doubt=1.0):
-    """Return what the discriminator minimizes: it shall tell the two kinds apart.
+    """Return the discriminator's loss: it should tell the two kinds apart.
 
     Parameters
     ----------
@@ -71,12 +72,12 @@ def discriminator_loss(logits_labeled, logits_unlabeled, doubt=1.0):
         Before the sigmoid.
     logits_unlabeled : Tensor of shape (B', 1)
     doubt : float or Tensor of shape (B', 1), default=1.0
-        How far each unlabeled row shall be taken for one, in [0, 1].
+        Target probability that each unlabeled row is unlabeled, in [0, 1].
 
     Returns
     -------
     loss : Tensor of shape ()
-        2 log 2 where the discriminator is at chance.
+        2 log 2 if the discriminator is at chance.
     """
     labeled = F.softplus(-logits_labeled).mean()
     unlabeled = F.softplus(logits_unlabeled) - (1 - doubt) * logits_unlabeled
@@ -84,7 +85,7 @@ def discriminator_loss(logits_labeled, logits_unlabeled, doubt=1.0):
 
 
 def share_right(judged):
-    """Return how often the discriminator is right, where each kind counts the same."""
+    """Return the balanced accuracy of the discriminator."""
     right = [(judged[0] > 0).float().mean(), (judged[1] <= 0).float().mean()]
     return sum(right) / 2
 
@@ -95,7 +96,7 @@ def least_labeled(logits, candidates, n_samples):
     Parameters
     ----------
     logits : ndarray of shape (n,)
-        Or probabilities of being labeled: only their order counts.
+        Logits or probabilities of being labeled; only their order counts.
     candidates : ndarray of int
         Rows that may be chosen, ascending.
     n_samples : int
@@ -103,7 +104,7 @@ def least_labeled(logits, candidates, n_samples):
     Returns
     -------
     rows : ndarray of shape (n_samples,)
-        The smallest first, the lowest row number among equals.
+        The smallest first, ties by lowest row number.
     """
     order = np.argsort(logits[candidates], kind="stable")
     return candidates[order[:n_samples]]
@@ -112,7 +113,7 @@ def least_labeled(logits, candidates, n_samples):
 class AdversarialCodes(Method):
     """Codes of an autoencoder, and a discriminator of labeled and unlabeled ones.
 
-    Subclasses give the loss.
+    Subclasses define the loss.
     """
 
     backbone: nn.Module
@@ -161,7 +162,8 @@ class AdversarialCodes(Method):
         error = kl = 0.0
         for part_drawn, part_target, part_mu, part_logvar in parts:
             error = error + F.mse_loss(part_drawn, part_target)
-            kl = kl + kl_divergence(part_mu, part_logvar, self.kl_reduction)
+            seen = gathered(part_mu), gathered(part_logvar)  # it may be a sum
+            kl = kl + kl_divergence(*seen, self.kl_reduction)
         return mu, logvar, z, error, kl
 
     def judged(self, mu, sizes):
@@ -223,10 +225,10 @@ def _window(side):
 
 
 def _empty_error(net, samples, kinds, n_rows=2048):
-    """Return the reconstruction error of codes that tell nothing of a row.
+    """Return the reconstruction error of codes without information.
 
-    The best that can be drawn then is one mean of all rows, where each kind of rows
-    counts as much as the other.
+    The best reconstruction is then the mean of all rows, with equal weight for both
+    kinds.
     """
     means, variances = [], []
     for rows in kinds:
@@ -240,9 +242,9 @@ def _empty_error(net, samples, kinds, n_rows=2048):
 
 
 class AdversarialRole(NetworkSelectionRole, abstract=True):
-    """Choose the rows that a discriminator is surest have no label.
+    """Choose the rows that a discriminator most confidently calls unlabeled.
 
-    A selector gives ``_train(pool, seed)``, which trains a module of
+    A selector defines ``_train(pool, seed)``, which trains a module of
     `AdversarialCodes`.
     """
 
@@ -273,25 +275,25 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
         self._forget("net_", "n_iter_")
 
     def _candidates(self, pool):
-        """Return the rows that may be chosen, or raise what is missing."""
+        """Return the candidates, or raise an error."""
         labeled, bad = pool.labeled, pool.X.bad
         if not labeled.any():
             raise ValueError(
-                f"{type(self).__name__} looks for rows unlike the labeled ones, but y "
-                "has no labeled row: choose the first rows with USLSelector, and pass "
-                "y with their labels and -1 for the others."
+                f"{type(self).__name__} searches for rows unlike the labeled ones, but "
+                "y has no labeled row: choose the first rows with USLSelector, and "
+                "pass y with their labels and -1 for the others."
             )
         if bad[labeled].all():
             raise ValueError(
                 f"None of the {labeled.sum()} labeled image files can be read: label "
-                "others, or replace them."
+                "other rows, or replace the files."
             )
         candidates = np.flatnonzero(~labeled & ~bad)
         if len(candidates) < pool.n_samples:
             raise ValueError(
-                f"n_samples={pool.n_samples} rows are asked, but of those without a "
-                f"label only {len(candidates)} can be read: ask for fewer, or replace "
-                "the files that cannot be read."
+                f"n_samples={pool.n_samples} rows are requested, but only "
+                f"{len(candidates)} unlabeled rows can be read: lower n_samples, or "
+                "replace the files that cannot be read."
             )
         return candidates
 
@@ -318,7 +320,7 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
         return self._take_over(module, *learned, "mean", "std", "n_steps")
 
     def _check_health(self, samples, logits, known, candidates):
-        """Warn if the choice is as good as random, and say what to change."""
+        """Warn if the choice is close to random, with what to change."""
         if not self.net_.history:
             return  # interrupted in the first epoch
         name = type(self).__name__
@@ -330,9 +332,9 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
             advice = "" if mean else 'kl_reduction="mean" with kl_weight=0.01, or '
             warn(
                 f"The codes of {name} explain {max(0, explained):.0%} of the variance "
-                "of X, so that the choice is close to random: try "
-                f"{advice}a lower kl_weight (now {self.kl_weight}) or adversary_weight "
-                f"(now {self.adversary_weight}), or train longer (max_epochs).",
+                f"of X, so the choice is close to random: try {advice}a lower "
+                f"kl_weight (now {self.kl_weight}) or adversary_weight (now "
+                f"{self.adversary_weight}), or train longer (max_epochs).",
                 CollapseWarning,
             )
             return
@@ -344,10 +346,10 @@ class AdversarialRole(NetworkSelectionRole, abstract=True):
         if area < 0.5 + min(chance, 0.25):
             warn(
                 f"The discriminator of {name} is at chance: it puts a labeled row "
-                f"before an unlabeled one in {area:.0%} of the pairs, so that the "
-                "choice is close to random. Lower adversary_weight (now "
+                f"before an unlabeled one in {area:.0%} of the pairs, so the choice "
+                "is close to random. Lower adversary_weight (now "
                 f"{self.adversary_weight}) or vae_steps (now {self.vae_steps}), or "
-                "train longer (max_epochs); labeled rows that were drawn at random may "
-                "not differ from the others.",
+                "train longer (max_epochs); labeled rows that were drawn at random "
+                "may not differ from the others.",
                 CollapseWarning,
             )

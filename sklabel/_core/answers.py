@@ -1,4 +1,4 @@
-"""Answers: the labels of some rows, in the order of asking or by row."""
+"""Answers: the labels of some rows, in the order of the rows or by row number."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
@@ -15,9 +15,7 @@ def check_rows(rows, n_rows):
     if found.size == 0:
         return np.empty(0, np.int64)
     if found.dtype.kind not in "iu":
-        raise ValueError(
-            f"indices must be numbers of rows, as integers, got {_short(rows)}."
-        )
+        raise ValueError(f"indices must be integer row numbers, got {_short(rows)}.")
     found = found.reshape(-1)
     if found.min() < 0 or found.max() >= n_rows:
         raise ValueError(
@@ -76,8 +74,8 @@ def read_answers(rows, answers, classes=()):
     answers = as_column(answers)
     if len(answers) != len(rows):
         raise ValueError(
-            f"{len(answers)} answers for {len(rows)} rows: give one for each, -1 where "
-            "there is none."
+            f"{len(answers)} answers for {len(rows)} rows: give one for each, -1 for a "
+            "row without an answer."
         )
     column, labeled, _ = read_labels(
         answers, classes=classes, what="the answers", rows=rows
@@ -113,9 +111,9 @@ def _by_row(answers, rows):
         if names == list(range(len(names))):  # as pandas numbers what has no rows
             if len(rows) == len(names) and sorted(rows) == names != rows.tolist():
                 raise ValueError(
-                    "answers may be meant by row or in the order of asking: give "
-                    "answers.to_list() where they are in the order of asking, and "
-                    "answers.to_dict() where the index holds the rows."
+                    "it is not clear whether answers are by row number or in the order "
+                    "of the queried rows: give answers.to_list() if they are in that "
+                    "order, or answers.to_dict() if the index holds row numbers."
                 )
             return None
         found = dict(zip(names, answers.array, strict=True))
@@ -124,16 +122,16 @@ def _by_row(answers, rows):
     wrong = [n for n in names if not isinstance(n, Integral) or isinstance(n, bool)]
     if wrong:
         raise ValueError(
-            f"answers are for {wrong[0]!r}, which is not the number of a row. Give a "
-            "list or an array where they are in the order of the rows."
+            f"answers are for {wrong[0]!r}, which is not a row number. Give a list or "
+            "an array if they are in the order of the rows."
         )
     strangers = sorted(set(names) - set(rows.tolist()))
     if strangers:
         raise ValueError(
             f"answers are for row {strangers[0]}"
-            f"{f' and {len(strangers) - 1} more' if strangers[1:] else ''}, which "
-            "were not asked. Give a list or an array where the answers are in the "
-            "order of the rows."
+            f"{f' and {len(strangers) - 1} more' if strangers[1:] else ''}, which were "
+            "not queried. Give a list or an array if the answers are in the order of "
+            "the rows."
         )
     if len(found) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

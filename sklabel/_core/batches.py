@@ -6,6 +6,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 from .devices import pinned
+from .processes import ALONE
 from .samplers import Shuffled
 
 # Batches that wait beside the one in use.
@@ -23,6 +24,8 @@ class Batches:
     batch_size : int
     device : torch.device
         Where the batches are to go.
+    group : Group
+        Processes that share the batches: each fetches its part.
 
     Notes
     -----
@@ -31,11 +34,14 @@ class Batches:
     in the thread of the training, and in its place among the other draws. The batches
     of a `Shuffled` epoch are drawn at its beginning; of other samplers the next batch
     is drawn as soon as `look_ahead` says that the step takes no more numbers. So the
-    rows and all bits are those of a plain loop.
+    rows and all bits are those of a plain loop. Where several processes share a
+    training, all draws of an epoch come before its first step, as no process may draw
+    sooner than another.
     """
 
-    def __init__(self, sampler, batch_size, device="cpu"):
+    def __init__(self, sampler, batch_size, device="cpu", group=ALONE):
         self.sampler, self.batch_size, self.device = sampler, batch_size, device
+        self.group = group
         self._pool, self._waiting, self._draws = None, deque(), iter(())
         self._is_slow = False
 
@@ -45,6 +51,8 @@ class Batches:
     def __iter__(self):
         self._draws = iter(self.sampler.epoch(self.batch_size))
         drawn_at_once = type(self.sampler).epoch is Shuffled.epoch
+        if self.group.size > 1:
+            drawn_at_once, self._draws = True, iter(list(self._draws))
         try:
             while True:
                 if self._waiting:
@@ -80,7 +88,7 @@ class Batches:
 
     def _fetch(self, draw):
         start = time.perf_counter()
-        x, y = self.sampler.fetch(draw)
+        x, y = self.sampler.fetch(self.group.part(draw))
         seconds = time.perf_counter() - start
         self._is_slow = seconds > _WORTH_A_THREAD and not self.sampler.samples.is_held
         return pinned(x, self.device), pinned(y, self.device)

@@ -1,4 +1,4 @@
-"""Confidence that can be believed: one temperature, fitted on held-out labeled rows."""
+"""Calibrated confidence: one temperature, fitted on held-out labeled rows."""
 
 from numbers import Integral
 
@@ -43,8 +43,8 @@ def hold_out(codes, size, seed):
     if not fewest <= n_held <= len(spare):
         raise ValueError(
             f"calibration_size={size} would withhold {n_held} of {len(labeled)} "
-            f"labeled rows. At least {fewest} are needed, and at most {len(spare)} can "
-            "be spared: change calibration_size, label more rows, or use "
+            f"labeled rows. At least {fewest} are needed and at most {len(spare)} can "
+            "be withheld: change calibration_size, label more rows, or use "
             "calibration_size=None."
         )
     # evenly over the rows in order of their classes
@@ -59,10 +59,10 @@ def hold_out(codes, size, seed):
 def fit_temperature(p, codes, weights=None):
     """Return the temperature that makes probabilities most likely (Guo et al., 2017).
 
-    A departure: the logarithm of the temperature has a normal prior around 0, of
-    variance 1/3. Without it, where all of ten or thirty rows are right, sharper
-    probabilities are ever more likely, and each of them becomes 0 or 1. The more rows,
-    the less it counts.
+    Unlike in the paper, the logarithm of the temperature has a normal prior around 0,
+    of variance 1/3. Without it, if all of ten or thirty rows are right, ever sharper
+    probabilities are more likely, up to 0 and 1. The more rows, the less the prior
+    counts.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ def fit_temperature(p, codes, weights=None):
     codes : ndarray of int of shape (n,)
         True classes.
     weights : ndarray of shape (n,) or None
-        How much each row counts.
+        Weight of each row.
 
     Returns
     -------
     temperature : float
-        Above 1 where the probabilities were too sure. Between 0.01 and 100.
+        Above 1 if the probabilities were overconfident. Between 0.01 and 100.
     """
     log_p = _log(p)
 
@@ -99,7 +99,7 @@ def fit_temperature(p, codes, weights=None):
 
 
 def with_doubt(p):
-    """Return probabilities (n, K) of which a thousandth is every class's: none is 1."""
+    """Return probabilities (n, K), mixed with a thousandth uniform: none is 1."""
     return (1 - _DOUBT) * p + p.dtype.type(_DOUBT / p.shape[1])
 
 
@@ -118,10 +118,10 @@ def _log(p):
 
 
 def match_temperature(p, accuracy, fewest=1e-3):
-    """Return the temperature by which the mean confidence becomes an accuracy.
+    """Return the temperature that makes the mean confidence equal an accuracy.
 
-    For few labels: the accuracy on rows left out in turn needs no withheld label, and
-    a mean over all unlabeled rows is steadier than a likelihood of few.
+    For few labels: cross-validated accuracy needs no withheld labels, and a mean over
+    all unlabeled rows is more stable than a likelihood of few.
 
     Parameters
     ----------
@@ -130,12 +130,12 @@ def match_temperature(p, accuracy, fewest=1e-3):
     accuracy : float
         Estimate of the accuracy on these rows.
     fewest : float, default=1e-3
-        How far from 1, and from the 1/K of a guess, the mean stays.
+        Minimum distance of the mean from 1, and from the chance level 1/K.
 
     Returns
     -------
     temperature : float
-        Above 1 where the probabilities were too sure. Between 0.01 and 100.
+        Above 1 if the probabilities were overconfident. Between 0.01 and 100.
     """
     if not len(p):
         return 1.0

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from sklearn.base import _fit_context
 
 from .plain import float32_by_default, plain_parameters
+from .processes import sharing
 from .warn import one_fit
 
 try:
@@ -52,7 +53,7 @@ def fitting(fit):
         before = vars(self).copy()
         try:
             self._task[0].call_on_fit_task_begin(estimator=self, X=X, y=y)
-            with plain_parameters(self), float32_by_default(), one_fit():
+            with plain_parameters(self), float32_by_default(), one_fit(), sharing():
                 fit(self, X, *args, **kwargs)
             self._unfinished = getattr(self, "interrupted_", False)
             self._task[0].call_on_fit_task_end(

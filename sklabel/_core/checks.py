@@ -22,7 +22,7 @@ def check_option(options, **given):
                 f'"{option}"' if isinstance(option, str) else repr(option)
                 for option in options
             )
-            raise ValueError(f"{name}={value!r} is none of {known}.")
+            raise ValueError(f"{name}={value!r} is not one of {known}.")
 
 
 def check_number(low=-math.inf, high=math.inf, *, above=False, whole=False, **given):

@@ -157,7 +157,7 @@ def choose_rows(key, clusters, n_samples, labeled=None, copies=None):
     Parameters
     ----------
     key : ndarray of shape (n,)
-        The larger the better; the lowest row number among equals.
+        Larger is better; ties by lowest row number.
     clusters : ndarray of int of shape (n,)
         Cluster of each row, >= 0.
     n_samples : int

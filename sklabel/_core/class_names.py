@@ -20,7 +20,7 @@ def sorted_classes(class_names):
     """
     labels = np.array(list(class_names))
     if labels.ndim != 1 or len(labels) < 2:
-        raise ValueError(f"class_names={class_names!r} must name two classes at least.")
+        raise ValueError(f"class_names={class_names!r} must name at least two classes.")
     # sorted, as the scorers of scikit-learn take it for granted
     classes, order = np.unique(labels, return_index=True)
     if len(order) < len(labels):
@@ -85,10 +85,10 @@ def write_prompts(prompts, classes, names):
         if not isinstance(template, str) or "{}" not in template:
             raise ValueError(
                 f"The template {template!r} in prompts has no place for the "
-                'name of a class: write {} there, as in "a photo of a {}.".'
+                'name of a class: write {} in it, as in "a photo of a {}.".'
             )
     if not templates:
-        raise ValueError("prompts is empty: give one template at least.")
+        raise ValueError("prompts is empty: give at least one template.")
     return [[t.replace("{}", name) for t in templates] for name in names]
 
 

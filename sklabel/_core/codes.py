@@ -1,4 +1,4 @@
-"""What learns in the codes of an embedder: fit it, and train a copy of its network."""
+"""Learning in an embedder's codes: fit it, and train a copy of its network."""
 
 import copy
 from dataclasses import KW_ONLY
@@ -14,7 +14,7 @@ from .learner import Learner, unfrozen
 
 
 class CenteredCodes(Method):
-    """Codes assigned softly to centers, which must become like a sharper assignment.
+    """Codes assigned softly to centers, trained toward a sharper assignment.
 
     Subclasses set ``q`` after each round and give the loss.
     """
@@ -56,8 +56,7 @@ class CenteredCodes(Method):
 class CodesMixin:
     """For estimators with ``embedder``, ``backbone`` and ``reconstruction_weight``.
 
-    Where ``embedder`` is None, it is a ``_default_embedder``, a class that the method
-    names.
+    If ``embedder`` is None, the method's class ``_default_embedder`` is used.
     """
 
     _bound: ClassVar[tuple[str, ...]] = ("embedder", "backbone")
@@ -75,7 +74,8 @@ class CodesMixin:
         if getattr(inner, "output", "backbone") != "backbone":
             raise ValueError(
                 f'embedder={type(inner).__name__}(output="{inner.output}") has its '
-                'codes behind the network that is trained on: use output="backbone".'
+                "codes after the head, which is not trained here: use "
+                'output="backbone".'
             )
         if (
             self.reconstruction_weight
@@ -90,8 +90,8 @@ class CodesMixin:
         trained = unfrozen(self.embedder_)
         if not hasattr(trained, "encoder_"):
             raise ValueError(
-                f"embedder={type(trained).__name__} trains no network that could go on "
-                "learning: use one of sklabel.embedding."
+                f"embedder={type(trained).__name__} has no network that can be trained "
+                "further: use one of sklabel.embedding."
             )
         embed = getattr(getattr(trained, "net_", None), "module_", None)
         decodes = hasattr(embed, "error")

@@ -239,14 +239,14 @@ def as_array(X):
     if isinstance(X, torch.Tensor):
         if X.is_nested:
             raise TypeError(
-                "X is a nested tensor, whose rows have shapes of their own: give "
+                "X is a nested tensor, whose rows have different shapes: give "
                 f"X.to_padded_tensor(0). {WHAT_X_MAY_BE}"
             )
         if X.layout != torch.strided:
             raise TypeError(f"X is a sparse tensor: give X.to_dense(). {WHAT_X_MAY_BE}")
         if X.is_meta:
             raise ValueError(
-                "X is a tensor on the meta device, which holds no values: make it on "
+                "X is a tensor on the meta device, which holds no values: create it on "
                 f"another device. {WHAT_X_MAY_BE}"
             )
         X = X.detach().cpu().resolve_conj().resolve_neg()
@@ -256,8 +256,8 @@ def as_array(X):
     if np.ma.isMaskedArray(X):
         if np.ma.getmaskarray(X).any():
             raise ValueError(
-                "X is a masked array, whose masked values would be used: fill them, "
-                "for example X.filled(0)."
+                "X is a masked array, but masked values would be used: fill them, for "
+                "example X.filled(0)."
             )
         return X.data
     if getattr(getattr(X, "dtype", None), "kind", None) == "V":  # of ml_dtypes
@@ -306,8 +306,8 @@ def _refuse(X):
         )
     if hasattr(X, "dataset") and not hasattr(X, "__getitem__"):  # a DataLoader
         raise ValueError(
-            f"X is a {given}, whose batches come in their own order: give its "
-            f"X.dataset. {WHAT_X_MAY_BE}"
+            f"X is a {given}, whose batches have their own order: give its X.dataset. "
+            f"{WHAT_X_MAY_BE}"
         )
     known = hasattr(X, "__len__") and hasattr(X, "__getitem__")
     if isinstance(X, Iterator) or (hasattr(X, "__iter__") and not known):
@@ -373,11 +373,11 @@ def _refuse_row(row, item, lazy):
         raise ValueError(f"X[{row}] is a dict {what}: {line}. {WHAT_X_MAY_BE}")
     if isinstance(item, (tuple, list)) and item and _is_text(item[0]):
         raise ValueError(
-            f"X[{row}] is {_short(item)}, not one path: give the paths alone, "
-            f"[row[0] for row in X]. {WHAT_X_MAY_BE}"
+            f"X[{row}] is {_short(item)}, not one path: give only the paths, [row[0] "
+            f"for row in X]. {WHAT_X_MAY_BE}"
         )
     if lazy and not isinstance(item, Number):
-        raise ValueError(f"X[{row}] is {_short(item)}, no image. {WHAT_X_MAY_BE}")
+        raise ValueError(f"X[{row}] is {_short(item)}, not an image. {WHAT_X_MAY_BE}")
 
 
 def _said(kind):

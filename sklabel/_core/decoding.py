@@ -49,8 +49,8 @@ class NoRange(ValueError):
     def __init__(self, low, high):
         super().__init__(
             f"it holds signed, 32-bit or float values, from {low:g} to {high:g}, and "
-            "nothing says which of them are black and white: fit on such files too, or "
-            "scale them to 8 or 16 bits"
+            "it is unknown which of them are black and white: fit on such files too, "
+            "or scale them to 8 or 16 bits"
         )
         self.low, self.high = low, high
 
@@ -91,8 +91,8 @@ def opened(item, max_pixels=None):
     if isinstance(item, (str, os.PathLike)):
         if os.path.splitext(item)[1].lower() in RAW_ENDINGS:
             raise ValueError(
-                "it is the raw file of a camera, of which only a preview could be "
-                "read: export it as TIFF or JPEG"
+                "it is a camera's raw file, and only its preview could be read: export "
+                "it as TIFF or JPEG"
             )
     elif not hasattr(item, "read"):
         if _is_path(item):
@@ -171,7 +171,9 @@ def decode(image, size=None, value_range=None, gray=False):
     pixels : ndarray of uint8 of shape (h, w, 3) or (h, w)
     """
     if gray and image.mode not in GRAY:
-        raise ValueError(f"it is a color image (mode {image.mode}), the others are not")
+        raise ValueError(
+            f"it is a color image (mode {image.mode}), but the others are not"
+        )
     picture = _as_8_bits(image, value_range)
     picture = picture.convert("L" if gray else "RGB")
     if size is not None and picture.size != size[::-1]:
@@ -265,7 +267,7 @@ def _check_scale(values, low, high):
     if np.count_nonzero(outside) > values.size / 1000:
         raise ValueError(
             f"its values lie between {values.min():g} and {values.max():g}, those of "
-            f"fit between {low:g} and {high:g}: do to it what was done to the others"
+            f"fit between {low:g} and {high:g}: scale it like the others"
         )
 
 

@@ -25,7 +25,7 @@ def contact_sheet(images, captions, *, n_columns=None, tile=160, max_pixels=None
     images : sequence
         Paths of image files, or arrays ``(h, w)`` or ``(h, w, c)`` of uint8.
     captions : sequence of str
-        One line under each number, cut in the middle where it is too long.
+        One line under each number, cut in the middle if it is too long.
     n_columns : int or None, default=None
         Images in a row; None: 8, and more where there are more than 64 images.
     tile : int, default=160
@@ -80,23 +80,23 @@ def cluster_sheet(
     tile=48,
     max_pixels=None,
 ):
-    """Draw each chosen image, framed, and beside it the images it stands for.
+    """Draw each chosen image, framed, next to the images it represents.
 
     Parameters
     ----------
     images : sequence
         As in :func:`contact_sheet`.
     chosen : array-like of int of shape (m,)
-        Rows, in the order of asking.
+        Rows, in labeling order.
     assignments : ndarray of int of shape (n,)
         Position in ``chosen`` of the row that each row stands nearest to.
     order : ndarray of shape (n,)
         Within a cluster, rows of smaller values are shown first; for example the
         distance to the chosen row.
     captions : sequence of str of length m
-        What to write beside the number of a cluster.
+        Text next to the number of a cluster.
     n_shown : int, default=12
-        Largest number of images beside a chosen one.
+        Maximum number of images next to a chosen one.
     tile : int, default=48
         Side of an image in pixels.
     max_pixels : int or None, default=None

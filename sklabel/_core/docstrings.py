@@ -32,7 +32,7 @@ def join_docstring(cls, defaults):
         for name, default in defaults.items()
         if name in parameters
     ]
-    own = _entries(sections.pop("Attributes", ""))
+    own = parameter_entries(sections.pop("Attributes", ""))
     first = {name: attributes[name] for name in own}
     sections.pop("Parameters", None)
     whole = {
@@ -45,7 +45,7 @@ def join_docstring(cls, defaults):
 
 def _update(known, section):
     """Replace known entries by those of a section; one without a type adds to it."""
-    for name, text in _entries(section).items():
+    for name, text in parameter_entries(section).items():
         if name == text.partition("\n")[0] and name in known:
             text = known[name] + text[len(name) :]
         known[name] = text
@@ -67,7 +67,7 @@ def join_sections(sections):
     )
 
 
-def _entries(section):
+def parameter_entries(section):
     """Return the entries of a section by name: ``name : type`` and indented lines."""
     found = re.findall(r"^\S.*(?:\n(?:[ \t].*)?)*", section, flags=re.M)
     return {re.match(r".+?(?= :|$)", text, re.M)[0]: text.rstrip() for text in found}

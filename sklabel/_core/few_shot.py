@@ -1,4 +1,4 @@
-"""What a few labels make of given embeddings: a linear probe, a memory of rows."""
+"""Few-shot classifiers of embeddings: a linear probe, a memory of rows."""
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ def class_embedding(texts):
 
 
 def remembered(images, keys, values, alpha, beta):
-    r"""Return what labeled rows say of others: the memory of Tip-Adapter.
+    r"""Return logits from labeled rows: the memory of Tip-Adapter.
 
     .. math:: \alpha \exp(-\beta (1 - u F^T)) L
 
@@ -107,7 +107,7 @@ def linear_probe(Z, codes, weights, start, C):
     codes : ndarray of int of shape (n,)
     weights : ndarray of shape (n,)
     start : ndarray of shape (K, D)
-        Where it is pulled to.
+        Weights it is pulled to.
     C : float
         Inverse strength of the penalty, on the intercept too.
 
@@ -177,7 +177,7 @@ def linear_probes(Z, codes, weights, n_classes, C):
 
 
 def left_out_probe(z, given, C):
-    """Return a linear probe of labeled rows, and what it says of those left out.
+    """Return a linear probe of labeled rows, and its out-of-fold predictions.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def left_out_probe(z, given, C):
 def corrected_probe(Z, codes, weights, start, C):
     """Return `linear_probe` of the classes that have rows; the others keep ``start``.
 
-    That nobody has labeled a row of a class yet does not say that there is none.
+    A class without labeled rows may still exist.
     """
     found, own_codes = np.unique(codes, return_inverse=True)
     coef, intercept = start.copy(), np.zeros(len(start))
@@ -220,7 +220,7 @@ def choose_c(probe, Z, codes, weights, start, seed, n_folds=5):
     probe : callable
         `linear_probe` or `corrected_probe`.
     Z, codes, weights, start
-        What ``probe`` takes.
+        Arguments of ``probe``.
     seed : int
         Of the folds.
     n_folds : int, default=5
@@ -290,12 +290,12 @@ def tuned_keys(
 
 
 def choose_memory(Z, keys, codes, weights, values, logits, alpha, beta):
-    """Return alpha and beta of a memory; "auto": the best on rows left out in turn.
+    """Return alpha and beta of a memory; "auto": the best in cross-validation.
 
     Parameters
     ----------
     Z, keys : ndarray of shape (n, D)
-        Embeddings of the same rows, as they are asked and as they are remembered.
+        Embeddings of the same rows, as queries and as keys.
     codes : ndarray of int of shape (n,)
     weights : ndarray of shape (n,)
     values : ndarray of shape (n, K)

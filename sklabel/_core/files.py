@@ -126,8 +126,8 @@ def _open(file, max_pixels, first):
                     Image.MAX_IMAGE_PIXELS = before
     except UnidentifiedImageError as error:
         raise UnidentifiedImageError(
-            "cannot identify it as an image of a format that is read: "
-            f"{', '.join(_image_formats())}, HEIC"
+            f"it is not an image in a supported format: {', '.join(_image_formats())}, "
+            "HEIC"
         ) from error
     except Image.DecompressionBombError as error:
         found = re.search(r"\((\d+) pixels", str(error))
@@ -142,8 +142,8 @@ def _open(file, max_pixels, first):
 def _too_large(n_pixels, most):
     return (
         f"it has {n_pixels:,} pixels, and more than {most:,} may be an attack that "
-        f"fills the memory; if you trust it, allow it with max_pixels={n_pixels}, in "
-        f"commands --max-pixels {n_pixels}"
+        f"fills the memory; if you trust it, set max_pixels={n_pixels} (in commands, "
+        f"--max-pixels {n_pixels})"
     )
 
 

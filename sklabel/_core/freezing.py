@@ -2,7 +2,7 @@
 
 
 def lock_(module):
-    """Freeze a module as a method wants it; in place. `thaw_` makes it undone.
+    """Freeze a module for a method, in place. `thaw_` undoes it.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def lock_(module):
 
 
 def frozen_by_user(part):
-    """Return which of a part's own parameters are frozen, but for those of `lock_`.
+    """Return which of a part's own parameters are frozen, except by `lock_`.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def keep_frozen_(module):
 
 
 def thaw_(module):
-    """Let all parameters of a module be trained, but those that its user has frozen.
+    """Unfreeze all parameters of a module, except those frozen by its user.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def thaw_(module):
 
 
 def keep_evaluating_(module):
-    """Leave the parts in evaluation mode that their user has frozen as a whole."""
+    """Keep parts that their user has frozen completely in evaluation mode."""
     frozen = {
         id(getattr(part, name))
         for part in module.modules()

@@ -130,7 +130,7 @@ def check_cluster_sizes(
     of : str
         What has clusters.
     largest : float
-        Share of one cluster that is too large, where there are more than a few.
+        Share at which a cluster is too large, if there are more than a few.
     """
     wanted, expected = n_clusters, 0.0
     if prior is not None:

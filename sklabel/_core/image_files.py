@@ -23,11 +23,12 @@ from .files import check_regular
 
 _CACHE_BYTES = 2**30  # decoded images are kept up to this size
 _BLOCK = 256  # images that are decoded before Ctrl-C is noticed
+_AT_ONCE = 16  # most of them that a thread is given together
 _NAMED = 10  # files in a message
 
 
 class ImageFiles:
-    """Images that are decoded to uint8 of one size when their rows are asked for.
+    """Images that are decoded to uint8 of one size when their rows are read.
 
     Parameters
     ----------
@@ -56,6 +57,7 @@ class ImageFiles:
 
     dtype = np.dtype(np.uint8)
     is_encoded = True
+    _looked = False  # at all heads
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class ImageFiles:
         if self.fits_in_memory:
             self._load(np.unique(rows))
             return self._cache[rows]
-        found = self._map(self._decode, rows)
+        found = self.map(self._decode, rows)
         self._raise()
         return np.stack(found)
 
@@ -125,9 +127,10 @@ class ImageFiles:
     def sizes(self):
         """Return {(height, width): a row of that size}; only heads are read."""
         found = {}
-        for row, head in enumerate(self._map(self._look, range(len(self)))):
+        for row, head in enumerate(self.map(self._look, range(len(self)))):
             if head is not None:
                 found.setdefault(head.size, row)
+        self._looked = True
         self._raise()
         if not found:
             raise ValueError(self.none_text())
@@ -143,9 +146,10 @@ class ImageFiles:
         if self.fits_in_memory:
             self._load(rows)
         elif self.skip:  # only what has been decoded is known to be whole
-            self._map(self._decode, rows)
+            self.map(self._decode, rows)
         else:
-            self._map(self._look, rows)
+            if not self._looked:
+                self.map(self._look, rows)
             self.learn_range()
         self._raise()
 
@@ -163,7 +167,7 @@ class ImageFiles:
         def read(row):
             images[row] = self._decode(row).reshape(images.shape[1:])
 
-        self._map(read, np.arange(len(self)), done)
+        self.map(read, np.arange(len(self)), done)
         self._raise()
 
     def update_digest(self, row, digest):
@@ -201,8 +205,16 @@ class ImageFiles:
             return [None]
         return [digest.hexdigest()]
 
-    def _map(self, function, rows, done=None):
-        """Return what a function makes of each row; rows are treated side by side."""
+    def map(self, function, rows, done=None):
+        """Return what a function makes of each row; rows are treated side by side.
+
+        Parameters
+        ----------
+        function : callable
+        rows : sequence of int
+        done : callable or None
+            Told of the number of rows treated since the last call.
+        """
         if self.items.kind == "picture" and not self.items.lazy:
             # they are in memory, and one picture may stand in several rows
             found = [function(row) for row in rows]
@@ -214,7 +226,11 @@ class ImageFiles:
         found = []
         for start in range(0, len(rows), _BLOCK):
             block = rows[start : start + _BLOCK]
-            found += self._pool.map(function, block)
+            # some at once: to hand a row over takes as long as to look at a small file
+            size = max(1, min(_AT_ONCE, len(block) // (4 * os.cpu_count())))
+            parts = [block[i : i + size] for i in range(0, len(block), size)]
+            for part in self._pool.map(lambda part: list(map(function, part)), parts):
+                found += part
             if done is not None:
                 done(len(block))
         return found
@@ -230,7 +246,7 @@ class ImageFiles:
             self._cache[row] = self._decode(row)
 
         missing = rows[~self._cached[rows]]
-        self._map(load, missing)
+        self.map(load, missing)
         self._raise()
         self._cached[missing] = True
 
@@ -301,7 +317,7 @@ class ImageFiles:
         return f"{what}: {_listed(texts)}"
 
     def none_text(self):
-        """Return a line on images none of which can be read, each with its reason."""
+        """Return a line on unreadable images, each with its reason."""
         texts = [f"{self.name(r)} ({self.errors[r]})" for r in sorted(self.errors)]
         what = f"None of the {len(self)} image files can be read"
         return f"{what}: {_listed(texts)}." if texts else f"{what}."
@@ -315,11 +331,11 @@ class ImageFiles:
         )
 
     def pages_text(self):
-        """Return a line on the images of which one page is read."""
+        """Return a line on images with several pages."""
         names = [self.name(row) for row in sorted(self.several)]
         return (
-            f"{len(names)} of {len(self)} image files hold several pages or frames, of "
-            f"which the first is read: {_listed(map(repr, names))}."
+            f"{len(names)} of {len(self)} image files hold several pages or frames; "
+            f"only the first is read: {_listed(map(repr, names))}."
         )
 
 

@@ -75,7 +75,7 @@ def check_samples(estimator, X, reset, sample_shape=None):
 
 
 def unpacked(X):
-    """Return X as an array where it is one in another form, else as it is."""
+    """Return X as an array if it is one in another form, else unchanged."""
     X = as_array(X)
     column = as_column(X)
     if column is not None and column.kind in ("array", "vector"):
@@ -95,7 +95,7 @@ def _refuse_one(X, fitted, name):
     many = len(shape) == 3 and n_channels == 1 and shape[1:] == (height, width)
     if shape in one and not many:
         raise ValueError(
-            f"X of shape {shape} is one image, and {name} takes many: give X[None] for "
+            f"X of shape {shape} is one image, but {name} takes many: give X[None] for "
             f"one. {WHAT_X_MAY_BE}"
         )
 
@@ -105,7 +105,7 @@ def _refuse_shape(samples, fitted, name):
     found = samples.sample_shape
     remedy = "resize the images to that size"
     if len(fitted) != 3:
-        remedy = "fit it on such images too, or give it vectors"
+        remedy = "fit it on such images, or give it vectors"
     elif found[0] != fitted[0] and found[1:] == fitted[1:]:
         if getattr(samples.source, "is_encoded", False):
             remedy = (
@@ -136,9 +136,9 @@ def _warn_of_dark_bytes(samples):
     if high > low:
         warn_once(
             "dark",
-            f"X holds uint8 images with values from {low} to {high}, which are taken "
-            f"as parts of 0 to 255, so that all are dark. If {high} stands for white, "
-            f"stretch them: (X * (255 / {high})).astype(np.uint8).",
+            f"X holds uint8 images with values from {low} to {high}, which are read "
+            f"on the scale from 0 to 255, so all images are dark. If {high} is white, "
+            f"rescale them: (X * (255 / {high})).astype(np.uint8).",
         )
 
 
@@ -160,7 +160,7 @@ def check_pixel_range(samples, fitted, name):
     if fitted is None or bytes_again or _same_scale(samples, *fitted):
         return
     low, high = samples.extremes()
-    remedy = "do to them what was done to those of fit"
+    remedy = "scale them like those given to fit"
     if fitted == (0.0, 1.0) and low >= 0 and high <= 255:
         remedy = "divide them by 255"
     elif fitted == (0.0, 255.0) and low >= 0 and high <= 1:
@@ -406,7 +406,7 @@ def size_pair(size, name):
     pair = (size, size) if isinstance(size, Integral) else tuple(size)
     if len(pair) != 2 or not all(isinstance(n, Integral) and n > 0 for n in pair):
         raise ValueError(
-            f"{name}={size!r} is no size: give a side in pixels, such as 224, or "
+            f"{name}={size!r} is not a size: give a side in pixels, such as 224, or "
             "(height, width)."
         )
     return tuple(map(int, pair))

@@ -20,16 +20,16 @@ _FEWEST = 512
 
 
 def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0, device="cpu"):
-    """Choose again and again the row farthest from all centers so far.
+    """Choose repeatedly the row farthest from all centers so far.
 
-    ``d_i = min over centers c of ||z_i - z_c||``; the row of largest ``d_i``, the one
-    of lowest number among equals, becomes a center.
+    ``d_i = min over centers c of ||z_i - z_c||``; the row of largest ``d_i`` (ties by
+    lowest row number) becomes a center.
 
     Parameters
     ----------
     Z : ndarray of shape (n, D), float32 or float64
-        Vectors; a memory map stays on its disk. Distances come from the differences
-        of the rows, in their own precision, so equal rows are exactly 0 apart.
+        Vectors; a memory map stays on its disk. Distances are computed from differences
+        of the rows, in their own precision, so those of equal rows are exactly 0.
     n_samples : int
         Rows to choose, at most ``n - len(centers)``.
     centers : array-like of int, default=()
@@ -39,16 +39,16 @@ def k_center_greedy(Z, n_samples, centers=(), first=None, verbose=0, device="cpu
     verbose : int, default=0
         1 shows a progress bar.
     device : str or torch.device, default="cpu"
-        Where distances are computed; Z is held there.
+        Device that holds Z and computes the distances.
 
     Returns
     -------
     chosen : ndarray of shape (n_samples,)
-        In the order of choice; their distances never grow.
+        In order of choice; their distances never grow.
     distances : ndarray of shape (n,)
         To the nearest center: for a chosen row when it was chosen (``inf`` for the
-        first one where there was no center), for other rows at the end; ``-inf`` for
-        the centers from the start.
+        first row if there was no center), for other rows at the end; ``-inf`` for the
+        centers from the start.
     """
     Z = np.ascontiguousarray(Z)
     z = _as_tensor(Z)
@@ -116,8 +116,8 @@ def _farthest(nearest):
 def _lower(nearest, z, squares, centers):
     """Lower the distances of all rows, in place, to those to new centers.
 
-    Matrix products tell which pairs may be closer than what is known, rounding allowed
-    for; their distances alone come from the differences.
+    Matrix products find the pairs that may be closer than known, with a margin for
+    rounding; only their distances are computed from differences.
     """
     rounding = (z.shape[1] + 8) * torch.finfo(z.dtype).eps
     lengths = torch.linalg.vecdot(centers, centers)
@@ -141,7 +141,7 @@ def _lower(nearest, z, squares, centers):
 
 
 def _as_tensor(Z):
-    """Return Z as a tensor without a copy; nobody may write to it."""
+    """Return Z as a tensor without a copy; do not write to it."""
     if Z.flags.writeable:
         return torch.from_numpy(Z)
     # torch warns about read-only arrays, and a copy in blocks would double the time.

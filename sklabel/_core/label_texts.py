@@ -1,4 +1,4 @@
-"""Texts as labels: which mean no label, which are unclear, and which look alike."""
+"""Texts as labels: missing, unclear and similar-looking ones."""
 
 import re
 import unicodedata
@@ -37,7 +37,7 @@ class ClassName(str):
 
 
 def text_label(text, keep=()):
-    """Return the label that a text means; None where it means that there is none.
+    """Return the label that a text means, or None for no label.
 
     This is the rule for every text that may be a label: an entry of y, an answer, the
     cell of a CSV.
@@ -46,19 +46,19 @@ def text_label(text, keep=()):
     ----------
     text : str
     keep : collection of str
-        Texts that name a class whatever they look like.
+        Texts that always name a class.
 
     Returns
     -------
     label : str or None
-        None for an empty or blank text. A `ClassName` where ``keep`` decided.
+        None for an empty or blank text. A `ClassName` if it is in ``keep``.
 
     Raises
     ------
     ValueError
-        If the text may stand for a missing label as well as name a class
-        (:func:`is_unclear`). The message is the beginning of a sentence, without the
-        remedy, which is another one in every place.
+        If the text may mean a missing label as well as a class (:func:`is_unclear`).
+        The message is the beginning of a sentence, without the remedy, which depends on
+        the caller.
 
     Examples
     --------
@@ -77,14 +77,14 @@ def text_label(text, keep=()):
 
 
 def is_blank(text):
-    """Tell whether a text shows nothing: it is empty, or of spaces and the like."""
+    """Return whether a text is blank: empty, or only spaces and the like."""
     if text[:1].isalnum() and text[0] not in _INVISIBLE:  # soon told of most texts
         return False
     return all(map(_shows_nothing, text))
 
 
 def is_unclear(text):
-    """Tell whether a text may stand for a missing label: "nan", "NA", "?", "-1"."""
+    """Return whether a text may mean a missing label: "nan", "NA", "?", "-1"."""
     if isinstance(text, ClassName):
         return False
     if len(text) > 20:  # the longest of them and some spaces
@@ -95,8 +95,8 @@ def is_unclear(text):
 def look_alikes(names):
     """Return groups of names that a person may take for the same name.
 
-    They differ in upper and lower case, spaces, hyphens, invisible characters, forms of
-    Unicode, letters of other scripts, or ways to write a number.
+    They differ only in case, spaces, hyphens, invisible characters, forms of Unicode,
+    letters of other scripts, or notations of a number.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def _visible(text):
 
 
 def _plain(text):
-    """Return what is left of a text without all that a reader may overlook."""
+    """Return a text without differences that a reader may overlook."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = unicodedata.normalize("NFKC", text).translate(_DRAWN_ALIKE)
     # "light blue", "light-blue", "lightblue"; but "1-2" is not "12", nor "A-" an "A"

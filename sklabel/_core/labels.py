@@ -124,7 +124,10 @@ def _of_pandas(y):
 
 def _of_tensor(y):
     if y.is_meta:
-        raise ValueError("y is a tensor on the meta device, which holds no labels.")
+        raise ValueError(
+            "y is a tensor on the meta device, which holds no labels: create it on "
+            "another device."
+        )
     y = y.detach().cpu()
     y = y.to_dense() if y.is_sparse else y
     try:
@@ -138,7 +141,7 @@ def _only_column(y):
 
 
 def _check_categories(y, classes):
-    """Say so where pandas knows of a category of which no row is labeled."""
+    """Warn if pandas has a category without labeled rows."""
     names = getattr(getattr(_only_column(y), "dtype", None), "categories", ())
     unlabeled = set(names) - set(classes.tolist())
     missing = [repr(c) for c in names if c in unlabeled and not _is_marker(c, -1)]
@@ -214,7 +217,7 @@ def _labeled_mask(column, unlabeled):
 
 
 def _check_texts(column, labeled, unlabeled, classes, what, rows):
-    """Raise where a label is a text that may stand for a missing one."""
+    """Raise an error if a label is a text that may mean a missing one."""
     known = set() if classes is None else {c for c in classes if isinstance(c, str)}
     if unlabeled != -1:
         known |= {"-1", "-1.0", "-1."}
@@ -233,7 +236,7 @@ def _check_texts(column, labeled, unlabeled, classes, what, rows):
     raise ValueError(
         f"{what} holds the text {text!r} (first in row {row}){others}, which may stand "
         "for a missing label or name a class. Mark unlabeled rows by -1, None or "
-        "np.nan, beside texts in an object array: y = np.array(names, dtype=object); "
+        "np.nan, next to texts in an object array: y = np.array(names, dtype=object); "
         "y[unlabeled_rows] = -1. To keep it as a class: y = "
         f"sklabel.labels.keep_as_class(y, {text!r})."
     )
@@ -290,7 +293,7 @@ def read_labels(y, unlabeled=-1, classes=None, what="y", rows=None):
         Labels. ``-1``, ``None``, NaN (pandas' NA and NaT, masked entries and nulls of
         Arrow too) and blank texts mark unlabeled rows.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row beside these; ``None``: nothing else.
+        Value that marks unlabeled rows, besides these; ``None``: nothing else.
     classes : array-like of shape (n_classes,), default=None
         Known classes. Texts among them are labels whatever they look like.
     what : str, default="y"
@@ -337,7 +340,7 @@ def check_look_alikes(classes):
     more = len(groups) - _MOST_NAMED
     warn(
         f"Classes that look alike: {named}{f'; and {more} more' if more > 0 else ''}. "
-        "Each spelling is a class of its own: if they mean the same, write them alike.",
+        "Each spelling is a separate class: if they mean the same, use one spelling.",
         UserWarning,
     )
 
@@ -351,7 +354,7 @@ def is_labeled(y, unlabeled=-1, classes=None):
         Labels. ``-1``, ``None``, NaN (pandas' NA and NaT, masked entries and nulls of
         Arrow too) and blank texts mark unlabeled rows.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row beside these; ``None``: nothing else.
+        Value that marks unlabeled rows, besides these; ``None``: nothing else.
     classes : array-like of shape (n_classes,), default=None
         Known classes, as ``classes_`` of a fitted classifier. Texts among them are
         labels even where they look like a mark, such as "none".
@@ -359,7 +362,7 @@ def is_labeled(y, unlabeled=-1, classes=None):
     Returns
     -------
     labeled : ndarray of shape (n_samples,), dtype bool
-        True where the row has a label.
+        True for labeled rows.
 
     Raises
     ------
@@ -416,8 +419,7 @@ def check_labels(y, *, n_samples=None, min_classes=2, classes=None):
     Warns
     -----
     UserWarning
-        If pandas has a category for y of which no row is labeled, or if two classes
-        look alike.
+        If pandas has a category without labeled rows, or if two classes look alike.
     """
     column, labeled, values = read_labels(y, classes=classes)
     if n_samples is not None and len(column) != n_samples:
@@ -454,7 +456,7 @@ def encode_labels(y, *, classes=None, unlabeled=-1):
         Known classes, as ``classes_`` of a fitted classifier. ``None``: the sorted
         labels that occur in y.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row beside these; ``None``: nothing else.
+        Value that marks unlabeled rows, besides these; ``None``: nothing else.
 
     Returns
     -------
@@ -510,12 +512,12 @@ def decode_labels(codes, classes, like=None):
         The classes.
     like : array-like of shape (n_rows,), default=None
         The y whose mark is used: that of its first unlabeled row (``-1``, ``None`` or
-        NaN). ``-1`` where it has none.
+        NaN); ``-1`` if it has none.
 
     Returns
     -------
     y : ndarray of shape (n_samples,)
-        In the dtype of ``classes`` where that can hold the mark. Otherwise a signed
+        In the dtype of ``classes`` if that can hold the mark. Otherwise a signed
         integer array for unsigned classes with -1, a float array for integer classes
         with NaN, and an object array for everything else.
 

@@ -25,6 +25,7 @@ from .inputs import check_pixel_range, check_samples
 from .net import Net, resolve_device
 from .parameters import Inference, Training
 from .plain import float32_by_default, plain_parameters
+from .processes import current
 from .samples import PIXEL_RANGES, Samples
 from .settings import check_callable, check_folder, check_net, watched
 from .warn import warn
@@ -44,7 +45,7 @@ def seeded(seed, device):
 
 
 def _kept_generators(device):
-    """Give torch's generators back as they are now: what is drawn does not count."""
+    """Restore torch's generators after the block: its draws have no effect."""
     cuda = resolve_device(device).type == "cuda"
     return torch.random.fork_rng(
         devices=range(torch.cuda.device_count()) if cuda else []
@@ -52,7 +53,7 @@ def _kept_generators(device):
 
 
 def unfrozen(estimator):
-    """Return what a FrozenEstimator holds; anything else as it is."""
+    """Return the estimator in a FrozenEstimator; anything else unchanged."""
     return estimator.estimator if isinstance(estimator, FrozenEstimator) else estimator
 
 
@@ -81,6 +82,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
             seed = int(np.random.default_rng().integers(2**31 - 1))
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = current().shared(lambda: seed)
         with seeded(seed, self.device):
             yield seed
 
@@ -105,7 +107,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return {name: (value, digest(value)) for name, value in made.items()}
 
     def _changed_parameters(self, now):
-        """Return the names of those that the last fit had other values of.
+        """Return the names of parameters that have changed since the last fit.
 
         ``now``: what `_made_with` returns now.
         """
@@ -144,7 +146,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return rows
 
     def _fit_nested(self, estimator, X, backbone="auto"):
-        """Return an estimator fitted: a clone of it, or itself where it is frozen.
+        """Return a fitted estimator: a clone, or the estimator itself if frozen.
 
         ``backbone``: what the clone trains; "auto": its own.
         """
@@ -163,7 +165,7 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         return self._fit_copy(copied, X)
 
     def _fit_copy(self, estimator, X, y=None):
-        """Fit an estimator of our own, which takes over what it has not been given."""
+        """Fit one of our estimators, with our settings where it has none."""
         unset = {
             name: getattr(self, name, empty)
             for name, empty in (
@@ -200,13 +202,13 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
         Parameters
         ----------
         folder : str or Path
-            Made if it does not exist. Nothing executable is written; ``sklabel.load``
-            reads it.
+            Created if it does not exist. Nothing executable is written;
+            ``sklabel.load`` reads it.
 
         Raises
         ------
         TypeError
-            If a parameter is an object of the user's own, which only pickle can keep.
+            If a parameter is a user-defined object, which only pickle can save.
         """
         check_is_fitted(self)
         persistence.save(self, folder)
@@ -218,16 +220,16 @@ class NetEstimator(Inference, CallbackSupportMixin, BaseEstimator, abstract=True
 
 
 class VectorEstimator(NetEstimator, abstract=True):
-    """Base of estimators that take vectors: X itself, or what an ``embedder`` makes.
+    """Base of estimators that take vectors: X itself, or its embedding.
 
     ``embedder`` may be a list: the vectors of all of them side by side.
 
     Attributes
     ----------
     embedder_ : transformer
-        Fitted embedder, where there is one.
+        Fitted embedder, if there is one.
     sample_shape_ : tuple of int
-        Shape of one sample: that of the embedder where it has one, else ``(D,)``.
+        Shape of one sample: the embedder's if it has one, else ``(D,)``.
     """
 
     _continued = None  # there is no warm start
@@ -265,7 +267,7 @@ class VectorEstimator(NetEstimator, abstract=True):
             return [self._fit_nested(part, X) for part in given]
 
     def _spaces(self, X):
-        """Return the vectors that each embedder makes of X."""
+        """Return the vectors of X from each embedder."""
         embedders = self.embedder_
         embedders = embedders if isinstance(embedders, list) else [embedders]
         spaces = []
@@ -273,8 +275,9 @@ class VectorEstimator(NetEstimator, abstract=True):
             Z = np.asarray(embedder.transform(X), dtype=np.float32)
             if Z.ndim != 2:
                 raise ValueError(
-                    f"embedder={type(unfrozen(embedder)).__name__} makes an array of "
-                    f"shape {Z.shape} of X, not one vector for each row."
+                    f"embedder={type(unfrozen(embedder)).__name__} returns an array of "
+                    f"shape {Z.shape} for X, not one vector for each row: use another "
+                    "embedder."
                 )
             spaces.append(Z)
         self.sample_shape_ = getattr(unfrozen(embedders[0]), "sample_shape_", None)
@@ -282,7 +285,7 @@ class VectorEstimator(NetEstimator, abstract=True):
         return spaces
 
     def _embed(self, X):
-        """Return the vectors that the embedder makes of X."""
+        """Return the vectors of X from the embedder."""
         spaces = self._spaces(X)
         Z = spaces[0] if len(spaces) == 1 else np.concatenate(spaces, axis=1)
         bad = np.isnan(Z).any(1)
@@ -294,6 +297,7 @@ class VectorEstimator(NetEstimator, abstract=True):
             pixel_range=pixel_range,
             precision="float32",
             device=resolve_device(self.device),
+            shared=False,  # a linear layer: each process trains the same one
             **settings,
         ).initialize()
 
@@ -306,8 +310,8 @@ class VectorEstimator(NetEstimator, abstract=True):
 class Learner(Training, NetEstimator, abstract=True):
     """Base of all estimators that train a module through a net.
 
-    A method file gives the module and the public face. The base checks X, builds the
-    parts, holds the seed, trains, saves and loads.
+    A method file defines the module and the public estimator. The base checks X, builds
+    the parts, seeds, trains, saves and loads.
 
     Attributes
     ----------
@@ -341,7 +345,6 @@ class Learner(Training, NetEstimator, abstract=True):
                 f"{(len(samples), *samples.sample_shape)}) while a minimum of 2 is "
                 f"required by {type(self).__name__}: n_samples = 1 is too few to train."
             )
-        _check_processes(self)
         made = self._made_with()
         self._changed, self._built_with = self._changed_parameters(made), made
         self._continued = self._start(samples.sample_shape)
@@ -351,7 +354,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return samples
 
     def _check_settings(self):
-        """Raise an error for what would be noticed in the middle of the work."""
+        """Raise errors early that would otherwise occur during training."""
         resolve_device(self.device)
         check_folder(self.checkpoint_dir, "checkpoint_dir")
         for name, value in self.get_params(deep=False).items():
@@ -364,7 +367,7 @@ class Learner(Training, NetEstimator, abstract=True):
         check_net(settings, self.net_params or {})
 
     def _start(self, sample_shape):
-        """Return the module that ``fit`` goes on from; None: from nothing."""
+        """Return the module that ``fit`` continues from, or None."""
         if not self.warm_start or not hasattr(self, "net_") or self._fresh:
             self._origins, self._fresh = (None,), True
             return None
@@ -381,7 +384,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return copy.deepcopy(self.net_.module_)  # as it is, should this fit fail
 
     def _checkpoint(self, sampler, stage, identity):
-        """Return the file of a stage; it exists where the stage was begun before."""
+        """Return the file of a stage; it exists if the stage was started before."""
         if self.checkpoint_dir is None:
             return None
         for origin in self._origins:
@@ -393,7 +396,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return folder / f"{stage}.pt"
 
     def _resolve_pixel_range(self, samples):
-        """Return the pixel range of X, or of what has been trained on such images."""
+        """Return the pixel range of X, or of a network trained on such images."""
         own = samples.pixel_range()
         if own is None or own in PIXEL_RANGES:
             return own
@@ -435,7 +438,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return default
 
     def _new_embedder(self, **settings):
-        """Return the embedder that None stands for; it runs where this one runs.
+        """Return the default embedder, on the same device as this estimator.
 
         The method names its class, ``_default_embedder``.
         """
@@ -449,20 +452,21 @@ class Learner(Training, NetEstimator, abstract=True):
         given = self.get_params(deep=False)
         shown = " and ".join(f"{name}={given[name]!r}"[:200] for name in names)
         return ValueError(
-            "warm_start=True goes on from what the last fit has learned, which does "
-            f"not fit {shown or 'the network that the parameters make now'}: set back "
-            "what has been changed, or use warm_start=False."
+            "warm_start=True continues from the weights of the last fit, which do not "
+            f"fit {shown or 'the network of the current parameters'}: undo the "
+            "changes, or use warm_start=False."
         )
 
     def _part(self, name, build):
-        """Return a part of the module; in a warm start with the weights it had.
+        """Return a part of the module, in a warm start with its earlier weights.
 
         Parameters
         ----------
         name : str
             Of the part; "": the module itself.
         build : callable
-            Makes it from the parameters. In a warm start nothing that it draws counts.
+            Creates it from the parameters. In a warm start, its random draws have no
+            effect.
 
         Raises
         ------
@@ -476,7 +480,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return self._load(part, self._continued.get_submodule(name))
 
     def _take_over(self, module, *names):
-        """Give a module, in a warm start, what the one before it has learned.
+        """Load the learned state of the last module in a warm start.
 
         Parameters
         ----------
@@ -498,7 +502,7 @@ class Learner(Training, NetEstimator, abstract=True):
         return module
 
     def _load(self, part, before):
-        """Return a part with the weights of another one, which must fit."""
+        """Return a part with the weights of another, which must fit."""
         policies = getattr(part, "policies", ())
 
         def learned(module):
@@ -531,7 +535,7 @@ class Learner(Training, NetEstimator, abstract=True):
         ).initialize()
 
     def _n_epochs(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
-        """Return the length of a training in epochs, where 1.5 are one and a half."""
+        """Return the length of a training in epochs, which may be fractional."""
         max_steps = self.max_steps if max_steps == 0 else max_steps
         if max_steps is None:
             return max_epochs or self.max_epochs
@@ -549,9 +553,9 @@ class Learner(Training, NetEstimator, abstract=True):
         train=True,
         **settings,
     ):
-        """Train a module: one stage of a method. Its epochs go on with the history.
+        """Train a module: one stage of a method. Its epochs are added to the history.
 
-        A stage that was begun before continues from its checkpoint.
+        A stage that was started before continues from its checkpoint.
 
         Parameters
         ----------
@@ -561,14 +565,14 @@ class Learner(Training, NetEstimator, abstract=True):
         sampler : Shuffled or another sampler
             The rows, and the order in which they are drawn.
         identity : sequence
-            What makes this training another one, beside the estimator's parameters, the
-            rows and the ``identity`` of their sampler: names the checkpoint.
+            What identifies this training, besides the estimator's parameters, the rows
+            and the ``identity`` of their sampler: names the checkpoint.
         predicts : bool
             Whether the estimator can predict between the epochs of this stage.
         watch : callable or None
             See `Net`.
         train : bool
-            False makes the net of a stage that is left out.
+            False creates the net of a skipped stage.
         **settings
             Win over the estimator's own parameters.
 
@@ -596,14 +600,16 @@ class Learner(Training, NetEstimator, abstract=True):
         self.net_ = net
         self._fresh &= self.interrupted_
         if train and not self.interrupted_:
+            self._agree(name, sampler)
             net.partial_fit(sampler)
             net.stage = None  # it knows X
             if net.interrupted_:
                 self.interrupted_ = True
                 warn(
                     f"{type(self).__name__} was interrupted in stage {name!r} after "
-                    f"{net.step_} of {net.total_steps_} steps. It is fitted with what "
-                    "it had learned; call fit again for the rest.",
+                    f"{net.step_} of {net.total_steps_} steps. It is fitted with its "
+                    "weights at that step; call fit again for "
+                    "the rest.",
                     UserWarning,
                 )
         net.history[:0] = self._earlier_epochs
@@ -611,30 +617,28 @@ class Learner(Training, NetEstimator, abstract=True):
         self.n_iter_ = len(net.history)
         return module
 
+    def _agree(self, stage, sampler):
+        """Raise an error if processes that train together do not train the same."""
+        group = current()
+        if group.size == 1:
+            return
+        samples = sampler.samples
+        some = samples[samples.spread(32)]
+        group.agree(
+            {
+                "their estimators": (type(self).__name__, stage),
+                "the parameters": _plain(self.get_params(deep=False)),
+                "X": (len(samples), digest(some)),
+                "y, or what the fit has made of X before": digest(sampler.identity),
+            }
+        )
 
-def _check_processes(estimator):
-    """Tell that the processes of torch.distributed do not share a training."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return
-    size, name = distributed.get_world_size(), type(estimator).__name__
-    if size == 1:
-        return
-    if estimator.random_state is None:
-        raise ValueError(
-            f"random_state=None would train another {name} in each of the {size} "
-            "processes of torch.distributed: give all the same number."
-        )
-    if distributed.get_rank() == 0:
-        warn(
-            f"Each of the {size} processes of torch.distributed trains the whole "
-            f"{name} on all rows of its X: nothing is shared among them, and the "
-            "training is no faster than in one process.",
-            UserWarning,
-        )
+
+def _plain(parameters):
+    return {k: v for k, v in parameters.items() if isinstance(v, (str, int, float))}
 
 
 def _holds(outer, inner):
-    """Return whether one range of values holds three quarters of another at least."""
+    """Return whether one range of values holds at least 3/4 of another."""
     common = min(outer[1], inner[1]) - max(outer[0], inner[0])
     return common >= 0.75 * (inner[1] - inner[0])

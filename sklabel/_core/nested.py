@@ -120,9 +120,9 @@ def hidden_features(classifier, X):
     if not isinstance(classifier, ClassificationRole):
         if len(getattr(X, "shape", None) or np.shape(X)) != 2:
             raise ValueError(
-                f"{type(classifier).__name__} has no features to look at but its X, "
-                f"which is of shape {np.shape(X)} and not vectors: take one of "
-                "sklabel's classifiers, or embed the images first."
+                f"{type(classifier).__name__} has no features other than X, which has "
+                f"shape {np.shape(X)} and does not hold vectors: use one of sklabel's "
+                "classifiers, or embed the images first."
             )
         return check_array(X, dtype=[np.float32, np.float64], order="C")
     return encoded(classifier, X)

@@ -19,6 +19,7 @@ from skorch.callbacks.scoring import ScoringBase
 from tqdm.auto import tqdm
 
 from .. import optim
+from ..modules.batchnorm import average_statistics_, synchronized
 from .batches import Batches
 from .devices import (
     available_devices,  # noqa: F401, for those who ask the net
@@ -32,6 +33,7 @@ from .devices import (
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
+from .processes import ALONE, Numbers, alone, current
 from .samplers import count_rows, split_batch
 from .samples import to_unit
 from .warn import warn
@@ -109,6 +111,8 @@ class Net(NeuralNet):
         Stands before the progress bar.
     compile : bool
         Whether to compile the module's parts.
+    shared : bool
+        Whether the processes of a `Group` train it together; else each trains it whole.
 
     Notes
     -----
@@ -116,6 +120,8 @@ class Net(NeuralNet):
     small networks: nothing is recorded, synchronized or called back per batch unless
     callbacks are given.
     """
+
+    group_ = ALONE  # the processes that train it together
 
     def __init__(
         self,
@@ -140,9 +146,11 @@ class Net(NeuralNet):
         device="cpu",
         verbose=0,
         compile=False,
+        shared=True,
         callbacks="disable",
         **kwargs,
     ):
+        self.shared = shared
         self.pixel_range = pixel_range
         self.weight_decay = weight_decay
         self.lr_scales = lr_scales
@@ -182,7 +190,7 @@ class Net(NeuralNet):
             if isinstance(callback, (ScoringBase, PassthroughScoring)):
                 raise ValueError(
                     f"{type(callback).__name__} of skorch scores predictions that this "
-                    "net does not make in training: take ScoringMonitor of "
+                    "net does not make in training: use ScoringMonitor of "
                     "sklearn.callback with set_callbacks, or read net_.history"
                 )
         return self
@@ -197,10 +205,11 @@ class Net(NeuralNet):
 
     def torch_compile(self, module, name):
         # in place, part by part: torch.compile(module) would rename every saved weight,
-        # and its loss would run uncompiled
+        # and its loss would run uncompiled; not the views, whose shapes are drawn
         if self.compile:
             for child in module.children():
-                child.compile()
+                if any(True for _ in child.parameters()):
+                    child.compile(**self.get_params_for("compile"))
         return module
 
     def initialize_optimizer(self, triggered_directly=None):
@@ -224,7 +233,7 @@ class Net(NeuralNet):
         if not isinstance(self.optimizer_, torch.optim.Optimizer):
             raise ValueError(
                 f"optimizer={self.optimizer!r} gives a "
-                f"{type(self.optimizer_).__name__}, which is no torch optimizer."
+                f"{type(self.optimizer_).__name__}, which is not a torch optimizer."
             )
         return self
 
@@ -233,7 +242,7 @@ class Net(NeuralNet):
 
     def get_iterator(self, dataset, training=False):
         if training:  # a sampler
-            return Batches(dataset, self.batch_size, self.device)
+            return Batches(dataset, self.batch_size, self.device, self.group_)
         rows = np.arange(len(dataset))
         return (dataset[block] for block in self._blocks(rows))
 
@@ -265,13 +274,14 @@ class Net(NeuralNet):
             On the CPU.
         """
         rows = np.arange(len(samples)) if rows is None else rows
+        group = current()  # in a fit the processes share this work, too
         was_training = self.module_.training
         batches = [
             self.evaluation_step(samples[block], forward=forward).cpu()
-            for block in self._blocks(rows)
+            for block in self._blocks(group.part(rows))
         ]
         self.module_.train(was_training)
-        return torch.cat(batches, -2)
+        return group.collected(torch.cat(batches, -2), len(rows), -2)
 
     @float32_by_default()
     def evaluate_tensor(self, x, forward):
@@ -316,36 +326,43 @@ class Net(NeuralNet):
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         sampler = X
+        self.group_ = group = current() if self.shared else ALONE
+        self.numbers_ = Numbers(group, self.device)
         batches = self.get_iterator(sampler, training=True)
         self.total_steps_ = self.max_steps or self.max_epochs * len(batches)
         self.warmup_steps_ = round(self.warmup_epochs * len(batches))
         if self.warmup_steps_ >= self.total_steps_:
             warn(
                 f"warmup_epochs={self.warmup_epochs} is as long as the whole training, "
-                f"of {self.total_steps_} steps, so that the learning rate never gets "
-                f"to lr={self.lr}, or never falls: lower it, or train longer.",
+                f"of {self.total_steps_} steps, so the learning rate never reaches "
+                f"lr={self.lr}, or never falls: lower it, or train longer.",
                 UserWarning,
             )
         self.step_ = 0
         self.interrupted_ = False
+        group.copy_first_(self.module_)
         self.resume()
-        stage = self.stage or _NoStage()
+        stage = self.stage if self.stage and group.is_first else _NoStage()
         stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
         with self._working(sampler, batches):
             try:
                 while self.step_ < self.total_steps_:
-                    stage.begin_epoch()
+                    with alone():  # the first process tells its callbacks
+                        stage.begin_epoch()
                     self.notify("on_epoch_begin", **data)
                     self.run_single_epoch(batches, True, "train", self.train_step)
                     self._after_epoch(sampler)
                     self.notify("on_epoch_end", **data)
                     self.save_checkpoint()
-                    if stage.end_epoch():
+                    if group.shared(lambda: self._ended(stage)):
                         self.stop()
             except KeyboardInterrupt:
+                within_epoch = self.history and "train_loss" not in self.history[-1]
+                if within_epoch and group.size > 1:
+                    raise  # the others are in another step
                 self.interrupted_ = True
-                if self.history and "train_loss" not in self.history[-1]:
+                if within_epoch:
                     self.history.pop()  # the epoch that was broken off
         stage.end()
         self._check_finite(sampler.samples)
@@ -359,12 +376,17 @@ class Net(NeuralNet):
             self.batches_ = stack.enter_context(closing(batches))
             stack.enter_context(sampler.samples.held_on(self.device))
             stack.enter_context(fastest_convolutions(self.device))
+            stack.enter_context(synchronized(self.module_, self.group_))
             if self.precision == "tf32":  # of the gradients, too
                 stack.enter_context(tensor_float32(self.device))
             try:
                 yield
             finally:
                 del self.progress_, self.batches_
+
+    def _ended(self, stage):
+        with alone():
+            return stage.end_epoch()
 
     def _check_finite(self, samples):
         """Raise if the last steps led to outputs that are not finite."""
@@ -373,7 +395,7 @@ class Net(NeuralNet):
         outputs = self.evaluate(samples, samples.spread(_FEWEST_ROWS))
         if not outputs.isfinite().all():
             raise ValueError(
-                f"The network is no longer finite after step {self.step_}: lower "
+                f"The weights became NaN or infinite in step {self.step_}: lower "
                 f'lr={self.lr}, or use precision="float32".'
             )
 
@@ -385,6 +407,7 @@ class Net(NeuralNet):
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         start, sums, n_steps = time.perf_counter(), {}, 0
         counts = collections.Counter()  # not every step gives every metric
+        self.numbers_.begin_epoch()
         self.module_.train()
         after_step = getattr(self.module_, "after_step", None)
         told = {"training": True, "y_pred": None}  # the module predicts nothing here
@@ -406,9 +429,10 @@ class Net(NeuralNet):
                 self.progress_.update()
             if self.step_ == self.total_steps_:
                 break
-        for name, value in sums.items():
-            mean = (value / counts[name]).tolist()
-            self.history.record("train_loss" if name == "loss" else name, mean)
+        means = {name: value / counts[name] for name, value in sums.items()}
+        for name, mean in self.group_.averaged(means).items():
+            name = "train_loss" if name == "loss" else name
+            self.history.record(name, mean.tolist())
         self.history.record("lr", self.optimizer_.param_groups[0]["lr"])
         self.history.record("train_batch_count", n_steps)
         self.history.record("dur", time.perf_counter() - start)
@@ -418,7 +442,7 @@ class Net(NeuralNet):
         parts = split_batch(*batch, self.accumulate) if self.accumulate > 1 else [batch]
         n_rows, sums = sum(count_rows(x) for x, _ in parts), {}
         for number, (x, y) in enumerate(parts, 1):
-            with self.autocast():
+            with self.autocast(), self.numbers_.own(), self.group_.step():
                 loss = self.module_.loss(self.to_device(x), to_device(y, self.device))
             loss, metrics = loss if isinstance(loss, tuple) else (loss, {})
             if number == len(parts) and self.step_ + 1 < self.total_steps_:
@@ -431,6 +455,7 @@ class Net(NeuralNet):
             self.scaler_.scale(loss).backward()
             for name, value in metrics.items():
                 sums[name] = sums[name] + value if name in sums else value
+        self.group_.average_gradients_(self.module_)
         self._step()
         return sums
 
@@ -485,6 +510,7 @@ class Net(NeuralNet):
             group["lr"] = self.lr * factor * group.get("lr_scale", 1)
 
     def _after_epoch(self, sampler):
+        average_statistics_(self.module_, self.group_)
         loss = self.history[-1, "train_loss"]
         if not np.isfinite(loss):
             raise ValueError(
@@ -502,7 +528,7 @@ class Net(NeuralNet):
             self.progress_.set_postfix(loss=f"{loss:.4f}")
 
     def _progress(self, batches):
-        if not self.verbose:
+        if not self.verbose or not self.group_.is_first:
             return nullcontext()
         return tqdm(
             total=self.total_steps_,
@@ -516,7 +542,7 @@ class Net(NeuralNet):
 
     def save_checkpoint(self):
         """Write the state after an epoch; a reader never sees half a file."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.group_.is_first:
             return
         path = Path(self.checkpoint)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -543,7 +569,7 @@ class Net(NeuralNet):
         if self.checkpoint is None:
             return
         try:
-            content = read_regular(self.checkpoint)
+            content = self.group_.shared(lambda: read_regular(self.checkpoint))
         except FileNotFoundError:
             return
         except ValueError as error:
@@ -555,10 +581,10 @@ class Net(NeuralNet):
         except Exception as error:  # torch raises many kinds
             raise self._no_checkpoint("is damaged") from error
         if not isinstance(state, dict) or state.get("format") != _CHECKPOINT_FORMAT:
-            raise self._no_checkpoint("is of another format than this version writes")
+            raise self._no_checkpoint("has another format than this version writes")
         about = {name: state.pop(name, None) for name in ("format", *_versions())}
         if state.pop("checksum", None) != digest(state):
-            raise self._no_checkpoint("is damaged: its checksum is another")
+            raise self._no_checkpoint("is damaged: its checksum does not match")
         others = {name: v for name, v in about.items() if v != _versions().get(name, v)}
         try:
             self._continue_from(state)
@@ -572,7 +598,7 @@ class Net(NeuralNet):
             warn(
                 f"The checkpoint {str(self.checkpoint)!r} was written with "
                 f"{_shown(others)}: the training continues, but its result may differ "
-                "in its last digits from one of a single version.",
+                "in the last digits from that of a single version.",
                 UserWarning,
             )
 
@@ -596,12 +622,13 @@ class Net(NeuralNet):
     def _no_checkpoint(self, what):
         return ValueError(
             f"The checkpoint {str(self.checkpoint)!r} {what}: remove the file to train "
-            "this stage from its beginning."
+            "this stage from the start."
         )
 
     def __getstate__(self):
         # once is enough for the weights, and a trained net needs no optimizer's state
         names = ("module", "optimizer_", "progress_", "batches_", "scaler_")
+        names += ("group_", "numbers_")
         left_out = {k: vars(self).pop(k) for k in names if k in vars(self)}
         try:
             return super().__getstate__()

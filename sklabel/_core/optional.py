@@ -1,4 +1,4 @@
-"""Optional packages: one way to import them, one message where they are missing."""
+"""Optional packages: one way to import them, one message if they are missing."""
 
 from importlib import import_module
 

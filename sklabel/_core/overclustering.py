@@ -1,4 +1,4 @@
-"""What learns from finer clusters in turn with those wanted: the two kinds of IIC."""
+"""Training alternately with over-clustering: the two kinds of IIC."""
 
 from dataclasses import KW_ONLY
 
@@ -33,7 +33,7 @@ class Overclustering(Method):
 
     @property
     def overclusters(self):
-        """Whether the over-clustering heads have their turn."""
+        """Whether the over-clustering heads are trained now."""
         return self.step < self.n_overcluster_steps
 
     def before_epoch(self, net, sampler):
@@ -63,7 +63,7 @@ class OverclusteringMixin:
         return max(self.n_clusters, min(5 * self.n_clusters, _MOST_OVERCLUSTERS))
 
     def _raise_learning(self):
-        """Return what to raise where too little was learned."""
+        """Return the parameters to raise if too little was learned."""
         return (
             f"Raise max_epochs={self.max_epochs}, lr={self.lr} or "
             f"marginal_weight={self.marginal_weight}"

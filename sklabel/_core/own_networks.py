@@ -67,7 +67,7 @@ class Vectors(nn.Module):
                 if states is not None and states.ndim == 3:
                     return states[:, 0]
         if not isinstance(found, torch.Tensor) or found.ndim not in (2, 3, 4):
-            raise ValueError("it gives neither vectors nor maps nor tokens")
+            raise ValueError("it returns neither vectors nor maps nor tokens")
         if found.ndim == 2:
             if self.pooling != "auto":
                 raise ValueError(f"it gives vectors, without pooling={self.pooling!r}")
@@ -85,7 +85,7 @@ def _attribute_of(found):
 
 
 def _call(net, x):
-    """Return what a network says of images, whoever has written it."""
+    """Return the output of any network for images."""
     for name in ("get_image_features", "encode_image"):  # of CLIP and the like
         if hasattr(net, name):
             return getattr(net, name)(x)
@@ -168,8 +168,8 @@ def own_encoder(net, weights, preprocessing, side, pooling):
     name = type(net).__name__
     if weights is None:
         raise ValueError(
-            f"weights=None has no meaning for a network of your own ({name}): leave "
-            '"DEFAULT", its own weights, or give the path of a file.'
+            f"weights=None has no effect on a network of your own ({name}): use "
+            '"DEFAULT" for its own weights, or give the path of a file.'
         )
     net = keep_frozen_(copy.deepcopy(net)).eval()
     if weights != "DEFAULT":
@@ -180,8 +180,8 @@ def own_encoder(net, weights, preprocessing, side, pooling):
     except Exception as error:  # networks of others fail in many ways
         raise ValueError(
             f"backbone={name} cannot turn images of {frame.size[0]}x{frame.size[1]} "
-            f"pixels into vectors ({reason_of(error)}): give input_size or "
-            "preprocessing, or a network that does."
+            f"pixels into vectors ({reason_of(error)}): set input_size or "
+            "preprocessing, or use another network."
         ) from error
     return encoder, frame
 
@@ -220,7 +220,7 @@ def frame_of(preprocessing, side=None, net=None):
     unknown = [key for key in own if key not in _OWN_KEYS]
     if unknown:
         raise ValueError(
-            f"preprocessing has the keys {unknown}, but it is made of {_OWN_KEYS}."
+            f"preprocessing has the keys {unknown}, but the keys may be {_OWN_KEYS}."
         )
     mean, std = (
         _three(own.pop(name, usual), name)
@@ -318,4 +318,4 @@ def _edges(size):
     for edge, mode in (("shortest_edge", "shortest"), ("longest_edge", "longest")):
         if size.get(edge):
             return {"resize": (size[edge],) * 2, "mode": mode}
-    raise ValueError(f"preprocessing has a size of {size}, which says no height.")
+    raise ValueError(f"preprocessing has a size of {size}, which has no height.")

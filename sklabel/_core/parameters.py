@@ -104,8 +104,8 @@ def constraints(kind):
 class Parameters:
     """Base of estimators whose parameters are fields.
 
-    A subclass with an ``__init__`` of its own is left alone. A name that begins or ends
-    with an underscore is no parameter.
+    A subclass with its own ``__init__`` is not changed. A name that begins or ends with
+    an underscore is not a parameter.
 
     Parameters
     ----------
@@ -166,21 +166,21 @@ class Inference(Parameters, abstract=True):
     Parameters
     ----------
     image_shape : tuple or None
-        (height, width) or (height, width, channels) of images that come as 2-D X.
+        (height, width) or (height, width, channels) of the images if X is 2-D.
     image_size : int, tuple or None
-        Size to which image files are resized; None: they must have one size.
+        Size to which image files are resized; None: all must have the same size.
     on_error : {"raise", "skip"}
         What to do with image files that cannot be read.
     max_pixels : int or None
-        Most pixels that an image file may have. Larger ones are refused, since a small
-        file may fill the memory; None: those over 178,956,970.
+        Maximum number of pixels of an image file. Larger images raise an error, since a
+        small file may decode to fill the memory. None: 178,956,970.
     device : str or torch.device
         "auto": CUDA, then MPS, then CPU.
     precision : {"auto", "bfloat16", "float16", "tf32", "float32"}
-        "auto": for images, bfloat16 autocast where the hardware multiplies it, else
-        float16 where it multiplies that; see :ref:`device_and_precision`.
+        "auto": for images, bfloat16 autocast if the hardware supports it, else float16
+        if it supports that; see :ref:`device_and_precision`.
     random_state : int, RandomState instance or None
-        Seed of everything random; the global generators are left alone.
+        Seed of everything random; the global generators are not changed.
     verbose : int
         1: a progress bar.
     """
@@ -208,30 +208,31 @@ class Training(Inference, abstract=True):
     max_steps : int or None
         Length of training in optimizer steps; overrides ``max_epochs``.
     batch_size : int
-        Samples per step; what is left of an epoch, two or more, makes a smaller step,
-        where most published code leaves it out.
+        Samples per step; the rest of an epoch, if two or more, makes a smaller step,
+        which most published code drops.
     accumulate : int
-        Parts that a batch is computed in, one after the other, where memory is short;
-        their gradients add up to one step. What compares the rows of a batch, as many
-        losses and BatchNorm do, sees a part only.
+        Number of parts in which a batch is computed, one after the other, to save
+        memory; their gradients add up to one step. Losses that compare rows, and
+        BatchNorm, see only one part at a time.
     optimizer : str or class
         "sgd", "nesterov", "adam", "adamw", or one of the LARS family for batches of
         thousands, see :class:`sklabel.optim.LARS`: "lars", "lars_outer", "larc" (biases
-        and norms are treated as all others), "lars_clip".
+        and norms are treated like all others), "lars_clip".
     lr : float
         Peak learning rate.
     weight_decay : float
-        Decay of weights; biases and norms have none, but with "larc".
+        Weight decay, not applied to biases and norms except with "larc".
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Course of the learning rate after the warm-up.
+        Learning rate schedule after the warm-up.
     warmup_epochs : float
-        Epochs of linear warm-up; the default at most a tenth of the training, another
-        number as it is given.
+        Epochs of linear warm-up. The default is cut to a tenth of the training, other
+        values are not.
     warm_start : bool
-        Whether ``fit`` continues from the weights of the last fit, under the parameters
-        as they are now. Those that make a network of another shape are refused.
+        Whether ``fit`` continues from the weights of the last fit, with the current
+        parameters. Parameters that change the shape of the network raise an error.
     checkpoint_dir : str, Path or None
-        Folder for checkpoints; the same fit called again continues from the last one.
+        Folder for checkpoints; if the same fit is called again, it continues from the
+        last one.
     net_params : dict or None
         Further settings of the net, such as ``compile``, ``callbacks`` or
         ``optimizer__momentum``.

@@ -62,7 +62,7 @@ def save(estimator, folder, written_by=None):
     text = json.dumps(description).encode()
     if len(text) > _MOST_JSON:
         raise ValueError(
-            f"The estimator has {len(text):,} bytes beside its arrays, and load reads "
+            f"The estimator has {len(text):,} bytes besides its arrays, but load reads "
             f"at most {_MOST_JSON:,}: use joblib.dump for it."
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,8 +158,8 @@ def load(folder, *, allow_external=False):
         raise ValueError(f"{str(folder)!r} is damaged: {reason}") from error
     if checksum != hashlib.sha256(weights).hexdigest():
         raise ValueError(
-            f"{str(folder)!r} is damaged: {name} is not the file that "
-            "estimator.json was written with. Save the estimator again."
+            f"{str(folder)!r} is damaged: {name} and estimator.json were not written "
+            "together. Save the estimator again."
         )
     before = _local_only.set(not allow_external)
     try:
@@ -174,8 +174,8 @@ def load(folder, *, allow_external=False):
             raise ValueError(f"{str(folder)!r} is refused: {refused}") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
-            f"{str(folder)!r} holds what this version cannot read ({reason[:1000]}). "
-            "Save the estimator again."
+            f"{str(folder)!r} cannot be read by this version ({reason[:1000]}). Save "
+            "the estimator again."
         ) from error
     finally:
         _local_only.reset(before)
@@ -231,7 +231,7 @@ def refuse_external(what):
     Called by those who are about to fetch or read something else.
     """
     if _local_only.get():
-        raise _Refused(f"{what} would be fetched, or read from elsewhere. {_ALLOW}")
+        raise _Refused(f"{what} would be downloaded, or read from elsewhere. {_ALLOW}")
 
 
 def is_external(name):

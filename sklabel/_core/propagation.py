@@ -33,7 +33,7 @@ class NeighborGraph:
     near : ndarray of int of shape (n, 1 + n_neighbors)
         Each row itself, and its neighbors.
     weights : Tensor of shape (n, 1 + n_neighbors)
-        How much each of them counts.
+        Their weights.
     """
 
     links: csr_array
@@ -94,11 +94,11 @@ def local_weights(distances, own_scale, their_scale):
 
 
 def propagate(links, sources, alpha, rows=None):
-    r"""Return the labels that walks on a graph bring to each row (Zhou et al., 2003).
+    r"""Return labels spread by walks on a graph (Zhou et al., 2003).
 
     .. math:: F = (1 - \alpha) \sum_{t=0}^{50} \alpha^t S^t Y
 
-    A sum of terms that are never negative: what no walk reaches stays exactly 0.
+    The terms are never negative: rows that no walk reaches stay exactly 0.
 
     Parameters
     ----------
@@ -107,9 +107,9 @@ def propagate(links, sources, alpha, rows=None):
     sources : sparse array of shape (n, c)
         Y.
     alpha : float
-        How likely a walk goes on, in [0, 1).
+        Probability that a walk continues, in [0, 1).
     rows : ndarray of int or None
-        Which rows are wanted; None: all.
+        Rows to return; None: all.
 
     Returns
     -------
@@ -134,7 +134,7 @@ def spread(weights, values):
     ----------
     weights : Tensor of shape (n, k)
     values : Tensor of shape (n, k, K)
-        What walks have brought to each neighbor, over the root of its degree.
+        Result of `propagate` for each neighbor, over the root of its degree.
 
     Returns
     -------
@@ -147,7 +147,7 @@ def spread(weights, values):
 
 
 class LabeledRows:
-    """Labeled rows, and which of them are left out in turn.
+    """Labeled rows, and their folds.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class LabeledRows:
 
     @property
     def left_out(self):
-        """Positions of the rows that are left out in turn."""
+        """Positions of the rows in folds."""
         return np.flatnonzero(self.fold >= 0)
 
     @property
@@ -207,7 +207,7 @@ class LabeledRows:
         return np.where(self.fold == folds[:, None], 0, self.weights)
 
     def propagate(self, graph, alpha):
-        """Return what the graph says: in all, and of rows without their own fold.
+        """Return the graph's result: for all rows, and out of fold.
 
         Parameters
         ----------

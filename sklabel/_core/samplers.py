@@ -28,7 +28,7 @@ class Shuffled:
 
     @property
     def identity(self):
-        """What makes a training another one, beside the rows."""
+        """What identifies a training, besides the rows."""
         return (self.targets,)
 
     def n_batches(self, batch_size):
@@ -108,7 +108,7 @@ class Mixed(Shuffled):
     ratio : float
         Unlabeled rows per labeled row of a batch; 0 or no unlabeled row: none.
     include_labeled : bool
-        Whether the labeled images also stand among the unlabeled ones.
+        Whether labeled images are also used as unlabeled ones.
     weights : ndarray of shape (n_samples,) or None
         How often a labeled row is drawn, compared with the others; None: equally often.
 
@@ -298,6 +298,14 @@ class Captioned(Shuffled):
         return (self.texts,)
 
     def epoch(self, batch_size):
+        for rows, texts in self._pairs(batch_size):
+            longest = self.tokens.shape[1]
+            if self.lengths is not None:
+                longest = int(self.lengths[texts].max())
+            yield rows, texts, longest
+
+    def _pairs(self, batch_size):
+        """Yield rows and the number of a text of each."""
         if not self.unique:
             for rows in super().epoch(batch_size):
                 yield rows, self._draw(rows)
@@ -309,12 +317,9 @@ class Captioned(Shuffled):
                 yield batch
                 n_left -= 1
 
-    def fetch(self, pair):
-        rows, texts = pair
-        tokens = self.tokens[texts]
-        if self.lengths is not None:
-            tokens = tokens[:, : int(self.lengths[texts].max())]
-        return self.samples[rows], tokens.long()
+    def fetch(self, drawn):
+        rows, texts, longest = drawn
+        return self.samples[rows], self.tokens[texts, :longest].long()
 
     def _draw(self, rows):
         """Return the number of a text of each row."""

@@ -118,10 +118,10 @@ class Samples:
 
     @contextmanager
     def held_on(self, device):
-        """Keep the rows on a device, if they fit, while they are fetched from it.
+        """Keep the rows on a device during the block, if they fit.
 
-        They fit where they are an array in memory that takes no more than
-        ``SHARE_FOR_ROWS`` of what the device has left, 8-bit pixels as such.
+        They fit if they are an array in memory that takes at most ``SHARE_FOR_ROWS`` of
+        what the device has left, 8-bit pixels as such.
         """
         if self._held is not None or not self._fit_on(device):
             yield
@@ -144,7 +144,7 @@ class Samples:
         return n_bytes <= SHARE_FOR_ROWS * free_memory(device)
 
     def without(self, left_out):
-        """Return the same rows, of which some, a mask, are not trained on, either."""
+        """Return the same rows, with a mask of further rows not to train on."""
         bad = self.bad | left_out
         return Samples(self.source, self.sample_shape, self.channels_last, bad)
 
@@ -156,8 +156,8 @@ class Samples:
     def pixel_range(self):
         """Return (low, high), the values that stand for black and white; None: vectors.
 
-        uint8 is 0 to 255 and float images within [0, 1] are as they are; any other
-        float images are mapped from their own smallest and largest value.
+        It is (0, 255) for uint8, (0, 1) for float images within [0, 1], and the
+        smallest and largest value for any other float images.
         """
         if len(self.sample_shape) == 1:
             return None
@@ -184,7 +184,7 @@ class Samples:
         Parameters
         ----------
         n_rows : int, default=2048
-            They are taken over at most so many rows, evenly spaced.
+            Maximum number of rows used, evenly spaced.
         """
         x = to_unit(self[self.spread(n_rows)], self.pixel_range()).double()
         axes = (0, 2, 3) if x.ndim == 4 else (0,)

@@ -23,20 +23,21 @@ def check_folder(folder, name):
         return
     if not os.fspath(folder):
         raise ValueError(
-            f'{name}="" is no folder: use None for none, "." for this one.'
+            f'{name}="" is not a folder: use None for no folder, "." for the '
+            "current one."
         )
     there = next(
         p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists()
     )
     if not there.is_dir():
         raise ValueError(
-            f"{name}={str(folder)!r} is no folder, since {str(there)!r} is a file: "
-            "name another one."
+            f"{name}={str(folder)!r} is not a folder, because {str(there)!r} is a "
+            "file: give another folder."
         )
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(
-            f"{name}={str(folder)!r} cannot be written to: change the rights of "
-            f"{str(there)!r}, or name another folder."
+            f"{name}={str(folder)!r} cannot be written to: change the permissions of "
+            f"{str(there)!r}, or give another folder."
         )
 
 
@@ -57,7 +58,7 @@ def check_callable(value, name, what, n_arguments=3):
         inspect.signature(called).bind(*range(n_arguments))
     except TypeError as error:
         raise ValueError(
-            f"{name}={shown} is called with {what}, which it does not take: {error}."
+            f"{name}={shown} is called with {what}, which it does not accept: {error}."
         ) from None
     except ValueError:  # built in, without a signature
         pass
@@ -89,8 +90,8 @@ def _check_views(name, policy, args, views):
         return
     policy = policy.forward if isinstance(policy, _Function) else policy
     raise ValueError(
-        f"{name}={policy!r} gives {found}, but it must give floats, a view of each row "
-        f"of a batch of shape {tuple(x.shape)}."
+        f"{name}={policy!r} returns {found}, but it must return floats, one view of "
+        f"each row of a batch of shape {tuple(x.shape)}."
     )
 
 
@@ -105,7 +106,7 @@ def check_net(settings, more):
     taken = [name for name in _TAKEN if name in more]
     if taken:
         raise ValueError(
-            f"net_params={more!r} cannot set {taken}, which the estimator itself does."
+            f"net_params={more!r} cannot set {taken}, which the estimator sets itself."
         )
     error = _failure({**settings, **more})
     if error is None:
@@ -119,8 +120,8 @@ def check_net(settings, more):
     if reason.startswith("optimizer="):
         raise ValueError(f"{reason}.")
     raise ValueError(
-        f"optimizer={settings['optimizer']!r} cannot be made with lr={settings['lr']}: "
-        f"{reason}."
+        f"optimizer={settings['optimizer']!r} cannot be created with "
+        f"lr={settings['lr']}: {reason}."
     ) from error
 
 

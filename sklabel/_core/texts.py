@@ -37,8 +37,8 @@ def check_captions(y, samples):
     different = {text for own in read for text in own}
     if len(different) < 2 or sum(map(bool, read)) < 2:
         raise ValueError(
-            f"y has {len(different)} different text(s) for the images: two images "
-            "with different texts are needed at least."
+            f"y has {len(different)} different text(s) for the images, but at least "
+            "two images with different texts are needed: add texts."
         )
     return texts
 
@@ -97,7 +97,7 @@ def check_tokens(tokens, texts, tokenizer, context_length, vocabulary_size):
     if tokens.ndim != 2 or len(tokens) != len(texts) or tokens.is_floating_point():
         raise ValueError(
             f"tokenizer={tokenizer!r} returned {tokens.dtype} of shape "
-            f"{shape} for {len(texts)} texts: integers of shape (n, L) are wanted."
+            f"{shape} for {len(texts)} texts: it must return integers of shape (n, L)."
         )
     if shape[1] > context_length:
         raise ValueError(
@@ -109,14 +109,14 @@ def check_tokens(tokens, texts, tokenizer, context_length, vocabulary_size):
     if wrong.any():
         text = texts[int(wrong.int().argmax())]
         raise ValueError(
-            f"tokenizer={tokenizer!r} returned no tokens for {text!r}, or "
-            f"some that are not in [0, {limit}), which the text tower knows."
+            f"tokenizer={tokenizer!r} returned no tokens for {text!r}, or tokens "
+            f"outside [0, {limit}), the range of the text tower."
         )
     n_full = int((tokens[:, -1] != 0).sum())
     if n_full and shape[1] == context_length:
         warn(
             f"{n_full} of {len(texts)} texts have context_length="
-            f"{context_length} tokens or more, and what goes beyond is cut "
-            "off: raise context_length before fit, or shorten them.",
+            f"{context_length} tokens or more and are cut off: raise context_length "
+            "before fit, or shorten them.",
             UserWarning,
         )

@@ -1,4 +1,4 @@
-"""Training on from an encoder that has learned elsewhere, without harm to it."""
+"""Fine-tuning of a pretrained encoder, without harm to it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -42,11 +42,11 @@ class Probe:
     bias : ndarray of shape (K,)
     center : ndarray of shape (D,)
     scale : float
-        What features are divided by once the center is taken away.
+        Divides the features after centering.
     rows : ndarray of int of shape (m,)
-        Those that were left out in turn.
+        Rows of the cross-validation.
     hits : ndarray of bool of shape (m,)
-        Whether a probe of the others knew their class.
+        Whether a probe fitted on the others predicts their class.
     """
 
     weight: np.ndarray
@@ -57,12 +57,12 @@ class Probe:
     hits: np.ndarray
 
     def scaled(self, Z):
-        """Return features (n, D) as the probe was fitted on them."""
+        """Return features (n, D), scaled as for the probe."""
         return (Z - self.center) / self.scale
 
 
 def fit_probe(Z, codes, weights, n_classes, seed=0):
-    """Return a logistic regression as sure as it is right on rows left out in turn.
+    """Return a logistic regression calibrated by cross-validation.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def fit_probe(Z, codes, weights, n_classes, seed=0):
     n_classes : int
         K; a class may have no row.
     seed : int, default=0
-        Of the folds, where there are more than fifty rows.
+        Seed of the folds, if there are more than fifty rows.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def _batchnorms(module, parts):
 
 @dataclass
 class _Before:
-    """What the labeled rows said before the training.
+    """State of the labeled rows before training.
 
     Parameters
     ----------
@@ -129,10 +129,10 @@ class _Before:
     Z_asked: np.ndarray
 
     def reached(self, p):
-        """Return which labeled rows are known to a probe of the network's answers.
+        """Return which labeled rows a probe of the network's predictions gets right.
 
-        It is fitted on what the network says of rows without a label, and asked about
-        the labeled ones, which the network knows by heart.
+        The probe is fitted on the network's predictions for unlabeled rows and predicts
+        the labeled ones, which the network has memorized.
 
         Parameters
         ----------
@@ -147,34 +147,34 @@ class _Before:
 
 
 class EncoderClassifier(ClassificationRole, Learner, abstract=True):
-    """Base of classifiers: a linear layer behind an encoder that may be pretrained.
+    """Base of classifiers: a linear layer on an encoder that may be pretrained.
 
     Parameters
     ----------
     backbone_lr : float or "auto"
-        Learning rate of the encoder, as a factor on ``lr``, > 0. "auto": 0.1 where an
-        embedder has trained it, 0.01 where it has published weights
-        (:class:`~sklabel.embedding.PretrainedTransformer`, or a module that has
-        learned), else 1. The BatchNorm layers of an encoder that has learned elsewhere
-        stay as they are where it is below 1.
+        Learning rate of the encoder, as a factor on ``lr``, > 0. "auto": 0.1 if an
+        embedder has trained it, 0.01 if it has published weights
+        (:class:`~sklabel.embedding.PretrainedTransformer`, or a trained module), else
+        1. With a factor below 1, the BatchNorm layers of a pretrained encoder are
+        frozen.
     layer_decay : float
-        Factor on the learning rate of each layer of the encoder against the one behind
-        it, in (0, 1]: what comes first, and is most general, moves least. Published for
-        vision transformers (USB): 0.5, with ``optimizer="adamw", lr=5e-4,
-        backbone_lr=1, ema_decay=0``.
+        Learning rate of each encoder layer relative to the next one, in (0, 1]: the
+        first layers, which are the most general, change least. Published for vision
+        transformers (USB): 0.5, with ``optimizer="adamw", lr=5e-4, backbone_lr=1,
+        ema_decay=0``.
     head_init : {"auto", "probe", "random"}
-        First weights of the last layer. "probe": a logistic regression on the encoder's
-        features of the labeled rows (LP-FT); "random": as for an encoder that has
-        learned nothing; "auto": "probe" where the encoder has learned elsewhere.
+        Initial weights of the last layer. "probe": a logistic regression on the
+        encoder's features of the labeled rows (LP-FT); "random": random weights;
+        "auto": "probe" if the encoder is pretrained, else "random".
     train_backbone : bool
-        Whether the encoder is trained too. False: the last layer only, a linear probe;
-        the statistics of the encoder's BatchNorm stay as well.
+        Whether the encoder is trained too. False: only the last layer (a linear probe);
+        the encoder's BatchNorm statistics do not change either.
     warmup_epochs : float or "auto"
-        Epochs of linear warm-up. "auto": 5 % of the steps where the encoder has learned
-        elsewhere, else 0.
+        Epochs of linear warm-up. "auto": 5 % of the steps if the encoder is pretrained,
+        else 0.
     min_steps : int
-        Fewest optimizer steps of each stage, unless ``max_steps`` says how many: few
-        rows make short epochs. 300 is a good floor for some hundred rows.
+        Minimum number of optimizer steps of each stage, unless ``max_steps`` is set,
+        since few rows make short epochs. 300 is a good minimum for a few hundred rows.
     """
 
     _: KW_ONLY
@@ -194,7 +194,7 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         return super()._check_X(X, reset)
 
     def _labeled_stage(self, name, module, sampler, labeled, fresh=None, **settings):
-        """Train a classifier, with care where its encoder has learned elsewhere.
+        """Train a classifier, gently if its encoder is pretrained.
 
         Parameters
         ----------
@@ -202,7 +202,7 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
             See `Learner._stage`; the module is a `LinearHeaded`.
         labeled : PartlyLabeled
         fresh : bool or None
-            Whether the last layer has learned nothing yet; None: no warm start.
+            Whether the last layer is untrained; None: no warm start.
         """
         fresh = self._continued is None if fresh is None else fresh
         encoder = module.get_submodule(module.encoder_parts[0])
@@ -237,7 +237,7 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         return self._stage(name, module, sampler, watch=labeled.watch, **settings)
 
     def _build_strong(self, augment, mean, std):
-        """Return a policy of strong views, by its name or as it is given."""
+        """Return a policy of strong views, from its name or as given."""
         kinds = {"randaugment": "strong", "ctaugment": "ctaugment"}
         if isinstance(augment, str):
             return self._build_augment("auto", kinds[augment], mean, std)
@@ -248,16 +248,16 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         return _EMBEDDER_LR if isinstance(source, Learner) else _PUBLISHED_LR
 
     def _n_steps(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
-        """Return the length of a training in steps; inf where it was set as such."""
+        """Return the length of a training in steps; inf if it was set directly."""
         if (self.max_steps if max_steps == 0 else max_steps) is not None:
             return np.inf
         n_batches = sampler.n_batches(batch_size or self.batch_size)
         return (max_epochs or self.max_epochs) * n_batches
 
     def _look(self, module, labeled, compared):
-        """Return what the labeled rows say of the encoder as it is.
+        """Return the state of the labeled rows with the current encoder.
 
-        ``compared``: whether rows without a label are looked at too.
+        ``compared``: whether to include unlabeled rows.
         """
         mixed = labeled.mixed(0)
         rows, weights = mixed.labeled, mixed.weights
@@ -289,9 +289,10 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
         won = (reached & ~hits).sum()
         if lost - won > _SURE * np.sqrt(lost + won):
             warn(
-                f"A probe on the embedding was surer: it knows {hits.mean():.0%} of "
-                "the labeled rows where each is left out, the classes that the network "
-                f"gives to the other rows lead to {reached.mean():.0%}. Use "
-                "EmbeddingClassifier, train_backbone=False, or a smaller lr.",
+                "A linear probe on the embedding predicts the labels better than this "
+                f"network: {hits.mean():.0%} of the labeled rows in cross-validation, "
+                f"against {reached.mean():.0%} from the network's predictions for the "
+                "other rows. Use EmbeddingClassifier, train_backbone=False, or a "
+                "smaller lr.",
                 CollapseWarning,
             )

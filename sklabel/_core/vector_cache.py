@@ -3,7 +3,6 @@
 import hashlib
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from safetensors.numpy import load as deserialize
 from safetensors.numpy import save as serialize
 
+from .decoding import content
 from .files import remove_partial, replacing
 from .image_files import unreadable
 from .samples import native
@@ -22,6 +22,10 @@ _BLOCK_BYTES = 2**28  # of arrays, as floats
 # vectors are written to disk when they are so many, or have waited so long
 _SHARD_BYTES = 2**26
 _SHARD_SECONDS = 60
+# digests of files, by device and inode: (size and times, digest); some 300 bytes each
+_REMEMBERED: dict = {}
+_MOST_REMEMBERED = 2**20
+_TICK = 3 * 10**9  # nanoseconds; times of files may be rounded to two seconds
 
 
 class VectorCache:
@@ -103,8 +107,8 @@ class VectorCache:
             except OSError as error:  # it may be whole, and another's
                 warn(
                     f"The file {str(path)!r} of cache_dir cannot be read ({error}): "
-                    "its rows are embedded again. Files of others must be readable for "
-                    "you.",
+                    "its rows are embedded again. Check that you may read files "
+                    "written by other users.",
                     UserWarning,
                 )
                 continue
@@ -112,7 +116,7 @@ class VectorCache:
                 shard = deserialize(content)
                 digests, found = shard["digests"], shard["Z"]
                 if _checksum(digests, found) != path.stem:
-                    raise ValueError("its checksum is another")
+                    raise ValueError("its checksum does not match")
                 if found.shape[1:] != Z.shape[1:] or len(found) != len(digests):
                     raise ValueError(f"it holds vectors of shape {found.shape}")
             except Exception as error:  # what stands in the file may be anything
@@ -137,7 +141,8 @@ class VectorCache:
             self.failed = True
             warn(
                 f"cache_dir={str(self.folder.parent)!r} cannot be written ({error}); "
-                "the vectors are returned, but not kept.",
+                "the vectors are returned, but not saved. Give another folder to save "
+                "them.",
                 UserWarning,
             )
 
@@ -175,24 +180,45 @@ def _digests(samples):
         kind = _blake()
         kind.update(repr((layout, block.dtype.str)).encode())
         for row in block:
-            content = kind.copy()
-            content.update(row)
-            digests.append(content.digest())
+            digest = kind.copy()
+            digest.update(row)
+            digests.append(digest.digest())
     return digests
 
 
 def _digests_of_files(files):
     def digest(row):
-        content = _blake()
         try:
-            files.update_digest(row, content)
-            return content.digest()
+            return _digest_of_file(files, row)
         except (OSError, ValueError) as error:
             if not files.skip:
                 raise unreadable({files.name(row): error}) from error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(digest, range(len(files))))
+    return files.map(digest, range(len(files)))
+
+
+def _digest_of_file(files, row):
+    """Return the digest of a row's content; a file is read once in a process.
+
+    A file that has changed shows it by its size or its times. One that was changed just
+    now may change again within the same tick of the clock: it is not remembered.
+    """
+    item, found = content(files.items[row]), None
+    if isinstance(item, (str, os.PathLike)):
+        now, found = time.time_ns(), os.stat(item)
+        place = found.st_dev, found.st_ino
+        state = found.st_size, found.st_mtime_ns, found.st_ctime_ns
+        known = _REMEMBERED.get(place)
+        if known is not None and known[0] == state:
+            return known[1]
+    digest = _blake()
+    files.update_digest(row, digest)
+    digest = digest.digest()
+    if found is not None and now - max(state[1:]) > _TICK:
+        if len(_REMEMBERED) >= _MOST_REMEMBERED:
+            _REMEMBERED.clear()
+        _REMEMBERED[place] = state, digest
+    return digest
 
 
 def _checksum(*arrays):

@@ -5,6 +5,8 @@ import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from .processes import current
+
 # what stands between the user's call and ours
 _PASSED_THROUGH = {"sklabel", "sklearn", "contextlib"}
 
@@ -36,7 +38,12 @@ def warn_once(kind, message, category=UserWarning):
 
 
 def warn(message, category=UserWarning):
-    """Warn at the line outside this package and scikit-learn that led here."""
+    """Warn at the line outside this package and scikit-learn that led here.
+
+    Of several processes that share a fit, the first one warns.
+    """
+    if not current().is_first:
+        return
     level, frame = 1, sys._getframe()
     while frame is not None:
         module = frame.f_globals.get("__name__", "").partition(".")[0]

@@ -67,8 +67,8 @@ def load_weights_(module, path, *, heads=(), convert=None):
     if problems:
         raise ValueError(
             f"weights={str(path)!r} does not fit {type(module).__name__}; "
-            f"{'; '.join(problems)}. Give the backbone that it was saved from, "
-            "with the input_size that it had."
+            f"{'; '.join(problems)}. Give the backbone that the weights were saved "
+            "from, with its input_size."
         )
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
     fitting = {k: v for k, v in state.items() if v.shape == shapes.get(k)}
@@ -131,13 +131,13 @@ def _read_weights(path):
         if objects or "TorchScript" in str(error):
             raise ValueError(
                 f"weights={str(path)!r} holds Python objects, which could run code, so "
-                "they are not read. Where it was made, write the tensors alone: "
+                "they are not read. Where the file was made, save only the tensors: "
                 "torch.save(module.state_dict(), path)."
             ) from error
         raise ValueError(
-            f"weights={str(path)!r} cannot be read ({reason_of(error)}). It is cut "
-            "off, or neither safetensors nor a state dict of torch.save: copy or "
-            "download it again."
+            f"weights={str(path)!r} cannot be read ({reason_of(error)}). It is "
+            "incomplete, or neither safetensors nor a state dict of torch.save: copy "
+            "or download it again."
         ) from error
     return _unwrap(state, path)
 
@@ -154,7 +154,7 @@ def _unwrap(state, path):
     found = f"the keys {some(state)}" if isinstance(state, dict) else "no dict"
     raise ValueError(
         f"weights={str(path)!r} holds {found}, but no tensors under "
-        f"{', '.join(_WRAPPERS)}: save module.state_dict() alone."
+        f"{', '.join(_WRAPPERS)}: save only module.state_dict()."
     )
 
 

@@ -1,4 +1,4 @@
-"""Learn while a person labels: how good it is, what to propose, what to ask next."""
+"""Learn while a person labels: estimate accuracy, propose classes, choose rows."""
 
 import threading
 import warnings
@@ -24,22 +24,22 @@ _GUESS_ROWS = 10  # as in EmbeddingClassifier: what an estimate is worth beside 
 
 
 def expected_gain(sizes, accuracies, more):
-    """Return by how much more labels will raise the accuracy, judged by the way so far.
+    """Return the gain in accuracy to expect from more labels, from the course so far.
 
-    The error is taken for ``c * n ** -b``. Each accuracy counts by what it says of the
-    logarithm of the error; b is normal around 0.25 before anything is known.
+    The error is modeled as ``c * n ** -b``. Each accuracy is weighted by its
+    information about the logarithm of the error; the prior of b is normal around 0.25.
 
     Parameters
     ----------
     sizes : array-like of int of shape (m,)
-        Numbers of labels, ascending, the last one that of today.
+        Numbers of labels, ascending; the last is the current one.
     accuracies : array-like of shape (m,)
     more : int
 
     Returns
     -------
     gain : float
-        At least 0, and below the error of today.
+        At least 0, and below the current error.
     """
     n = np.asarray(sizes, dtype=float)
     errors = 1 - np.clip(accuracies, 0.005, 0.995)
@@ -63,9 +63,9 @@ def learn(Z, labels, seed=0, answered=(), n_asked=_N_ASKED):
         {row: label}, in the order in which they were given.
     seed : int
     answered : collection of int
-        Rows that shall not be asked, beside those with a label.
+        Rows not to query, besides labeled rows.
     n_asked : int
-        Rows to ask, at most.
+        Maximum number of rows to query.
     """
     y = _as_y(labels, len(Z))
     n_wanted = 0
@@ -109,7 +109,7 @@ def learn(Z, labels, seed=0, answered=(), n_asked=_N_ASKED):
 
 
 def _gain(Z, labels, seed, accuracy, more):
-    """Return what more labels would bring, from what half of them have brought."""
+    """Return the gain from more labels, estimated from the gain from half of them."""
     if len(labels) < _LEAST_FOR_GAIN or not more:
         return None
     half = dict(list(labels.items())[: len(labels) // 2])
@@ -140,10 +140,10 @@ class Learner:
     Z : ndarray of shape (n_rows, D)
         Vectors of the rows.
     batch : int
-        Answers after which it learns anew.
+        Number of answers after which it learns again.
     seed : int
     n_asked : int
-        Rows that it chooses for asking, at most.
+        Maximum number of rows to query.
     """
 
     def __init__(self, Z, batch=10, seed=0, n_asked=_N_ASKED):
@@ -158,7 +158,7 @@ class Learner:
         self.error = None
 
     def near(self, row, n=8):
-        """Return the n rows most like one, the nearest first."""
+        """Return the n rows most similar to one, the nearest first."""
         cosines = self._units @ self._units[row]
         cosines[row] = -np.inf
         n = min(n, len(cosines) - 1)
@@ -172,7 +172,7 @@ class Learner:
         ----------
         session : Session
         known : dict or None
-            Labels from which somebody has learned already: the beginning is left out.
+            Labels that were already learned from: the first training is skipped.
         """
         self._session, self._known = session, known
         session.watch(self._look)
@@ -182,18 +182,18 @@ class Learner:
         self._thread.start()
 
     def now(self):
-        """Learn from the answers of now, however few are new."""
+        """Learn from the current answers, however few are new."""
         self._wake.set()
 
     def stop(self):
-        """Learn no more; what is being learned now is forgotten."""
+        """Stop learning, and discard the current training."""
         self._stopped = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join(60)  # a process must not end in the middle of it
 
     def _look(self):
-        """Wake the thread where there are enough new answers, or nothing else to do."""
+        """Wake the thread if there are enough new answers, or nothing else to do."""
         labels = self._session.labels
         known = self._known or {}
         rows = {*labels, *known}

@@ -1,4 +1,4 @@
-"""Photographs by row, as a browser shows them, decoded at the size of a screen."""
+"""Photographs by row for a browser, decoded at screen size."""
 
 import io
 import threading
@@ -14,7 +14,7 @@ _KEPT_BYTES = 2**27
 
 
 class Unreadable(ValueError):
-    """A file is no image, or not a whole one."""
+    """A file is not an image, or is incomplete."""
 
 
 class Photographs:
@@ -23,7 +23,7 @@ class Photographs:
     Parameters
     ----------
     items : sequence
-        Paths, or what :mod:`sklabel._core.decoding` reads beside.
+        Paths, or other items that :mod:`sklabel._core.decoding` reads.
     max_pixels : int or None
     """
 
@@ -39,7 +39,7 @@ class Photographs:
         ----------
         row : int
         side : int
-            One of `SIDES`: the longer side is at most that.
+            One of `SIDES`: maximum length of the longer side.
 
         Raises
         ------

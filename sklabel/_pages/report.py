@@ -1,4 +1,4 @@
-"""The report as one HTML file: what is shown, escaped and drawn."""
+"""The report as one HTML file: its sections and drawings."""
 
 import base64
 import html
@@ -19,7 +19,7 @@ _WIDE, _HIGH, _LEFT, _BELOW = 360, 226, 40, 36  # of the curve
 
 
 class Class(NamedTuple):
-    """What the report shows of a class.
+    """Content of the report for a class.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Picture(NamedTuple):
 
 
 class Point(NamedTuple):
-    """An image on the map: number of its class, place in [0, 1], name."""
+    """An image on the map: number of its class, position in [0, 1], name."""
 
     k: int
     x: float
@@ -61,8 +61,7 @@ class Point(NamedTuple):
 def escaped(text):
     """Return a text for a place between tags or in an attribute, on one line.
 
-    Characters that control the terminal or the direction of what follows are shown as
-    a replacement.
+    Characters that control the terminal or the text direction are replaced.
     """
     shown = "".join(
         "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c
@@ -72,7 +71,7 @@ def escaped(text):
 
 
 def thumbnails(paths, rows, most, max_pixels=None):
-    """Return {row: address with the picture in it}, and how many bytes they are.
+    """Return {row: address with the picture in it}, and their total size in bytes.
 
     Parameters
     ----------
@@ -80,7 +79,7 @@ def thumbnails(paths, rows, most, max_pixels=None):
     rows : list of int
         The most important first.
     most : int
-        Bytes that all together may have; what is beyond is left out.
+        Maximum total size in bytes; further pictures are left out.
     """
     pictures = Pictures(paths, max_pixels, side=SIDE)
     found, n_bytes = {}, 0
@@ -155,8 +154,8 @@ def classes(found):
         )
     return (
         '<section aria-labelledby="classes"><h2 id="classes">Classes</h2>'
-        '<p class="soft">Labels that a person has given, the stronger part of the '
-        "bars, and those that are predicted.</p>"
+        '<p class="soft">Labels given by a person (the stronger part of the bars) '
+        "and predicted labels.</p>"
         '<div class="wide" tabindex="0" role="region" aria-labelledby="classes">'
         '<table class="classes">'
         '<thead><tr><th scope="col">class</th><th scope="col">given</th>'
@@ -172,9 +171,9 @@ def curve(accuracy, shown=(0.1, 0.25, 0.5, 0.75, 1.0)):
     Parameters
     ----------
     accuracy : ndarray of shape (n,)
-        Estimated accuracy of the surest 1, 2, ..., n predictions.
+        Estimated accuracy of the 1, 2, ..., n most confident predictions.
     shown : tuple of float
-        Shares of the images that stand in the table.
+        Shares of the images in the table.
     """
     n = len(accuracy)
     if not n:
@@ -208,7 +207,7 @@ def curve(accuracy, shown=(0.1, 0.25, 0.5, 0.75, 1.0)):
         )
     grid.append(
         f'<text x="{(x0 + x1) / 2:.1f}" y="{_HIGH - 3}" text-anchor="middle">'
-        "share of the predicted images, the surest first</text>"
+        "share of the predicted images, the most confident first</text>"
     )
     rows = "".join(
         f'<tr><th scope="row">{100 * share:.0f} %</th>'
@@ -218,17 +217,17 @@ def curve(accuracy, shown=(0.1, 0.25, 0.5, 0.75, 1.0)):
     )
     return (
         '<section aria-labelledby="curve">'
-        '<h2 id="curve">How far the confidence goes</h2>'
-        '<p class="soft">The surest predictions first: how many of them are right, by '
-        "their mean confidence. An estimate, as good as the confidence is.</p>"
+        '<h2 id="curve">Accuracy by confidence</h2>'
+        '<p class="soft">Estimated share of right labels among the most confident '
+        "predictions, from their mean confidence.</p>"
         '<div class="two"><figure style="margin:0">'
         f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="Curve: estimated '
-        "accuracy of the surest predictions, from "
-        f"{_told(accuracy[0], 100)} % to {_told(accuracy[-1], 100)} % for all. The "
+        f"accuracy of the most confident predictions, from {_told(accuracy[0], 100)} % "
+        f"to {_told(accuracy[-1], 100)} % for all. The "
         'table beside it has the numbers.">'
         f'<polygon class="under" points="{x0:.1f},{y0:.1f} {line} {x1:.1f},{y0:.1f}"/>'
         f'{"".join(grid)}<polyline class="curve" points="{line}"/></svg></figure>'
-        '<div class="wide"><table><thead><tr><th scope="col">surest</th>'
+        '<div class="wide"><table><thead><tr><th scope="col">most confident</th>'
         '<th scope="col">images</th><th scope="col">estimated right</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div></div></section>"
     )
@@ -280,7 +279,7 @@ def map_of(points, names, note):
 
 
 def _apart(texts, height=10):
-    """Return texts of the map, moved down where they would cover each other."""
+    """Return texts of the map, moved down if they would overlap."""
     placed = []
     for x, y, text in sorted(texts, key=lambda t: t[1]):
         width = 5 * len(text)
@@ -310,8 +309,8 @@ def pictures(found, addresses, note):
         rows = "".join(
             _row(what, own, addresses)
             for what, own in (
-                ("Surest", c.surest),
-                ("Least sure", c.least),
+                ("Most confident", c.surest),
+                ("Least confident", c.least),
                 ("Given", c.given),
             )
         )
@@ -343,7 +342,7 @@ def _row(what, own, addresses):
 
 
 def made(values):
-    """Return how it was made: (what, text, whether it is code) of each."""
+    """Return how it was made, from (name, text, whether it is code)."""
     items = "".join(
         f"<dt>{escaped(what)}</dt><dd>"
         + (f"<code>{escaped(text)}</code>" if is_code else escaped(text))
@@ -357,7 +356,7 @@ def made(values):
 
 
 def _told(share, of=1):
-    """Return a share as text; of what is predicted none is certain."""
+    """Return a share as text; no prediction is shown as certain."""
     share = min(float(share), 0.99)
     return f"{share:.2f}" if of == 1 else f"{of * share:.0f}"
 

@@ -1,4 +1,4 @@
-"""A review: all rows and what is predicted of them, corrected singly or in runs."""
+"""A review: all rows and their predictions, corrected one by one or in ranges."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -14,7 +14,7 @@ _TRIES = 5  # to write predictions, while somebody else writes, too
 
 
 class Issue(NamedTuple):
-    """What a person should look at.
+    """An image that a person should check.
 
     Parameters
     ----------
@@ -30,16 +30,16 @@ class Issue(NamedTuple):
 
 
 class PredictionStore(Store, Protocol):
-    """Where answers and predictions are kept."""
+    """Storage of answers and predictions."""
 
     predictions: dict
 
     def predict(self, predictions: dict) -> None:
-        """Keep {row: (label, confidence)}, never over an answer."""
+        """Store {row: (label, confidence)}, never replacing an answer."""
 
 
 class Review(Session):
-    """A session that shows all rows and what is predicted of them.
+    """A session that shows all rows and their predictions.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Review(Session):
     ----------
     issues : list of Issue
     news : list of int
-        Rows without an answer of which something else was predicted last time.
+        Unanswered rows whose prediction has changed since last time.
     """
 
     def __init__(self, n_rows, store, **settings):
@@ -85,7 +85,7 @@ class Review(Session):
         return {**super()._rest(), "settled": sorted(settled)}
 
     def proposal(self, row):
-        """Return (class, confidence) that is predicted for a row, or None."""
+        """Return the predicted (class, confidence) of a row, or None."""
         with self._lock:
             return self.store.predictions.get(row)
 
@@ -96,12 +96,12 @@ class Review(Session):
         return self.answer_all(version, rows, label, mark, alike)
 
     def confirm(self, version, turn, rows):
-        """Say that the labels of rows are right: predictions become answers.
+        """Confirm the labels of rows: predictions become answers.
 
         Raises
         ------
         Stale
-            Something was changed or predicted anew since the page has seen it.
+            The labels or predictions have changed since the page loaded them.
         """
         with self._lock:
             self._check(version)
@@ -126,7 +126,7 @@ class Review(Session):
     # -- what others change
 
     def refresh(self):
-        """Take over what somebody else has written into the store."""
+        """Load what others have written into the store."""
         with self._lock:
             before = self.store.predictions
             super().refresh()
@@ -135,7 +135,7 @@ class Review(Session):
                 self.turn += 1
 
     def learned(self, insight):
-        """Take what has been learned, and keep what is predicted."""
+        """Use an insight, and store its predictions."""
         with self._lock:
             super().learned(insight)
             if not len(insight.codes):
@@ -171,7 +171,7 @@ class Review(Session):
                     raise
 
     def found(self, issues):
-        """Add what a person should look at."""
+        """Add issues that a person should check."""
         with self._lock:
             new = list(issues)
             self.issues = [*self.issues, *new]
@@ -189,7 +189,7 @@ def review_routes(review, names, photographs, *, learn: Callable | None = None, 
     names : list of str
     photographs : Photographs
     learn : callable or None
-        Called when the person wants predictions anew.
+        Called when the person requests new predictions.
     **more
         Of `session_routes`.
     """

@@ -1,4 +1,4 @@
-"""Pages on this machine alone: an address with a token, and nothing from elsewhere."""
+"""Pages on this machine only: an address with a token, and no external content."""
 
 import hmac
 import html
@@ -47,12 +47,12 @@ _HEADERS = {
 
 
 class Guard:
-    """Let in the browser of the person who has the address, and nobody else.
+    """Admit only the browser of the person who has the address.
 
-    A request needs the server's own name as its Host, so that no other name can be made
-    to lead here; the token, first in the address and then in a cookie; and, where it
-    changes anything, an Origin that is this server and a body of JSON, which no page of
-    another site can send.
+    A request needs the server's own name as its Host, so that no other name can be
+    pointed here; the token, first in the address and then in a cookie; and, if it
+    changes anything, this server as Origin and a JSON body, which pages of other sites
+    cannot send.
 
     Parameters
     ----------
@@ -60,9 +60,9 @@ class Guard:
     token : str
     port : int
     frames : str
-        Pages that may show this one in a frame, as ``frame-ancestors`` names them.
+        Pages that may show this one in a frame, in the syntax of ``frame-ancestors``.
     longest : int
-        Bytes that a page may send at once.
+        Maximum number of bytes of a request.
     """
 
     def __init__(self, app, token, port, *, frames="'none'", longest=_LONGEST):
@@ -96,7 +96,7 @@ class Guard:
             await response(scope, receive, send_guarded)
         except Exception as error:  # it has been answered with 500
             what = f"{type(error).__name__}: {error}"
-            print(f"sklabel: the page has failed ({what}).", file=sys.stderr)
+            print(f"sklabel: error in the page ({what}).", file=sys.stderr)
 
     def _refusal(self, scope, headers):
         if headers.get(b"host", "") not in self.hosts:
@@ -106,20 +106,20 @@ class Guard:
         origin = headers.get(b"origin")
         allowed = {f"http://{host}" for host in self.hosts}
         if origin is not None and origin not in allowed:
-            return _problem("requests of other pages are refused.", 403)
+            return _problem("requests from other pages are rejected.", 403)
         if headers.get(b"sec-fetch-site", "none") not in ("same-origin", "none"):
             # a link to this server, which shows the page, is all right
             shown = {"document"} if self.frames == "'none'" else {"document", "iframe"}
             if headers.get(b"sec-fetch-dest") not in shown:
-                return _problem("requests of other pages are refused.", 403)
+                return _problem("requests from other pages are rejected.", 403)
         if scope["method"] == "POST":
             kind = headers.get(b"content-type", "").partition(";")[0].strip()
             if origin is None or kind != "application/json":
-                return _problem("requests of other pages are refused.", 403)
+                return _problem("requests from other pages are rejected.", 403)
             if not headers.get(b"content-length", "").isdigit():
-                return _problem("how long is it?", 411)
+                return _problem("the request has no length.", 411)
             if int(headers[b"content-length"]) > self.longest:
-                return _problem("that is too long.", 413)
+                return _problem("the request is too long.", 413)
         return None
 
     def _entrance(self, scope, headers):
@@ -145,7 +145,7 @@ class Guard:
             given = None
         if given is not None and self._is_token(given.value):
             return None
-        text = "open the whole address that the program has printed, with its token."
+        text = "open the full address that the program printed, including its token."
         return _problem(text, 403)
 
     def _is_token(self, given):
@@ -158,7 +158,7 @@ def _redirect(address):
     return (
         '<!doctype html><meta charset="utf-8"><title>sklabel</title>'
         f'<meta http-equiv="refresh" content="0;url={address}">'
-        f'<a href="{address}">Go on</a>'
+        f'<a href="{address}">Continue</a>'
     )
 
 
@@ -203,7 +203,7 @@ def image_routes(names, photographs):
 
 
 def session_routes(session, names, *, near=None, about=(), finish=None, changes=()):
-    """Return routes by which pages ask and change a session.
+    """Return routes by which pages read and change a session.
 
     Parameters
     ----------
@@ -211,13 +211,13 @@ def session_routes(session, names, *, near=None, about=(), finish=None, changes=
     names : list of str
         Of the rows.
     near : callable or None
-        ``near(row)`` returns the rows like one.
+        ``near(row)`` returns similar rows.
     about : dict
-        What else a page is told: ``title``, ``list``, ``next`` (a command).
+        Other data for the page: ``title``, ``list``, ``next`` (a command).
     finish : callable or None
         Called when the person has finished.
     changes : dict
-        Other changes: {name: (function, {argument: type} needed, and allowed)}.
+        Other changes: {name: (function, required {argument: type}, optional ones)}.
     """
     about = {"key": secrets.token_hex(6), **dict(about)}
 
@@ -273,7 +273,7 @@ def session_routes(session, names, *, near=None, about=(), finish=None, changes=
 
 
 def guarded(function):
-    """Return a route that tells what is wrong with the store."""
+    """Return a route that reports errors of the store."""
 
     def route(request):
         try:
@@ -291,11 +291,11 @@ def _checked(function, needed, allowed):
     def call(body):
         wrong = not isinstance(body, dict) or set(needed) - set(body)
         if wrong or any(type(v) is not kinds.get(k) for k, v in body.items()):
-            return _problem("this request is not understood.", 400)
+            return _problem("this request is invalid.", 400)
         try:
             return JSONResponse(function(**body))
         except Stale:
-            return _problem("it was changed elsewhere.", 409)
+            return _problem("the answers were changed elsewhere.", 409)
         except LooksAlike as error:
             return _problem(str(error), 422, label=error.label, known=error.known)
         except (ValueError, OSError) as error:
@@ -337,7 +337,7 @@ def labeling_routes(session, names, photographs, **settings):
 
 
 class Server:
-    """Pages served on this machine, from a thread of its own.
+    """Pages served on this machine, from a separate thread.
 
     Parameters
     ----------
@@ -359,7 +359,8 @@ class Server:
             self._socket = socket.create_server((HOST, port))
         except OSError as error:
             raise ValueError(
-                f"port {port} is not free ({error.strerror}): give another, or none."
+                f"port {port} is not free ({error.strerror}): give another port, or "
+                "leave it out."
             ) from None
         self.port = self._socket.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}/?token={self.token}"
@@ -385,7 +386,7 @@ class Server:
             self._ended.set()
 
     def start(self):
-        """Begin to serve."""
+        """Start serving."""
         self._thread.start()
         while not (self._server.started or self._ended.wait(0.01)):
             pass
@@ -396,7 +397,7 @@ class Server:
             pass
 
     def finish(self):
-        """Stop soon, when what is asked now has been answered."""
+        """Stop after the current requests have been answered."""
         self._server.should_exit = True
 
     def stop(self):
@@ -410,10 +411,10 @@ class Server:
 
 @contextmanager
 def opened_in_browser(url, wanted=True):
-    """Open an address in the browser, where there is a screen.
+    """Open an address in the browser, if there is a screen.
 
-    The token stands in a file that only this user can read, until the end of the block:
-    other users see the arguments of programs.
+    Until the end of the block, the token is in a file that only this user can read,
+    because other users can see the arguments of programs.
     """
     if not wanted or not _has_screen():
         yield None
@@ -427,7 +428,7 @@ def opened_in_browser(url, wanted=True):
 
 
 def _has_screen():
-    """Return whether windows open here: a browser of texts would take the shell."""
+    """Return whether windows open here: a text browser would take over the shell."""
     if sys.platform in ("win32", "darwin"):
         return True
     return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

@@ -1,4 +1,4 @@
-"""A session of labeling: rows in the order of asking, answers, and the way back."""
+"""A labeling session: rows in order, answers, and undo."""
 
 import threading
 import unicodedata
@@ -13,27 +13,27 @@ _LONGEST = 100  # characters of a class name
 
 
 class Answer(NamedTuple):
-    """What a person says of an image: a label, or one of `MARKS`."""
+    """A person's answer for an image: a label, or one of `MARKS`."""
 
     label: str | None
     mark: str = ""
 
 
 class Insight(NamedTuple):
-    """What has been learned from the answers so far.
+    """Results of learning from the answers so far.
 
     Parameters
     ----------
     n_labels : int
-        Labels it was learned from.
+        Number of labels it was learned from.
     rows : list of int
-        What to ask next, the most valuable one first.
+        Rows to label next, the most informative first.
     accuracy : float or None
-        Share of right labels to expect in all other rows; None: not known yet.
+        Expected accuracy on all other rows; None: not known yet.
     interval : (float, float) or None
-        Where it lies with a probability of 95 %.
+        95 % interval of the accuracy.
     gain : float or None
-        By how much ``more`` further labels would raise it.
+        Expected gain in accuracy from ``more`` further labels.
     more : int
     classes : list of str
     codes : sequence of int of length n_rows
@@ -53,22 +53,23 @@ class Insight(NamedTuple):
 
 
 class Stale(Exception):
-    """The answers are others than those that a change was meant for."""
+    """The answers have changed since the version that a change refers to."""
 
 
 class Store(Protocol):
-    """Where answers are kept."""
+    """Storage of answers."""
 
     def changed(self) -> bool:
-        """Return whether somebody else has changed what is kept."""
+        """Return whether others have changed the stored answers."""
 
     def read(self) -> dict:
-        """Return {row: `Answer`} as it is kept now."""
+        """Return the stored {row: `Answer`}."""
 
     def write(self, answers: dict) -> None:
-        """Keep {row: `Answer` or None}; None takes an answer back.
+        """Store {row: `Answer` or None}; None removes an answer.
 
-        It is kept when this returns. Raises `Stale` where somebody else was faster.
+        The answers are stored when this returns. Raises `Stale` if others changed them
+        first.
         """
 
 
@@ -80,20 +81,20 @@ class _Change(NamedTuple):
 
 
 class Session:
-    """Answers of a person, each kept before the next one is taken.
+    """Answers of a person, each stored before the next one is accepted.
 
-    Every change names the version of the answers that it is meant for, and raises
-    `Stale` where that is not the present one: two pages cannot overwrite each other,
-    and what was changed in the store by other means comes first.
+    Every change names the version of the answers that it refers to, and raises `Stale`
+    if that is not the current one: two pages cannot overwrite each other, and changes
+    in the store by other means take precedence.
 
     Parameters
     ----------
     n_rows : int
-        Rows that may be asked.
+        Number of rows.
     order : iterable of int
-        Rows in the order of asking.
+        Rows in labeling order.
     store : Store or None
-        None: answers are in memory alone.
+        None: answers are only in memory.
     classes : iterable of str
         Classes that are offered from the start.
     keep : collection of str
@@ -104,11 +105,11 @@ class Session:
     Attributes
     ----------
     version : int
-        Of the answers: it grows with each change.
+        Version of the answers; it grows with each change.
     turn : int
-        Of the order of asking.
+        Version of the labeling order.
     trouble : str
-        Why nothing is learned, or "".
+        Reason why nothing is learned, or "".
     """
 
     def __init__(self, n_rows, order, store=None, *, classes=(), keep=(), unlabeled=()):
@@ -134,12 +135,12 @@ class Session:
 
     @property
     def order(self):
-        """Rows in the order of asking."""
+        """Rows in labeling order."""
         return [*self._first, *self._later]
 
     @property
     def labels(self):
-        """{row: label} of the rows that have one."""
+        """{row: label} of the labeled rows."""
         with self._lock:
             return {r: a.label for r, a in self.answers.items() if a.label is not None}
 
@@ -180,7 +181,7 @@ class Session:
         return {name: getattr(self.insight, name) for name in names}
 
     def proposal(self, row):
-        """Return (class, confidence) that is proposed for a row, or None."""
+        """Return the proposed (class, confidence) of a row, or None."""
         with self._lock:
             known = self.insight
             if known is None or not len(known.codes):
@@ -191,7 +192,7 @@ class Session:
     # -- what changes it
 
     def answer(self, version, row, label=None, mark="", alike=False):
-        """Answer a row, or take its answer back (neither label nor mark).
+        """Answer a row, or remove its answer (neither label nor mark).
 
         Parameters
         ----------
@@ -207,18 +208,18 @@ class Session:
         -------
         change : dict
             ``version``, ``turn``, ``row``, ``changed`` ({row: [label, mark] or None}),
-            and what `state` has beside.
+            and the rest of `state`.
 
         Raises
         ------
         Stale
-            The answers have another version; then nothing is changed.
+            The answers have another version; nothing is changed.
         LooksAlike
-            The class is new and looks like one that there is.
+            The class is new and looks like an existing one.
         ValueError
-            There is no such row or mark, or the text is no name of a class.
+            There is no such row or mark, or the text cannot be a class name.
         OSError
-            It cannot be kept; then nothing is changed.
+            It cannot be stored; nothing is changed.
         """
         return self.answer_all(version, [row], label, mark, alike)
 
@@ -228,7 +229,7 @@ class Session:
             self._check(version)
             self._check_rows(rows)
             if mark and (mark not in MARKS or label is not None):
-                raise ValueError(f"{mark!r} is no answer.")
+                raise ValueError(f"{mark!r} is not an answer.")
             classes = list(self.classes)
             if label is not None and label not in classes:
                 label = self._as_label(label)
@@ -240,7 +241,7 @@ class Session:
             return self._change(dict.fromkeys(rows, found), classes)
 
     def rename(self, version, old, new, alike=False):
-        """Give a class another name; if there is one of that name, both are merged."""
+        """Rename a class; if the new name exists, both are merged."""
         with self._lock:
             self._check(version)
             if old not in self.classes:
@@ -259,7 +260,7 @@ class Session:
             return self._change(dict.fromkeys(rows, Answer(new)), classes)
 
     def undo(self, version):
-        """Take the last change back, as far back as this session began."""
+        """Undo the last change, back to the start of this session."""
         with self._lock:
             self._check(version)
             if not self._done:
@@ -270,7 +271,7 @@ class Session:
             return self._tell(change.before)
 
     def redo(self, version):
-        """Make the last change that was undone again."""
+        """Redo the last undone change."""
         with self._lock:
             self._check(version)
             if not self._undone:
@@ -281,7 +282,7 @@ class Session:
             return self._tell(change.after)
 
     def refresh(self):
-        """Take over what somebody else has written into the store."""
+        """Load what others have written into the store."""
         with self._lock:
             if self.store is None or not self.store.changed():
                 return
@@ -322,7 +323,7 @@ class Session:
         return self._tell(after)
 
     def _keep(self, after, classes):
-        """Keep answers, then know them: what cannot be kept changes nothing."""
+        """Store answers, then use them: an error in storing changes nothing."""
         if self.store is not None and after:
             try:
                 self.store.write(after)
@@ -361,11 +362,11 @@ class Session:
         odd = [c for c in label if unicodedata.category(c) in ("Cc", "Cs")]
         if odd or len(label) > _LONGEST:
             raise ValueError(
-                f"the name of a class has at most {_LONGEST} characters, and each can "
-                "be shown."
+                f"the name of a class may have at most {_LONGEST} characters, all of "
+                "them visible."
             )
         if label in self.unlabeled:
-            raise ValueError(f"{label!r} stands for a missing label here.")
+            raise ValueError(f"{label!r} means a missing label here.")
         try:
             found = text_label(label, self.keep)
         except ValueError as error:
@@ -387,16 +388,16 @@ class Session:
         self._watchers.append(function)
 
     def more(self, n):
-        """Ask n more rows, those of which most is learned."""
+        """Add n more rows to label, the most informative ones."""
         with self._lock:
             self._later += self._unasked()[: max(0, n)]
             self.turn += 1
             return self.state()
 
     def learned(self, insight):
-        """Take what has been learned: from now on other rows are asked first.
+        """Use an insight, which changes the order of the rows.
 
-        The next three rows stay, since pages have loaded them.
+        The next three rows do not change, because pages have loaded them.
         """
         with self._lock:
             waiting = [row for row in self._later if row not in self.answers]
@@ -411,7 +412,7 @@ class Session:
             self.turn += 1
 
     def not_learned(self, error):
-        """Tell the person why nothing is learned."""
+        """Show the person why nothing is learned."""
         with self._lock:
             self.trouble = f"{type(error).__name__}: {error}"
             self.turn += 1
@@ -424,7 +425,7 @@ class Session:
 
 
 class LooksAlike(ValueError):
-    """A new class looks like one that there is.
+    """A new class looks like an existing one.
 
     Parameters
     ----------

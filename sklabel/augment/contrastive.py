@@ -17,11 +17,11 @@ YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 @torch.no_grad()
 def resized_crop(x, top, left, height, width, flip=None, angle=None, size=None):
-    """Enlarge one box of each image to its full size, mirror and rotate, in one pass.
+    """Crop, resize, mirror and rotate each image in one resampling.
 
-    Bilinear. Without an angle, pixels are interpolated inside the box only, so that the
-    result is that of cutting the box out, resizing and mirroring it. With an angle, the
-    surroundings of the box come into view, and the border of the image is reflected.
+    Interpolation is bilinear. Without an angle, it uses pixels inside the box only, so
+    the result equals cropping, resizing and mirroring. With an angle, the surroundings
+    of the box become visible, and the border of the image is reflected.
 
     Parameters
     ----------
@@ -29,14 +29,15 @@ def resized_crop(x, top, left, height, width, flip=None, angle=None, size=None):
     top, left : Tensor of shape (B,)
         First row and column of the box, in pixels.
     height, width : Tensor of shape (B,)
-        Its size in pixels, > 0; smaller than the image's, as there is no smoothing.
+        Size of the box in pixels, > 0; smaller than the image, because there is no
+        smoothing.
     flip : Tensor of bool of shape (B,) or None, default=None
         Whether to mirror left to right.
     angle : Tensor of shape (B,) or None, default=None
-        Degrees by which the resized box turns counter-clockwise.
+        Counterclockwise rotation of the resized box, in degrees.
     size : tuple of two int or None, default=None
         Height and width of the result; None: those of the images. A box that is much
-        larger than the result is not smoothed before.
+        larger than the result is not smoothed first.
 
     Returns
     -------
@@ -91,7 +92,7 @@ def _kept_grey(channels, dtype, device):
 
 
 def _hue_matrices(turns, x):
-    """Return (B, 3, 3) matrices that turn the hue by so many full circles."""
+    """Return (B, 3, 3) matrices that rotate the hue by full turns."""
     luma, plane, turn = _kept_turn(x.dtype, x.device)
     radians = (2 * math.pi * turns)[:, None, None]
     return luma + plane * radians.cos() + turn * radians.sin()
@@ -114,7 +115,7 @@ def _kept_turn(dtype, device):
 def color_jitter(
     x, brightness=None, contrast=None, saturation=None, hue=None, order=None
 ):
-    """Change the colors of each image by factors of its own, in an order of its own.
+    """Change the colors of each image by its own factors, in its own order.
 
     Every step is one matrix product over the channels, clipped to [0, 1].
 
@@ -130,8 +131,8 @@ def color_jitter(
     hue : Tensor of shape (B,) or None, default=None
         Turns of the color circle, in [-0.5, 0.5]. Only for three channels.
     order : Tensor of int of shape (B, n_steps) or None, default=None
-        In which order an image passes the steps that are not None: permutations; None:
-        as listed here.
+        Permutation of the steps that are not None, for each image; None: as listed
+        here.
 
     Returns
     -------
@@ -139,9 +140,9 @@ def color_jitter(
 
     Notes
     -----
-    torchvision turns the hue of HSV space, which is not linear; here the plane of I and
-    Q turns in YIQ space, which leaves the gray image alone before clipping. Other steps
-    are the same as torchvision's.
+    torchvision rotates the hue in HSV space, which is not linear; here the I-Q plane of
+    YIQ space is rotated, which preserves the gray image before clipping. Other steps
+    equal torchvision's.
     """
     steps = _color_steps(x, brightness, contrast, saturation, hue, order)
     return _apply_color_steps(x, steps, torch.empty_like(x)) if steps else x
@@ -178,7 +179,7 @@ def _color_steps(
 
 
 def _apply_color_steps(x, steps, out):
-    """Apply color steps one after the other, clipped each; the last writes ``out``."""
+    """Apply color steps one after the other, each clipped; the last writes ``out``."""
     weights = _grey_weights(x)
     pixels = x.reshape(*x.shape[:2], -1)
     # two buffers in turn, since fresh memory costs a CPU more than the arithmetic
@@ -196,15 +197,15 @@ def _apply_color_steps(x, steps, out):
 
 @torch.no_grad()
 def gaussian_blur(x, sigma, kernel_size):
-    """Blur each image by a Gaussian of its own width; the border is reflected.
+    """Blur each image by a Gaussian with its own width; the border is reflected.
 
     Parameters
     ----------
     x : Tensor of shape (B, C, H, W)
     sigma : Tensor of shape (B,)
-        Standard deviations in pixels; images with 0 are left alone.
+        Standard deviations in pixels; images with 0 are not changed.
     kernel_size : int
-        Side of the kernel, odd; cut where the image is too small to be reflected.
+        Side of the kernel, odd; reduced if the image is too small to be reflected.
 
     Returns
     -------
@@ -231,42 +232,42 @@ def gaussian_blur(x, sigma, kernel_size):
 class Contrastive(ImagePolicy):
     """Crop, mirror, recolor, and perhaps blur images: SimCLR's views.
 
-    Crop, mirror image and rotation are one resampling; each step of the color jitter is
+    Crop, mirroring and rotation are one resampling; each step of the color jitter is
     one matrix product over the channels. One-channel images skip saturation, hue and
     grayscale.
 
     Parameters
     ----------
     crop : tuple of two floats, default=(0.08, 1.0)
-        Smallest and largest share of the area that a view shows.
+        Smallest and largest share of the image area in a view.
     aspect : tuple of two floats, default=(3/4, 4/3)
-        Least and greatest width over height of what it shows, where 1 keeps the
-        proportions: relative to those of the view, which need not be square.
+        Smallest and largest aspect ratio of the crop, relative to that of the view,
+        which need not be square; 1 keeps the proportions.
     flip : float, default=0.5
         Probability of mirroring left to right; 0 for digits and characters.
     jitter : float or tuple of four floats, default=0.5
-        Strength s of the color jitter; brightness, contrast and saturation are changed
-        by factors within 0.8 s of 1 and hue by up to 0.2 s turns. Or these four.
-        SimCLR: 0.5 for 32 x 32, 1 for ImageNet.
+        Strength s of the color jitter: brightness, contrast and saturation change by
+        factors within 0.8 s of 1, and hue by up to 0.2 s turns. Four floats set these
+        ranges directly. SimCLR: 0.5 for 32 x 32, 1 for ImageNet.
     jitter_probability : float, default=0.8
         Probability that the colors of an image change.
     grayscale : float, default=0.2
-        Probability of losing the colors.
+        Probability of conversion to gray.
     blur : float, default=0.0
         Probability of a Gaussian blur, with a standard deviation from 0.1 to 2 pixels
         and a kernel of a tenth of the side. SimCLR: 0.5 on ImageNet, none at 32 x 32.
     rotate : float, default=0.0
-        Largest rotation in degrees, both ways.
+        Largest rotation in degrees, in both directions.
     solarize : float, default=0.0
         Probability of inverting the values from 0.5 up. BYOL: 0.2 in the second view.
     size : int, tuple of two int or None, default=None
-        Side, or height and width, of the views; None: those of the images. The small
-        crops of SwAV are three sevenths as large.
+        Side, or height and width, of the views; None: those of the images. Small crops
+        of SwAV have 3/7 of the side.
 
     Notes
     -----
-    A view differs from torchvision's for the same parameters in one step, the hue (see
-    :func:`color_jitter`), and in rotations: they show what lies around the crop.
+    For the same parameters, a view differs from torchvision's in the hue (see
+    :func:`color_jitter`) and in rotations, which show the surroundings of the crop.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""CTAugment: random operations whose strength follows what the model recognizes."""
+"""CTAugment: random operations as strong as the model still recognizes."""
 
 import torch
 
@@ -80,29 +80,28 @@ def ctaugment_values(op, levels, size=(32, 32), cutout=0.5):
 
 
 class CTAugment(ImagePolicy):
-    """Random operations whose strength follows what the model still recognizes.
+    """Random operations as strong as the model still recognizes.
 
-    Each parameter of the 19 operations is cut into bins. `probe` applies operations of
-    any strength to labeled images, `update` tells how well the model did on them, and
-    training draws only from bins where it did well.
+    The range of each parameter of the 19 operations is divided into bins. `probe`
+    applies operations of any strength to labeled images, `update` records how well the
+    model predicts them, and training draws only from bins with good predictions.
 
     Parameters
     ----------
     depth : int, default=2
         Operations in a row, drawn with replacement.
     decay : float, default=0.99
-        Weight of the past in the rate of a bin, in [0, 1].
+        Decay of the average rate of a bin, in [0, 1].
     threshold : float, default=0.80
-        Bins whose rate is below this share of the best one are not used.
+        Bins with a rate below this share of the best are not used.
     cutout : float, default=0.5
-        Side of the square that is painted gray in the end, as a share of the image's
-        shorter side; 0: none, and no more than a pixel where it is drawn as one of the
-        operations.
+        Side of the final gray square, as a share of the image's shorter side. 0: no
+        square, and at most a pixel if Cutout is drawn as an operation.
 
     Attributes
     ----------
     rates : Tensor of shape (19, 2, 17)
-        By operation, parameter and bin; a buffer. Missing bins are 0.
+        Rate by operation, parameter and bin; a buffer. Missing bins are 0.
 
     References
     ----------
@@ -152,7 +151,7 @@ class CTAugment(ImagePolicy):
         Returns
         -------
         probabilities : Tensor of shape (19, 2, 17)
-            Sum to one over the bins of a parameter, or to 0 where there is none.
+            They sum to 1 over the bins of a parameter, or to 0 if there is none.
         """
         weight = (self.rates + (1 - self.decay)) * self.known
         weight = weight / weight.amax(2, keepdim=True).clamp(min=1e-30)
@@ -160,7 +159,7 @@ class CTAugment(ImagePolicy):
         return weight / weight.sum(2, keepdim=True).clamp(min=1e-30)
 
     def probe(self, x):
-        """Apply operations of any strength, to learn from what the model makes of it.
+        """Apply operations of any strength, to test the model on them.
 
         Parameters
         ----------
@@ -188,7 +187,7 @@ class CTAugment(ImagePolicy):
 
     @torch.no_grad()
     def update(self, draw, proximity):
-        """Learn from how close the model's answers on probes came to the labels.
+        """Update the rates by how close the predictions for probes are to the labels.
 
         Parameters
         ----------
@@ -199,7 +198,7 @@ class CTAugment(ImagePolicy):
 
         Notes
         -----
-        The result is that of one update after the other, row by row.
+        The result equals successive updates, row by row.
         """
         ops, levels = (t.to(self.rates.device) for t in draw)
         bins = self.bins[ops]  # (B, depth, 2)

@@ -1,4 +1,4 @@
-"""The policy that estimators use unless told otherwise."""
+"""The default policies of estimators."""
 
 from .contrastive import Contrastive
 from .ctaugment import CTAugment
@@ -8,7 +8,7 @@ from .weak import Weak
 
 
 def is_small(sample_shape):
-    """Return whether images are of the size that recipes for CIFAR are made for.
+    """Return whether images are small enough for CIFAR's recipes.
 
     Parameters
     ----------
@@ -32,15 +32,15 @@ def build_augment(kind, sample_shape, center=None, scale=None):
         For images :class:`Weak`, :class:`RandAugment`, :class:`CTAugment` or
         :class:`Contrastive`, the last with SimCLR's strength for their size.
     sample_shape : tuple of int
-        ``(D,)`` of vectors or ``(C, H, W)`` of images.
+        ``(D,)`` for vectors or ``(C, H, W)`` for images.
     center, scale : Tensor or None, default=None
         Mean and standard deviation of each feature; for vectors only.
 
     Returns
     -------
     policy : nn.Module
-        For vectors :class:`VectorNoise`, with twice the noise where ``kind`` is
-        "strong" or "ctaugment".
+        For vectors :class:`VectorNoise`, with twice the noise if ``kind`` is "strong"
+        or "ctaugment".
 
     Raises
     ------
@@ -49,7 +49,7 @@ def build_augment(kind, sample_shape, center=None, scale=None):
     """
     kinds = ("weak", "strong", "ctaugment", "contrastive")
     if kind not in kinds:
-        raise ValueError(f"kind={kind!r} is none of {kinds}.")
+        raise ValueError(f"kind={kind!r} is not one of {kinds}.")
     if len(sample_shape) == 1:
         strength = 0.2 if kind in ("strong", "ctaugment") else 0.1
         return VectorNoise(strength, strength, center, scale)

@@ -82,7 +82,9 @@ def to_bytes(x):
     for part in parts:
         piece = x[part]
         scaled = torch.add(half, piece, alpha=255, out=spare[: len(piece)])
-        out[part] = scaled.clamp_(0, 255)
+        scaled.clamp_(0, 255)
+        # a CPU turns floats into bytes one by one, but into 16 bits many at once
+        out[part] = scaled.short() if x.device.type == "cpu" else scaled
     return out
 
 
@@ -141,7 +143,7 @@ def _autocontrast(x):
 
 
 def _equalize(x):
-    """Make the histogram of each channel as flat as a table of values can."""
+    """Equalize the histogram of each channel by a table of values."""
     n, channels, height, width = x.shape
     values = x.reshape(n * channels, -1).long()
     counts = torch.zeros(n * channels, 256, dtype=torch.int64, device=x.device)
@@ -209,10 +211,10 @@ def _affine(x, matrix, fill):
 
 
 def _resampling(side, start, length, method, dtype):
-    """Return (B, side, side) weights that enlarge a part of a line to all of it.
+    """Return (B, side, side) weights that enlarge a part of a line to its full length.
 
-    Integers with 22 bits behind the point, as PIL has for 8-bit images. Methods are
-    numbered as CTAugment lists them: Lanczos, bicubic, bilinear, box, Hamming, nearest.
+    Integers with 22 fractional bits, as in PIL for 8-bit images. Methods are numbered
+    as CTAugment lists them: Lanczos, bicubic, bilinear, box, Hamming, nearest.
     """
     place = torch.arange(side, dtype=dtype, device=start.device)
     parts = (start, length, method)
@@ -237,7 +239,7 @@ def _resampling(side, start, length, method, dtype):
 
 
 def _rescale(x, level, method):
-    """Enlarge the middle by one of six filters; up to a quarter goes at each side."""
+    """Enlarge the middle by one of six filters; crop up to a quarter of each side."""
     height, width = x.shape[2:]
     dtype = widest_float(x)
     method = (method * 5.99).floor()
@@ -254,7 +256,7 @@ def _rescale(x, level, method):
 
 
 def cut_out(x, top, left, bottom, right, fill):
-    """Paint a rectangle in each 8-bit image; ``bottom`` and ``right`` stay outside."""
+    """Paint a rectangle in each 8-bit image; ``bottom`` and ``right`` are exclusive."""
     rows = torch.arange(x.shape[2], device=x.device)
     columns = torch.arange(x.shape[3], device=x.device)
     rows = (rows >= top[:, None]) & (rows < bottom[:, None])
@@ -294,7 +296,7 @@ def _maps(x, counts, values):
 
 
 def _enhance(x, counts, factor):
-    """Enhance slices that are sorted as ``ENHANCEMENTS``: blends with a dull image."""
+    """Enhance slices sorted as ``ENHANCEMENTS``: blend with a degenerate image."""
     f = x.float()
     dull = torch.zeros_like(f)  # brightness
     start = counts[0]
@@ -330,8 +332,8 @@ def _effect(name, x):
 def apply_sorted(x, counts, values, methods=None, blend=False, fill=0):
     """Apply operations, in place, to 8-bit images that are sorted as ``OPERATIONS``.
 
-    ``counts`` says how many images take each operation, ``values`` (B,) its magnitudes,
-    ``blend`` whether effects are blended with the image by them.
+    ``counts`` is the number of images of each operation, ``values`` (B,) the
+    magnitudes, ``blend`` whether effects are blended with the image by these.
     """
     ends = [0]
     for count in counts:
@@ -384,17 +386,17 @@ def apply_op(x, op, value=0.0, method=0.0, blend=False, fill=0):
         kept by Posterize, threshold of Solarize in 8-bit levels, side of Cutout in
         pixels (centered anywhere), level of Rescale in [0, 1].
     method : float or Tensor of shape (B,), default=0.0
-        For Rescale: which of its six filters, in [0, 1].
+        For Rescale: its filter out of six, in [0, 1].
     blend : bool, default=False
         Whether AutoContrast, Equalize, Invert, Smooth and Blur are blended with the
-        image by ``value`` in [0, 1]; CTAugment's way.
+        image by ``value`` in [0, 1], as in CTAugment.
     fill : float, default=0
-        Of pixels that geometry uncovers, in the units of x.
+        Value of pixels that geometry uncovers, in the units of x.
 
     Returns
     -------
     x : Tensor of shape (B, C, H, W)
-        Of the same type.
+        In the dtype of the input.
 
     Raises
     ------
@@ -402,7 +404,7 @@ def apply_op(x, op, value=0.0, method=0.0, blend=False, fill=0):
         For an unknown operation.
     """
     if op not in OPERATIONS:
-        raise ValueError(f"op={op!r} is none of {', '.join(OPERATIONS)}.")
+        raise ValueError(f"op={op!r} is not one of {', '.join(OPERATIONS)}.")
     values, methods = (
         torch.as_tensor(v, dtype=widest_float(x), device=x.device).expand(len(x))
         for v in (value, method)
@@ -417,10 +419,10 @@ def apply_op(x, op, value=0.0, method=0.0, blend=False, fill=0):
 def sort_plan(ops):
     """Plan how a batch is sorted by operation, for several operations in a row.
 
-    ``ops`` (n_ops, B) lies on the host, where the sizes of slices must be known; so the
-    device never has to be waited for. Returns ``order`` (n_ops, B): rows of the batch
-    in the order of each operation; ``moves`` (n_ops + 1, B): how the rows move from one
-    order to the next, and back in the end; ``counts`` per operation.
+    ``ops`` (n_ops, B) is on the host, where the sizes of slices must be known, so the
+    host never waits for the device. Returns ``order`` (n_ops, B): rows of the batch in
+    the order of each operation; ``moves`` (n_ops + 1, B): how the rows move from one
+    order to the next, and back at the end; ``counts`` per operation.
     """
     order = ops.argsort(dim=1, stable=True)
     inverse = order.argsort(1)

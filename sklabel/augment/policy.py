@@ -1,4 +1,4 @@
-"""What policies share: parameters by name, and checks and formats of images."""
+"""Bases of policies: parameters by name, and checks and formats of images."""
 
 import inspect
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Policy(nn.Module):
-    """Parameters by name, as scikit-learn's ``clone`` and grids want them."""
+    """Parameters by name, as scikit-learn's ``clone`` and grids need them."""
 
     def get_params(self, deep=True):
         """Return the arguments of the constructor by name.
@@ -32,7 +32,7 @@ class Policy(nn.Module):
         return params
 
     def set_params(self, **params):
-        """Change parameters; what was learned or derived from them starts anew.
+        """Set parameters; learned and derived state is reset.
 
         Parameters
         ----------
@@ -83,7 +83,7 @@ class Policy(nn.Module):
         """Raise an error if a parameter is wrong."""
 
     def _start(self):
-        """Make what follows from the parameters."""
+        """Derive state from the parameters."""
 
     def extra_repr(self):
         params = self.get_params(deep=False).items()
@@ -92,7 +92,7 @@ class Policy(nn.Module):
 
 
 class ImagePolicy(Policy):
-    """What all image policies share: checks, number format, range."""
+    """Base of image policies: checks, number format, range."""
 
     def forward(self, x):
         return self._guarded(x, self._augment)
@@ -116,7 +116,7 @@ class ImagePolicy(Policy):
         return out.to(x.dtype)
 
     def _augment(self, x):
-        """Return images as floats or, in 8 bits, integers; ``x`` is left as it is."""
+        """Return images as floats or 8-bit integers; ``x`` is not changed."""
         raise NotImplementedError
 
 
@@ -128,8 +128,8 @@ def uniform(n, low, high, x):
 def pieces(x, size=2**18):
     """Return slices of a batch; on a CPU their buffers stay small.
 
-    Large buffers go back to the system with every call, and fresh pages cost more than
-    the arithmetic.
+    Large buffers are returned to the system with every call, and fresh pages cost more
+    than the arithmetic.
     """
     n, rest = len(x), x.numel() // max(1, len(x))
     step = max(1, size // max(1, rest)) if x.device.type == "cpu" else n

@@ -1,4 +1,4 @@
-"""RandAugment: random operations of random strength, in the tables of four codes."""
+"""RandAugment: random operations of random strength, with the tables of four codes."""
 
 from functools import lru_cache
 
@@ -78,7 +78,7 @@ def _value_table(table, height, width):
         rows = [[_level_value(op, i, table) for i in levels] for op in OPERATIONS]
     else:
         raise ValueError(
-            f'table={table!r} is none of "port", "official", "scan", "usb".'
+            f'table={table!r} is not one of "port", "official", "scan", "usb".'
         )
     values = torch.tensor(rows, dtype=torch.float64)[:, None].repeat(1, 2, 1)
     values[: len(GEOMETRY), 0] *= -1
@@ -102,7 +102,7 @@ def op_values(ops, levels, table="port", size=(32, 32), signs=1):
         Integers 0..10 for the tables "port" and "official"; shares of the range in
         [0, 1] for "scan" and "usb".
     table : {"port", "official", "scan", "usb"}, default="port"
-        Whose ranges; see `RandAugment`.
+        Ranges to use; see `RandAugment`.
     size : tuple of two int, default=(32, 32)
         Height and width of the images.
     signs : Tensor of shape (...) or int, default=1
@@ -129,9 +129,8 @@ def op_values(ops, levels, table="port", size=(32, 32), signs=1):
 class RandAugment(ImagePolicy):
     """Random operations of random strength and a hole: FixMatch's strong view.
 
-    Every image draws its own operations and strengths. A batch is sorted by operation,
-    and each operation computed once, on 8-bit values and to the same gray levels as
-    PIL's.
+    Every image has its own operations and strengths. A batch is sorted by operation,
+    and each operation is computed once, on 8-bit values, with the same results as PIL.
 
     Parameters
     ----------
@@ -139,31 +138,31 @@ class RandAugment(ImagePolicy):
         Operations in a row, drawn with replacement.
     magnitude : int, default=10
         Levels are drawn from 1 to ``magnitude - 1``, in [2, 11]. Tables with continuous
-        ranges draw from all of the range instead.
+        ranges draw from the whole range instead.
     probability : float, default=0.5
         Probability that a drawn operation is applied.
     cutout : float or tuple of two floats, default=0.5
-        Side of the square that is painted over in the end, as a share of the image's
-        shorter side; a pair: drawn between the two, in whole pixels; 0: none.
+        Side of the final square hole, as a share of the image's shorter side; a pair:
+        drawn between the two, in whole pixels; 0: none.
     ops : "fixmatch" or tuple of str, default="fixmatch"
-        Names out of ``OPERATIONS`` to draw from; "fixmatch": its fourteen. A name may
-        occur twice.
+        Names from ``OPERATIONS`` to draw from; "fixmatch": the fourteen of FixMatch. A
+        name may occur twice.
     table : {"port", "official", "scan", "usb"}, default="port"
         Strength of a level. "port": FixMatch's PyTorch port (enhancements 0.14..0.86,
         translations in shares of the side, black corners); "official": its TensorFlow
         code (enhancements 0.28..1.72, translations in pixels, gray corners); "scan" and
         "usb": continuous strengths (translations and shears up to 0.1 and 0.3).
     weak : nn.Module or None, default=None
-        Applied first; FixMatch: :class:`Weak`.
+        Policy applied first; FixMatch: :class:`Weak`.
     fill : array-like of shape (C,) or None, default=None
         Color of the hole, in [0, 1]; None: gray.
 
     Notes
     -----
-    Gray is 127 of 255 in all tables; the official code has 127.5. The port's holes are
-    one pixel wider than their name, as there. Without three channels, "Color" does
-    nothing. Operations are drawn from the generator of the CPU, since the sizes of the
-    slices must be known there; holes from that of the images' device.
+    Gray is 127 of 255 in all tables; the official code has 127.5. As in the port, its
+    holes are one pixel wider than stated. Without three channels, "Color" does nothing.
+    Operations are drawn by the CPU's generator, since the CPU must know the sizes of
+    slices; holes are drawn by the generator of the images' device.
 
     References
     ----------

@@ -16,7 +16,7 @@ class VectorNoise(Policy):
     dropout : float, default=0.1
         Probability that a feature is replaced by its ``center``.
     center : array-like of shape (D,) or None, default=None
-        What dropped features become, such as their mean; None: 0.
+        Value of dropped features, such as their mean; None: 0.
     scale : array-like of shape (D,) or None, default=None
         Scale of the features, such as their standard deviation; None: 1.
 

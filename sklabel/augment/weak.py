@@ -38,7 +38,7 @@ def shift_flip(x, down, right, flip):
 
 
 class Weak(ImagePolicy):
-    """Mirror and shift images by some pixels: FixMatch's weak view.
+    """Mirror and shift images by a few pixels: FixMatch's weak view.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Weak(ImagePolicy):
         Probability of mirroring left to right; 0 for digits and characters.
     shift : float, default=0.125
         Largest shift, as a share of the side, in [0, 1]: 4 of 32 pixels. Each image is
-        shifted by whole pixels, both ways; the border is reflected.
+        shifted by whole pixels in both directions; the border is reflected.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Classification: a few labels in, the labels of all other images out."""
+"""Classification: from a few labels to the labels of all other images."""
 
 from ._ccl import CCLClassifier
 from ._clip import CLIPClassifier

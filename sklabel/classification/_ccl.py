@@ -1,4 +1,4 @@
-"""CCL: codes of an autoencoder gather around one center a class (Roda, Geva, 2024)."""
+"""CCL: codes of an autoencoder around one center per class (Roda and Geva, 2024)."""
 
 from typing import Literal
 
@@ -19,6 +19,7 @@ from .._core.parameters import (
     Positive,
     Schedule,
 )
+from .._core.processes import gathered
 from .._core.roles.classification import ClassificationRole
 from .._core.samplers import FixedSteps, Mixed, Shuffled, split_labeled
 from ..embedding import AutoencoderTransformer
@@ -29,7 +30,7 @@ _LENGTH = 10
 
 
 class _MixedRounds(Mixed):
-    """Labeled rows and rows of the whole set, in epochs of so many steps."""
+    """Labeled rows and rows of the whole set, in epochs of a fixed number of steps."""
 
     def __init__(self, samples, targets, ratio, weights, n_steps):
         super().__init__(samples, targets, ratio, weights=weights)
@@ -49,7 +50,7 @@ class _MixedRounds(Mixed):
 
 
 class _CCL(CenteredCodes):
-    """The centers stand in the order of the classes."""
+    """The centers are in the order of the classes."""
 
     contrastive_weight: float
     contrast: str
@@ -64,7 +65,7 @@ class _CCL(CenteredCodes):
             self.register_buffer(name, vars(self).pop(name))
 
     def standardized(self, z):
-        """Return codes (B, D) in the space where distances count."""
+        """Return codes (B, D) in the space where distances are computed."""
         return (z - self.shift) / self.scale
 
     def assign(self, z):
@@ -89,8 +90,8 @@ class _CCL(CenteredCodes):
     def loss(self, x, y):
         z_labeled, z, labels, rows = split_labeled(self.embed(x), y)
         contrastive_loss = contrastive_clustering(
-            self.standardized(z_labeled),
-            labels,
+            gathered(self.standardized(z_labeled)),
+            gathered(labels),
             self.centers,
             self.temperature,
             self.contrast,
@@ -140,9 +141,9 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
 
     An autoencoder is trained on all images first; the mean code of the labeled images
     of a class is the class's center. Then codes and centers move together: every image
-    is assigned softly to all centers and the assignment must become like a sharper
-    version of itself, labeled images are pulled to their own center and pushed from the
-    others, and the decoder goes on reconstructing the images. Read more in the
+    is assigned softly to all centers and the assignment is trained toward a sharper
+    version of itself, labeled images are pulled to their own center and pushed away
+    from the others, and the decoder keeps reconstructing the images. Read more in the
     :ref:`User Guide <ccl>`.
 
     Parameters
@@ -155,13 +156,13 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         Weight of the reconstruction of all rows, >= 0; 0: the decoder is not trained.
     unlabeled_ratio : float
         Rows of X, labeled or not, per labeled row in a batch, > 0. With the default
-        ``batch_size`` 256 rows in all, as in DCEC.
+        ``batch_size`` a batch has 256 rows in total, as in DCEC.
     contrast : {"assignment", "rows", "literal", "centers"}
         What a labeled row is contrasted with. "assignment": the other centers, by the
-        distances that classes are predicted from. "rows": for its center, the rows of
-        other classes in the batch, by cosine. "literal": the same as the paper prints
-        it, without the row itself in the denominator, by dot product and summed over
-        classes; it has no lower bound, so give it a ``contrastive_weight`` of some
+        distances that predict classes. "rows": for its center, the rows of other
+        classes in the batch, by cosine. "literal": the formula of "rows" as printed in
+        the paper, without the row itself in the denominator, by dot product and summed
+        over classes; it has no lower bound, so set ``contrastive_weight`` to about
         1e-4. "centers": the other centers, by dot product. See
         :func:`sklabel.losses.contrastive_clustering`.
     temperature : float
@@ -169,30 +170,29 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     alpha : float
         Degrees of freedom of the assignment, > 0.
     standardize_codes : bool
-        Whether distances are those of standardized codes: centered, and each number
-        divided by its standard deviation over X, as the embedder gives them, and by a
-        common factor, so that the mean squared length is 10. Codes of photographs lie
-        far from 0, near each other.
+        Whether distances are computed on standardized codes: each feature is centered
+        and divided by its standard deviation over X, and by a common factor that makes
+        the mean squared length 10. Codes of photographs lie close together, far from 0.
     update_centers : bool
         Whether each center becomes the mean code of the labeled rows of its class after
         every ``update_interval`` steps.
     update_interval : int
-        Steps between two updates of the targets; an epoch of ``net_.history``. Smaller
-        sets learn faster with smaller ones.
+        Steps between two updates of the targets; an epoch of ``net_.history``. Small
+        data sets learn faster with fewer.
     embedder : estimator or None
-        Gives the codes; cloned and fitted, or used as it is in a
+        Computes the codes; cloned and fitted, or used as is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
-        :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10, of 64
+        :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10, or 64
         for color images. Other embedders have no decoder and need
-        ``reconstruction_weight=0``; on photographs those that compare views, such as
-        SimCLR, are better. Searches reach its parameters as ``embedder__temperature``.
+        ``reconstruction_weight=0``; on photographs, contrastive embedders such as
+        SimCLR are better. Searches reach its parameters as ``embedder__temperature``.
     calibration_size : int, float, "auto" or None
-        Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones.
-        "auto": a fifth, where each class has ten labels on average; where there are
-        fewer none, and the mean confidence in unlabeled rows becomes the accuracy of a
-        linear probe on the vectors of the embedder, of labeled rows left out in turn.
-        None: probabilities as trained, here usually not sure enough.
+        Number or share of the labeled rows that are withheld from training to fit the
+        temperature of :meth:`predict_proba`; their images count as unlabeled. "auto": a
+        fifth, if classes have ten labels on average; with fewer, no row is withheld,
+        and the mean confidence in unlabeled rows is set to the cross-validated accuracy
+        of a linear probe on the vectors of the embedder. None: probabilities as
+        trained, which are usually too unsure here.
     max_epochs
         Published: 10 after each of 20 queries for labels.
     batch_size : int
@@ -203,7 +203,7 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     class_centers_ : ndarray of shape (n_classes, n_components)
         Center of each class, in the space of the codes.
     embedder_ : estimator
-        Fitted embedder, as it was before this training.
+        Fitted embedder, before this training.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per ``update_interval`` ``train_loss``,
         ``contrastive_loss``, ``cluster_loss``, ``reconstruction_loss``,
@@ -224,31 +224,31 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
     Warns
     -----
     CollapseWarning
-        If no row is predicted to be of some class at the end, or nearly all of one; or
-        if, with ``calibration_size``, the accuracy on the withheld rows has fallen at
-        the end.
+        If, at the end, a class is predicted for no row, or for nearly all rows; or if,
+        with ``calibration_size``, the accuracy on the withheld rows has fallen at the
+        end.
 
     See Also
     --------
-    FixMatchClassifier : From augmented views.
+    FixMatchClassifier : Learns from augmented views.
     sklabel.clustering.DCECClusterer : The same without labels.
 
     Notes
     -----
     Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
-    the same. The authors have published no code: loss weights, temperature, batch and
-    networks are not in the paper, and its contrastive formula has several readings, see
-    ``contrast``. Departures: labeled rows stand in every batch, drawn beside the rows
-    of X, so that a few labels count in each step; and they are contrasted by what
-    classes are predicted from, in standardized codes, with centers that follow the
-    labels: with the formula as it is printed, codes of photographs end near one single
-    center. As printed: ``contrast="literal", contrastive_weight=1e-4,
+    the same. The authors have published no code. The paper gives no loss weights,
+    temperature, batch size or networks, and its contrastive formula has several
+    readings, see ``contrast``. Differences from the paper: every batch has labeled rows
+    beside the rows of X, so that a few labels count in each step; and the contrastive
+    loss uses the distances that predict classes, on standardized codes, with centers
+    that follow the labels: with the printed formula, codes of photographs end near one
+    single center. As printed: ``contrast="literal", contrastive_weight=1e-4,
     standardize_codes=False, update_centers=False``.
 
-    A class has one center however often its rows are drawn, and with
-    ``contrast="rows"`` all classes of a batch count equally: ``class_weight`` changes
-    little, most with ``contrast="centers"``. The entropy of :meth:`predict_proba` is
-    the paper's score for the rows to label next.
+    Each class has one center, and with ``contrast="rows"`` all classes of a batch count
+    equally, so ``class_weight`` has little effect; it has most with
+    ``contrast="centers"``. The entropy of :meth:`predict_proba` is the paper's score
+    for the rows to label next.
 
     References
     ----------
@@ -318,14 +318,14 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         return mixed
 
     def _find_centers(self, X, mixed, seed):
-        """Return the mean code of each class, and how codes are standardized.
+        """Return the mean code of each class, and the standardization of codes.
 
-        Means are of labeled rows as they are drawn.
+        Means weight the labeled rows as they are drawn.
 
         Parameters
         ----------
         X : array-like
-            Rows that are trained on.
+            Rows to train on.
         mixed : Mixed
         seed : int
         """

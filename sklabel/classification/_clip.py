@@ -71,7 +71,7 @@ _TRAINING = (
 
 
 class _PromptClassifier(Method):
-    """An image tower and what makes classes of its embedding; not trained itself."""
+    """An image tower and a classifier on its embedding; not trained itself."""
 
     backbone: nn.Module
     project: nn.Module
@@ -86,12 +86,12 @@ class _PromptClassifier(Method):
 
 
 class CLIPClassifier(ClassificationRole, Learner):
-    """Classify images by the names of the classes, with no label or a few.
+    """Classify images by the names of the classes, with few labels or none.
 
     Each class is described by some texts, such as "a photo of a cat". An image gets the
-    class whose texts lie nearest to it in the common space of a
-    :class:`sklabel.embedding.CLIPTransformer`. Where some rows are labeled, a linear
-    probe or a memory of their embeddings can be put on top, or the towers themselves
+    class whose texts are nearest in the common space of a
+    :class:`sklabel.embedding.CLIPTransformer`. If some rows are labeled, a linear probe
+    or a memory of their embeddings can be added, or the towers themselves can be
     fine-tuned. Read more in the :ref:`User Guide <clip_classifier>`.
 
     Parameters
@@ -102,61 +102,59 @@ class CLIPClassifier(ClassificationRole, Learner):
         are the classes, and their text is their name.
     prompts : str, list of str, or dict
         Texts for each class: templates with a place ``{}`` for the name, or a dict
-        {class or name: text or list of texts}. What the towers were trained on matters:
-        names alone, ``"{}"``, where captions were short. Default: seven that the
-        authors chose from eighty for ImageNet, and of which they found the average as
-        good.
+        {class or name: text or list of texts}. Prompts should resemble the captions
+        that the towers were trained on: for short captions use the name alone,
+        ``"{}"``. Default: the seven templates that the authors chose from eighty for
+        ImageNet, whose average is as good.
     few_shot : {"zero_shot", "linear", "adapter", "fine_tune"}
-        What is done with labels. "zero_shot": nothing but ``transduction_``; "linear":
-        a linear probe of the embeddings; "adapter": similarities to the labeled rows
-        are added to those to the texts, without training; "fine_tune": both towers are
-        trained on the prompts of the labeled rows.
+        How labels are used. "zero_shot": only in ``transduction_``; "linear": to train
+        a linear probe on the embeddings; "adapter": similarities to the labeled rows
+        are added to the similarities to the texts, without training; "fine_tune": to
+        train both towers on the prompts of the labeled rows.
     C : float or "auto"
-        Inverse strength of the probe's penalty, > 0; "auto": from 0.01 to 10,000, the
-        best on labeled rows left out.
+        Inverse strength of the probe's penalty, > 0; "auto": the best value from 0.01
+        to 10,000 in cross-validation.
     shrink_to : {"text", "zero"}
-        What the penalty pulls the probe to. "text": the classifier of the prompts, so
-        that few labels correct it and classes without one keep it; "zero": a plain
-        probe, as in the paper.
+        Where the penalty pulls the probe. "text": to the prompts' classifier, so that
+        few labels correct it and classes without labels keep it; "zero": to 0, a plain
+        probe as in the paper.
     alpha : float or "auto"
-        Weight of the memory in the adapter, >= 0. "auto": the best on each labeled row
-        left out in turn.
+        Weight of the memory in the adapter, >= 0. "auto": the best value in
+        leave-one-out cross-validation.
     beta : float or "auto"
         Sharpness of the memory in the adapter, > 0. "auto": as ``alpha``.
     memory_views : int
-        Random views of each labeled row whose mean embedding is what the memory holds;
-        0: the embedding of the row itself. Published: 10, with
+        Number of random views of each labeled row; the memory holds their mean
+        embedding. 0: the embedding of the row itself. Published: 10, with
         ``augment=Contrastive(crop=(0.5, 1), jitter=0, grayscale=0)``.
     memory_epochs : int
-        Passes over the labeled rows in which the memory is trained (Tip-Adapter-F), on
-        random views where ``memory_views`` is not 0. Published: 20, with
-        ``batch_size=256``.
+        Passes over the labeled rows that train the memory (Tip-Adapter-F), on random
+        views if ``memory_views`` is not 0. Published: 20, with ``batch_size=256``.
     memory_lr : float
         Learning rate of that training, with AdamW, > 0.
     logit_scale : float or None
-        Factor of the cosines before the softmax, > 0; None: that of the embedder. The
-        paper has 100.
+        Factor of the cosines before the softmax, > 0; None: the embedder's. Paper: 100.
     embedder : CLIPTransformer or None
-        Fitted: used as it is. With published ``weights`` and not fitted: cloned and
-        loaded. Any other has learned nothing and is refused, but trained with a warning
-        where ``few_shot`` is "fine_tune". None: one of small towers, trained on the
-        prompts of the labeled rows with the parameters of training below. A clone of
-        this classifier, as a search makes, keeps a fitted one only in a
+        A fitted embedder is used as is. One with published ``weights`` that is not
+        fitted is cloned and loaded. Any other is untrained and raises an error, unless
+        ``few_shot="fine_tune"``, which trains it with a warning. None: small towers,
+        trained on the prompts of the labeled rows with the training parameters below. A
+        clone of this classifier, as made in a search, keeps a fitted embedder only in a
         :class:`sklearn.frozen.FrozenEstimator`.
     augment : "auto", nn.Module or None
-        Random views; "auto": a crop of nine tenths of the area at least for images,
-        :class:`sklabel.augment.VectorNoise` for vectors. No flips: texts may say left
-        and right.
+        Random views; "auto": a crop of at least nine tenths of the area for images,
+        :class:`sklabel.augment.VectorNoise` for vectors. Images are not flipped,
+        because texts may say left and right.
     class_weight : dict, "balanced" or None
         Weight of labeled rows of a class in the probe and in the memory: {class:
         weight}; "balanced": every class the same; None: every row the same.
     max_epochs : int
-        Passes over the labeled rows, where towers are trained or fine-tuned.
+        Passes over the labeled rows, if towers are trained or fine-tuned.
     lr
-        Published weights are fine-tuned with 1e-5 or less.
+        Use 1e-5 or less to fine-tune published weights.
     weight_decay : float
-        Decay of weights; biases, norms and the temperature have none. In fine-tuning
-        1e-3.
+        Weight decay, not applied to biases, norms and the temperature. For fine-tuning,
+        use 1e-3.
 
     Attributes
     ----------
@@ -167,11 +165,11 @@ class CLIPClassifier(ClassificationRole, Learner):
     logit_scale_ : float
         Factor of the cosines.
     C_ : float
-        Of the probe, where there is one.
+        Value used by the probe, if there is one.
     alpha_, beta_ : float
-        Of the adapter, where there is one.
+        Values used by the adapter, if there is one.
     embedder_ : CLIPTransformer
-        Fitted embedder; ``embedder_.net_.history`` tells of its training.
+        Fitted embedder; ``embedder_.net_.history`` describes its training.
     net_ : skorch.NeuralNet
         Image tower and classifier, for prediction only.
     encoder_ : nn.Module
@@ -183,8 +181,7 @@ class CLIPClassifier(ClassificationRole, Learner):
     ------
     ValueError
         If a template has no place for the name, a class has no prompt, y does not fit X
-        or ``class_names``, labels are needed and there are none, or the embedder has
-        learned nothing.
+        or ``class_names``, labels are needed but missing, or the embedder is untrained.
     TypeError
         If the embedder does not embed texts.
 
@@ -195,19 +192,20 @@ class CLIPClassifier(ClassificationRole, Learner):
 
     Notes
     -----
-    ``fit`` may be left out before prediction where nothing is to be learned: the
-    embedder is fitted or brings its weights, ``class_names`` are given and ``few_shot``
-    is "zero_shot". Each call then prepares everything anew and reads published weights
-    again; ``fit(X)``, without labels, does so once. A pipeline always asks for ``fit``.
+    Prediction works without ``fit`` if there is nothing to learn: the embedder is
+    fitted or has published weights, ``class_names`` are given and ``few_shot`` is
+    "zero_shot". Each call then repeats the preparation and reads published weights
+    again; ``fit(X)``, without labels, does this once. A pipeline always requires
+    ``fit``.
 
-    Weights of rows and classes count in the probe and in the memory. The contrastive
-    training needs none: what it learns does not depend on how often a class occurs.
+    Sample and class weights apply to the probe and to the memory. The contrastive
+    training needs none: it does not depend on how often a class occurs.
 
-    Departures: the probe's penalty also holds the intercept, and pulls to the prompts;
-    the memory of the adapter holds plain embeddings unless ``memory_views`` says
-    otherwise; "auto" chooses ``alpha`` and ``beta`` before the memory is trained.
-    The memory is a sum over rows: with many labels a class without one is forgotten,
-    and ``alpha`` should be smaller.
+    Differences from the papers: the probe's penalty includes the intercept, and pulls
+    to the prompts; the memory of the adapter holds plain embeddings unless
+    ``memory_views`` is set; "auto" chooses ``alpha`` and ``beta`` before the memory is
+    trained. The memory is a sum over rows: with many labels, classes without labels are
+    forgotten, and ``alpha`` should be smaller.
 
     References
     ----------
@@ -265,8 +263,8 @@ class CLIPClassifier(ClassificationRole, Learner):
             Classes, or their positions in ``class_names``; -1, None or NaN for
             unlabeled rows. None: no row is labeled, which needs ``class_names``.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weight of a labeled row in the probe and in the memory; times the weight of
-            its class. Unlabeled rows have no weight.
+            Weight of a labeled row in the probe and in the memory, multiplied by the
+            weight of its class. Weights of unlabeled rows are ignored.
 
         Returns
         -------
@@ -313,7 +311,7 @@ class CLIPClassifier(ClassificationRole, Learner):
         return hasattr(self, "net_")
 
     def _ready(self, X):
-        """Return this classifier, or one made on the spot where fit may be left out."""
+        """Return this classifier, or one made on the spot if fit can be skipped."""
         if hasattr(self, "net_"):
             return self
         embedder = unfrozen(self.embedder)
@@ -324,7 +322,7 @@ class CLIPClassifier(ClassificationRole, Learner):
             raise NotFittedError(
                 f"This {type(self).__name__} instance is not fitted yet: call fit "
                 'first. Only with class_names, few_shot="zero_shot" and an embedder '
-                "that is fitted or brings its weights it may be left out."
+                "that is fitted or has published weights can you skip fit."
             )
         ready = copy.copy(self)
         ready._transduces = False
@@ -353,7 +351,7 @@ class CLIPClassifier(ClassificationRole, Learner):
         if self.few_shot != "zero_shot" and not (codes[samples.good] >= 0).any():
             raise ValueError(
                 f"few_shot={self.few_shot!r} learns from labels, but y has no labeled "
-                'row that can be read: label some, or use few_shot="zero_shot".'
+                'row that can be read: label rows, or use few_shot="zero_shot".'
             )
         return codes
 
@@ -378,8 +376,8 @@ class CLIPClassifier(ClassificationRole, Learner):
         elif embedder is None:
             if str(self.backbone).startswith("open_clip/"):
                 raise ValueError(
-                    f"backbone={self.backbone!r} would be towers of random weights: "
-                    f"give embedder=CLIPTransformer(backbone={self.backbone!r}, "
+                    f"backbone={self.backbone!r} has random weights: give "
+                    f"embedder=CLIPTransformer(backbone={self.backbone!r}, "
                     "weights=...)."
                 )
             names = ("backbone", "device", "precision", "verbose")
@@ -397,9 +395,7 @@ class CLIPClassifier(ClassificationRole, Learner):
             embedder = self._learning_copy(inner)
             embedder._unfinished = False  # its own training is over, even if broken off
         elif isinstance(embedder, FrozenEstimator):
-            raise NotFittedError(
-                "The embedder is frozen, but not fitted: fit it first."
-            )
+            raise NotFittedError("The embedder is frozen but not fitted: fit it first.")
         else:
             if get_tags(embedder).target_tags.required:
                 self._complain_of_no_weights(embedder)
@@ -410,9 +406,9 @@ class CLIPClassifier(ClassificationRole, Learner):
 
     def _complain_of_no_weights(self, embedder):
         problem = (
-            f"embedder={type(embedder).__name__} is not fitted and brings no weights. "
-            "A clone of this classifier, as GridSearchCV makes, forgets what a fitted "
-            "one has learned: fit it on images and texts, and give "
+            f"embedder={type(embedder).__name__} is not fitted and has no published "
+            "weights. A clone of this classifier, as GridSearchCV makes, loses a "
+            "fitted embedder: fit the embedder on images and texts, and give "
             "FrozenEstimator(embedder)."
         )
         if self.few_shot != "fine_tune":
@@ -420,7 +416,7 @@ class CLIPClassifier(ClassificationRole, Learner):
                 f"{problem} few_shot={self.few_shot!r} does not train it; "
                 '"fine_tune" does, on the labels alone.'
             )
-        warn(f"{problem} Now it is trained on the labels alone.", UserWarning)
+        warn(f"{problem} It is now trained on the labels alone.", UserWarning)
 
     def _learning_copy(self, embedder):
         """Return a fitted embedder's copy, whose next fit goes on from its weights."""
@@ -435,9 +431,9 @@ class CLIPClassifier(ClassificationRole, Learner):
     def _train_on_prompts(self, embedder, X, samples, codes):
         if len(np.unique(codes[(codes >= 0) & ~samples.bad])) < 2:
             raise ValueError(
-                "The embedder must be trained on labeled rows of two classes at least, "
-                "which y does not have: label some, or give an embedder that is fitted "
-                "or brings its weights."
+                "Training the embedder needs labeled rows of at least two classes, and "
+                "y has fewer: label more rows, or give an embedder that is fitted or "
+                "has published weights."
             )
         texts = np.empty(len(codes), dtype=object)
         texts[:] = [self.prompts_[code] if code >= 0 else [] for code in codes]

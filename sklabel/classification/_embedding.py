@@ -1,4 +1,4 @@
-"""Labels in seconds from a frozen embedding: a linear probe and a neighbor graph."""
+"""A frozen embedding classified in seconds: a linear probe and a neighbor graph."""
 
 from typing import Literal
 
@@ -41,10 +41,15 @@ _FACTOR_PRIOR = 0.0, 0.6
 _GUESS_ROWS = 10
 # rows without a label in which the confidence is measured
 _MOST_ASKED = 2000
+# from so many rows on those of X take the neighbors that the graph has found
+_MANY_ROWS = 2**15
+# of more known rows the products with a batch are computed in parts (256 MB each), of
+# not too few rows, which would be rounded in another way
+_MANY_KEYS, _BLOCK_PRODUCTS, _FEWEST_ROWS = 2**18, 2**26, 64
 
 
 class _Projection(nn.Module):
-    """Center, turn to the principal components, and scale to length 1."""
+    """Center, project onto the principal components, and scale to length 1."""
 
     def __init__(self, mean, components):
         super().__init__()
@@ -75,10 +80,27 @@ class _ProbeAndGraph(Method):
         lock_(self)
 
     def forward(self, x):
-        z = self.backbone(x)
+        z, parts = self.backbone(x), 1
+        if len(self.keys) > _MANY_KEYS:
+            step = max(_FEWEST_ROWS, _BLOCK_PRODUCTS // len(self.keys))
+            parts = -(-len(z) // step)
+        spreads = [self.spread(part) for part in z.chunk(parts)]
+        return self.multiplied(z, torch.cat(spreads))
+
+    def multiplied(self, z, of_graph):
+        """Return the probabilities of both, (B, K)."""
         logits = self.factors[0] * self.probe(z).log_softmax(1)
-        logits = logits + self.factors[1] * self.spread(z)
+        logits = logits + self.factors[1] * of_graph
         return logits.softmax(1)
+
+    def of_known(self, graph):
+        """Return the probabilities of the known rows, whose neighbors are known."""
+        near, found = torch.from_numpy(graph.near), []
+        with torch.inference_mode():
+            for rows in torch.arange(len(near)).split(4096):
+                of_graph = spread(graph.weights[rows], self.values[near[rows]])
+                found.append(self.multiplied(self.keys[rows], of_graph))
+        return torch.cat(found)
 
     def spread(self, z):
         """Return the logarithms of the graph's probabilities, (B, K)."""
@@ -91,86 +113,87 @@ class _ProbeAndGraph(Method):
 
 
 class EmbeddingClassifier(ClassificationRole, VectorEstimator):
-    """Classify from few labels on a frozen embedding, within seconds.
+    """Classify from few labels on a frozen embedding, in seconds.
 
-    Two classifiers of the same vectors are multiplied: a linear probe (logistic
-    regression) on the labeled rows, and labels that spread over the graph of nearest
-    neighbors to the rows without one (label propagation). How much each counts is
-    learned from labeled rows that are left out in turn, as is the confidence. No
-    network is trained. Read more in the :ref:`User Guide <embedding_classifier>`.
+    The probabilities of two classifiers are multiplied: a linear probe (logistic
+    regression) on the labeled rows, and label propagation, which spreads labels to the
+    unlabeled rows over the graph of nearest neighbors. Cross-validation on the labeled
+    rows sets the weight of each classifier and the confidence. No network is trained.
+    Read more in the :ref:`User Guide <embedding_classifier>`.
 
     Parameters
     ----------
     embedder : transformer or None
-        Makes vectors of X: one of :mod:`sklabel.embedding` or of scikit-learn; cloned
-        and fitted to X, or used as it is within a
-        :class:`sklearn.frozen.FrozenEstimator`. None: X holds the vectors.
+        Embeds X: one of :mod:`sklabel.embedding` or of scikit-learn; cloned and fitted
+        to X, or used as is within a :class:`sklearn.frozen.FrozenEstimator`. None: X
+        holds the vectors.
     n_neighbors : int
-        Neighbors that each row is linked to in the graph.
+        Neighbors of each row in the graph.
     alpha : float
-        How likely a walk on the graph goes on after each step, in [0, 1). The larger,
-        the farther labels spread.
+        Probability that a random walk on the graph continues after each step, in [0,
+        1). The larger, the farther labels spread.
     C : float
         Inverse strength of the probe's penalty, > 0, for vectors of length 1.
     graph_weight : float or "auto"
-        Weight of the graph, in [0, 1], against the probe. "auto": about 0.7 where there
-        are few labels, then what makes rows that are left out most likely.
+        Weight of the graph, in [0, 1], against the probe. "auto": about 0.7 with few
+        labels; with more, the weight of the highest likelihood in cross-validation.
     n_components : int
-        Principal components that are kept, where the vectors have more features.
+        Principal components that are kept, if the vectors have more features.
     class_weight : dict, "balanced" or None
         Weight of labeled rows of a class in the probe: {class: weight}; "balanced":
         every class the same; None: every row the same. In the graph every class has
         the same weight.
     calibration_size : int, float, "auto" or None
-        "auto": the temperature by which the mean confidence in rows without a label is
-        ``estimated_accuracy_``; it takes no label away. A number of labeled rows, or
-        their share: these are withheld, to fit the temperature. None: probabilities as
-        rows left out make them most likely.
+        "auto": the temperature is set so that the mean confidence in unlabeled rows
+        equals ``estimated_accuracy_``; no row is withheld. A number or share of the
+        labeled rows: these are withheld to fit the temperature. None: the temperature
+        of the highest likelihood in cross-validation.
 
     Attributes
     ----------
     embedder_ : transformer
-        Fitted embedder, where there is one.
+        Fitted embedder, if there is one.
     estimated_accuracy_ : float
-        Accuracy to expect on rows without a label: the mean confidence in them, plus
-        how much more often labeled rows left out in turn are right than their
-        confidence says [4]_.
+        Accuracy to expect on unlabeled rows: the mean confidence in them, corrected by
+        the mean difference between accuracy and confidence in cross-validation [4]_.
     estimated_accuracy_interval_ : ndarray of shape (2,)
-        Where the accuracy lies with a probability of 95 %. It knows of chance alone:
-        labels that were not drawn at random may be easier or harder than the others.
+        95 % interval of the accuracy. It covers random error only: labeled rows that
+        were not drawn at random may be easier or harder than the others.
     graph_weight_ : float
         Weight of the graph, in [0, 1].
     calibration_temperature_ : float
         Divides the logits of :meth:`predict_proba`.
     net_ : skorch.NeuralNet
-        Holds what predicts: projection, probe, and the rows of X with their labels.
+        Net used for prediction: projection, probe, and the rows of X with their labels.
     encoder_ : nn.Module
         Projection of the vectors.
     sample_shape_ : tuple of int
-        Shape of one sample: that of the embedder where it has one, else ``(D,)``.
+        Shape of one sample: the embedder's if it has one, else ``(D,)``.
 
     Raises
     ------
     ValueError
         If no row is labeled, all labels are of one class, y does not fit X, or X holds
-        no vectors where there is no embedder.
+        no vectors and there is no embedder.
 
     See Also
     --------
-    FixMatchClassifier : Trains the encoder too: better where there is time.
+    FixMatchClassifier : Trains the encoder too: better if there is time.
     sklabel.embedding.PretrainedTransformer : Embeddings of published encoders.
 
     Notes
     -----
     Vectors are centered, reduced to ``n_components`` and scaled to length 1. The graph
     has local scales [2]_ and labels spread over it as in [1]_, with 50 steps; each
-    class begins with the same mass in all [3]_. A new row takes the labels of its
-    nearest rows of X, whose vectors are kept for that: ``4 * n_samples * n_components``
-    bytes.
+    class starts with the same total mass [3]_. A new row gets its labels from its
+    nearest rows of X, whose vectors are stored: ``4 * n_samples * n_components`` bytes.
+    With 32,768 rows of X or more, ``fit`` takes their own nearest rows from the graph,
+    so that its time grows nearly in proportion to the rows.
 
-    Labeled rows are left out one at a time, from 51 labels on in ten parts, of more
-    than 500 those only. Where each class has one label nothing can be left out: then
-    the mean confidence is not corrected. It always counts as ten rows.
+    Cross-validation leaves out one labeled row at a time; from 51 labels on it has ten
+    folds, on at most 500 labeled rows. If each class has one label, nothing can be left
+    out and the mean confidence is not corrected. The uncorrected mean always counts as
+    ten rows.
 
     References
     ----------
@@ -209,7 +232,7 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
     def _train(self, X, labeled, seed):
         rows = labeled.rows.good
         if len(rows) < 2:
-            raise ValueError("X has fewer than two rows that can be used: add others.")
+            raise ValueError("X has fewer than two usable rows: add more.")
         Z, codes = labeled.rows[rows].float(), labeled.codes[rows]
         known = np.flatnonzero(codes >= 0)
         weights = np.ones(len(known))
@@ -220,13 +243,28 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
         projection = self._fit_projection(Z.numpy(), seed)
         keys = torch.cat([projection(z) for z in Z.split(4096)])
         given = LabeledRows(known, codes[known], weights, len(self.classes_), seed)
-        module, surplus = self._fit_both(projection, keys, given, seed)
+        module, surplus, graph = self._fit_both(projection, keys, given, seed)
+        known = None
+        if len(keys) >= _MANY_ROWS:
+            known = rows, module.of_known(graph)
         self._sizes = tuple(module.values.shape), Z.shape[1], keys.shape[1]
         self.net_ = self._make_net(module)
         without = rows[codes < 0] if (codes < 0).any() else rows
         without = without[evenly_spaced(len(without), _MOST_ASKED)]
         p = self.net_.evaluate(labeled.rows, without)
         self._estimate_accuracy(float(p.max(1)[0].double().mean()), surplus)
+        return known
+
+    def _forward_trained(self, samples, trained):
+        if trained is None:
+            return super()._forward_trained(samples, trained)
+        rows, p = trained
+        found = np.full((len(samples), p.shape[1]), np.nan, np.float32)
+        found[rows] = p.numpy()
+        others = np.setdiff1d(samples.good, rows)  # without a weight
+        if len(others):
+            found[others] = self.net_.evaluate(samples, others).numpy()
+        return found
 
     def _estimate_accuracy(self, confidence, surplus):
         """Set the accuracy to expect from the mean confidence, corrected.
@@ -236,7 +274,7 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
         confidence : float
             Mean in rows without a label.
         surplus : ndarray of shape (m,)
-            Of rows left out: 1 or 0, right or wrong, minus the confidence.
+            For rows left out: 1 (right) or 0 (wrong), minus the confidence.
         """
         corrected = confidence + surplus.mean() if len(surplus) else 0.0
         right = len(surplus) * float(np.clip(corrected, 0, 1))
@@ -253,7 +291,11 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
         return _Projection(_tensor(mean), _tensor(components))
 
     def _fit_both(self, projection, keys, given, seed):
-        """Return the module of probe and graph, weighed by rows left out in turn."""
+        """Return the module of probe and graph, weighted by cross-validation.
+
+        Also return how much more often than expected left-out rows are right, and the
+        graph.
+        """
         z = keys.numpy()
         graph = neighbor_graph(z, min(self.n_neighbors, len(z) - 1), seed)
         values, of_graph = given.propagate(graph, self.alpha)
@@ -277,10 +319,10 @@ class EmbeddingClassifier(ClassificationRole, VectorEstimator):
             values,
             _tensor(factors),
         )
-        return module, surplus
+        return module, surplus, graph
 
     def _weigh(self, of_probe, of_graph, codes):
-        """Return the weight of the graph, and the factor of both: the most likely ones.
+        """Return the weight of the graph and the factor of both that are most likely.
 
         Parameters
         ----------

@@ -20,6 +20,7 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
+from .._core.processes import gathered
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
 from ..losses import pseudo_label, self_adaptive_fairness
@@ -68,7 +69,8 @@ class _FixMatch(AveragedClassifier):
         views = [seen]
         if len(rows):
             views += [self.weak(x_unlabeled), self.strong(self.weak(x_unlabeled))]
-        labeled, *others = self._logits(views)
+        labeled, *others = (gathered(part) for part in self._logits(views))
+        labels, rows = gathered(labels), gathered(rows)
         labeled_loss = cross_entropy(labeled, labels)
         if not len(rows):
             return labeled_loss
@@ -120,7 +122,7 @@ class _FixMatch(AveragedClassifier):
 
 
 class _CTAugmented(_FixMatch):
-    """The strong views learn from weak ones of labeled rows how strong they may be."""
+    """Weak views of labeled rows set the strength of the strong views."""
 
     def loss_of(self, seen, labels, x_unlabeled, rows):
         loss = super().loss_of(seen, labels, x_unlabeled, rows)
@@ -140,9 +142,9 @@ class FixMatchClassifier(EncoderClassifier):
     ----------
     threshold : float, "free" or "soft"
         Smallest probability of a pseudo-label, in [0, 1]. Paper: tau. "free": the mean
-        confidence so far, lower for classes that are predicted with less (FreeMatch
-        [5]_). "soft": every row counts, below the mean confidence the less the less
-        sure it is (SoftMatch [6]_).
+        confidence so far, lower for classes that are predicted with less confidence
+        (FreeMatch [5]_). "soft": every row counts; below the mean confidence, its
+        weight falls with its confidence (SoftMatch [6]_).
     unlabeled_weight : float
         Weight of the unlabeled loss, >= 0. Paper: lambda_u.
     unlabeled_ratio : float
@@ -150,53 +152,53 @@ class FixMatchClassifier(EncoderClassifier):
     temperature : float
         Divides the weak view's logits, > 0.
     hard_labels : bool
-        Whether the target is the most probable class, or the probabilities.
+        Whether the target is the most probable class; False: the probabilities.
     include_labeled : bool
-        Whether the labeled images also stand among the unlabeled ones.
+        Whether labeled images are also used as unlabeled ones.
     distribution_alignment : bool, "predictions" or "debiased"
         Whether predictions on weak views are scaled so that their mean is the class
-        distribution of the labeled rows, as drawn (ReMixMatch [2]_). "predictions": the
-        mean of the predictions for labeled rows (AdaMatch [7]_). "debiased": what
-        predictions say of all rows alike is taken from weak views and added to strong
-        ones (DebiasPL [8]_).
+        distribution of the labeled rows, as drawn (ReMixMatch [2]_). "predictions": so
+        that it is the mean of the predictions for labeled rows (AdaMatch [7]_).
+        "debiased": the logarithm of the mean prediction is subtracted from the logits
+        of weak views and added to those of strong views (DebiasPL [8]_).
     debias_strength : float
-        With "debiased": how much of the logarithm of the mean prediction, >= 0.
+        With "debiased": factor of the logarithm of the mean prediction, >= 0.
     debias_decay : float
         With "debiased": decay of the mean prediction, in [0, 1). Published for
         ImageNet: 0.99.
     relative_threshold : bool
         Whether ``threshold`` is a share of the mean confidence in the labeled rows of
-        the batch (AdaMatch). Published: with a share of 0.9.
+        the batch (AdaMatch). Published: True, with ``threshold=0.9``.
     logit_interpolation : bool
-        Whether labeled rows also go through the network alone, and each of their logits
-        is drawn between both (AdaMatch): BatchNorm is to normalize labeled and
-        unlabeled rows alike.
+        Whether labeled rows also pass through the network without unlabeled ones, and
+        their logits are random mixtures of both passes (AdaMatch), so that BatchNorm
+        normalizes labeled and unlabeled rows alike.
     class_thresholds : bool
-        Whether a class has a lower threshold while fewer rows are sure of it
+        Whether the threshold of a class is lower while fewer rows are confident of it
         (FlexMatch [3]_).
     energy_threshold : float or None
-        Only rows count whose energy, minus the logarithm of the sum of the exponentials
-        of the logits, lies below this; the others fit no class, such as images of
-        another kind (InPL [10]_). Published for CIFAR-10: -9.5, with ``threshold=0``.
+        Only rows with an energy (minus the log-sum-exp of the logits) below this count;
+        the others fit no class, such as images of another kind (InPL [10]_). Published
+        for CIFAR-10: -9.5, with ``threshold=0``.
     threshold_decay : float
-        Decay of the averages that ``threshold="free"`` and "soft" follow, in [0, 1).
+        Decay of the averages that ``threshold="free"`` and "soft" use, in [0, 1).
     soft_sharpness : float
         With ``threshold="soft"``: how fast weights fall below the mean confidence, > 0.
         Paper: n in n_sigma.
     fairness_weight : float
-        With ``threshold="free"``: weight of the term by which strong views are held to
-        the shares of the classes, >= 0. Published: 0.01 or 0.05.
+        With ``threshold="free"``: weight of the term that keeps predictions on strong
+        views near the class distribution, >= 0. Published: 0.01 or 0.05.
     ema_decay : float
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
         Whether decays grow as (1 + t) / (10 + t) up to ``ema_decay``,
-        ``threshold_decay`` and ``debias_decay``. The papers have none; without it a
-        training of a few hundred steps predicts with weights close to the random ones
-        it began with.
+        ``threshold_decay`` and ``debias_decay``. The papers have no ramp; without it, a
+        training of a few hundred steps ends with averaged weights close to the random
+        initial ones.
     teacher : {"online", "average"}
-        Whose predictions are the pseudo-labels: those of the network that is trained,
-        or of the averaged weights in evaluation, whose BatchNorm has averaged
-        statistics, too (EMAN [9]_).
+        Which network predicts the pseudo-labels: the trained one, or the one with
+        averaged weights in evaluation mode, with averaged BatchNorm statistics (EMAN
+        [9]_).
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -204,7 +206,7 @@ class FixMatchClassifier(EncoderClassifier):
     strong_augment : {"randaugment", "ctaugment"}, nn.Module or None
         Strong view, applied after a weak one.
     max_epochs : int
-        Passes over the unlabeled rows, or over the labeled ones where these take more
+        Passes over the unlabeled rows, or over the labeled rows if that takes more
         steps.
     max_steps
         Published: 2**20.
@@ -213,7 +215,7 @@ class FixMatchClassifier(EncoderClassifier):
     weight_decay
         Published for CIFAR-100: 1e-3.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
+        Learning rate schedule after the warm-up; "fixmatch": cos(7 pi k / 16 K).
 
     Attributes
     ----------
@@ -221,10 +223,10 @@ class FixMatchClassifier(EncoderClassifier):
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``,
         ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all unlabeled
         rows, per class), and ``pseudo_label_agreement`` (share of the unlabeled rows
-        with the most probable class that they had before); with ``calibration_size``
-        also ``held_accuracy`` (on the rows withheld).
+        whose most probable class has not changed); with ``calibration_size`` also
+        ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
-        Trained encoder, averaged weights.
+        Trained encoder with averaged weights.
 
     Raises
     ------
@@ -235,10 +237,10 @@ class FixMatchClassifier(EncoderClassifier):
     Warns
     -----
     CollapseWarning
-        If hardly any unlabeled row has a pseudo-label at the end, a class has none, or
-        one class has nearly all; or if, with ``calibration_size``, the accuracy on the
-        withheld rows has fallen at the end, or if a probe on the pretrained encoder's
-        features knew the given labels better than the network's own answers do.
+        If, at the end, hardly any unlabeled row has a pseudo-label, or a class has none
+        or nearly all of them; or if, with ``calibration_size``, the accuracy on the
+        withheld rows has fallen at the end, or if a linear probe on the pretrained
+        encoder's features predicts the given labels better than the network.
 
     See Also
     --------
@@ -248,14 +250,14 @@ class FixMatchClassifier(EncoderClassifier):
     Notes
     -----
     Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
-    the same. Class names go into an object array,
-    ``y = np.array(names, dtype=object)``. The published setting is
-    ``backbone="wrn_28_2", max_steps=2**20, ema_ramp=False``.
+    the same. Put class names into an object array, ``y = np.array(names,
+    dtype=object)``. The published setting is ``backbone="wrn_28_2", max_steps=2**20,
+    ema_ramp=False``.
 
-    Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
-    trained at a lower rate and its BatchNorm stays, behind a last layer that
-    begins as a logistic regression (LP-FT [4]_), after a warm-up. At the full rate a
-    hundred steps on some tens of labels undo what it has learned. As published:
+    Another difference: a pretrained encoder, such as a fitted embedder, is trained at a
+    lower learning rate with its BatchNorm frozen, below a last layer that is
+    initialized by logistic regression (LP-FT [4]_), after a warm-up. At the full rate,
+    a hundred steps on a few dozen labels undo the pretraining. As published:
     ``backbone_lr=1, head_init="random", warmup_epochs=0``.
 
     References
@@ -388,8 +390,8 @@ class FixMatchClassifier(EncoderClassifier):
             asked = [f"threshold={self.threshold!r}", *asked]
         if len(asked) > 1:
             raise ValueError(
-                f"{' and '.join(asked)} are ways to say which predictions count: "
-                "choose one of them."
+                f"{' and '.join(asked)} are alternative ways to select pseudo-labels: "
+                "choose one."
             )
         if self.fairness_weight and self.threshold != "free":
             raise ValueError(

@@ -16,6 +16,7 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
+from .._core.processes import gathered
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
 from ..losses import guessed_labels, mixmatch_losses, mixup
@@ -69,12 +70,14 @@ class _MixMatch(AveragedClassifier):
             "unlabeled_loss": unlabeled_loss.detach(),
             "pseudo_label_confidence": confidence.mean(),
             "pseudo_label_classes": one_hot(classes, self.n_classes).float().mean(0),
-            "pseudo_label_agreement": self.predicted.update(rows, classes),
+            "pseudo_label_agreement": self.predicted.update(
+                gathered(rows), gathered(classes)
+            ),
         }
 
     @torch.no_grad()
     def _guess(self, views):
-        """Return soft labels from all views but the first, that of labeled rows."""
+        """Return soft labels from all views but the first, of the labeled rows."""
         # the labeled rows go along: normalized by themselves, unlabeled rows would lose
         # what they have in common, where their classes are not those of the labels
         buffers = list(self.online.buffers())
@@ -96,12 +99,12 @@ class _MixMatch(AveragedClassifier):
 class MixMatchClassifier(EncoderClassifier):
     """Classify images from a few labels and many unlabeled images, mixed in pairs.
 
-    The label of an unlabeled image is guessed: the mean prediction on several weakly
-    augmented views of it, sharpened. Every image, labeled or not, is then mixed with
-    another one, and so are their labels. Mixed labeled images give cross-entropy, mixed
-    unlabeled ones a squared error, which no wrong guess can make large. Predictions
-    come from a moving average of the weights. Read more in the
-    :ref:`User Guide <classification>`.
+    The guessed label of an unlabeled image is the sharpened mean prediction on several
+    weakly augmented views of it. Every image, labeled or not, is then mixed with
+    another image, and their labels are mixed alike. The loss is cross-entropy for mixed
+    labeled images, and squared error, which wrong guesses cannot make large, for mixed
+    unlabeled images. Predictions come from a moving average of the weights. Read more
+    in the :ref:`User Guide <classification>`.
 
     Parameters
     ----------
@@ -116,49 +119,49 @@ class MixMatchClassifier(EncoderClassifier):
     temperature : float
         Sharpens the guessed labels, > 0; 1 leaves them as they are. Paper: T.
     alpha : float
-        Of the Beta(alpha, alpha) from which each row's share in a mixture is drawn,
-        >= 0; 0: nothing is mixed.
+        Parameter of the Beta(alpha, alpha) distribution of each row's share in a
+        mixture, >= 0; 0: nothing is mixed.
     ramp_up : int or float
         How long ``unlabeled_weight`` takes to grow from 0 to its value: a share of the
         training (float in [0, 1]), or labeled rows drawn until then (int). Published:
-        2**20 rows, a 64th of the training; a short one goes better with all of it.
+        2**20 rows, 1/64 of the training; for a short training, 1.0 is better.
     include_labeled : bool
-        Whether the labeled images also stand among the unlabeled ones.
+        Whether labeled images are also used as unlabeled ones.
     ema_decay : float
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
         Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
-        none; without it a training of a few hundred steps predicts with weights close
-        to the random ones it began with.
+        no ramp; without it, a training of a few hundred steps ends with averaged
+        weights close to the random initial ones.
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
     max_epochs : int
-        Passes over the unlabeled rows, or over the labeled ones where these take more
+        Passes over the unlabeled rows, or over the labeled rows if that takes more
         steps.
     max_steps
         Published: 2**20.
     batch_size : int
         Labeled samples per step; labeled rows are repeated as needed.
     weight_decay
-        With "adamw" each step takes away ``lr * weight_decay`` of a weight. Published
-        for a network of four times the width: 0.04.
+        With "adamw", each step multiplies a weight by ``1 - lr * weight_decay``.
+        Published for a network of four times the width: 0.04.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
+        Learning rate schedule after the warm-up; "fixmatch": cos(7 pi k / 16 K).
 
     Attributes
     ----------
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``labeled_loss``
-        and ``unlabeled_loss`` without its weight, and of the guessed labels
-        ``pseudo_label_confidence`` (mean of their largest probability, sharpened),
+        and ``unlabeled_loss`` without its weight, and for the guessed labels
+        ``pseudo_label_confidence`` (mean of the largest probability, sharpened),
         ``pseudo_label_classes`` (share of the unlabeled rows by most probable class)
-        and ``pseudo_label_agreement`` (share of the unlabeled rows with the most
-        probable class that they had before); with ``calibration_size`` also
-        ``held_accuracy`` (on the rows withheld).
+        and ``pseudo_label_agreement`` (share of the unlabeled rows whose most probable
+        class has not changed); with ``calibration_size`` also ``held_accuracy`` (on the
+        rows withheld).
     encoder_ : nn.Module
-        Trained encoder, averaged weights.
+        Trained encoder with averaged weights.
 
     Raises
     ------
@@ -169,10 +172,10 @@ class MixMatchClassifier(EncoderClassifier):
     Warns
     -----
     CollapseWarning
-        If at the end hardly any unlabeled row is guessed to be of some class, or one
-        class has nearly all of them; or if, with ``calibration_size``, the accuracy on
-        the withheld rows has fallen, or if a probe on the pretrained encoder's features
-        knew the given labels better than the network's own answers do.
+        If, at the end, a class is guessed for hardly any unlabeled row, or for nearly
+        all of them; or if, with ``calibration_size``, the accuracy on the withheld rows
+        has fallen, or if a linear probe on the pretrained encoder's features predicts
+        the given labels better than the network.
 
     See Also
     --------
@@ -183,25 +186,25 @@ class MixMatchClassifier(EncoderClassifier):
     Notes
     -----
     Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
-    the same. Class names go into an object array,
-    ``y = np.array(names, dtype=object)``. The published setting is
-    ``backbone="wrn_28_2", max_steps=2**20, ramp_up=2**20, ema_ramp=False``.
+    the same. Put class names into an object array, ``y = np.array(names,
+    dtype=object)``. The published setting is ``backbone="wrn_28_2", max_steps=2**20,
+    ramp_up=2**20, ema_ramp=False``.
 
-    Where the public code sends labeled rows and each set of views through the network
-    apart, here all go at once, so that BatchNorm normalizes them by the same
-    statistics: mixed rows, which it interleaves to that end, and views whose labels are
-    guessed, which it does not; those guesses go wrong where the labels are of other
-    classes than most unlabeled rows. The running statistics are those of all mixed
+    The public code passes labeled rows and each set of views through the network
+    separately. Here all pass together, so that BatchNorm normalizes them by the same
+    statistics. The public code interleaves mixed rows for this purpose, but not the
+    views whose labels are guessed; its guesses go wrong if most unlabeled rows are of
+    other classes than the labeled ones. The running statistics are those of all mixed
     rows.
 
-    A step costs one forward more than plain training on ``1 + n_augmentations *
-    unlabeled_ratio`` times the rows. With nothing unlabeled the training is plain
+    A step costs one forward pass more than plain training on ``1 + n_augmentations *
+    unlabeled_ratio`` times the rows. Without unlabeled rows, the training is plain
     mixup.
 
-    Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
-    trained at a lower rate and its BatchNorm stays, behind a last layer that
-    begins as a logistic regression (LP-FT [2]_), after a warm-up. At the full rate a
-    hundred steps on some tens of labels undo what it has learned. As published:
+    Another difference: a pretrained encoder, such as a fitted embedder, is trained at a
+    lower learning rate with its BatchNorm frozen, below a last layer that is
+    initialized by logistic regression (LP-FT [2]_), after a warm-up. At the full rate,
+    a hundred steps on a few dozen labels undo the pretraining. As published:
     ``backbone_lr=1, head_init="random", warmup_epochs=0``.
 
     References

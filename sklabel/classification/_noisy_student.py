@@ -1,4 +1,4 @@
-"""Noisy Student: students with noise learn from teachers without (Xie et al., 2020)."""
+"""Noisy Student: students with noise learn from a teacher without (Xie, 2020)."""
 
 import copy
 import functools
@@ -39,7 +39,7 @@ from ..modules import AveragedClassifier, frozen_copy
 
 
 class _NoisyStudent(AveragedClassifier):
-    """A teacher or a student; ``targets``: what the teacher before says of each row."""
+    """A teacher or a student; ``targets``: answers of the previous teacher."""
 
     _: KW_ONLY
     augment: nn.Module
@@ -74,7 +74,7 @@ class _NoisyStudent(AveragedClassifier):
         return {"round": self.number}
 
     def drop_training_state(self):
-        """Forget the teacher's answers, and leave no block out."""
+        """Forget the teacher's answers, and switch off stochastic depth."""
         super().drop_training_state()
         for hook in self.hooks:
             hook.remove()
@@ -84,8 +84,8 @@ class _NoisyStudent(AveragedClassifier):
 class _Taught(Mixed):
     """Labeled rows, and as many copies of each unlabeled row as a teacher gives it.
 
-    An epoch is as long as with all unlabeled rows, whatever is kept of them: all rounds
-    are equally long.
+    An epoch has the same length however many unlabeled rows are kept, so all rounds are
+    equally long.
     """
 
     copies = None
@@ -124,7 +124,7 @@ def _balanced_copies(p, draws, n_rows, threshold=0.3, duplicate=True):
         Uniform in [0, 1): rows above the threshold of their class get the same number
         of copies in expectation.
     n_rows : int or None
-        Copies of each class together; None: every row above ``threshold`` once.
+        Copies per class; None: every row above ``threshold`` once.
     threshold : float
         Smallest probability.
     duplicate : bool
@@ -149,7 +149,7 @@ def _balanced_copies(p, draws, n_rows, threshold=0.3, duplicate=True):
 
 
 def _metrics(copies, p, before):
-    """Return what a student was taught with, and how far it agrees with its teacher.
+    """Return what a student was taught with, and its agreement with its teacher.
 
     Parameters
     ----------
@@ -169,11 +169,11 @@ def _metrics(copies, p, before):
 class NoisyStudentClassifier(EncoderClassifier):
     """Classify images by a chain of students, each taught by the one before.
 
-    A teacher learns from the labels and, without noise, gives every unlabeled image its
-    probabilities. From the confident ones, classes balanced, a student of the same size
-    or a larger one learns under harder conditions: its images are distorted, features
-    and whole blocks of it are left out. Then the student is the teacher. Read more in
-    the :ref:`User Guide <noisy_student>`.
+    A teacher learns from the labels and predicts, without noise, the class
+    probabilities of every unlabeled image. A student of the same size or larger learns
+    from the confident predictions, balanced by class, under noise: strong augmentation,
+    dropout and stochastic depth. Then the student becomes the teacher. Read more in the
+    :ref:`User Guide <noisy_student>`.
 
     Parameters
     ----------
@@ -187,52 +187,51 @@ class NoisyStudentClassifier(EncoderClassifier):
         largest network.
     student_backbone : spec or list of n_rounds specs or None
         Encoders of the students, as large as the teacher's or larger, for example
-        ``["resnet9", "wrn_28_2", "wrn_28_2"]``; one: that of all students; None:
-        ``backbone``.
+        ``["resnet9", "wrn_28_2", "wrn_28_2"]``; a single spec is used for all students;
+        None: ``backbone``.
     hard_labels : bool
         Whether the target is the most probable class, or the probabilities.
     temperature : float
-        Divides the teacher's logits where its probabilities become targets, > 0; rows
-        are chosen without it.
+        Divides the teacher's logits in the targets, > 0, but not where rows are chosen.
     rows_per_class : int, "auto" or None
-        Rows of each class that a student is taught with: of common classes some
-        confident rows are drawn, those of rare ones are copied. "auto": the mean over
-        the classes of the rows above the threshold; None: each of those rows once.
-        Published: 130,000 for ImageNet.
+        Rows per class that a student is taught with: for common classes some confident
+        rows are drawn, for rare classes the confident rows are copied. "auto": the mean
+        over the classes of the rows above the threshold; None: each row above the
+        threshold once. Published: 130,000 for ImageNet.
     duplicate : bool
         Whether rows of rare classes are copied.
     dropout : float
-        Share of the features that are left out before the last layer, in [0, 1).
-        Published: 0.2 for the smallest network to 0.5 for the largest.
+        Dropout rate before the last layer, in [0, 1). Published: 0.2 for the smallest
+        network to 0.5 for the largest.
     stochastic_depth : float
-        Probability that the last residual block is left out for a row, in [0, 1); those
-        before it have less, in proportion. Networks without residual blocks, as that
-        for vectors, have none.
+        Probability that the last residual block is skipped for a row, in [0, 1); it is
+        proportionally smaller in earlier blocks. Networks without residual blocks, such
+        as the one for vectors, ignore it.
     stochastic_depth_rule : {"linear", "efficientnet"}
-        Whether the first block counts as 1 or, as in the released code, as 0: the first
-        block is never left out then, and the last a little less often.
+        "linear": the first block counts as 1. "efficientnet": as 0, as in the released
+        code; the first block is then never skipped, and the last a little less often.
     label_smoothing : float
-        Share of a label's weight that is spread over all classes, in [0, 1]; hard
-        pseudo-labels have it too, soft ones never.
+        Share of a label's weight that is spread over all classes, in [0, 1]; also for
+        hard pseudo-labels, never for soft ones.
     ema_decay : float
         Decay of the averaged weights, in [0, 1); it grows as (1 + t) / (10 + t) up to
         this. Published: 0.9999.
     noisy_teacher : bool
         Whether the first teacher is trained with all the noise of the students, as
-        published; False: with weak views alone, from which few labels teach more.
+        published; False: with weak views alone, which is better with few labels.
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
     strong_augment : {"randaugment"}, nn.Module or None
-        Strong view, applied after a weak one, of all rows that a student is trained on;
+        Strong view of all rows that a student is trained on, applied after a weak one;
         "randaugment": :class:`sklabel.augment.RandAugment` with ``probability=1,
         cutout=0`` for images, more noise for vectors. Published for 32 x 32 pixels:
         ``cutout=0.5``.
     max_epochs : int
         Length of each round, the teacher's included, in passes over the unlabeled rows,
-        kept or not, or over the labeled ones where these take more steps. Published:
-        350 passes over the labeled ones.
+        kept or not, or over the labeled rows if that takes more steps. Published: 350
+        passes over the labeled rows.
     max_steps : int or None
         Length of each round in optimizer steps; overrides ``max_epochs``.
     batch_size : int
@@ -242,45 +241,44 @@ class NoisyStudentClassifier(EncoderClassifier):
     weight_decay
         Published: 1e-5.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Course of the learning rate after the warm-up, in each round. Published:
+        Learning rate schedule after the warm-up, in each round. Published:
         :func:`sklabel.optim.exponential_decay`.
 
     Attributes
     ----------
     n_rounds_ : int
-        Students trained; the last one predicts. Fewer than ``n_rounds`` where there was
-        nothing to teach.
+        Students trained; the last one predicts. Fewer than ``n_rounds`` if a round had
+        no pseudo-labels.
     net_ : skorch.NeuralNet
         Trained net of the last round; ``net_.history`` holds the epochs of all rounds,
         with ``round`` (0: the first teacher), ``train_loss`` and ``labeled_loss``
-        (without smoothing). Epochs of students also have what holds for their whole
-        round: ``pseudo_label_share`` and ``pseudo_label_classes`` (shares of all
-        unlabeled rows that the student was taught with, copies not counted, and per
-        class), and ``pseudo_label_agreement`` (share of the unlabeled rows whose most
-        probable class is the same after the round before and after this one). With
-        ``calibration_size`` all have ``held_accuracy`` (on the rows withheld).
+        (without smoothing). Epochs of students also have values of the whole round:
+        ``pseudo_label_share`` and ``pseudo_label_classes`` (share of all unlabeled rows
+        that the student was taught with, copies not counted, in total and per class),
+        and ``pseudo_label_agreement`` (share of the unlabeled rows whose most probable
+        class is the same after this round as before it). With ``calibration_size`` all
+        have ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
-        Trained encoder, averaged weights.
+        Trained encoder with averaged weights.
     n_iter_ : int
         Epochs trained, all rounds together.
     interrupted_
-        A student's round that was broken off is dropped, and its teacher predicts.
+        If a student's round is interrupted, it is dropped and its teacher predicts.
 
     Raises
     ------
     ValueError
         If no row is labeled, all labels are of one class, y does not fit X, too few
-        rows are labeled for ``calibration_size``, or ``student_backbone`` has another
-        length than ``n_rounds``.
+        rows are labeled for ``calibration_size``, or ``student_backbone`` does not have
+        ``n_rounds`` entries.
 
     Warns
     -----
     CollapseWarning
-        If hardly any unlabeled row has a pseudo-label in the last round, a class has
-        none, or one class has nearly all; or if, with ``calibration_size``, the
-        accuracy on the withheld rows has fallen at the end, or if a probe on the
-        pretrained encoder's features knew the given labels better than the network's
-        own answers do.
+        If, in the last round, hardly any unlabeled row has a pseudo-label, or a class
+        has none or nearly all of them; or if, with ``calibration_size``, the accuracy
+        on the withheld rows has fallen at the end, or if a linear probe on the
+        pretrained encoder's features predicts the given labels better than the network.
 
     See Also
     --------
@@ -290,21 +288,21 @@ class NoisyStudentClassifier(EncoderClassifier):
     Notes
     -----
     Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
-    the same. Class names go into an object array,
-    ``y = np.array(names, dtype=object)``.
+    the same. Put class names into an object array, ``y = np.array(names,
+    dtype=object)``.
 
-    No noise disturbs a network that gives pseudo-labels, and they come from averaged
-    weights. Departures: the first teacher is trained on weak views (``noisy_teacher``);
-    rows are chosen anew in each round, where the public code keeps the first choice;
-    strengths of RandAugment's operations are drawn, not fixed; there is no last
-    training at a larger resolution. With ``warm_start`` there is no new teacher: the
-    last fit's network teaches, and the students continue from its weights. Time:
-    ``n_rounds + 1`` trainings; memory: the targets, 4 bytes per row and class.
+    Pseudo-labels are predicted without noise, with averaged weights. Differences from
+    the paper: the first teacher is trained on weak views (``noisy_teacher``); rows are
+    chosen again in each round, while the public code keeps the first choice; strengths
+    of RandAugment's operations are drawn, not fixed; there is no final training at a
+    higher resolution. With ``warm_start`` there is no new teacher: the last fit's
+    network teaches, and the students continue from its weights. Time: ``n_rounds + 1``
+    trainings; memory: the targets, 4 bytes per row and class.
 
-    Departure where the encoder has learned elsewhere, as a fitted embedder has: it is
-    trained at a lower rate and its BatchNorm stays, behind a last layer that
-    begins as a logistic regression (LP-FT [3]_), after a warm-up. At the full rate a
-    hundred steps on some tens of labels undo what it has learned. As published:
+    Another difference: a pretrained encoder, such as a fitted embedder, is trained at a
+    lower learning rate with its BatchNorm frozen, below a last layer that is
+    initialized by logistic regression (LP-FT [3]_), after a warm-up. At the full rate,
+    a hundred steps on a few dozen labels undo the pretraining. As published:
     ``backbone_lr=1, head_init="random", warmup_epochs=0``.
 
     References
@@ -388,7 +386,7 @@ class NoisyStudentClassifier(EncoderClassifier):
         module.drop_training_state()
 
     def _record(self, taught, p, before):
-        """Write what holds for the whole of the last round into its epochs."""
+        """Write the values of the whole last round into its epochs."""
         rows = taught.unlabeled
         metrics = _metrics(taught.copies[rows], p[rows], before[rows])
         for epoch in self.net_.history:
@@ -410,7 +408,7 @@ class NoisyStudentClassifier(EncoderClassifier):
         return copies
 
     def _backbone_of(self, number):
-        """Return what the encoder of a round is built from."""
+        """Return the spec of a round's encoder."""
         specs = self.student_backbone
         if number == 0 or specs is None:
             return self.backbone
@@ -486,10 +484,10 @@ class NoisyStudentClassifier(EncoderClassifier):
             return  # no student, or no unlabeled row
         if not taught.copies.any():
             warn(
-                f"No unlabeled row reached threshold={self.threshold}, so that round "
-                f"{self.n_rounds_ + 1} of {self.n_rounds} has nothing to teach. Train "
-                "longer, lower the threshold, or start from a fitted embedder "
-                "(backbone=).",
+                f"No unlabeled row reached threshold={self.threshold}, so round "
+                f"{self.n_rounds_ + 1} of {self.n_rounds} has no pseudo-labels and "
+                "the training stops. Train longer, lower the threshold, or start from "
+                "a fitted embedder (backbone=).",
                 CollapseWarning,
             )
             return

@@ -20,6 +20,7 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
+from .._core.processes import gathered, own_part
 from .._core.samplers import split_labeled
 from .._core.transfer import EncoderClassifier
 from ..losses import guessed_labels, mixup
@@ -67,7 +68,8 @@ class _ReMixMatch(AveragedClassifier):
             # the labeled rows go along: of all rows alike BatchNorm is to know
             logits = self._apart(self.online, torch.cat(views[:3])).float()[n:]
             weak, anchored = logits.chunk(2)
-            weak = self.align(weak.detach(), self.n_steps + 1)
+            weak = self.align(gathered(weak.detach()), self.n_steps + 1)
+            weak = own_part(weak)
             guesses = guessed_labels(weak[None], self.temperature)
             targets += [guesses] * (1 + self.n_augmentations)
         if hasattr(self.strong, "probe"):
@@ -99,14 +101,16 @@ class _ReMixMatch(AveragedClassifier):
             **{name: part.detach() for name, part in parts.items()},
             "pseudo_label_confidence": confidence.mean(),
             "pseudo_label_classes": one_hot(classes, self.n_classes).float().mean(0),
-            "pseudo_label_agreement": self.predicted.update(rows, classes),
+            "pseudo_label_agreement": self.predicted.update(
+                gathered(rows), gathered(classes)
+            ),
         }
 
     def _strong(self, x):
         return self.strong(self.weak(x))
 
     def _rotation_loss(self, views):
-        """Ask how far each view is turned, by quarters; 0 for what cannot be turned."""
+        """Return the loss of the predicted rotations; 0 for what cannot be rotated."""
         # BatchNorm cannot train on one
         if views.ndim != 4 or len(views) < 2 or not self.rotation_weight:
             return views.new_zeros(())
@@ -124,20 +128,21 @@ class _ReMixMatch(AveragedClassifier):
         return cross_entropy(self.turn(features).float(), asked)
 
     def _apart(self, part, x):
-        """Apply a part of the network; running statistics are those of mixed rows."""
+        """Apply a part of the network; its running statistics do not change."""
         own = {name: value.clone() for name, value in part.named_buffers()}
         return functional_call(part, own, x)
 
 
 class ReMixMatchClassifier(EncoderClassifier):
-    """Classify images from a few labels and many unlabeled images, strongly changed.
+    """Classify images from a few labels and many strongly augmented unlabeled images.
 
-    MixMatch's successor. The prediction on one weakly augmented view of an unlabeled
-    image, scaled to the class distribution of the labels and sharpened, is the guessed
-    label of that view and of several strongly augmented ones. All are mixed with
-    each other and with the labeled images; the first strong view is also learned as it
-    is, and turned, when the network must tell by how much. Predictions come from a
-    moving average of the weights. Read more in the :ref:`User Guide <remixmatch>`.
+    The successor of MixMatch. The prediction on one weakly augmented view of an
+    unlabeled image, scaled to the class distribution of the labels and sharpened, is
+    the guessed label of that view and of several strongly augmented ones. All are mixed
+    with each other and with the labeled images; the first strong view is also learned
+    unmixed, and rotated, when the network must predict the rotation. Predictions come
+    from a moving average of the weights. Read more in the :ref:`User Guide
+    <remixmatch>`.
 
     Parameters
     ----------
@@ -150,25 +155,25 @@ class ReMixMatchClassifier(EncoderClassifier):
     temperature : float
         Sharpens the guessed labels, > 0; 1 leaves them as they are. Paper: T.
     alpha : float
-        Of the Beta(alpha, alpha) from which each row's share in a mixture is drawn,
-        >= 0; 0: nothing is mixed.
+        Parameter of the Beta(alpha, alpha) distribution of each row's share in a
+        mixture, >= 0; 0: nothing is mixed.
     anchor_weight : float
-        Weight of the first strong view as it is, >= 0. Paper: lambda_U1.
+        Weight of the unmixed first strong view, >= 0. Paper: lambda_U1.
     rotation_weight : float
-        Weight of telling turned views, >= 0; vectors cannot be turned, and images that
-        are not square by halves only. Paper: lambda_r.
+        Weight of the rotation loss, >= 0. Vectors are not rotated, and images that are
+        not square only by 180 degrees. Paper: lambda_r.
     ramp_up : int or float
         How long ``unlabeled_weight`` and ``anchor_weight`` take to grow from 0: a share
         of the training (float in [0, 1]), or labeled rows drawn until then (int).
-        Published: 2**20 rows, a 64th of the training.
+        Published: 2**20 rows, 1/64 of the training.
     include_labeled : bool
-        Whether the labeled images also stand among the unlabeled ones.
+        Whether labeled images are also used as unlabeled ones.
     ema_decay : float
         Decay of the averaged weights, in [0, 1).
     ema_ramp : bool
         Whether the decay grows as (1 + t) / (10 + t) up to ``ema_decay``. The paper has
-        none; without it a training of a few hundred steps predicts with weights close
-        to the random ones it began with.
+        no ramp; without it, a training of a few hundred steps ends with averaged
+        weights close to the random initial ones.
     weak_augment : "auto", nn.Module or None
         Weak view; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -176,29 +181,29 @@ class ReMixMatchClassifier(EncoderClassifier):
     strong_augment : {"randaugment", "ctaugment"}, nn.Module or None
         Strong view, applied after a weak one.
     max_epochs : int
-        Passes over the unlabeled rows, or over the labeled ones where these take more
+        Passes over the unlabeled rows, or over the labeled rows if that takes more
         steps.
     max_steps
         Published: 2**20.
     batch_size : int
         Labeled samples per step; labeled rows are repeated as needed.
     weight_decay
-        With "adamw" each step takes away ``lr * weight_decay`` of a weight.
+        With "adamw", each step multiplies a weight by ``1 - lr * weight_decay``.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Course of the learning rate after the warm-up; "fixmatch": cos(7 pi k / 16 K).
+        Learning rate schedule after the warm-up; "fixmatch": cos(7 pi k / 16 K).
 
     Attributes
     ----------
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, its parts without
         their weights (``labeled_loss``, ``unlabeled_loss``, ``anchor_loss``,
-        ``rotation_loss``), and of the guessed labels ``pseudo_label_confidence`` (mean
-        of their largest probability, sharpened), ``pseudo_label_classes`` (share of the
+        ``rotation_loss``), and for the guessed labels ``pseudo_label_confidence`` (mean
+        of the largest probability, sharpened), ``pseudo_label_classes`` (share of the
         unlabeled rows by most probable class) and ``pseudo_label_agreement`` (share of
-        the unlabeled rows with the most probable class that they had before); with
+        the unlabeled rows whose most probable class has not changed); with
         ``calibration_size`` also ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
-        Trained encoder, averaged weights.
+        Trained encoder with averaged weights.
 
     Raises
     ------
@@ -209,15 +214,15 @@ class ReMixMatchClassifier(EncoderClassifier):
     Warns
     -----
     CollapseWarning
-        If at the end hardly any unlabeled row is guessed to be of some class, or one
-        class has nearly all of them; or if, with ``calibration_size``, the accuracy on
-        the withheld rows has fallen, or if a probe on the pretrained encoder's features
-        knew the given labels better than the network's own answers do.
+        If, at the end, a class is guessed for hardly any unlabeled row, or for nearly
+        all of them; or if, with ``calibration_size``, the accuracy on the withheld rows
+        has fallen, or if a linear probe on the pretrained encoder's features predicts
+        the given labels better than the network.
 
     See Also
     --------
     MixMatchClassifier : Without strong views, which may change the class.
-    FixMatchClassifier : Learns from sure predictions only.
+    FixMatchClassifier : Learns from confident predictions only.
 
     Notes
     -----
@@ -225,15 +230,16 @@ class ReMixMatchClassifier(EncoderClassifier):
     the same. The published setting is
     ``backbone="wrn_28_2", max_steps=2**20, ramp_up=2**20, ema_ramp=False``.
 
-    Departures: labeled rows, weak views and the first strong ones go through the
-    network together, so that BatchNorm normalizes them by the same statistics; the
-    public code sends each apart. The mean prediction is a moving average, there one of
-    128 steps. Weights of the layer that tells rotations decay like the others.
+    Differences from the public code: labeled rows, weak views and the first strong ones
+    pass through the network together, not separately, so that BatchNorm normalizes them
+    by the same statistics; the mean prediction is a moving average, not the mean of 128
+    steps; weight decay also applies to the rotation layer.
 
-    A step costs ``2 + n_augmentations`` forwards of the unlabeled rows, and three more.
+    A step costs ``2 + n_augmentations`` forward passes of the unlabeled rows, and three
+    more.
 
-    Where the encoder has learned elsewhere, it is trained at a lower rate, behind a
-    last layer that begins as a logistic regression, after a warm-up. As published:
+    A pretrained encoder is trained at a lower learning rate, after a warm-up, below a
+    last layer that is initialized by logistic regression. As published:
     ``backbone_lr=1, head_init="random", warmup_epochs=0``.
 
     References

@@ -63,7 +63,7 @@ class _FineTuned(LinearHeaded):
 
 
 class _Distilled(LinearHeaded):
-    """A student learns to answer on every row as its teacher does."""
+    """A student learns to predict what its teacher predicts for every row."""
 
     teacher: _FineTuned
     student: _FineTuned
@@ -115,47 +115,47 @@ class _Distilled(LinearHeaded):
 
 
 class SimCLRv2Classifier(EncoderClassifier):
-    """Classify images with a network that has seen all of them before the first label.
+    """Classify images with a network that is pretrained on all of them without labels.
 
     Three stages: a network learns from all images without labels (contrastive
     pretraining); it is fine-tuned on the labeled ones, together with the first layer of
-    the projection head, which other methods throw away; then a student learns to answer
-    on every image as this teacher does, and it is the student that predicts. It may be
-    a smaller network. Read more in the :ref:`User Guide <simclrv2>`.
+    the projection head, which other methods discard; then a student, which may be a
+    smaller network, learns to predict what this teacher predicts for every image. The
+    student makes the predictions. Read more in the :ref:`User Guide <simclrv2>`.
 
     Parameters
     ----------
     embedder : estimator or None
-        Pretraining: cloned and fitted, or used as it is in a
+        Pretrains the encoder; cloned and fitted, or used as is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.SimCLRTransformer` with a head of three layers, as
-        published. Give one to set its views and its length; searches reach its
+        published. Give one to set its views and training length; searches reach its
         parameters as ``embedder__temperature``.
     head_layer : int
-        Layer of the projection head from whose output the network is fine-tuned; 0:
-        from the encoder, as embedders without such a head are. Published: 1 with few
-        labels, 0 where all rows are labeled.
+        Number of layers of the projection head that are kept in fine-tuning; 0: the
+        encoder only, as for embedders without a projection head. Published: 1 with few
+        labels, 0 if all rows are labeled.
     student_backbone : str, nn.Module, fitted embedder or None
         Network of the student, see :func:`sklabel.backbones.build_backbone`; a name
-        starts from nothing. None: the embedder's, with the weights of the pretraining.
+        starts from random weights. None: the embedder's, with its pretrained weights.
     temperature : float
-        Divides the logits of teacher and student, > 0; those of the student in
-        prediction too, unless ``alpha`` is 0. Published: 0.1 for a student like the
-        teacher, 1 for a smaller one.
+        Divides the logits of teacher and student, > 0; in prediction too, unless
+        ``alpha`` is 0. Published: 0.1 for a student like the teacher, 1 for a smaller
+        one.
     alpha : float
         Weight of the distillation, in [0, 1]; labeled rows add their cross-entropy with
         the weight 1 - alpha.
     distill_epochs : int
-        Passes of the distillation over X, or with ``alpha`` below 1 over the labeled
-        rows where these take more steps; 0 leaves it out, and the teacher predicts.
+        Passes of the distillation over X or, with ``alpha`` below 1, over the labeled
+        rows if that takes more steps; 0: no distillation, and the teacher predicts.
         Published: 400.
     distill_batch_size : int
         Rows of X per step of the distillation. Published: 4096.
     distill_lr : float or None
-        Peak learning rate of the distillation; None: ``lr``. Published: that of the
+        Peak learning rate of the distillation; None: ``lr``. Published: as in the
         pretraining.
     distill_weight_decay : float
-        Decay of weights in the distillation.
+        Weight decay in the distillation.
     augment : "auto", nn.Module or None
         Random views in fine-tuning and distillation; teacher and student see the same.
         "auto": :class:`sklabel.augment.Weak` for images,
@@ -173,9 +173,9 @@ class SimCLRv2Classifier(EncoderClassifier):
     lr : float
         Peak learning rate of the fine-tuning. Published: 0.16 with "lars".
     weight_decay : float
-        Decay of weights in the fine-tuning; biases and norms have none.
+        Weight decay in the fine-tuning, not applied to biases and norms.
     backbone_lr
-        Of the student's, too. Published: 1.
+        It also applies to the student. Published: 1.
     head_init
         Published: "random".
     warmup_epochs
@@ -188,12 +188,12 @@ class SimCLRv2Classifier(EncoderClassifier):
     net_ : skorch.NeuralNet
         Trained net of the last stage; ``net_.history`` holds per epoch ``stage``
         ("fine-tune", then "distill") and ``train_loss``, and in the distillation
-        ``distillation_loss``, ``teacher_agreement`` (share of the rows that student and
-        teacher give the same class), ``class_shares`` (of the rows, by the student's
-        class) and, with ``alpha < 1``, ``labeled_loss``; with ``calibration_size`` also
-        ``held_accuracy`` (on the rows withheld).
+        ``distillation_loss``, ``teacher_agreement`` (share of the rows for which
+        student and teacher predict the same class), ``class_shares`` (of the rows, by
+        the student's class) and, with ``alpha < 1``, ``labeled_loss``; with
+        ``calibration_size`` also ``held_accuracy`` (on the rows withheld).
     encoder_ : nn.Module
-        Trained encoder, of the student where there is one.
+        Trained encoder; the student's if there is one.
     n_iter_ : int
         Epochs trained, fine-tuning and distillation together.
 
@@ -202,36 +202,36 @@ class SimCLRv2Classifier(EncoderClassifier):
     ValueError
         If no row is labeled, all labels are of one class, y does not fit X, too few
         rows are labeled for ``calibration_size``, the head has fewer layers than
-        ``head_layer``, or the embedder trains no network.
+        ``head_layer``, or the embedder has no network to fine-tune.
 
     Warns
     -----
     CollapseWarning
-        If the student gives hardly any row some class, or nearly all rows one; or if,
-        with ``calibration_size``, the accuracy on the withheld rows has fallen at the
-        end, or if a probe on the pretrained encoder's features knew the given labels
-        better than the network's own answers do.
+        If the student predicts a class for hardly any row, or for nearly all rows; or
+        if, with ``calibration_size``, the accuracy on the withheld rows has fallen at
+        the end, or if a linear probe on the pretrained encoder's features predicts the
+        given labels better than the network.
 
     See Also
     --------
-    FixMatchClassifier : Learns from its own confident answers, without pretraining.
+    FixMatchClassifier : Learns from its own confident predictions, without pretraining.
     sklabel.embedding.SimCLRTransformer : The pretraining alone.
 
     Notes
     -----
     Unlabeled rows are -1 in y, as in :mod:`sklearn.semi_supervised`; None and NaN mean
-    the same. Departures, for small data and batches: AdamW, shifts in place of crops,
-    and a student that starts from the pretrained encoder; the authors' notebook starts
-    a small one from nothing, which needs more epochs. In the distillation every row
-    counts as unlabeled too, as on ImageNet. The student, which has learned to match
-    sharpened answers, predicts with its logits divided by ``temperature``: undivided
-    they are much too unsure. With "lars" the new layer is adapted like the others,
-    where the public code leaves it out.
+    the same. Differences from the paper, for small data and batches: AdamW, shifts
+    instead of crops, and a student that starts from the pretrained encoder; the
+    authors' notebook starts a small one from random weights, which needs more epochs.
+    In the distillation every row also counts as unlabeled, as on ImageNet. The student,
+    which has learned to match sharpened predictions, predicts with its logits divided
+    by ``temperature``: without the division, its confidence is much too low. With
+    "lars" the new layer is adapted like the others; the public code excludes it.
 
-    As published, the whole encoder is trained at the full rate, behind a last layer
-    that begins with zeros, and BatchNorm with it. A lower ``backbone_lr``, which keeps
-    BatchNorm as it is, and ``head_init="probe"`` (LP-FT [2]_) harm the encoder less
-    where there are some tens of labels.
+    As published, the whole encoder and its BatchNorm are trained at the full rate,
+    below a last layer that starts at zero. A lower ``backbone_lr``, which freezes
+    BatchNorm, and ``head_init="probe"`` (LP-FT [2]_) preserve the encoder better with a
+    few dozen labels.
 
     References
     ----------
@@ -327,8 +327,8 @@ class SimCLRv2Classifier(EncoderClassifier):
         embedder = unfrozen(self.embedder_)
         if not hasattr(embedder, "encoder_"):
             raise ValueError(
-                f"embedder={type(embedder).__name__} trains no network that could be "
-                "fine-tuned: use one of sklabel.embedding."
+                f"embedder={type(embedder).__name__} has no network to fine-tune: use "
+                "one of sklabel.embedding."
             )
         return _FineTuned(
             # of its head, layers are chosen below
@@ -369,7 +369,7 @@ class SimCLRv2Classifier(EncoderClassifier):
         return _Distilled(teacher, student, augment, self.temperature, self.alpha)
 
     def _check_health(self, fine_tuning):
-        """Warn if the student gives nearly all rows one class, or none another."""
+        """Warn if the student predicts a class for nearly all rows, or for none."""
         last = self.net_.history[-1] if self.net_.history else {}
         if "class_shares" not in last:
             return  # no student, or not one epoch was ended

@@ -38,9 +38,10 @@ class _Supervised(LinearHeaded):
 class SupervisedClassifier(EncoderClassifier):
     """Classify images from the labeled rows alone.
 
-    Cross-entropy on augmented labeled images; unlabeled rows are not looked at in
-    training. The baseline that every use of unlabeled rows must beat, and a quick model
-    to choose the next rows by. Read more in the :ref:`User Guide <supervised>`.
+    The network minimizes cross-entropy on augmented labeled images; unlabeled rows are
+    not used in training. This is the baseline that every semi-supervised method must
+    beat, and a quick model for choosing the next rows to label. Read more in the
+    :ref:`User Guide <supervised>`.
 
     Parameters
     ----------
@@ -70,8 +71,8 @@ class SupervisedClassifier(EncoderClassifier):
     -----
     CollapseWarning
         If, with ``calibration_size``, the accuracy on the withheld rows has fallen at
-        the end, or if a probe on the pretrained encoder's features knew the given
-        labels better than the network's own answers do.
+        the end, or if a linear probe on the pretrained encoder's features predicts the
+        given labels better than the network.
 
     See Also
     --------

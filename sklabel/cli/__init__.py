@@ -1,4 +1,4 @@
-"""The command line; one file a command."""
+"""The command line, with one file per command."""
 
 # A command has add_parser(commands) and run(args). What takes seconds to load is loaded
 # in run: public names through `sklabel`, which loads them when they are first used, and
@@ -45,7 +45,7 @@ def main(argv=None):
     -------
     status : int
         0; 2 after wrong input or an unwritable output; 130 after Ctrl-C and 143 after
-        SIGTERM; 1 after any other error. Each but 0 comes with one line on stderr.
+        SIGTERM; 1 after any other error. Each except 0 comes with one line on stderr.
     """
     args = None
     with warnings.catch_warnings(), signals.stopping(is_process=argv is None):
@@ -86,7 +86,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser():
-    """Return the parser, and those of the commands by name."""
+    """Return the parser, and the parsers of the commands by name."""
     parser = _Parser(
         prog="sklabel",
         description="Label many images from few labels.",
@@ -108,7 +108,7 @@ def _parse(argv):
     parser, commands = _parser()
     if argv and not argv[0].startswith("-") and argv[0] not in commands:
         raise ValueError(
-            f"invalid choice: {argv[0]!r} is no command{_like(argv[0], commands)} "
+            f"invalid choice: {argv[0]!r} is not a command{_like(argv[0], commands)} "
             f"(choose from {', '.join(commands)})"
         )
     args, rest = parser.parse_known_args(argv)
@@ -124,17 +124,19 @@ def _parse(argv):
 
 
 def _like(word, known):
-    """Return a question whether a known word is meant."""
+    """Return a "Did you mean" question with a similar known word."""
     found = difflib.get_close_matches(word.partition("=")[0], set(known), n=1)
     return f". Did you mean {found[0]}?" if found else ""
 
 
 def _check_places(args):
-    """Raise an error for an empty text in the place of a file or a folder."""
+    """Raise an error for an empty text instead of a file or a folder."""
     places = ("out", "sheet", "sheets", "model", "issues", "checkpoint", "cache")
     for name in (*places, "embedder", "weights"):
         if getattr(args, name, None) == "":
-            raise ValueError(f"--{name} is empty: name a place, or leave it out.")
+            raise ValueError(
+                f"--{name} is empty: give a path, or leave the option out."
+            )
     if "" in (getattr(args, "folder", None), *getattr(args, "paths", ())):
         raise ValueError(
             f"a path is empty: name a file or a folder (see sklabel {args.command} "
@@ -153,7 +155,7 @@ def _explain(error, args):
         smaller = ": try a smaller --image-size" if hasattr(args, "image_size") else ""
         return f"there is not enough memory{smaller}.", 2
     what = f"unexpected {type(error).__name__}: {error}"
-    return f"{what} (--traceback shows where it comes from)", 1
+    return f"{what} (--traceback shows where the error comes from)", 1
 
 
 def _complain(message, status):

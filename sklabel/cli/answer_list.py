@@ -1,4 +1,4 @@
-"""A CSV that takes answers one by one, while other programs may change it, too."""
+"""A CSV that stores answers one by one, while other programs may change it too."""
 
 import os
 import re
@@ -15,10 +15,10 @@ _OTHERS = re.compile(r"(label|confidence)_\d+")  # columns of the next likely cl
 class AnswerList:
     """The store of a labeling session: a list of labels, rewritten with each answer.
 
-    A label goes into the column of labels. Where the answer is a mark, that cell stays
-    empty and the column ``source`` holds the mark, so that every other command takes
-    the image for unlabeled. All other cells stay as they are, and so do the separator
-    and the encoding. Images that are not listed get a row once they are answered.
+    A label is written into the label column. If the answer is a mark, that cell stays
+    empty and the column ``source`` holds the mark, so other commands treat the image as
+    unlabeled. All other cells, the separator and the encoding do not change. Images
+    that are not listed get a row when they are answered.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class AnswerList:
         self.read()
 
     def changed(self):
-        """Return whether the file is another one than was read or written last."""
+        """Return whether the file has changed since it was last read or written."""
         state = self._state()
         return state not in (self._seen, _NO_FILE)  # what is gone is written anew
 
@@ -102,7 +102,7 @@ class AnswerList:
         return list(self._lines_of)
 
     def write(self, answers):
-        """Write answers {row: `Answer` or None} into the file, as a whole."""
+        """Write answers {row: `Answer` or None} into the file, all at once."""
         if any(a is not None and a.mark for a in answers.values()):
             self._add_column("source", "given")
         with self._replacing():
@@ -111,9 +111,9 @@ class AnswerList:
         self._known.update(answers)
 
     def predict(self, predictions):
-        """Write predictions {row: (label, confidence)} where there is no answer.
+        """Write predictions {row: (label, confidence)} for rows without an answer.
 
-        Where there is one, the prediction comes back once it is taken back.
+        If an answer is undone, its prediction returns.
         """
         of_given = {"source": "given", "confidence": "1.0000", "predicted": ""}
         for name, cell in of_given.items():
@@ -131,7 +131,7 @@ class AnswerList:
 
     @contextmanager
     def _replacing(self):
-        """Replace the file at the end of the block; an error leaves all as it was."""
+        """Replace the file at the end of the block; after an error it is unchanged."""
         before = [list(part) for part in (self._cells, self._texts, self._original)]
         lines_of = dict(self._lines_of)
         try:
@@ -143,7 +143,7 @@ class AnswerList:
             raise
 
     def _add_column(self, name, of_given):
-        """Add a column where it is missing, and what it says of given labels."""
+        """Add a missing column, with its value for given labels."""
         if self._columns[name] is not None:
             return
         self._columns[name] = len(self._header)
@@ -169,7 +169,7 @@ class AnswerList:
             self._cells[line], self._texts[line] = cells, self._text(cells)
 
     def _listed(self, row):
-        """Add a line for a row that has none."""
+        """Add a line for a row without one."""
         if row in self._lines_of:
             return
         cells = [""] * len(self._header)
@@ -180,7 +180,7 @@ class AnswerList:
         self._texts.append(self._text(cells))
 
     def _predicted(self, cells, label, confidence):
-        """Return cells with a prediction in the place of another one."""
+        """Return cells with another prediction."""
         cells = self._padded(cells)
         label = tables.escape(label)
         cells[self._columns["label"]] = cells[self._columns["predicted"]] = label
@@ -192,7 +192,7 @@ class AnswerList:
         return cells
 
     def _filled(self, cells, answer):
-        """Return cells with an answer in the place of another one."""
+        """Return cells with another answer."""
         cells = self._padded(cells)
         answer = answer or Answer(None)
         cells[self._columns["label"]] = tables.escape(answer.label or "")

@@ -1,4 +1,4 @@
-"""Where the commands keep what they would otherwise compute again."""
+"""Caches of the commands."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ def chosen(args):
     Parameters
     ----------
     args : namespace
-        Commands that keep nothing have no ``cache``.
+        Commands without a cache have no ``cache``.
     """
     if not hasattr(args, "cache"):
         yield
@@ -31,7 +31,7 @@ def chosen(args):
 
 
 def default():
-    """Return the folder for caches of this package, as the system wants it."""
+    """Return this package's folder in the system's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME")
     if base:
         return Path(base) / "sklabel"

@@ -21,7 +21,7 @@ NAMES = (_ON_VECTORS, *_TRAINING)
 
 
 def check(args):
-    """Set ``args.method`` where it is not given; refuse steps of what has none."""
+    """Set ``args.method`` if it is not given; check that the method has steps."""
     if args.method is None:
         args.method = _ON_VECTORS if args.steps is None else "fixmatch"
     if args.steps is not None and not trains(args):
@@ -37,7 +37,7 @@ def trains(args):
 
 
 def announce(embedder, X, y, args):
-    """Say how long a training will take, from a few steps with some of the rows."""
+    """Print the expected time of training, measured in a few steps on some rows."""
     import numpy as np
 
     n_steps = args.steps or _N_STEPS

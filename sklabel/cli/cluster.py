@@ -1,4 +1,4 @@
-"""sklabel cluster: put the photographs of a folder into groups, without any label."""
+"""sklabel cluster: group the photographs of a folder, without labels."""
 
 from pathlib import Path
 
@@ -13,19 +13,19 @@ _SHOWN = 12  # images of a group on the sheet
 def add_parser(commands):
     parser = commands.add_parser(
         "cluster",
-        help="put the photographs of a folder into groups, without any label",
-        description="Embed the photographs of a folder and put similar ones into "
-        "groups (k-means). Writes a CSV with the group of each, the most typical "
-        "first, and a sheet with a row for each group. The CSV has an empty column "
-        "label: name some images of each group, and fit takes it.",
+        help="group the photographs of a folder, without labels",
+        description="Embed the photographs of a folder and group similar ones "
+        "(k-means). Writes a CSV with the group of each image, the most typical "
+        "first, and a contact sheet with one row per group. The CSV has an empty "
+        "column label: label some images of each group, then run fit on it.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder of image files")
     parser.add_argument(
         "--n-clusters",
         type=options.positive,
         metavar="N",
-        help=f"number of groups (default: up to {_MOST}, those that lie farthest "
-        "apart, by the silhouette)",
+        help=f"number of groups (default: the number up to {_MOST} with the best "
+        "silhouette)",
     )
     parser.add_argument(
         "--out",
@@ -34,10 +34,12 @@ def add_parser(commands):
         help="list of images and their groups (default clusters.csv)",
     )
     parser.add_argument(
-        "--sheet", metavar="PNG", help="picture of the groups (default: beside the CSV)"
+        "--sheet",
+        metavar="PNG",
+        help="contact sheet of the groups (default: next to the CSV)",
     )
     parser.add_argument(
-        "--sheets", metavar="DIR", help="new folder for a contact sheet of each group"
+        "--sheets", metavar="DIR", help="new folder for one contact sheet per group"
     )
     options.add_embedding(parser)
     options.add_training(parser)
@@ -90,11 +92,14 @@ def run(args):
     then = fit.command_for([out], args, option)
     n_groups = f"{len(members)} group{'s' * (len(members) > 1)}"
     if len(members) < (args.n_clusters or 1):
-        how = f" (--n-clusters {args.n_clusters} is more than the different images)"
+        how = (
+            f" (--n-clusters {args.n_clusters} is more than the number of different "
+            "images)"
+        )
     sizes = ", ".join(str(len(group)) for group in members)
     outputs.show(
         f"{len(names)} images in {n_groups}{how}: {sizes} images. "
-        f"{out} lists them, {sheet} shows them. To label them: write labels into some "
+        f"{out} lists them, {sheet} shows them. To label them, write labels into some "
         f"rows of each group. Then: {then}\n"
     )
 
@@ -105,9 +110,9 @@ def _check_n(n, n_images, what):
 
 
 def _group(Z, args):
-    """Return the group of each row, its distance from the center, and how many why.
+    """Return each row's group, its distance from the center, and a note on the number.
 
-    Groups are numbered by their size, the largest is 0.
+    Groups are numbered by size; the largest is 0.
     """
     import numpy as np
     from sklearn.cluster import KMeans
@@ -146,7 +151,7 @@ def _group(Z, args):
 
 
 def _numbers(most):
-    """Return numbers of groups to try: all up to ten, then fewer."""
+    """Return numbers of groups to try: all up to ten, then only some."""
     return [
         k for k in range(2, most + 1) if k <= 10 or k % 2 == 0 and k <= 20 or k % 5 == 0
     ]

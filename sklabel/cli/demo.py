@@ -1,4 +1,4 @@
-"""sklabel demo: label handwritten digits from a few that are worth a label."""
+"""sklabel demo: label handwritten digits from a few well-chosen ones."""
 
 import time
 from pathlib import Path
@@ -18,10 +18,10 @@ _ARMS += [(_RANDOM, _SKLABEL), (_RANDOM, _SKLEARN)]
 def add_parser(commands):
     parser = commands.add_parser(
         "demo",
-        help="label 1,797 handwritten digits from 20 labels, within seconds",
+        help="label 1,797 handwritten digits from 20 labels, in seconds",
         description="Choose a few of the 1,797 handwritten digits of scikit-learn, "
-        "label the rest from them, and compare with random choice and with "
-        "scikit-learn's LabelSpreading. Needs no network.",
+        "label the rest from them, and compare the result with a random choice and "
+        "with scikit-learn's LabelSpreading. Needs no network.",
     )
     parser.add_argument(
         "--out",
@@ -41,13 +41,13 @@ def add_parser(commands):
     parser.add_argument(
         "--epochs",
         type=options.positive,
-        help="train a SimCLR embedding for so many epochs, in place of the pixels",
+        help="use a SimCLR embedding, trained for N epochs, instead of the pixels",
     )
     parser.add_argument(
         "--steps",
         type=options.positive,
-        help="train FixMatch on that embedding for so many steps (400 are good), in "
-        "place of the classifier of vectors",
+        help="train FixMatch on that embedding for N steps (400 are good), instead "
+        "of the classifier of vectors",
     )
     options.add_common(parser)
     parser.set_defaults(run=run)
@@ -106,12 +106,12 @@ def run(args):
         pass
     n_classes = len(np.unique(target))
     text = _as_text(results, args.n_samples, len(target), n_classes)
-    files = f"The chosen images by cluster: {sheet}. The labels of run 1: {table}."
+    files = f"Chosen images by cluster: {sheet}. Labels of run 1: {table}."
     outputs.show(f"{text}\n{files}\n")
 
 
 class _Vectors(NamedTuple):
-    """Vectors of images, and what has made them, if it was trained."""
+    """Vectors of images, and their embedder, if it was trained."""
 
     images: object
     Z: object
@@ -190,7 +190,7 @@ def _spread(embedded, y, seed, args, bar):
 
 
 def _moving(bar, amount):
-    """Return the settings of a net that moves the bar in the course of its training."""
+    """Return the settings of a net that updates the bar while it trains."""
     from .._core.net import Progress
 
     start = bar.n

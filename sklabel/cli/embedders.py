@@ -1,4 +1,4 @@
-"""What makes vectors of photographs: a published encoder, a saved one, or SimCLR."""
+"""Embedders of photographs: a published encoder, a saved one, or SimCLR."""
 
 import hashlib
 import os
@@ -23,16 +23,16 @@ _IMAGE_SIZE = 64  # of SimCLR
 
 
 class Embedded(NamedTuple):
-    """Photographs that can be read, and what makes vectors of them.
+    """Photographs that can be read, and their embedder.
 
     Parameters
     ----------
     names : list of str
     X : ndarray
-        What the embedder takes: paths, or pixels of one size.
+        Input of the embedder: paths, or pixels of one size.
     embedder : estimator
     option : dict
-        ``embedder`` and ``weights`` by which another command finds the same one.
+        ``embedder`` and ``weights`` with which another command finds the same one.
     """
 
     names: list
@@ -42,14 +42,14 @@ class Embedded(NamedTuple):
 
 
 def check(args):
-    """Raise an error for options that do not fit together, or cannot be written."""
+    """Raise an error for options that conflict, or for unwritable outputs."""
     outputs.check_folder(args.cache, "--cache", args)
     kind = args.embedder
     for one in _several(kind) if "+" in kind else ():
         if one in ("", *_NAMES):
             raise ValueError(
                 f"--embedder {kind} must name published encoders with + between them, "
-                f"and {one!r} is none."
+                f"and {one!r} is not one."
             )
     is_folder = kind not in _NAMES and Path(kind).is_dir()
     if args.weights is not None and (is_folder or kind in _NAMES):
@@ -59,8 +59,8 @@ def check(args):
         )
     if args.epochs is not None and kind not in _NAMES:
         raise ValueError(
-            f"--epochs is for training an embedding, and --embedder {kind} is used as "
-            "it is: leave one of them out."
+            f"--epochs is for training an embedding, and --embedder {kind} is not "
+            "trained: leave one of them out."
         )
 
 
@@ -106,7 +106,7 @@ def of(classifier):
 
 
 def keep(embedder, args):
-    """Let an embedder of files keep its vectors, and mark files that it cannot read."""
+    """Set an embedder of files to cache vectors and to mark files it cannot read."""
     embedder.set_params(
         cache_dir=args.kept, on_error="skip", max_pixels=args.max_pixels
     )
@@ -138,8 +138,8 @@ def _saved(args):
     embedder = models.load(args.embedder, args.device)
     if not hasattr(embedder, "transform"):
         raise ValueError(
-            f"{args.embedder} holds a {type(embedder).__name__}, not an "
-            "embedding: name the folder that select --save-embedder has written."
+            f"{args.embedder} holds a {type(embedder).__name__}, not an embedder: give "
+            "the folder that select --save-embedder has written."
         )
     if takes_paths(embedder):
         # what it sees was set when it was made
@@ -152,8 +152,8 @@ def _named(name, weights, files, args):
     names, given = _several(name), _several(weights or "DEFAULT")
     if len(given) not in (1, len(names)):
         raise ValueError(
-            f"--weights names {len(given)} files or sets, but --embedder {len(names)} "
-            "encoders: give one for each, with + between them."
+            f"--weights names {len(given)} files or sets, but --embedder names "
+            f"{len(names)} encoders: give one for each, with + between them."
         )
     given = [os.path.abspath(one) if Path(one).is_file() else one for one in given]
     embedder = sklabel.embedding.PretrainedTransformer(
@@ -174,17 +174,17 @@ def _named(name, weights, files, args):
 
 
 def _several(text):
-    """Return what stands between plus signs; a file may have such a name."""
+    """Return the parts between plus signs; file names may contain them too."""
     return [text] if Path(text).exists() else text.split("+")
 
 
 def _published(files, args):
-    """Return a small published encoder, or None and why there is none."""
+    """Return a small published encoder, or None and the reason."""
     if args.epochs is not None:  # of a training
         return None, ""
     too_small = _too_small(files, args)
     if too_small:
-        return None, f"Published encoders see little in {too_small}."
+        return None, f"Published encoders do not work well on {too_small}."
     name, weights, size = _AUTO
     try:
         with _impatient():
@@ -204,7 +204,7 @@ def _published(files, args):
 
 
 def _too_small(files, args):
-    """Return what is too small for an encoder of photographs, in words, or None."""
+    """Describe images too small for an encoder of photographs, or return None."""
     from .._core.image_files import ImageFiles
 
     if args.image_size is not None:
@@ -226,7 +226,7 @@ def _too_small(files, args):
 
 @contextmanager
 def _impatient():
-    """Give up on a server that says nothing, within seconds."""
+    """Give up on an unresponsive server after seconds."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_SECONDS)
     try:
@@ -239,14 +239,14 @@ def _impatient():
 
 
 def _simclr(images, args, why):
-    """Return what is trained on these images, or was by an earlier command.
+    """Return SimCLR trained on these images, now or by an earlier command.
 
     Parameters
     ----------
     images : ndarray of uint8 of shape (n, height, width, 3)
     args : namespace
     why : str
-        Why it is not a published encoder.
+        Why no published encoder is used.
     """
     embedder = _new_simclr(images, args)
     if args.checkpoint is not None:  # what is learned is kept there
@@ -255,13 +255,13 @@ def _simclr(images, args, why):
     if (place / "estimator.json").exists():
         with suppress(ValueError):  # damaged: it is trained again
             found = models.load(place, args.device)
-            inputs.say(f"the SimCLR embedding of before is used, from {place}.", args)
+            inputs.say(f"the earlier SimCLR embedding is used, from {place}.", args)
             return found
     _train(images, embedder, args, why)
     try:
         embedder.save(place)
     except OSError as error:
-        inputs.say(f"warning: the embedding is not kept: {error}.")
+        inputs.say(f"warning: the embedding could not be saved: {error}.")
     return embedder
 
 
@@ -273,7 +273,7 @@ def _train(images, embedder, args, why):
 
 
 def _new_simclr(images, args):
-    """Return SimCLR for these images; few are seen more often."""
+    """Return SimCLR for these images; with few images, epochs are more."""
     batch_size = max(2, min(128, len(images)))
     n_batches = -(-len(images) // batch_size)
     return sklabel.embedding.SimCLRTransformer(
@@ -288,13 +288,13 @@ def _new_simclr(images, args):
 
 
 def _announce(images, embedder, args, why):
-    """Say how long a training will take, from a few of its steps."""
+    """Print the expected time of training, measured in a few steps."""
     n_steps = embedder.max_epochs * max(1, len(images) // embedder.batch_size)
     if args.quiet or n_steps < models.LONG:
         return
     seconds = models.time_of_a_step(lambda n: _trial(images, embedder, n))
     inputs.say(
-        f"{why} SimCLR learns from nothing but these {len(images)} images: {n_steps} "
+        f"{why} SimCLR is trained on these {len(images)} images alone: {n_steps} "
         f"steps, {words.duration(seconds * n_steps)}."
     )
 
@@ -308,7 +308,7 @@ def _trial(images, embedder, n_steps):
 
 
 def _digest(images, embedder):
-    """Return a name for what is learned from these images."""
+    """Return a name for the embedding learned from these images."""
     import torch
 
     told = embedder.get_params(deep=False)

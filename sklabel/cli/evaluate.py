@@ -1,4 +1,4 @@
-"""sklabel evaluate: compare predictions with the labels of a person."""
+"""sklabel evaluate: compare predictions with labels from a person."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,34 +14,34 @@ def add_parser(commands):
         "evaluate",
         usage="sklabel evaluate [options] LABELS [LABELS ...] FOLDER "
         "(--model DIR | --predictions CSV)",
-        help="compare predictions with the labels of a person",
-        description="Tell how many predictions are right by the labels that a person "
-        "has given: accuracy with an interval of 95 %%, precision and recall of each "
-        "class, confusions, and whether the confidence can be believed. The interval "
-        "is right where the labeled images were drawn at random, and the model has not "
-        "learned from them.",
+        help="compare predictions with labels from a person",
+        description="Compare predictions with labels from a person: accuracy with a "
+        "95 %% interval, precision and recall of each class, confusions, and "
+        "calibration of the confidence. The interval is valid if the labeled images "
+        "were drawn at random and the model was not trained on them.",
     )
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="LABELS FOLDER",
-        help="lists with the labels of a person, then the folder of image files",
+        help="lists with labels from a person, then the folder of image files",
     )
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument(
-        "--model", metavar="DIR", help="folder of a model that fit has kept"
+        "--model", metavar="DIR", help="folder of a model that fit has saved"
     )
     group.add_argument(
         "--predictions",
         nargs="+",
         metavar="CSV",
-        help="lists that fit, predict or import has written; images whose label was "
-        "given there are left out",
+        help="lists written by fit, predict or import; images whose label was given "
+        "there are left out",
     )
     parser.add_argument(
         "--out",
         metavar="CSV",
-        help="where to write each image with both labels, the surest mistakes first",
+        help="where to write each image with both labels, the most confident "
+        "mistakes first",
     )
     options.add_lists(parser)
     options.add_cache(parser)
@@ -55,7 +55,7 @@ def run(args):
         args.paths.append(args.predictions.pop())
     *args.lists, args.folder = options.lists_and_folder(args)
     if args.predictions == []:
-        raise ValueError("--predictions has no CSV (see sklabel evaluate --help)")
+        raise ValueError("--predictions needs a CSV (see sklabel evaluate --help)")
     options.check_device(args.device)
     outputs.check_folder(args.cache, "--cache", args)
     if args.out is not None:
@@ -64,12 +64,16 @@ def run(args):
     given = lists.read(args.lists, files, args.folder, args).given
     if not given:
         raise ValueError(
-            f"{' and '.join(args.lists)} has no given label: fill in some cells."
+            f"{' and '.join(args.lists)} has no label from a person: fill in some "
+            "cells."
         )
     said, note = _predictions(given, files, args)
     known = [name for name in given if name in said]
     if not known:
-        raise ValueError(f"there is no prediction for an image with a label{note}.")
+        raise ValueError(
+            f"no labeled image has a prediction{note}: label other images, or use "
+            "another model."
+        )
     truth = [str(given[name]) for name in known]
     predicted = [str(said[name].label) for name in known]
     confidence = [said[name].probability() for name in known]
@@ -85,7 +89,7 @@ def run(args):
 
 
 def _predictions(given, files, args):
-    """Return {name: `lists.Entry`} and what must be said of it."""
+    """Return {name: `lists.Entry`} and a note."""
     if args.model is not None:
         models.prepare()
         classifier = models.load_classifier(args)
@@ -101,12 +105,12 @@ def _predictions(given, files, args):
         if e.corrected and e.predicted
     }
     n = sum(e.is_given and not e.corrected and e.name in given for e in entries)
-    note = f"; {n} whose label was given to the model are left out" if n else ""
+    note = f"; {n} left out, whose label the model was given" if n else ""
     return said, note
 
 
 def _rows(names, truth, said):
-    """Return the header and the rows of the CSV: mistakes first, the surest first."""
+    """Return the header and the rows of the CSV: the most confident mistakes first."""
 
     def order(pair):
         name, label = pair
@@ -130,13 +134,13 @@ def _accuracy(truth, predicted):
     low, high = interval(sum(map(str.__eq__, truth, predicted)), len(truth))
     right = sum(map(str.__eq__, truth, predicted)) / len(truth)
     return (
-        f"{100 * right:.1f} % are right, between {100 * low:.0f} and "
-        f"{100 * high:.0f} % with a probability of 95 %.\n"
+        f"{100 * right:.1f} % are right (95 % interval: {100 * low:.0f} to "
+        f"{100 * high:.0f} %).\n"
     )
 
 
 def interval(hits, n):
-    """Return where an accuracy lies with a probability of 95 %."""
+    """Return the 95 % interval of an accuracy."""
     from .._core.calibration import beta_interval
 
     return beta_interval(hits + 0.5, n - hits + 0.5)
@@ -181,7 +185,8 @@ def _calibration(truth, predicted, confidence):
             )
     table = _table(["confidence", "images", "mean", "right"], rows)
     return (
-        f"{table}Mean difference of confidence and accuracy: {gap / len(told):.3f}.\n"
+        f"{table}Mean difference between confidence and accuracy: "
+        f"{gap / len(told):.3f}.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""sklabel export: hand the labels of a folder on to other programs."""
+"""sklabel export: export the labels of a folder to other programs."""
 
 import os
 import shlex
@@ -24,17 +24,17 @@ def add_parser(commands):
     parser = commands.add_parser(
         "export",
         usage="sklabel export [options] LABELS [LABELS ...] FOLDER --to FORMAT",
-        help="hand labels on to other programs",
-        description="Write the labels of a folder of photographs as other programs "
-        "read them. Labels that a person has given and predictions stay apart, the "
-        "latter with their confidence; import reads all of it back.",
+        help="export labels to other programs",
+        description="Write the labels of a folder of photographs in formats of other "
+        "programs. Labels from a person and predictions stay separate, predictions "
+        "with their confidence; import reads everything back.",
     )
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="LABELS FOLDER",
-        help="lists that fit, predict or a person has written, then the folder of "
-        "image files",
+        help="lists written by fit, predict or a person, then the folder of image "
+        "files",
     )
     parser.add_argument(
         "--to",
@@ -52,25 +52,25 @@ def add_parser(commands):
         "--min-confidence",
         type=options.share,
         metavar="P",
-        help="leave out predictions that are less sure, between 0 and 1",
+        help="leave out predictions with a lower confidence, between 0 and 1",
     )
     parser.add_argument(
         "--top",
         type=options.positive,
         default=1,
         metavar="N",
-        help="write the N likeliest classes, which fit --top N has told (default 1)",
+        help="write the N most likely classes, as written by fit --top N (default 1)",
     )
     parser.add_argument(
         "--link",
         action="store_true",
-        help="with --to folders: links to the images in place of copies",
+        help="with --to folders: links to the images instead of copies",
     )
     parser.add_argument(
         "--url-prefix",
         metavar="TEXT",
-        help="with --to label-studio: what stands before the path of an image "
-        "(default: /data/local-files/?d=FOLDER/)",
+        help="with --to label-studio: prefix of the path of an image (default: "
+        "/data/local-files/?d=FOLDER/)",
     )
     options.add_lists(parser)
     options.add_writing(parser)
@@ -101,7 +101,7 @@ def run(args):
     if not chosen:
         raise ValueError(
             f"there is no label to export in {' and '.join(args.lists)}"
-            + (" that is sure enough: lower --min-confidence." if labeled else ".")
+            + (" with enough confidence: lower --min-confidence." if labeled else ".")
         )
     chosen = _with_top(chosen, args)
     if args.to == "folders":
@@ -137,13 +137,13 @@ def _with_top(entries, args):
     if known < args.top and any(not entry.is_given for entry in entries):
         raise ValueError(
             f"--top {args.top}, but {' and '.join(args.lists)} tells {known} of the "
-            f"classes: write more of them with sklabel fit --top {args.top}."
+            f"classes: write more with sklabel fit --top {args.top}."
         )
     return [entry._replace(others=entry.others[: args.top - 1]) for entry in entries]
 
 
 def _content(entries, files, args):
-    """Return the bytes of the file that is written."""
+    """Return the bytes of the file to write."""
     written_by = f"sklabel {sklabel.__version__}"
     if args.to == "csv":
         return tables.as_marked(args.command, *lists.rows(entries))
@@ -166,7 +166,7 @@ def _url_prefix(args):
 
 
 def _size(path):
-    """Return width and height as the image is seen, or zeros."""
+    """Return width and height of the upright image, or zeros."""
     from .._core.decoding import UNREADABLE, look, opened
 
     try:
@@ -178,7 +178,7 @@ def _size(path):
 
 
 def _next_step(entries, out, args):
-    """Return what to do with it in the other program."""
+    """Return the next step in the other program."""
     if args.to == "label-studio":
         classes = sorted({str(entry.label) for entry in entries})
         return (

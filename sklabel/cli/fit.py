@@ -25,9 +25,9 @@ def add_parser(commands):
         usage="sklabel fit [options] CSV [CSV ...] FOLDER",
         help="label all photographs of a folder from a filled-in CSV",
         description="Train on the labels of one or more CSVs and on all other "
-        "photographs of the folder, write a label and a confidence for every file, and "
-        "keep the model. Empty cells of a CSV, predictions in it that nobody has "
-        "changed, and files that are not in it are unlabeled.",
+        "photographs of the folder, write a label and a confidence for every file, "
+        "and save the model. Unlabeled are empty cells of a CSV, its unchanged "
+        "predictions, and files that are not in it.",
     )
     parser.add_argument(
         "paths",
@@ -42,12 +42,12 @@ def add_parser(commands):
         help=f"where to write the labels of all images (default {OUT})",
     )
     parser.add_argument(
-        "--model", metavar="DIR", help="folder to keep the model in, for predict"
+        "--model", metavar="DIR", help="folder for the model, which predict reads"
     )
     parser.add_argument(
         "--issues",
         metavar="CSV",
-        help="where to write what to look at: given labels that the others contradict, "
+        help="where to write images to check: labels that are probably wrong, "
         "copies, and blank, dark, blurred or odd images",
     )
     options.add_top(parser)
@@ -56,13 +56,14 @@ def add_parser(commands):
     parser.add_argument(
         "--method",
         choices=classifiers.NAMES,
-        help="embedding (default): a classifier of the vectors, within seconds; the "
-        "others train the encoder, too: minutes to hours",
+        help="embedding (default): a classifier of the vectors, in seconds; the "
+        "others also train the encoder: minutes to hours",
     )
     parser.add_argument(
         "--steps",
         type=options.positive,
-        help="steps of a method that trains (default 400); without --method: fixmatch",
+        help="training steps of a method that trains (default 400); without "
+        "--method: fixmatch",
     )
     options.add_training(parser)
     parser.set_defaults(run=run)
@@ -81,7 +82,8 @@ def run(args):
     out = Path(args.out)
     if not args.overwrite and out.exists() and any(map(out.samefile, args.lists)):
         raise ValueError(
-            f"--out {out} is the file with your labels: give another, or --overwrite."
+            f"--out {out} is the file with your labels: give another name, or "
+            "--overwrite."
         )
     outputs.check_distinct(
         out=out, issues=args.issues, model=args.model, checkpoint=args.checkpoint
@@ -146,7 +148,7 @@ def command_for(filled_in, args, changed):
     args : namespace
         Of the command that came before.
     changed : dict
-        Options with another value than there.
+        Options whose values differ from that command.
     """
     to = outputs.free_csv(OUT, "fit", taken=filled_in)
     if str(to) != OUT:
@@ -158,8 +160,8 @@ def _check_classes(labels, args):
     where = f"the column {args.label_column!r} of {' and '.join(args.lists)}"
     if not labels.given:
         used = (
-            f": its {labels.predicted} predictions are used once you have changed "
-            'the label, or have written "given" into the column source'
+            f": its {labels.predicted} predictions do not count as labels until "
+            'you change them, or write "given" into the column source'
             if labels.predicted
             else ""
         )

@@ -1,4 +1,4 @@
-"""sklabel import: take labels back from other programs."""
+"""sklabel import: import labels from other programs."""
 
 import json
 import os
@@ -19,12 +19,12 @@ _CONFLICTS = ("refuse", "skip", "majority", "latest")
 def add_parser(commands):
     parser = commands.add_parser(
         "import",
-        help="take labels back from other programs",
+        help="import labels from other programs",
         description="Read the labels that another program has written, and write a "
         "CSV for fit. The format is recognized: JSON and JSON-MIN of Label Studio, "
-        "COCO, labels.json of FiftyOne, a folder of class folders, CSV, Parquet. What "
-        "a person has said is given, what a model has said is predicted, with its "
-        "confidence.",
+        "COCO, labels.json of FiftyOne, a folder of class folders, CSV, Parquet. "
+        "Labels from a person are marked as given, those from a model as predicted, "
+        "with their confidence.",
     )
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="files, or folders of class folders"
@@ -38,8 +38,8 @@ def add_parser(commands):
     parser.add_argument(
         "--folder",
         metavar="FOLDER",
-        help="folder of the image files: paths and addresses are matched with them, "
-        "also those of uploads, and become paths in the folder",
+        help="folder of the image files: paths and addresses, including those of "
+        "uploads, are matched to its files and written relative to it",
     )
     parser.add_argument(
         "--skip-missing",
@@ -50,26 +50,26 @@ def add_parser(commands):
         "--conflict",
         choices=_CONFLICTS,
         default="refuse",
-        help="where an image has several labels: refuse all (default), skip the image, "
-        "or take what the majority or the latest annotation says",
+        help="if an image has several labels: stop (default), skip the image, or use "
+        "the label of the majority or of the latest annotation",
     )
     parser.add_argument(
         "--annotator",
         metavar="WHO",
-        help="only what this person has said: a number or an address, as the file has "
-        "it",
+        help="use only annotations of this person: a number or an address, as in the "
+        "file",
     )
     parser.add_argument(
         "--path-column",
         metavar="NAME",
-        help="column, or key of the task, with the image (default: path, or what is "
+        help="column, or key of the task, with the image (default: path, or "
         "recognized)",
     )
     parser.add_argument(
         "--label-column",
         metavar="NAME",
         help="column with the label, or name of the labels in Label Studio (default: "
-        "label, or what is recognized)",
+        "label, or recognized)",
     )
     options.add_writing(parser)
     options.add_traceback(parser)
@@ -83,7 +83,7 @@ def run(args):
     out = Path(args.out)
     outputs.check_csv(out, "--out", args)
     if out.exists() and any(os.path.exists(f) and out.samefile(f) for f in args.files):
-        raise ValueError(f"--out {out} is what is read: give another.")
+        raise ValueError(f"--out {out} is an input file: give another name.")
     finder = None
     if args.folder is not None:
         finder = Finder(inputs.list_images(args.folder, least=1), args.folder)
@@ -104,7 +104,7 @@ def run(args):
         more = f" and {n} more" if n else ""
         raise ValueError(
             f"{path} names {place!r}{more}, but no such image is in {args.folder}. "
-            "--skip-missing leaves such images out."
+            "--skip-missing leaves out such images."
         )
     entries, conflicts = _entries(found, args.conflict)
     if conflicts and args.conflict == "refuse":
@@ -112,7 +112,7 @@ def run(args):
         more = f", and {n} more images have several" if n else ""
         raise ValueError(
             f"{name!r} has several labels: {', '.join(map(repr, labels))}{more}. "
-            "--conflict majority, latest or skip decides."
+            "Choose with --conflict majority, latest or skip."
         )
     if not any(entry.label for entry in entries):
         raise ValueError(f"there is no label in {' and '.join(args.files)}.")
@@ -123,7 +123,7 @@ def run(args):
 
 
 def _folder_of(entries, files):
-    """Return the only folder that was read, if the images are called as in it."""
+    """Return the only folder that was read, if image names are as in it."""
     if len(files) > 1 or not os.path.isdir(files[0]):
         return None
     try:
@@ -159,7 +159,7 @@ def _checked(one, path):
     for text in (one.place, *one.labels, one.predicted, *(o for o, _ in one.others)):
         if not text.isprintable() and any("\ud800" <= c <= "\udfff" for c in text):
             raise ValueError(
-                f"{path} has the text {text!a}, a part of which is half a character: "
+                f"{path} has the text {text!a}, which contains half a character: "
                 "correct it there."
             )
     shown = tuple(label for label in one.labels if not is_blank(label))
@@ -167,7 +167,7 @@ def _checked(one, path):
 
 
 def _read(path, args):
-    """Return a list of `Found` of a file or a folder."""
+    """Return a list of `Found` from a file or a folder."""
     if os.path.isdir(path):
         labels = Path(path, "labels.json")
         if labels.is_file():
@@ -190,28 +190,28 @@ def _read(path, args):
 
 
 def _where_it_is(found, data):
-    """Replace names by the paths that FiftyOne has written beside its labels."""
+    """Replace names by the paths that FiftyOne has written next to its labels."""
     places = {}
     if data.is_file():
         places = _parsed(data, read_regular(data))
     if not isinstance(places, dict):
-        raise ValueError(f"{data} does not say where the images are: remove it.")
+        raise ValueError(f"{data} does not say where the images are: remove this file.")
     return [one._replace(place=str(places.get(one.place, one.place))) for one in found]
 
 
 def _parsed(path, content):
-    """Return what JSON says, in whichever form of Unicode it is written."""
+    """Return parsed JSON, in any Unicode encoding."""
     try:
         return json.loads(content)
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not UTF-8: save it as UTF-8.") from None
     except RecursionError:
         raise ValueError(
-            f"{path} is not JSON that is read: it is nested too deeply."
+            f"{path} cannot be read: its JSON is nested too deeply."
         ) from None
     except ValueError as error:
         raise ValueError(
-            f"{path} is not JSON: {error}. It may have been cut: export it again."
+            f"{path} is not JSON: {error}. It may be incomplete: export it again."
         ) from None
 
 
@@ -227,8 +227,8 @@ def _of_json(path, content, args):
     except TypeError as error:
         raise ValueError(f"{path}: {error}.") from None
     raise ValueError(
-        f"{path} is neither a JSON file of Label Studio, nor of COCO, nor "
-        "labels.json of FiftyOne."
+        f"{path} is not a JSON file of Label Studio or COCO, nor labels.json of "
+        "FiftyOne: export it in one of these formats."
     )
 
 
@@ -259,7 +259,7 @@ def _of_table(table, args):
 
 
 def _entries(found, conflict):
-    """Return the entry of each image, and (name, labels) of those with several."""
+    """Return the entry of each image, and (name, labels) of images with several."""
     entries, conflicts = [], []
     for name, said in found.items():
         told = [one for one in said if one.is_given and one.labels]

@@ -1,5 +1,6 @@
 """The images that the commands read: a folder of them."""
 
+import os
 import sys
 import time
 import warnings
@@ -17,15 +18,16 @@ _MANY, _LONG = 100, 10
 def list_images(folder, least=2, one=False):
     """Return {path relative to the folder: path} of its images, in natural order.
 
-    With ``one`` a file in place of a folder is the only one.
+    With ``one``, a file instead of a folder is the only one.
     """
     folder, files = expanded(folder), {}
     if one and folder.exists() and not folder.is_dir():
         folder, paths = folder.parent, [folder]
     else:
         paths = sklabel.datasets.load_image_folder(folder, labels=None).paths
+    above = "" if folder == Path() else os.path.join(folder, "")
     for path in map(str, paths):
-        name = Path(path).relative_to(folder).as_posix()
+        name = path.removeprefix(above).replace(os.sep, "/")
         try:
             name.encode()
         except UnicodeEncodeError:
@@ -41,7 +43,7 @@ def list_images(folder, least=2, one=False):
 
 
 def read_images(files, size, args, model=None, least=2):
-    """Decode all images once, for all that is done with them.
+    """Decode all images once, for all uses.
 
     An estimator would take the paths too, and decode them in each of its calls.
 
@@ -55,14 +57,14 @@ def read_images(files, size, args, model=None, least=2):
         ``skip_broken``, ``quiet`` and ``max_pixels`` are used; ``value_range`` is set,
         see `keep_range`.
     model : estimator or None
-        What has been trained on other images already.
+        Model that was trained on other images.
     least : int
-        How many must be readable.
+        Minimum number of readable files.
 
     Returns
     -------
     names : list of str
-        Of the files that can be read.
+        Names of the files that can be read.
     images : ndarray of shape (len(names), height, width, 3), uint8
     """
     import numpy as np
@@ -122,7 +124,7 @@ def readable(embedder, files, args, least=2):
 
 
 def _announce(embedder, paths):
-    """Say how long an embedding will take, from a few of the images."""
+    """Print the expected time of embedding, measured on a few images."""
     n = embedder._n_unknown(paths)
     if n < _MANY:
         return
@@ -143,7 +145,7 @@ def _announce(embedder, paths):
 
 
 def _names_of_readable(files, images, args, least):
-    """Return the names of files that could be read, if the others may be left out."""
+    """Return the names of readable files, if others may be left out."""
     if not images.errors:
         return list(files)
     found = images.broken_text()
@@ -160,20 +162,20 @@ def _names_of_readable(files, images, args, least):
 
 
 def say(text, args=None):
-    """Print a line beside the results; with ``args`` not if it shall be quiet."""
+    """Print a line to stderr; with ``args``, not if quiet."""
     if args is None or not args.quiet:
         print(f"sklabel: {words.in_commands(text)}", file=sys.stderr)
 
 
 def keep_range(estimator, args):
-    """Let an estimator that has learned from `read_images` read other files alike."""
+    """Make an estimator trained on `read_images` read other files alike."""
     if getattr(args, "value_range", None) is not None:
         estimator._value_range = args.value_range
     return estimator
 
 
 def as_y(names, labels):
-    """Return the label of each name, -1 where there is none, as estimators take it."""
+    """Return the label of each name for estimators, -1 for unlabeled."""
     import numpy as np
 
     return np.array([labels.get(name, -1) for name in names], dtype=object)

@@ -1,4 +1,4 @@
-"""What a person should look at: given labels and images that seem to be wrong."""
+"""What a person should check: labels and images that are probably wrong."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ _OF_IMAGES = ("blank", "dark", "bright", "blurred", "odd")
 
 
 def find(files, names, Z, given, max_pixels=None):
-    """Return [(name, kind, detail)] of what is found, the most urgent first.
+    """Return [(name, kind, detail)] of all issues, the most urgent first.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def find(files, names, Z, given, max_pixels=None):
 
 
 def parts(files, names, Z, given, max_pixels=None):
-    """Yield what `find` returns in parts, those first that are quickly found."""
+    """Yield the result of `find` in parts, the quickest first."""
     readable = set(names)
     yield _suspicious(names, Z, given)
     yield [(name, "unreadable", "") for name in files if name not in readable]
@@ -54,7 +54,7 @@ def _suspicious(names, Z, given):
 
 
 def _copies(names, paths, given, max_pixels):
-    """Return what is a copy of an image before it."""
+    """Return images that are copies of an earlier one."""
     groups = sklabel.inspection.find_duplicates(paths, max_pixels=max_pixels)
     found, seen = [], set()
     for kind, some in (("exact copy", groups.exact), ("near duplicate", groups.near)):
@@ -73,7 +73,7 @@ def _copies(names, paths, given, max_pixels):
 
 
 def _known(Z):
-    """Return a transformer that has the vectors already."""
+    """Return a transformer for vectors computed already."""
     from sklearn.base import BaseEstimator
     from sklearn.frozen import FrozenEstimator
 
@@ -85,9 +85,9 @@ def _known(Z):
 
 
 def rows(found, entries):
-    """Return the header and the rows of a list: one row an image.
+    """Return the header and the rows of a list: one row per image.
 
-    It can be corrected, and given to `fit` again, as the list of all images can.
+    It can be corrected and given to `fit`, like the list of all images.
 
     Parameters
     ----------
@@ -110,11 +110,11 @@ def rows(found, entries):
 
 
 def summary(found, path):
-    """Return in words how many images have which issue."""
+    """Return the number of images with each issue, in words."""
     counts = Counter(kind for _, kind, _ in found)
     kinds = [kind for kind in (*_OF_LABELS, *_OF_IMAGES) if counts[kind]]
     n = len({name for name, _, _ in found})
     if not n:
-        return f"No image to look at: {path} is empty.\n"
+        return f"No image to check: {path} is empty.\n"
     told = ", ".join(f"{kind} {counts[kind]}" for kind in kinds)
-    return f"{n} image{'s' * (n > 1)} to look at in {path}: {told}.\n"
+    return f"{n} image{'s' * (n > 1)} to check in {path}: {told}.\n"

@@ -1,4 +1,4 @@
-"""sklabel label: label photographs in the browser, one after the other."""
+"""sklabel label: label photographs in the browser, one by one."""
 
 import os
 from collections import Counter
@@ -27,18 +27,18 @@ def add_parser(commands):
     parser = commands.add_parser(
         "label",
         usage="sklabel label [options] [CSV] FOLDER",
-        help="label photographs in the browser, one after the other",
-        description="Open a page on this machine that shows one photograph after the "
-        "other, in the order of the CSV; without a CSV those worth a label are chosen "
-        "first, as select does. Each answer is written into the CSV at once. It learns "
-        "while you label: it proposes classes, tells how good it is by now, and what "
-        "to label next.",
+        help="label photographs in the browser, one by one",
+        description="Open a page on this machine that shows photographs one by one, "
+        "in the order of the CSV; without a CSV, the most informative ones are "
+        "chosen first, as in select. Each answer is written into the CSV at once. A "
+        "classifier learns while you label: the page proposes classes, estimates the "
+        "accuracy so far, and chooses what to label next.",
     )
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="[CSV] FOLDER",
-        help="list with the columns path and label, as select writes it; then the "
+        help="list with the columns path and label, as written by select; then the "
         "folder of image files",
     )
     parser.add_argument(
@@ -50,7 +50,7 @@ def add_parser(commands):
     parser.add_argument(
         "--out",
         metavar="CSV",
-        help=f"without a CSV: list to write (default {OUT}); one that exists is "
+        help=f"without a CSV: list to write (default {OUT}); an existing list is "
         "continued",
     )
     options.add_page(parser)
@@ -125,7 +125,7 @@ def _serve(answers, paths, Z, option, args):
     server = Server(routes, args.port)
     pages.serve(
         server,
-        f"Label at {server.url}\nCtrl-C ends it; nothing is lost.\n",
+        f"Label at {server.url}\nCtrl-C ends it; all answers are saved.\n",
         args,
         begin=[lambda: learner.start(session)],
         end=[lambda: learner.stop()],
@@ -161,7 +161,7 @@ def _in_order(args):
         return None, args.paths[0]
     if args.out is not None:
         raise ValueError(
-            f"--out is for a new list, and answers are written into {args.paths[0]}: "
+            f"--out is for a new list, but answers are written into {args.paths[0]}: "
             "leave one of them out."
         )
     return args.paths

@@ -1,4 +1,4 @@
-"""Lists of labels: which image of the folder has which label, from one or more CSVs."""
+"""Lists of labels: the label of each image of the folder, from one or more CSVs."""
 
 import os
 import re
@@ -17,16 +17,16 @@ _BY_LABEL_STUDIO = re.compile(r"[0-9a-f]{8}-(.+)")  # before a name that was upl
 
 
 class Labels(NamedTuple):
-    """What lists say of the images of a folder.
+    """The content of lists for the images of a folder.
 
     Parameters
     ----------
     given : dict
         {name: label} of the images that a person has labeled.
     corrected : int
-        How many of them were predictions that a person has changed.
+        Number of them that were predictions and were changed by a person.
     predicted : int
-        How many rows hold a prediction that nobody has changed: no label.
+        Number of rows with an unchanged prediction, which is not a label.
     """
 
     given: dict
@@ -41,22 +41,22 @@ class Labels(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What lists say of one image.
+    """The content of lists for one image.
 
     Parameters
     ----------
     name : str
-        Within the folder.
+        Path within the folder.
     label : str
-        "" where there is none; a `ClassName` where it looks like none.
+        "" if there is none; a `ClassName` if it looks like none.
     confidence : str
-        Between 0 and 1, "" where it is not known.
+        Between 0 and 1, "" if it is not known.
     source : str
         "given" by a person, "predicted", or "".
     predicted : str
-        What a model says, "" where it is not known.
+        Prediction of a model, "" if it is not known.
     others : tuple of (str, str)
-        The next likely classes with their confidence.
+        The next most likely classes with their confidence.
     corrected : bool
         Whether the label was a prediction that a person has changed.
     """
@@ -74,7 +74,7 @@ class Entry(NamedTuple):
         return self.source == "given"
 
     def probability(self):
-        """Return the confidence as a number between 0 and 1; None: it is not known."""
+        """Return the confidence as a number between 0 and 1, or None."""
         if not self.confidence:
             return None
         p = tables.number(self.confidence)
@@ -92,7 +92,7 @@ class Entry(NamedTuple):
 
 
 def header(n_others=0):
-    """Return the names of columns, with those of the next likely classes."""
+    """Return the names of columns, including those of the next most likely classes."""
     return HEADER + [
         f"{name}_{rank}"
         for rank in range(2, n_others + 2)
@@ -114,10 +114,9 @@ def given_entry(name, label, prediction=""):
 
 
 def predicted_entry(name, label, confidence, others=()):
-    """Return the entry of a label that nobody has given.
+    """Return the entry of a prediction.
 
-    The label stands in its row twice. If both differ later, a person has changed the
-    first.
+    Its row holds the label twice. If they differ later, a person has changed the first.
     """
     return Entry(name, label, confidence, "predicted" if label else "", label, others)
 
@@ -131,7 +130,7 @@ def read(paths, files, folder, args):
     files : dict
         Of `inputs.list_images`.
     folder : str
-        Where they are.
+        Their folder.
     args : namespace
         Of `options.add_lists`.
     """
@@ -143,7 +142,7 @@ def read(paths, files, folder, args):
 
 
 def entries(paths, files, folder, args):
-    """Return every `Entry` of some CSVs: of an image one that is given, or the last.
+    """Return every `Entry` of some CSVs: for each image the given one, or the last.
 
     Parameters are those of `read`.
     """
@@ -188,20 +187,20 @@ def entries(paths, files, folder, args):
 
 
 def own_entries(path):
-    """Yield the line, the path and the `Entry` of each row of a list of ours."""
+    """Yield the line, the path and the `Entry` of each row of our own list."""
     for line, cell, entry in table_entries(tables.read(path, HEADER)):
         yield line, tables.unescape(cell), entry
 
 
 def table_entries(table, path_column="path", label_column="label", unlabeled=()):
-    """Yield the line, the cell with the path, and what the row says as `Entry`.
+    """Yield the line, the cell with the path, and the `Entry` of each row.
 
     Parameters
     ----------
     table : tables.Table
     path_column, label_column : str
     unlabeled : sequence of str
-        Texts that stand for no label.
+        Texts that mean no label.
     """
     of_path = table.column(
         path_column,
@@ -259,18 +258,18 @@ def _unknown(cells, path, folder):
     (line, name), more = cells[0], f" and {len(cells) - 1} more" if cells[1:] else ""
     if os.path.exists(expanded(folder) / name):
         return ValueError(
-            f"{path}, line {line}, names {name!r}{more}, which is in {folder} but "
-            "is no image that is read."
+            f"{path}, line {line}, names {name!r}{more}, which is in {folder} but is "
+            "not a readable image."
         )
     return ValueError(
         f"{path}, line {line}, names {name!r}{more}, but no such image is in {folder}: "
-        "paths in the CSV must be relative to that folder. --path-prefix cuts off what "
-        "stands before such a path."
+        "paths in the CSV must be relative to that folder. --path-prefix removes a "
+        "prefix of such paths."
     )
 
 
 class Names:
-    """The names of the images of a folder, found however a list spells them.
+    """The names of the images of a folder, found in any spelling of a list.
 
     Parameters
     ----------
@@ -278,7 +277,7 @@ class Names:
         {name: path}.
     folder : str
     prefix : str or None
-        Stands before the names in the list.
+        Prefix of the names in the list.
     """
 
     def __init__(self, files, folder, prefix):
@@ -300,7 +299,7 @@ class Names:
         path : str
             The CSV.
         where : str
-            What an error begins with.
+            Beginning of an error message.
         """
         readings = []
         for name in self._readings(cell, path):
@@ -312,15 +311,15 @@ class Names:
                 found = known.get(_composed(name), ())
                 if len(found) > 1:
                     raise ValueError(
-                        f"{where}: {cell!r} may be {found[0]!r} or "
-                        f"{found[1]!r}. Write the whole name, or rename one of them."
+                        f"{where}: {cell!r} may be {found[0]!r} or {found[1]!r}. Write "
+                        "the full path, or rename one of them."
                     )
                 if found:
                     return found[0]
         return None
 
     def _readings(self, cell, path):
-        """Yield names that a cell may mean, the likeliest first."""
+        """Yield names that a cell may mean, the most likely first."""
         texts = [
             spelled
             for text in (cell, cell.strip())
@@ -331,7 +330,7 @@ class Names:
             yield from self._absolute(text, path)
 
     def _without_prefix(self, texts):
-        """Yield texts, and before each what follows the prefix."""
+        """Yield texts, each after its part behind the prefix."""
         for text in texts:
             plain, prefix = _slashes(text), _slashes(self.prefix or "")
             if prefix and plain.startswith(prefix):
@@ -354,7 +353,7 @@ class Names:
                         yield "/".join([*folders, uploaded[1]])
 
     def _absolute(self, text, path):
-        """Yield names of files that a path from another place leads to."""
+        """Yield names of files that a path from elsewhere points to."""
         if "\0" in text:  # no path has it
             return
         for place in (Path.cwd(), Path(path).absolute().parent):
@@ -362,7 +361,7 @@ class Names:
             yield from self._inside(full)
 
     def _inside(self, text):
-        """Yield the place in the folder of a path that lies in it."""
+        """Yield the relative path of a path in the folder."""
         for root in dict.fromkeys([self.root, Path(os.path.realpath(self.root))]):
             for found in (os.path.normpath(text), os.path.realpath(text)):
                 if Path(found).is_relative_to(root):

@@ -1,4 +1,4 @@
-"""Models of the commands: kept in a folder, taken from one, and what they predict."""
+"""Models of the commands: saving, loading and predicting."""
 
 import time
 import warnings
@@ -15,7 +15,7 @@ _MOST = 0.9999  # rounded to 1, a prediction would seem to be certain
 
 
 def prepare():
-    """Load what trains and predicts, which takes seconds."""
+    """Import the libraries that train and predict, which takes seconds."""
     with signals.loading():
         for task in ("embedding", "classification", "selection"):
             getattr(sklabel, task)
@@ -47,16 +47,16 @@ def time_of_a_step(train):
 
 
 def predict(classifier, images, names, top=1):
-    """Return what is predicted for each name, as {name: `lists.Entry`}.
+    """Return the predictions {name: `lists.Entry`}.
 
     Parameters
     ----------
     classifier : estimator
     images : array-like
-        What it takes.
+        Input of the classifier.
     names : list of str
     top : int
-        How many classes of an image are told, the likeliest first.
+        Number of classes per image, the most likely first.
     """
     import numpy as np
 
@@ -70,12 +70,12 @@ def predict(classifier, images, names, top=1):
 
 
 def confidence(probabilities):
-    """Return the largest probability of each row, as it can be shown."""
+    """Return the largest probability of each row, for display."""
     return probabilities.max(axis=1).clip(max=_MOST)
 
 
 def outlook(classifier, entries):
-    """Return in words how many of the predicted labels are right, as far as is known.
+    """Return the estimated accuracy of the predicted labels, in words.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def outlook(classifier, entries):
 
 
 def save(estimator, folder, command):
-    """Save an estimator with a note that a command has written it."""
+    """Save an estimator with a note on the command that wrote it."""
     from .._core.persistence import save as save_into
 
     is_new = not Path(folder).exists()
@@ -127,14 +127,14 @@ def load_classifier(args):
     classifier = load(args.model, args.device)
     if not hasattr(classifier, "classes_"):
         raise ValueError(
-            f"{args.model} holds a {type(classifier).__name__}, not a classifier: "
-            "name the folder that sklabel fit --model has written."
+            f"{args.model} holds a {type(classifier).__name__}, not a classifier: give "
+            "the folder that sklabel fit --model has written."
         )
     return classifier
 
 
 def load(folder, device):
-    """Return what is saved in a folder, on a device."""
+    """Return the estimator saved in a folder, on a device."""
     from sklearn.frozen import FrozenEstimator
 
     from .._core.net import resolve_device
@@ -155,7 +155,7 @@ def load(folder, device):
 
 
 def size_on_disk(folder):
-    """Return how large the files of a model are, in words."""
+    """Return the size of a model's files, in words."""
     n_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
     return f"{n_bytes / 1e6:.{0 if n_bytes >= 1e7 else 1}f} MB"
 

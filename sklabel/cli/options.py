@@ -1,4 +1,4 @@
-"""Options that several commands have, what they may be, and how they are repeated."""
+"""Options shared by commands: their values, checks and repetition."""
 
 import argparse
 import os
@@ -32,29 +32,30 @@ def add_embedding(parser):
         "--embedder",
         default="auto",
         metavar="NAME",
-        help="what makes vectors of the images: a published encoder (mobilenet_v2 or "
-        "another of torchvision, timm/NAME, open_clip/NAME), a folder that "
-        "--save-embedder has written, or simclr, which learns from your images alone. "
-        "NAME+NAME: the vectors of both, side by side. "
-        "Default: mobilenet_v2; simclr where images are small or there is no network",
+        help="embedder of the images: a published encoder (mobilenet_v2 or another "
+        "of torchvision, timm/NAME, open_clip/NAME), a folder written by "
+        "--save-embedder, or simclr, which learns from your images alone. NAME+NAME: "
+        "the vectors of both, concatenated. Default: mobilenet_v2; simclr if images "
+        "are small or there is no network",
     )
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="weights of the published encoder: a file, or a name that its library "
-        "knows (default: those it recommends)",
+        help="weights of the published encoder: a file, or a name in its library "
+        "(default: the recommended weights)",
     )
     parser.add_argument(
         "--epochs",
         type=positive,
-        help="train simclr for so many epochs (default: 40, more for few images)",
+        help="train simclr for N epochs (default: 40, more for few images)",
     )
     parser.add_argument(
         "--image-size",
         type=_image_size,
         default=None,
         metavar="PIXELS",
-        help="side of what the encoder sees (default: as published; simclr: 64)",
+        help="side of the encoder's input in pixels (default: as published; simclr: "
+        "64)",
     )
     add_cache(parser)
 
@@ -64,10 +65,10 @@ def add_cache(parser):
     group.add_argument(
         "--cache",
         metavar="DIR",
-        help="keep vectors here, so that no image is embedded twice (default: a folder "
-        "of the system for caches)",
+        help="cache vectors in this folder, so that no image is embedded twice "
+        "(default: the system's cache folder)",
     )
-    group.add_argument("--no-cache", action="store_true", help="keep no vectors")
+    group.add_argument("--no-cache", action="store_true", help="cache no vectors")
 
 
 def add_top(parser):
@@ -76,7 +77,7 @@ def add_top(parser):
         type=positive,
         default=1,
         metavar="N",
-        help="write the N likeliest classes of an image (default 1)",
+        help="write the N most likely classes of an image (default 1)",
     )
 
 
@@ -94,13 +95,13 @@ def add_page(parser):
         type=positive,
         default=10,
         metavar="N",
-        help="learn anew after N answers (default 10)",
+        help="train again after every N answers (default 10)",
     )
     parser.add_argument(
-        "--port", type=_port, default=0, help="of the page (default: a free one)"
+        "--port", type=_port, default=0, help="port of the page (default: a free one)"
     )
     parser.add_argument(
-        "--no-browser", action="store_true", help="only print the address"
+        "--no-browser", action="store_true", help="only print the address of the page"
     )
 
 
@@ -120,21 +121,22 @@ def add_lists(parser):
     parser.add_argument(
         "--path-prefix",
         metavar="TEXT",
-        help="what stands in the CSV before the path within FOLDER, such as a URL",
+        help="prefix of the paths in the CSV, before the path within FOLDER, such as "
+        "a URL",
     )
     parser.add_argument(
         "--unlabeled",
         action="append",
         default=[],
         metavar="TEXT",
-        help="a cell with this text has no label, such as NA (can be repeated)",
+        help="treat cells with this text, such as NA, as unlabeled (can be repeated)",
     )
     parser.add_argument(
         "--keep-label",
         action="append",
         default=[],
         metavar="TEXT",
-        help="a class has this name, such as none (can be repeated)",
+        help="treat this text, such as none, as the name of a class (can be repeated)",
     )
 
 
@@ -142,18 +144,19 @@ def add_training(parser):
     parser.add_argument(
         "--no-flip",
         action="store_true",
-        help="do not mirror images: for text, and where left and right matter",
+        help="do not mirror images: for text, or if left and right matter",
     )
     parser.add_argument(
         "--seed",
         type=_seed,
         default=0,
-        help="the same number gives the same result (default 0)",
+        help="seed of random numbers; the same seed gives the same result (default 0)",
     )
     parser.add_argument(
         "--checkpoint",
         metavar="DIR",
-        help="keep the state of training here; the same command continues from it",
+        help="save the state of training in this folder; the same command continues "
+        "from it",
     )
     add_reading(parser)
 
@@ -177,7 +180,7 @@ def add_common(parser):
     parser.add_argument(
         "--device",
         default="auto",
-        help="where to compute: auto (default), cpu, cuda, cuda:1, mps",
+        help="device to compute on: auto (default), cpu, cuda, cuda:1, mps",
     )
     add_writing(parser)
     add_traceback(parser)
@@ -187,29 +190,30 @@ def add_writing(parser):
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace outputs that exist, also those of others or changed by hand",
+        help="replace existing outputs, even files that you changed or that other "
+        "programs wrote",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def add_traceback(parser):
     parser.add_argument(
-        "--traceback", action="store_true", help="show where an error comes from"
+        "--traceback", action="store_true", help="show the Python traceback of an error"
     )
 
 
 def command_line(command, *words, args=None, **changed):
-    """Return a command as it can be pasted into a shell.
+    """Return a command that can be pasted into a shell.
 
     Parameters
     ----------
     command : str
     *words : str
-        Its arguments without a name.
+        Its positional arguments.
     args : namespace or None
-        Of the command that came before it: what was given there is repeated.
+        Of the previous command, whose options are repeated.
     **changed : str or None
-        Options with another value here; None: without the option.
+        Options with another value; None: without the option.
     """
     defaults = {"seed": 0, "device": "auto", "embedder": "auto"}
     defaults.update(label_column="label", path_column="path")
@@ -243,7 +247,7 @@ def lists_and_folder(args):
         raise ValueError(f"{missing} is missing (see sklabel {command} --help)")
     if not folders and os.path.isfile(paths[-1]):
         raise ValueError(
-            f"{paths[-1]} is a file, and the folder of the images comes last (see "
+            f"{paths[-1]} is a file, but the folder of the images must come last (see "
             f"sklabel {command} --help)"
         )
     if len(folders) == 1 and paths[-1] != folders[0]:

@@ -1,4 +1,4 @@
-"""What the commands write: checked before the long work, replaced at its end."""
+"""Outputs of the commands: checked before the long work, replaced at its end."""
 
 # A command replaces a file only if it has written it itself and nobody has changed it
 # since, which the file shows: a CSV by the name of its last column, a picture by a text
@@ -25,13 +25,13 @@ _WEIGHTS = re.compile(r"weights-[0-9a-f]+\.safetensors")
 
 
 def check_csv(path, option, args):
-    """Raise an error if a CSV cannot be written, or would replace what is not ours."""
+    """Raise an error if a CSV cannot be written, or would replace a file not ours."""
     _check_writable(path)
     _check_own(path, option, args, _is_own_csv)
 
 
 def check_list(path):
-    """Raise an error if a list, of whoever, cannot be written."""
+    """Raise an error if a list cannot be written, whoever wrote it."""
     _check_writable(path)
 
 
@@ -42,22 +42,24 @@ def check_picture(path, option, args):
 
 
 def check_sheet(out, sheet, args):
-    """Raise an error if a sheet would be the CSV, or lie among the photographs."""
+    """Raise an error if a sheet would be the CSV, or be among the photographs."""
     if sheet == out:
-        raise ValueError(f"--out and the contact sheet are both {out}: give --sheet.")
+        raise ValueError(
+            f"--out and the contact sheet are both {out}: give another --sheet."
+        )
     if expanded(args.folder).resolve() in sheet.resolve().parents:
         raise ValueError(
-            f"the contact sheet {sheet} would lie among the images of {args.folder} "
-            "and be taken for one: give --sheet or --out another folder."
+            f"the contact sheet {sheet} would be among the images of {args.folder} and "
+            "count as one: give --sheet or --out another folder."
         )
 
 
 def check_file(path, option, args):
-    """The same for a file that does not show whose it is: it must not exist."""
+    """The same for a file without a mark of its origin: it must not exist."""
     _check_writable(path)
     if os.path.lexists(path) and not args.overwrite:
         raise ValueError(
-            f"{path} exists: it is not overwritten. Give another {option}, or "
+            f"{path} exists and is not overwritten: give another {option}, or "
             "--overwrite."
         )
 
@@ -69,20 +71,20 @@ def check_page(path, option, args):
 
 
 def check_new_tree(folder, option, args):
-    """Raise an error if a folder of new files cannot be made at a place."""
+    """Raise an error if a folder of new files cannot be created."""
     check_folder(folder, option, args)
     if Path(folder).exists() and any(os.scandir(folder)):
         raise ValueError(f"{option} {folder} is not empty: give a new folder.")
     photos = expanded(args.folder).resolve()
     if photos in Path(folder).resolve().parents:
         raise ValueError(
-            f"{option} {folder} would lie among the images of {args.folder}: give "
+            f"{option} {folder} would be among the images of {args.folder}: give "
             "another place."
         )
 
 
 def check_model(folder, option, args):
-    """The same for the folder of a model, which may have to be made; None: none."""
+    """The same for the folder of a model, which may not exist; None: no folder."""
     if folder is None:
         return
     check_folder(folder, option, args)
@@ -107,7 +109,7 @@ def check_folder(folder, option, args):
 
 
 def check_new_folder(folder, names, option, args):
-    """Raise an error if files would come to lie among those of somebody else."""
+    """Raise an error if files would be written among those of somebody else."""
     check_folder(folder, option, args)
     found = _names_in(folder)
     if found and not args.overwrite and not found & set(names):
@@ -117,7 +119,7 @@ def check_new_folder(folder, names, option, args):
 
 
 def check_distinct(**places):
-    """Raise an error if two outputs have one place; names are those of options."""
+    """Raise an error if two outputs have the same path; names are those of options."""
     seen = {}
     for name, place in places.items():
         if place is None:
@@ -129,7 +131,7 @@ def check_distinct(**places):
 
 
 def _names_in(folder):
-    """Return the names in a folder, but those of the system such as .DS_Store."""
+    """Return the names in a folder, except system files such as .DS_Store."""
     folder = Path(folder)
     if not folder.is_dir():
         return set()
@@ -160,8 +162,8 @@ def _check_place(path, folder):
 def _check_own(path, option, args, is_own):
     if not args.overwrite and not is_free(path, args.command, is_own):
         raise ValueError(
-            f"{path} exists and is not, or no longer, what sklabel {args.command} "
-            f"wrote: it is not overwritten. Give another {option}, or --overwrite."
+            f"{path} exists, was not written by sklabel {args.command} or was changed "
+            f"since, and is not overwritten. Give another {option}, or --overwrite."
         )
 
 
@@ -169,7 +171,7 @@ def _check_own(path, option, args, is_own):
 
 
 def is_free(path, command, is_own):
-    """Return whether there is nothing at a path, or what a command left there."""
+    """Return whether a path is free, or holds an output of the command."""
     if not os.path.lexists(path):
         return True
     try:
@@ -213,7 +215,7 @@ def is_own_model(folder, command):
 
 
 def written_by(command):
-    """Return what tells that a model is of a command."""
+    """Return the note that a command wrote a model."""
     return f"sklabel {command}"
 
 
@@ -257,13 +259,13 @@ def picture(image, command):
 
 
 def show(text, as_it_is=False):
-    """Print what a command has to say, all of it or with an error.
+    """Print the output of a command completely, or raise an error.
 
     Parameters
     ----------
     text : str
     as_it_is : bool
-        Whether it is for programs, in UTF-8, and not for the eyes of a person.
+        Whether it is for programs, in UTF-8, not for people.
     """
     if not as_it_is:
         text = words.shown(text)
@@ -282,16 +284,16 @@ def show(text, as_it_is=False):
 
 
 def give_up_stdout():
-    """Drop what cannot be printed, else the end of the program would try again."""
+    """Drop output that cannot be printed; the exit would try again."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def new_tree(folder):
-    """Yield a folder to fill; it becomes ``folder`` when all went well.
+    """Yield a folder to fill; it becomes ``folder`` on success.
 
-    Folders above it are made, and a link to an empty folder is followed.
+    Parent folders are created, and a link to an empty folder is followed.
     """
     told, folder = folder, Path(os.path.realpath(folder))
     made = [above for above in folder.parents if not above.exists()]
@@ -325,15 +327,15 @@ def _umask():
 
 @contextmanager
 def writing(args, *, csv=None, picture=None, file=None, issues=None):
-    """Write files completely, all of them or none; what is done within comes first.
+    """Write files completely, all or none, after the block.
 
     Parameters
     ----------
     args : namespace
         ``command`` and ``overwrite`` are used.
     csv, picture, file, issues : (Path, bytes) or None
-        Where somebody has changed the file since the command began, another name is
-        taken, and told.
+        If the file was changed since the command began, another name is used and
+        printed.
     """
     kinds = (
         (csv, _is_own_csv),
@@ -357,5 +359,7 @@ def _unless_changed(path, args, is_own):
         return path
     other = _first(path, lambda other: is_free(other, args.command, is_own))
     if other != path:
-        inputs.say(f"{path} was changed meanwhile: see {other}.")
+        inputs.say(
+            f"{path} was changed during the run and is kept: the result is in {other}."
+        )
     return other

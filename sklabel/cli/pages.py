@@ -4,18 +4,17 @@ from . import outputs, signals
 
 
 def serve(server, line, args, *, begin, end):
-    """Serve a page until Ctrl-C, SIGTERM or its own button; leave all in order.
+    """Serve a page until Ctrl-C, SIGTERM or its own button; end cleanly.
 
     Parameters
     ----------
     server : Server
     line : str
-        What to tell once it can be opened.
+        Text to print once the page can be opened.
     args : namespace
         ``no_browser`` is used.
     begin, end : list of callable
-        What is called before the first page, and after the last one, whenever the end
-        comes.
+        Functions called before the first page, and after the last one, however it ends.
     """
     from .._pages.server import opened_in_browser
 

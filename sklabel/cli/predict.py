@@ -1,4 +1,4 @@
-"""sklabel predict: label other photographs with a model that fit has kept."""
+"""sklabel predict: label other photographs with a model saved by fit."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from . import embedders, inputs, lists, models, options, outputs, tables
 def add_parser(commands):
     parser = commands.add_parser(
         "predict",
-        help="label other photographs with a model that fit has kept",
+        help="label other photographs with a model saved by fit",
         description="Label the photographs of a folder, or one photograph, with a "
-        "model that fit has kept.",
+        "model saved by fit.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of the model")
     parser.add_argument(
@@ -49,7 +49,7 @@ def run(args):
 
 
 def read(files, classifier, args):
-    """Return the names of files that can be read, and what a classifier takes."""
+    """Return the names of files that can be read, and the classifier's input."""
     embedder = embedders.of(classifier)
     if embedder is not None and embedders.takes_paths(embedder):
         embedders.keep(embedder, args)

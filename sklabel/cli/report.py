@@ -1,4 +1,4 @@
-"""sklabel report: one HTML file that shows what the labels of a folder are worth."""
+"""sklabel report: one HTML file that shows how good the labels of a folder are."""
 
 import datetime
 import hashlib
@@ -22,19 +22,18 @@ def add_parser(commands):
     parser = commands.add_parser(
         "report",
         usage="sklabel report [options] LABELS [LABELS ...] FOLDER",
-        help="one HTML file that shows what the labels of a folder are worth",
-        description="Write a page to look at and to hand on: how many labels of each "
-        "class are given and predicted, how many are right by estimate, how far the "
-        "confidence goes, the surest and least sure images of each class, a map of the "
-        "images, and how it was made. One file without a server; pictures are in it, "
-        f"of at most {_BYTES / 1e6:.0f} MB.",
+        help="one HTML file that shows how good the labels of a folder are",
+        description="Write one HTML page to view and share: numbers of given and "
+        "predicted labels per class, estimated accuracy, accuracy by confidence, the "
+        "most and least confident images of each class, a map of the images, and how "
+        "it was made. The file needs no server and includes the pictures, at most "
+        f"{_BYTES / 1e6:.0f} MB.",
     )
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="LABELS FOLDER",
-        help="lists that fit, predict or import has written, then the folder of image "
-        "files",
+        help="lists written by fit, predict or import, then the folder of image files",
     )
     parser.add_argument(
         "--out",
@@ -43,14 +42,14 @@ def add_parser(commands):
         help="page to write (default report.html)",
     )
     parser.add_argument(
-        "--title", metavar="TEXT", help="heading of the page (default: of the folder)"
+        "--title", metavar="TEXT", help="heading of the page (default: from the folder)"
     )
     parser.add_argument(
         "--map",
         choices=("tsne", "pca", "none"),
         default="tsne",
-        help="how the map is drawn (default tsne); none: without a map and without the "
-        "estimated accuracy, which both need the embedding",
+        help="method of the map (default tsne); none: no map and no estimated "
+        "accuracy, which both need the embedding",
     )
     options.add_lists(parser)
     options.add_embedding(parser)
@@ -105,8 +104,7 @@ def run(args):
             pictures(
                 classes,
                 addresses,
-                "The numbers are confidences. The least sure images are the ones to "
-                "look at next.",
+                "The numbers are confidences. Check the least confident images next.",
             ),
             made([*_made(encoder, estimate, args), ("Pictures", told, False)]),
         ],
@@ -121,7 +119,7 @@ def run(args):
 def _estimate(Z, found, labeled, args):
     """Return accuracy, its interval, and how many predictions agree; or None.
 
-    It is that of `fit`: of labeled images that are left out in turn.
+    It is that of `fit`: from cross-validation on the labeled images.
     """
     import numpy as np
 
@@ -140,7 +138,7 @@ def _estimate(Z, found, labeled, args):
 
 
 def _map(Z, found, labeled, names, args):
-    """Return the points of the map, and what to say of it."""
+    """Return the points of the map, and its caption."""
     import numpy as np
     from sklearn.decomposition import PCA
 
@@ -158,7 +156,10 @@ def _map(Z, found, labeled, names, args):
     if args.map == "tsne" and len(rows) >= 10 and len(np.unique(z, axis=0)) > 3:
         from sklearn.manifold import TSNE
 
-        how = "t-SNE, which keeps neighbors together; distances of groups say little"
+        how = (
+            "t-SNE, which keeps neighbors together; distances between groups mean "
+            "little"
+        )
         perplexity = min(30.0, (len(rows) - 1) / 3)
         z = TSNE(
             perplexity=perplexity, init="pca", random_state=args.seed
@@ -179,8 +180,8 @@ def _map(Z, found, labeled, names, args):
         else f"All {len(rows):,} images"
     )
     return points, (
-        f"{some} by {how}. The larger dots are given labels; a dot among those of "
-        "another class is worth a look."
+        f"{some} by {how}. The larger dots are given labels; check dots among those of "
+        "another class."
     )
 
 
@@ -215,7 +216,7 @@ def _classes(labeled, names):
 
 
 def _order(classes):
-    """Return the rows of pictures, the first of each class first."""
+    """Return the rows of pictures, the first of every class first."""
     ranked = []
     for c in classes:
         for own in (c.surest, c.least, c.given):
@@ -233,7 +234,7 @@ def _curve(labeled):
 
 
 def _figures(labeled, files, estimate):
-    """Return what, number and explanation of the key figures."""
+    """Return name, number and explanation of the key figures."""
     n_given = sum(entry.is_given for entry in labeled)
     p = [e.probability() or 0 for e in labeled if not e.is_given]
     n_open = len(files) - len(labeled)
@@ -251,7 +252,9 @@ def _figures(labeled, files, estimate):
     ]
     if estimate is not None:
         about, low, high, same = estimate
-        more = f"between {100 * low:.0f} and {100 * high:.0f} %, of the predicted ones"
+        more = (
+            f"between {100 * low:.0f} and {100 * high:.0f} %, for the predicted labels"
+        )
         if same < _AGREE:
             more += f"; by another classifier, which agrees with {100 * same:.0f} %"
         told.append(("Estimated right", f"{100 * about:.0f} %", more))
@@ -272,7 +275,7 @@ def _figures(labeled, files, estimate):
 
 
 def _made(encoder, estimate, args):
-    """Return what, text and whether it is code, of how the report was made."""
+    """Return the rows on how the report was made: name, text, whether it is code."""
     import numpy
     import sklearn
     import torch
@@ -293,10 +296,10 @@ def _made(encoder, estimate, args):
         told.append(
             (
                 "Estimate",
-                "From the given labels, left out in turn, with a classifier of the "
-                "vectors (EmbeddingClassifier). The interval of 95 % is right if the "
-                "given labels were drawn at random; chosen ones are often easier than "
-                "the others.",
+                "By cross-validation on the given labels, with a classifier of the "
+                "vectors (EmbeddingClassifier). The 95 % interval is valid if the "
+                "given labels were drawn at random; chosen images are often easier "
+                "than the others.",
                 False,
             )
         )

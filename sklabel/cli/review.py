@@ -1,4 +1,4 @@
-"""sklabel review: look at the labels of all photographs in the browser, and correct."""
+"""sklabel review: check and correct the labels of all photographs in the browser."""
 
 import threading
 from collections import Counter
@@ -16,19 +16,18 @@ def add_parser(commands):
     parser = commands.add_parser(
         "review",
         usage="sklabel review [options] LABELS FOLDER",
-        help="look at the labels of all photographs in the browser, and correct them",
-        description="Open a page on this machine that shows all photographs by their "
-        "labels, the least sure first, with marks on given labels that the others "
-        "contradict, on copies, and on blank, dark, blurred or odd images. One key "
-        "corrects one or many. What you correct is a given label at once; all other "
-        "labels are predicted anew meanwhile, and written into the same CSV.",
+        help="check and correct the labels of all photographs in the browser",
+        description="Open a page on this machine that shows all photographs by "
+        "label, the least confident first. It marks labels that are probably wrong, "
+        "copies, and blank, dark, blurred or odd images. One key corrects one or "
+        "many images. A corrected label counts as given at once; all other labels "
+        "are predicted again in the background and written into the same CSV.",
     )
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="LABELS FOLDER",
-        help="list that fit, predict or label has written, then the folder of image "
-        "files",
+        help="list written by fit, predict or label, then the folder of image files",
     )
     options.add_page(parser)
     options.add_lists(parser)
@@ -42,8 +41,8 @@ def run(args):
     *args.lists, args.folder = options.lists_and_folder(args)
     if len(args.lists) > 1:
         raise ValueError(
-            f"answers are written into one list, and {len(args.lists)} are given: "
-            "choose one (fit makes one of several)."
+            f"answers are written into one list, but {len(args.lists)} are given: give "
+            "one (fit merges several)."
         )
     for name in ("starlette", "uvicorn"):
         import_optional(name, "label")
@@ -103,7 +102,7 @@ def _serve(answers, files, Z, args):
     )
     pages.serve(
         server,
-        f"Review at {server.url}\nCtrl-C ends it; nothing is lost.\n",
+        f"Review at {server.url}\nCtrl-C ends it; all answers are saved.\n",
         args,
         begin=[
             lambda: learner.start(review, known=before if is_predicted else None),
@@ -115,7 +114,7 @@ def _serve(answers, files, Z, args):
 
 
 def _look(review, files, names, Z, given, max_pixels, ended):
-    """Look for what should be looked at, while the page is shown."""
+    """Search for issues while the page is shown."""
     from .._pages.review import Issue
 
     row_of = {name: row for row, name in enumerate(names)}

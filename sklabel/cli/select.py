@@ -1,4 +1,4 @@
-"""sklabel select: choose the photographs of a folder that are worth a label."""
+"""sklabel select: choose the most informative photographs of a folder to label."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ from . import embedders, fit, inputs, lists, models, options, outputs, tables
 def add_parser(commands):
     parser = commands.add_parser(
         "select",
-        help="choose the photographs of a folder that are worth a label",
+        help="choose the most informative photographs of a folder to label",
         description="Embed the photographs of a folder (and its subfolders), choose "
-        "the ones worth a label and write them into a CSV to fill in, with a numbered "
-        "contact sheet.",
+        "the most informative ones and write them into a CSV to fill in, with a "
+        "numbered contact sheet.",
     )
     parser.add_argument(
         "folder", nargs="?", metavar="FOLDER", help="folder of image files"
@@ -32,7 +32,7 @@ def add_parser(commands):
         help="list to fill in (default to_label.csv)",
     )
     parser.add_argument(
-        "--sheet", metavar="PNG", help="contact sheet (default: beside the CSV)"
+        "--sheet", metavar="PNG", help="contact sheet (default: next to the CSV)"
     )
     parser.add_argument(
         "--labeled",
@@ -45,14 +45,16 @@ def add_parser(commands):
     options.add_lists(parser)
     options.add_embedding(parser)
     parser.add_argument(
-        "--save-embedder", metavar="DIR", help="keep the embedding, for fit --embedder"
+        "--save-embedder",
+        metavar="DIR",
+        help="save the embedder in this folder, for fit --embedder",
     )
     options.add_training(parser)
     parser.set_defaults(run=run)
 
 
 def run(args):
-    """Choose the images of a folder worth a label; write a CSV and a contact sheet."""
+    """Choose the images of a folder to label; write a CSV and a contact sheet."""
     if args.folder is None and args.labeled and os.path.isdir(args.labeled[-1]):
         args.folder = args.labeled.pop()  # select --labeled a.csv b.csv photos
     if args.folder is None:
@@ -78,7 +80,7 @@ def run(args):
     with outputs.writing(args, csv=(out, content), picture=(sheet, picture)):
         if args.save_embedder is not None:
             models.save(embedder, args.save_embedder, args.command)
-    before = f", beside {known.counts()}" if args.labeled else ""
+    before = f", besides {known.counts()}" if args.labeled else ""
     outputs.show(
         f"{len(asked)} of {len(names)} images to label{before}, the most typical "
         f"first: write their labels into {out}, {sheet} shows them. Then: "
@@ -87,7 +89,7 @@ def run(args):
 
 
 def choose(names, Z, given, args):
-    """Return the names of the photographs that are worth a label, most typical first.
+    """Return the names of the photographs to label, the most typical first.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ def list_of(names, args):
 def _check_outputs(out, sheet, args):
     outputs.check_sheet(out, sheet, args)
     if out.exists() and any(map(out.samefile, args.labeled)):
-        raise ValueError(f"--out {out} is a list with your labels: give another.")
+        raise ValueError(f"--out {out} is a list with your labels: give another name.")
     outputs.check_distinct(
         out=out,
         sheet=sheet,

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command, but not in the middle of writing its results."""
+"""Ctrl-C and SIGTERM end a command, but not while it writes its results."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ _ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143
 
 
 class _State:
-    """Of the command that is running."""
+    """State of the running command."""
 
     received = None  # number of the first signal
     is_process = False  # whether the command is all that this process does
@@ -20,7 +20,7 @@ class _State:
 def stopping(is_process):
     """Raise KeyboardInterrupt at Ctrl-C and at SIGTERM.
 
-    Where the program that calls us has a handler of its own, that stays.
+    A handler set by the calling program is kept.
 
     Parameters
     ----------
@@ -59,13 +59,13 @@ def received():
 
 
 def ending():
-    """Return what has happened in a word, and the exit status that tells it."""
+    """Return the event in one word, and its exit status."""
     return _ENDS[_State.received or signal.SIGINT]
 
 
 @contextmanager
 def loading():
-    """Let no KeyboardInterrupt into libraries while they are loaded: torch aborts."""
+    """Keep KeyboardInterrupt out of library imports: torch aborts."""
     _State.loading = True
     try:
         yield
@@ -77,7 +77,7 @@ def loading():
 
 @contextmanager
 def finishing():
-    """Ignore signals: what takes a moment is brought to its end."""
+    """Ignore signals to finish a short task."""
     _State.finishing = True
     try:
         yield

@@ -1,4 +1,4 @@
-"""CSV: that of other programs is read, and no spreadsheet runs what is written."""
+"""CSV: read from any program, and written so that no spreadsheet runs a cell."""
 
 import codecs
 import csv
@@ -29,7 +29,7 @@ _BYTE_ORDERS = {  # the longer ones first
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _NO_TEXT = {
-    b"PK\x03\x04": "a workbook, as Excel (.xlsx) and LibreOffice (.ods) save them",
+    b"PK\x03\x04": "a workbook of Excel (.xlsx) or LibreOffice (.ods)",
     b"\xd0\xcf\x11\xe0": "a workbook of Excel (.xls)",
     b"PAR1": "a Parquet file",
     b"\x89PNG": "a picture",
@@ -38,17 +38,17 @@ _NO_TEXT = {
 
 
 def escape(cell):
-    """Return a cell with an apostrophe before all that a spreadsheet would run."""
+    """Return a cell, with an apostrophe if a spreadsheet would run it."""
     return _TO_ESCAPE.sub(r"\1'", str(cell))
 
 
 def unescape(cell):
-    """Return what a cell was before `escape`; a cell that needs none stays."""
+    """Return the cell before `escape`; other cells do not change."""
     return _ESCAPED.sub(r"\1", cell)
 
 
 def number(value):
-    """Return a confidence between 0 and 1, as a cell or a number; None: it is none.
+    """Return a confidence between 0 and 1 from a cell or a number, or None.
 
     A spreadsheet may have written it with a decimal comma.
     """
@@ -70,7 +70,7 @@ def as_text(header, rows):
 
 
 def as_it_is(rows, separator=",", newline="\n"):
-    """Return a CSV as text, no cell of which is escaped."""
+    """Return a CSV as text without escaped cells."""
     rows = list(rows)
     text = io.StringIO()
     # until Python 3.13 a lone carriage return is not quoted by itself
@@ -86,7 +86,7 @@ def as_it_is(rows, separator=",", newline="\n"):
 
 
 def as_marked(command, header, rows):
-    """Return the bytes of a CSV that shows whether it has been changed since.
+    """Return the bytes of a CSV with a mark that reveals later changes.
 
     The name of an empty last column holds the command and a digest of all other bytes.
 
@@ -102,7 +102,7 @@ def as_marked(command, header, rows):
 
 
 def is_unchanged(content, command):
-    """Return whether bytes are what a command has written, by `as_marked`."""
+    """Return whether bytes are unchanged since a command wrote them by `as_marked`."""
     found = _MARKED_LINE.match(content)
     if found is None or found[2].decode() != command:
         return False
@@ -123,13 +123,13 @@ class Row(NamedTuple):
     cells: list
 
     def cell(self, column):
-        """Return the cell of a column (a number or None), "" where there is none."""
+        """Return the cell of a column (a number or None), "" if there is none."""
         known = column is not None and column < len(self.cells)
         return self.cells[column] if known else ""
 
 
 class Form(NamedTuple):
-    """How a CSV is written: what stands before its header, and between cells."""
+    """The format of a CSV: the text before its header, and its separator."""
 
     encoding: str = "utf-8"
     start: str = ""
@@ -138,7 +138,7 @@ class Form(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A CSV: the names of its columns, the rows below them, and how it is written."""
+    """A CSV: the names of its columns, its rows, and its format."""
 
     path: str
     header: list
@@ -154,7 +154,7 @@ class Table(NamedTuple):
         ----------
         name : str
         remedy : str or None
-            What to do where there is no such column; None: the result is None then.
+            What to do if there is no such column; None: return None then.
         """
         alike = [i for i, n in enumerate(self.header) if _plain(n) == _plain(name)]
         if len(alike) > 1:
@@ -180,7 +180,7 @@ def read(path, wanted):
     ----------
     path : str
     wanted : sequence of str
-        Columns by which the separator is recognized: comma, semicolon, tab or "|".
+        Columns that identify the separator: comma, semicolon, tab or "|".
     """
     text, encoding = _decoded(path)
     line, start = 1, ""
@@ -219,7 +219,7 @@ def read(path, wanted):
 
 
 def _take_typed(cells, n):
-    """Move what was typed at the end of a line of ours into the column before it."""
+    """Move text typed at the end of one of our lines into the column before it."""
     if len(cells) == n + 1 and cells[n].strip() and not cells[n - 1].strip():
         cells[n - 1] = cells.pop()
 
@@ -244,7 +244,7 @@ def _decoded(path):
 
 
 def _first_row(text, separator):
-    """Return the first row that is not empty, as far as it can be read."""
+    """Return the readable part of the first row that is not empty."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         return next((cells for cells in lines if any(cells)), [])
@@ -253,7 +253,7 @@ def _first_row(text, separator):
 
 
 def _n_found(header, wanted):
-    """Return how well a header fits; more cells are better where a name is missing."""
+    """Return how well a header fits; more cells are better if a name is missing."""
     names = {_plain(name) for name in header}
     found = sum(_plain(name) in names for name in wanted)
     return found, 0 if found == len(wanted) else len(header)

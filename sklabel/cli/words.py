@@ -1,4 +1,4 @@
-"""What the package says to programmers, in the words of the commands."""
+"""Messages for programmers, translated into the words of the commands."""
 
 import re
 
@@ -33,7 +33,7 @@ _IN_COMMANDS = [
 
 
 def in_commands(message):
-    """Return a message on one line, with options in place of parameters."""
+    """Return a message on one line, with options instead of parameters."""
     for said, meant in _IN_COMMANDS:
         message = re.sub(said, meant, message)
     return one_line(message)
@@ -45,7 +45,7 @@ _UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def shown(text):
-    """Return a text without what would command the terminal; lines stay."""
+    """Return a text without control characters; lines are kept."""
     return _UNSHOWN.sub("\ufffd", text)
 
 

@@ -1,4 +1,4 @@
-"""Clustering: images into groups without one label."""
+"""Clustering: images into groups without labels."""
 
 from ._dcec import DCECClusterer
 from ._deepcluster import DeepClusterer

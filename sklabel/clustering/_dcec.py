@@ -68,7 +68,7 @@ class _DCEC(CenteredCodes):
 
 
 class _KeepingDCEC(_DCEC):
-    """The first round that loses a cluster is the last, and undone."""
+    """Stop at the first round that loses a cluster, and undo it."""
 
     training_only = (*_DCEC.training_only, "best")
 
@@ -92,7 +92,7 @@ class _KeepingDCEC(_DCEC):
         return {**metrics, "lost_clusters": n_lost}
 
     def keep_best(self):
-        """Undo a round that has lost a cluster, or was broken off and may have."""
+        """Undo a round that has lost a cluster, or was interrupted."""
         self.best.restore_(*self.parts())
 
 
@@ -101,43 +101,43 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
 
     An autoencoder is trained first, and k-means on its codes gives the centers. Then
     codes and centers move together: each row is assigned softly to all centers, and the
-    assignment must become like a sharper version of itself. The decoder goes on drawing
-    the images (DCEC for images, IDEC for vectors), which keeps the codes from falling
-    together; without it the method is DEC. Read more in the :ref:`User Guide <dcec>`.
+    assignment is trained toward a sharper version of itself. The decoder keeps
+    reconstructing the images (DCEC for images, IDEC for vectors), which prevents the
+    codes from collapsing; without it the method is DEC. Read more in the :ref:`User
+    Guide <dcec>`.
 
     Parameters
     ----------
     n_clusters : int
-        Number of clusters. Centers that no row of X is nearest to are dropped at the
+        Number of clusters. Centers that are nearest to no row of X are dropped at the
         end.
     cluster_weight : float
         Weight of the clustering loss, > 0. Paper: gamma; 1 for DEC.
     reconstruction_weight : float
-        Weight of the reconstruction, >= 0; 0: DEC, the decoder is not trained.
+        Weight of the reconstruction, >= 0. 0: DEC; the decoder is not trained.
     alpha : float
         Degrees of freedom of the assignment, > 0.
     update_interval : int
-        Steps between two updates of the targets; a round. At most a fifth of the
-        training counts. Published: 140 for MNIST, 30 for USPS.
+        Steps between two updates of the targets (a round); at most a fifth of the
+        training. Published: 140 for MNIST, 30 for USPS.
     tol : float
-        The training ends when fewer than this share of the rows has changed its cluster
-        in a round.
+        Training stops when less than this share of the rows changes cluster in a round.
     keep_clusters : bool
-        Whether the training ends when a cluster loses its last row, and the round
-        before is kept. False: it goes on, as published.
+        Whether training stops when a cluster loses its last row, and keeps the round
+        before. False: training continues, as published.
     n_init : int
-        Starts of k-means.
+        Number of k-means starts.
     embedder : estimator or None
-        Gives the codes; cloned and fitted, or used as it is in a
+        Computes the codes; cloned and fitted, or used as is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
         embedders have no decoder and need ``reconstruction_weight=0``. Searches reach
         its parameters as ``embedder__temperature``.
     max_epochs : int
-        Passes over X, at most. Published: 20,000 steps.
+        Maximum number of passes over X. Published: 20,000 steps.
     lr
-        Published: 1e-3 for DCEC; for DEC, "sgd" with 0.01: alone it draws codes
-        together in points with "adam".
+        Published: 1e-3 for DCEC; for DEC, "sgd" with 0.01, since DEC collapses codes to
+        points with "adam".
 
     Attributes
     ----------
@@ -157,8 +157,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
     Raises
     ------
     ValueError
-        If ``n_clusters`` is larger than the number of samples, or the embedder has no
-        decoder where a reconstruction is asked for.
+        If ``n_clusters`` is larger than the number of samples, or
+        ``reconstruction_weight`` is above 0 and the embedder has no decoder.
 
     Warns
     -----
@@ -168,19 +168,19 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
 
     See Also
     --------
-    SCANClusterer : From neighbors in an embedding; better on photographs.
+    SCANClusterer : Uses neighbors in an embedding; better on photographs.
     sklabel.embedding.AutoencoderTransformer : The codes alone.
 
     Notes
     -----
-    The loss is that of DCEC, a mean over pixels plus ``cluster_weight`` times a mean
-    over rows. Departures: the autoencoder is trained for 40 epochs, as a whole, by
-    default, where published ones are trained for 200 and those of DEC layer by layer;
-    rows are shuffled; ``tol`` compares the labels before and
-    after a round; what would lose a cluster is undone (``keep_clusters``).
+    The loss is DCEC's, a mean over pixels plus ``cluster_weight`` times a mean over
+    rows. Differences from the papers: by default, the autoencoder is trained as a whole
+    for 40 epochs, not for 200, nor layer by layer as in DEC; rows are shuffled; ``tol``
+    compares the labels before and after a round; a round that loses a cluster is undone
+    (``keep_clusters``).
 
-    With ``warm_start`` codes and centers go on from the last fit; where it did not
-    leave ``n_clusters`` centers, k-means finds new ones in its codes.
+    With ``warm_start``, codes and centers continue from the last fit; if that has not
+    left ``n_clusters`` centers, k-means finds new ones in its codes.
 
     References
     ----------
@@ -249,8 +249,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
             warn(
                 f"The training ended with round {len(history)}, in which {n_lost} of "
                 "the clusters became empty; the round before is kept. "
-                f"{self._remedies()[1]}, or take keep_clusters=False to go on all the "
-                "same.",
+                f"{self._remedies()[1]}, or set keep_clusters=False to train on "
+                "anyway.",
                 CollapseWarning,
             )
         super()._check_health(p)
@@ -275,8 +275,8 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         Returns
         -------
         score : float
-            Higher is better; the targets are those of X. Values compare only at equal
-            ``n_clusters`` and weights of the losses.
+            Higher is better; the targets are those of X. Values are comparable only for
+            equal ``n_clusters`` and weights of the losses.
         """
         samples = self._check_X(X)
         net, module = self.net_, self.net_.module_
@@ -294,7 +294,7 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         return -float(loss)
 
     def _initial_centers(self, Z, X, seed):
-        """Return the centers to start from: those of the last fit, or of k-means.
+        """Return the initial centers, from the last fit or from k-means.
 
         Parameters
         ----------

@@ -123,13 +123,13 @@ class _Balanced(Shuffled):
 
 
 def fit_whitening(Z, n_components):
-    """Return what centers rows, and turns and scales them to variance 1.
+    """Return the PCA whitening of rows: their mean, and scaled components.
 
     Parameters
     ----------
     Z : ndarray of shape (n, D)
     n_components : int
-        Principal components kept: at most so many, and none without variance.
+        Maximum number of principal components; those without variance are dropped.
 
     Returns
     -------
@@ -159,7 +159,7 @@ def whiten(Z, mean, components):
 
 
 def _blocks(Z, size=2**16):
-    """Yield blocks of rows in double precision, which all rows may be too many for."""
+    """Yield blocks of rows in double precision; all rows may be too many."""
     for start in range(0, len(Z), size):
         yield Z[start : start + size].astype(np.float64)
 
@@ -176,8 +176,8 @@ def balanced_rows(labels, n_samples):
     Returns
     -------
     rows : ndarray of int of shape (n_samples,)
-        Of each cluster ``n_samples // n_clusters + 1`` draws, less what is cut off at
-        the end; distinct rows where the cluster has more than that.
+        ``n_samples // n_clusters + 1`` draws from each cluster, less what is cut off at
+        the end; distinct rows if the cluster has more than that.
     """
     order = np.argsort(labels, kind="stable")
     order = order[labels[order] >= 0]
@@ -208,9 +208,9 @@ def _cluster(Z, n_clusters, max_iter, n_init=1, device="cpu"):
 
 
 def _directions(Z, labels):
-    """Return where each cluster's mean lies, seen from the mean of all; length 1.
+    """Return the direction from the overall mean to each cluster's mean; length 1.
 
-    Not whitened: what the clusters have learned to differ in most counts most.
+    Not whitened: the features in which clusters differ most count most.
     """
     rows = np.arange(len(Z))
     mean = csr_array((np.ones(len(Z)), (labels, rows))) @ Z.astype(np.float64)
@@ -220,11 +220,11 @@ def _directions(Z, labels):
 
 
 class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
-    """Cluster images by features that learn to tell their own clusters apart.
+    """Cluster images by features that are trained to predict their own clusters.
 
     Two steps alternate. K-means groups the features of all images into many small
-    clusters, and the network is trained to name the cluster of each augmented image.
-    At the end the small clusters are merged into those asked for. Read more in the
+    clusters, and the network is trained to predict the cluster of each augmented image.
+    At the end the small clusters are merged into ``n_clusters``. Read more in the
     :ref:`User Guide <deepcluster>`.
 
     Parameters
@@ -232,22 +232,22 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
     n_clusters : int
         Number of clusters.
     n_training_clusters : int or None
-        Clusters of k-means, ``n_clusters`` to ``n_samples``; those of the end are
-        merged into ``n_clusters``. None: ``10 * n_clusters``, but at most a fiftieth
-        of the rows, and at least ``n_clusters``: in few steps a new layer learns few
-        clusters. Published: 10 times the classes, 10,000 on ImageNet.
+        Clusters of k-means, from ``n_clusters`` to ``n_samples``; the final ones are
+        merged into ``n_clusters``. None: ``10 * n_clusters``, but at most a fiftieth of
+        the rows, and at least ``n_clusters``, because in few steps a new layer learns
+        few clusters. Published: 10 times the number of classes, 10,000 on ImageNet.
     n_components : int or None
-        Principal components of the features that k-means sees; those without variance
-        are left out. None: 256, but at most a fiftieth of the rows, and at least 2: all
-        are scaled to one variance, so too many of them are noise. Published: 256.
+        Principal components of the features that k-means uses; those without variance
+        are left out. None: 256, but at most a fiftieth of the rows, and at least 2. All
+        are scaled to the same variance, so too many of them add noise. Published: 256.
     n_kmeans_iter : int
-        Iterations of k-means, at most.
+        Maximum number of k-means iterations.
     reassign_epochs : int
         Epochs between two assignments of the rows to clusters.
     sobel : bool
-        Whether the network sees the edges of the gray image, two channels, in place of
+        Whether the network sees the edges of the gray image (two channels) instead of
         its colors, see :func:`sklabel.augment.sobel`. Published: True on ImageNet.
-        Without, images of one color may become a cluster.
+        If False, images of one color may form a cluster.
     augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Contrastive` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -257,7 +257,8 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
     batch_size
         Published: 256.
     optimizer
-        The new layer of each assignment has plain SGD of the same ``lr`` in any case.
+        The new layer of each assignment is always trained by plain SGD with the same
+        ``lr``.
     lr : float
         Peak learning rate; 0.2 for a few hundred rows.
 
@@ -270,7 +271,7 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
     encoder_ : nn.Module
         Trained encoder.
     center_labels_ : ndarray of int of shape (n_centers,)
-        Cluster that each center was merged into.
+        Merged cluster of each center.
     whitening_mean_ : ndarray of shape (n_features_out,)
         Mean of the features.
     whitening_components_ : ndarray of shape (n_features_out, n_components)
@@ -280,47 +281,47 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         (normalized mutual information of this assignment and the one before; 0 in the
         first epoch, it rises as the clusters settle), ``clusters_used``,
         ``largest_cluster`` (share) and ``neighbor_agreement`` (how often one of the ten
-        nearest in the whitened features is in a row's cluster, of 1000 rows at most),
-        all of k-means, ``view_agreement`` (share of views for which the network names
-        the row's cluster) and ``confident_share`` (views with a probability above
-        0.99).
+        nearest neighbors in the whitened features is in a row's cluster, for at most
+        1000 rows), all for the k-means clusters, ``view_agreement`` (share of views for
+        which the network predicts the row's cluster) and ``confident_share`` (views
+        with a probability above 0.99).
 
     Raises
     ------
     ValueError
         If ``n_clusters`` or ``n_training_clusters`` is larger than the number of
-        samples, ``n_training_clusters`` is smaller than ``n_clusters``, or ``sobel`` is
-        asked of vectors.
+        samples, ``n_training_clusters`` is smaller than ``n_clusters``, or
+        ``sobel=True`` with vectors.
 
     Warns
     -----
     CollapseWarning
         If fewer than ``n_clusters`` clusters are in use at the end, one holds most of
-        the rows, or, after three epochs or more, the network names the clusters of
+        the rows, or, after three epochs or more, the network predicts the clusters of
         views hardly better than by chance.
 
     See Also
     --------
-    SCANClusterer : From neighbors in an embedding; better on photographs.
-    sklabel.embedding.SwAVTransformer : Features from clusters found in passing.
+    SCANClusterer : Uses neighbors in an embedding; better on photographs.
+    sklabel.embedding.SwAVTransformer : Features from clusters found during training.
 
     Notes
     -----
     Each assignment is one pass over X in evaluation mode and k-means on all rows,
-    n_samples * n_training_clusters * n_components per iteration.
+    with a cost of n_samples * n_training_clusters * n_components per iteration.
 
     The paper's setting for ImageNet is ``n_training_clusters=10_000, n_components=256,
     sobel=True, backbone="vgg16_bn", max_epochs=500, batch_size=256, lr=0.05``.
 
-    Departures: ``batch_size`` is for trainings of hundreds of steps, where each new
-    layer has few of them to learn its clusters. Every cluster is drawn equally often,
-    as the paper says; the public code draws large clusters more often, because it
-    numbers the images in two ways. A cluster that becomes empty takes the row farthest
-    from its own center, where faiss splits a large cluster. The features are those
-    after the last activation. The bias of the new layer does not decay. The last
-    clustering is the best of ten starts, and its clusters are merged by Ward's method,
-    by the directions of their mean features; in the whitened space, where every small
-    difference counts as much as the large ones, the merged clusters are much worse.
+    Differences from the published method: ``batch_size`` is for trainings of hundreds
+    of steps, where each new layer has few steps to learn its clusters. Every cluster is
+    drawn equally often, as the paper says; the public code draws large clusters more
+    often, because it numbers the images in two ways. An empty cluster gets the row
+    farthest from its own center, while faiss splits a large cluster. The features are
+    taken after the last activation. The bias of the new layer has no weight decay. The
+    final clustering is the best of ten starts, and Ward's method merges its clusters by
+    the directions of their mean features; merging in the whitened space, where small
+    differences count as much as large ones, is much worse.
 
     References
     ----------
@@ -391,10 +392,10 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         Returns
         -------
         scores : ndarray of shape (n_samples,), float32
-            1 less the distance to the nearest center over that to the nearest center of
-            another cluster (the simplified silhouette): 0 on a border to 1 on a center,
-            or where there is one cluster. NaN for a file that cannot be read, with
-            ``on_error="skip"``.
+            One minus the distance to the nearest center divided by the distance to the
+            nearest center of another cluster (the simplified silhouette), from 0 on a
+            border to 1 on a center; 1 if there is one cluster. NaN for a file that
+            cannot be read, with ``on_error="skip"``.
         """
         return self._border_distances(self._predict_rows(X))
 
@@ -412,7 +413,8 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         -------
         score : float
             Minus the mean squared distance to the nearest center; higher is better.
-            Values compare only at equal ``n_training_clusters`` and ``n_components``.
+            Values are comparable only for equal ``n_training_clusters`` and
+            ``n_components``.
         """
         return -float(np.nanmean(self._nearest(self._predict_rows(X))[1]))
 
@@ -448,9 +450,9 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         chance = 1 / whole[-1]["clusters_used"]
         if agreement < chance + min(chance, 0.05):
             warn(
-                "The network names the clusters of views hardly better than by chance: "
-                f"view_agreement {agreement:.3f}, by chance {chance:.3f}. Raise "
-                f"lr={self.lr} or reassign_epochs={self.reassign_epochs}, lower "
+                "The network predicts the clusters of views hardly better than by "
+                f"chance: view_agreement {agreement:.3f}, by chance {chance:.3f}. "
+                f"Raise lr={self.lr} or reassign_epochs={self.reassign_epochs}, lower "
                 f"batch_size={self.batch_size} or "
                 f"n_training_clusters={self.net_.module_.n_training_clusters}, or "
                 "weaken augment.",
@@ -474,7 +476,7 @@ class DeepClusterer(ClusteringRole, EmbeddingRole, Learner):
         return super()._build_backbone(mean, std)
 
     def _set_centers(self, Z, n_training_clusters, n_components):
-        """Cluster features (n, D) for the last time, and merge what is too many."""
+        """Cluster features (n, D) for the last time, and merge surplus clusters."""
         mean, components = fit_whitening(Z, n_components)
         W = whiten(Z, mean, components)
         n_iter, device = self.n_kmeans_iter, self.device

@@ -15,6 +15,7 @@ from .._core.parameters import (
     Positive,
     Schedule,
 )
+from .._core.processes import gathered
 from .._core.roles.clustering import ProbabilisticClusteringRole
 from .._core.samplers import Shuffled
 from .._core.warn import warn
@@ -61,9 +62,9 @@ class _IIC(Overclustering):
             self.restart(net, sampler.samples)
 
     def restart(self, net, samples):
-        """Try new heads on the encoder as it is; the best of new and old replaces all.
+        """Try new heads on the frozen encoder; the best of new and old replaces all.
 
-        Heads that learn together with their encoder stay with what they began with.
+        Heads that learn together with their encoder rarely leave their first solution.
         """
         heads, pairs = self.heads, self.paired_features(net, samples)
         n_tried = heads.n_heads + 1
@@ -81,7 +82,7 @@ class _IIC(Overclustering):
             net.optimizer_.state.pop(parameter, None)
 
     def go_on_in(self, heads):
-        """Make the first of other heads the one that was best so far."""
+        """Copy the best head so far into the first of other heads."""
         best = self.heads.keep_head(int(self.best_head))
         filled_(heads.linear, best.linear, slice(heads.n_classes))
 
@@ -129,7 +130,8 @@ class _IIC(Overclustering):
             heads(self.backbone(view)).float().softmax(-1) for view in (x, transformed)
         )
         # the pairs' joint distribution is that of a row with the mean of its views
-        return p1, p2.unflatten(1, (self.n_repeats, len(x))).mean(1)
+        p2 = p2.unflatten(1, (self.n_repeats, len(x))).mean(1)
+        return gathered(p1, 1), gathered(p2, 1)
 
     def after_epoch(self, net, sampler):
         if self.step > self.n_overcluster_steps:  # or else the heads are as they were
@@ -152,31 +154,32 @@ class _IIC(Overclustering):
 class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
     """Cluster images so that an image and a transformed copy share a cluster.
 
-    A network is trained from nothing to tell as much as it can about the cluster of a
-    transformed image from the cluster of the image. The mutual information of the two
-    is greatest where they agree, each is sure, and all clusters are of one size. Heads
-    with more clusters than are wanted are trained in turn with the others, and teach
-    the encoder finer differences. Read more in the :ref:`User Guide <iic>`.
+    A network is trained from random weights to maximize the mutual information between
+    the cluster of an image and the cluster of its transformed copy. It is greatest if
+    the two agree, each is confident, and all clusters have the same size.
+    Over-clustering heads, with more than ``n_clusters`` clusters, are trained
+    alternately with the others and teach the encoder finer differences. Read more in
+    the :ref:`User Guide <iic>`.
 
     Parameters
     ----------
     n_clusters : int
         Number of clusters. Outputs that no row of X uses are dropped at the end;
-        ``warm_start`` then makes new heads on the trained encoder, as it does for
-        another number of clusters.
+        ``warm_start`` then adds new heads to the trained encoder, as it does if
+        ``n_clusters`` changes.
     n_overclusters : int or None
-        Clusters of the over-clustering heads; None: five times ``n_clusters``, but no
-        more than 500 or ``n_clusters``, whichever is more: time and memory of a step
-        grow with the square. Published: 70 for 10 clusters on CIFAR-10, 50 on MNIST.
+        Clusters of the over-clustering heads; None: five times ``n_clusters``, but at
+        most 500 or ``n_clusters``, whichever is larger. Time and memory of a step grow
+        with its square. Published: 70 for 10 clusters on CIFAR-10, 50 on MNIST.
     n_sub_heads : int
         Heads of each kind, trained side by side; the one with the lowest loss is kept.
-        With ``warm_start`` it goes on beside new ones.
+        With ``warm_start``, it continues beside new ones.
     n_restarts : int
-        Times that ``n_sub_heads`` new heads of ``n_clusters`` are tried on the encoder
-        trained so far, at equal distances in the training, rounded down to whole
-        epochs: for 2000 steps at most, on features of 20,000 rows at most; the best,
-        new or old, takes all places. Heads that learn together with their encoder may
-        keep two kinds of images in one cluster for good. Published: 0.
+        Number of times that ``n_sub_heads`` new heads of ``n_clusters`` are trained on
+        the current encoder, at equal intervals rounded down to whole epochs, for at
+        most 2000 steps on features of at most 20,000 rows; the best head, new or old,
+        then replaces all. Without restarts, heads that learn together with their
+        encoder may keep two kinds of images in one cluster forever. Published: 0.
     n_repeats : int
         Transformed copies that each row is paired with in a step. Published: 3 on
         CIFAR-10, 5 elsewhere.
@@ -188,13 +191,13 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
         Passes over X per epoch through the heads of ``n_clusters``. Published: 2 on
         CIFAR-10 and MNIST.
     sobel : bool
-        Whether the network sees the edges of the gray image, two channels, in place of
-        its colors, see :func:`sklabel.augment.sobel`. Published: True, but for MNIST.
+        Whether the network sees the edges of the gray image (two channels) instead of
+        its colors, see :func:`sklabel.augment.sobel`. Published: True, except on MNIST.
         Without, images of one color may become a cluster.
     augment : "auto", nn.Module or None
-        Random views that the plain rows are paired with; "auto":
-        :class:`sklabel.augment.Contrastive` with 40 to 100 % of the area and colors
-        always changed for images, :class:`sklabel.augment.VectorNoise` for vectors.
+        Random views to pair with the plain rows; "auto":
+        :class:`sklabel.augment.Contrastive` with 40 to 100 % of the area and always
+        changed colors for images, :class:`sklabel.augment.VectorNoise` for vectors.
         Turn off flips for digits: ``Contrastive(flip=0)``.
     max_epochs : int
         Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published:
@@ -210,37 +213,38 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
         Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
         passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
         information, at best minus the log of the number of clusters), ``information``
-        (that of ``n_clusters``, whatever ``marginal_weight``, at best their log),
-        ``view_agreement`` (share of rows whose views are in their cluster),
-        ``neighbor_agreement`` (how often one of the ten nearest in the encoder's
-        features is in a row's cluster, of 1000 rows at most), ``largest_cluster``
-        (share), ``clusters_used`` and ``confident_share``.
+        (mutual information of the ``n_clusters`` clusters with ``marginal_weight=1``,
+        at best their log), ``view_agreement`` (share of rows whose views are in their
+        cluster), ``neighbor_agreement`` (how often one of the ten nearest neighbors in
+        the encoder's features is in a row's cluster, for at most 1000 rows),
+        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
 
     Raises
     ------
     ValueError
-        If ``n_clusters`` is larger than the number of samples, or ``sobel`` is asked
-        for on vectors.
+        If ``n_clusters`` is larger than the number of samples, or ``sobel=True`` with
+        vectors.
 
     See Also
     --------
-    SCANClusterer : Starts from an embedding; less up to the seed.
+    SCANClusterer : Starts from an embedding; depends less on the seed.
     sklabel.metrics.clustering_accuracy : Score against classes, best one-to-one match.
 
     Notes
     -----
-    Some seeds end far below others: set ``n_restarts``, or train several and keep the
-    one with the highest ``score``. Data of some hundred rows make few steps: raise
-    ``lr`` to 1e-2 there. The joint distribution of ``n_clusters`` squared entries is
-    estimated from one batch, which should hold many more pairs than a tenth of that (a
-    warning); published batches hold 660 to 1000 for the 2500 to 19,600 of the
-    over-clustering heads. Time and memory of a step grow with ``n_repeats``.
+    Results vary greatly with the seed: set ``n_restarts``, or train several models and
+    keep the one with the highest ``score``. With a few hundred rows there are few
+    steps: raise ``lr`` to 1e-2. The joint distribution has ``n_clusters`` squared
+    entries and is estimated from one batch, which should hold many more pairs than a
+    tenth of that (else there is a warning); published batches hold 660 to 1000 pairs
+    for the 2500 to 19,600 entries of the over-clustering heads. Time and memory of a
+    step grow with ``n_repeats``.
 
-    Departures: the first view is the plain image, which is what is clustered in the
-    end, where the public code crops it too; crops are of a random area, where that code
-    draws from a few sizes; the rate is 1e-3, for shorter trainings;
-    batch normalization tracks its statistics on all data, so that the cluster of a row
-    does not depend on the rows it comes with.
+    Differences from the public code: the first view is the plain image, which is
+    clustered in the end, not a crop; crops have a random area, not one of a few sizes;
+    the learning rate is 1e-3, for shorter trainings; batch normalization tracks its
+    statistics on all data, so that the cluster of a row does not depend on the rows in
+    its batch.
 
     References
     ----------
@@ -280,9 +284,10 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
             self.n_clusters**2 > 10 * n_pairs
         ):  # too few to tell how clusters go together
             warn(
-                f"A batch of {n_pairs} pairs says little of the {self.n_clusters**2} "
-                f"pairs of clusters: raise batch_size={self.batch_size} or n_repeats="
-                f"{self.n_repeats}, or lower n_clusters={self.n_clusters}.",
+                f"A batch of {n_pairs} pairs is too small to estimate the "
+                f"probabilities of {self.n_clusters**2} pairs of clusters: raise "
+                f"batch_size={self.batch_size} or n_repeats={self.n_repeats}, or "
+                f"lower n_clusters={self.n_clusters}.",
                 UserWarning,
             )
 
@@ -302,9 +307,9 @@ class IICClusterer(OverclusteringMixin, ProbabilisticClusteringRole, Learner):
         Returns
         -------
         score : float
-            Mutual information of the clusters of the rows and of their views, all rows
-            together, where ``marginal_weight`` is 1; higher is better. Values compare
-            only at equal ``n_clusters`` and ``augment``.
+            With ``marginal_weight=1``, the mutual information between the clusters of
+            all rows and of their views; higher is better. Values are comparable only
+            for equal ``n_clusters`` and ``augment``.
         """
         samples = self._check_X(X)
         module = self.net_.module_

@@ -25,6 +25,7 @@ from .._core.parameters import (
     UnitInterval,
     between,
 )
+from .._core.processes import gathered
 from .._core.roles.clustering import ClusteringRole
 from .._core.samplers import Shuffled
 from ..augment import Contrastive
@@ -65,7 +66,7 @@ class _IICSegmentation(Overclustering):
         return loss, {"cluster_loss": loss.detach(), "information": information}
 
     def information_loss(self, *views):
-        """Return the loss of what `views` returns."""
+        """Return the loss of the output of `views`."""
         return iic_segmentation_loss(
             *views, self.marginal_weight, self.half_side, self.collapsed
         )
@@ -73,8 +74,8 @@ class _IICSegmentation(Overclustering):
     def views(self, x, head):
         """Return the probabilities of images and of their recolored, moved copies.
 
-        With them come the maps that bring the copies back, and where these show the
-        image.
+        Also return the maps that move the copies back, and masks of where these show
+        the image.
         """
         # in full precision: a grid in bfloat16 is off by tenths of a pixel
         with torch.autocast(x.device.type, enabled=False):
@@ -85,7 +86,8 @@ class _IICSegmentation(Overclustering):
                 self.augment(x), grid, padding_mode="reflection", align_corners=False
             )
             inside = F.affine_grid(back, x.shape, align_corners=False).abs() <= 1
-        return self.maps(x, head), self.maps(view, head), back, inside.all(-1)
+        found = self.maps(x, head), self.maps(view, head), back, inside.all(-1)
+        return gathered(found)
 
     def after_epoch(self, net, sampler):
         samples = sampler.samples
@@ -133,9 +135,9 @@ def _random_moves(x, flip, rotate, zoom):
 def _published_net(sample_shape, width):
     """Return the paper's network, narrower: maps of half the height and width.
 
-    It sees 30 pixels at once, a quarter of the published images. In small images it
-    would see everything, and draw smooth borders through them wherever; so there it is
-    the first three layers, which see 7, without halving.
+    Its receptive field is 30 pixels, a quarter of the published images. On small images
+    it would cover everything, and borders would be smooth and arbitrary; so for these
+    the network is the first three layers, with a field of 7 pixels, without halving.
     """
     n_in, *side = sample_shape
     small = min(side) < _SMALL
@@ -167,31 +169,31 @@ def _head(n_features, n_outputs):
 class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
     """Cluster the pixels of images by what surrounds them.
 
-    A convolutional network gives each pixel a cluster. It is trained from nothing to
-    tell as much as it can about the cluster of a pixel in a recolored and moved copy of
-    the image from the clusters of the pixels around that place in the image itself.
-    Read more in the :ref:`User Guide <iic>`.
+    A convolutional network assigns each pixel to a cluster. It is trained from random
+    weights to maximize the mutual information between the cluster of a pixel in a
+    recolored and moved copy of the image and the clusters of the pixels around that
+    place in the original. Read more in the :ref:`User Guide <iic>`.
 
     Parameters
     ----------
     n_clusters : int
         Number of clusters. Outputs that no pixel of X uses are dropped at the end;
-        ``warm_start`` then makes a new head on the trained encoder, as it does for
-        another number of clusters.
+        ``warm_start`` then adds a new head to the trained encoder, as it does if
+        ``n_clusters`` changes.
     n_overclusters : int or None
-        Clusters of the over-clustering head; None: five times ``n_clusters``, but no
-        more than 500 or ``n_clusters``, whichever is more. Published: 15 for 3 clusters
-        on COCO-Stuff, 24 on Potsdam.
+        Clusters of the over-clustering head; None: five times ``n_clusters``, but at
+        most 500 or ``n_clusters``, whichever is larger. Published: 15 for 3 clusters on
+        COCO-Stuff, 24 on Potsdam.
     half_side : int
-        Pixels are paired over all displacements of up to so many rows and columns; the
-        time for the loss grows with its square, and what is thinner is not found. Less
-        than the image's shorter side. Published: 10 for 128 pixels, 5 on Potsdam.
+        Pixels are paired over all displacements of up to this many rows and columns,
+        less than the image's shorter side. The time for the loss grows with its square,
+        and thinner regions are not found. Published: 10 for 128 pixels, 5 on Potsdam.
     marginal_weight : float
         Weight of the entropy that keeps all clusters in use, > 0. Paper: lambda.
         Published: 1, but 1.5 for the head of ``n_clusters`` on COCO-Stuff-3.
     collapsed : bool
-        Whether all displacements make one joint distribution, or one each, as in all
-        published models.
+        Whether all displacements share one joint distribution; False: one each, as in
+        all published models.
     overcluster_epochs : int
         Passes over X per epoch through the over-clustering head; 0 leaves it out.
     cluster_epochs : int
@@ -199,18 +201,18 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
     flip : float
         Probability that the second view is mirrored left to right.
     rotate : float
-        Largest rotation of the second view in degrees, both ways.
+        Largest rotation of the second view in degrees, in both directions.
     zoom : float
-        The second view shows up to so much less or more of the image: its side times
-        factors from ``1 - zoom`` to ``1 + zoom``; in [0, 1).
+        The side of the second view is scaled by factors from ``1 - zoom`` to ``1 +
+        zoom``; in [0, 1).
     width : float
-        Channels of the network that ``backbone="auto"`` means, as a share of the
-        published ones, > 0, rounded up to multiples of 16: six 3 x 3 convolutions of
-        64 to 512 channels, which halve the images once; the first three, without
-        halving, for sides below 64 pixels. Published: 1.
+        Channels of the network with ``backbone="auto"``, as a multiple of the published
+        ones, > 0, rounded up to multiples of 16. The published network has six 3 x 3
+        convolutions of 64 to 512 channels, which halve the images once; for sides below
+        64 pixels, only the first three, without halving, are used. Published: 1.
     augment : "auto", nn.Module or None
         Changes the second view and must leave pixels in their places; "auto":
-        :class:`sklabel.augment.Contrastive` with nothing but its colors.
+        :class:`sklabel.augment.Contrastive` with its color changes only.
     max_epochs : int
         Epochs of ``overcluster_epochs + cluster_epochs`` passes over X. Published:
         4800.
@@ -222,17 +224,18 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
     Attributes
     ----------
     labels_ : ndarray of int of shape (n_samples, height, width)
-        Cluster of each pixel, 0 to ``n_clusters_ - 1``, all of them in use.
+        Cluster of each pixel, from 0 to ``n_clusters_ - 1``, all in use.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss`` (mean of all
         passes), ``cluster_loss`` and ``overcluster_loss`` (minus the mutual
         information, at best minus the log of the number of clusters), ``information``
-        (that of ``n_clusters`` at the same place of two views, whatever
-        ``marginal_weight``, at best their log) and, of the pixels of up to 32 images,
-        ``neighbor_agreement`` (how often one beside another is of its cluster),
-        ``largest_cluster`` (share), ``clusters_used`` and ``confident_share``.
+        (mutual information of the ``n_clusters`` clusters at the same place of two
+        views with ``marginal_weight=1``, at best their log) and, for the pixels of up
+        to 32 images, ``neighbor_agreement`` (how often adjacent pixels share a
+        cluster), ``largest_cluster`` (share), ``clusters_used`` and
+        ``confident_share``.
     encoder_ : nn.Module
-        Trained encoder; gives the mean of its maps over each image.
+        Trained encoder; returns the mean of its maps over each image.
     sample_shape_ : tuple of int
         Shape of one sample: ``(C, H, W)``.
 
@@ -240,7 +243,7 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
     ------
     ValueError
         If X holds vectors, ``half_side`` does not fit into the images, or ``backbone``
-        does not give maps ``(B, D, H', W')`` of them before their mean is taken.
+        does not return maps ``(B, D, H', W')`` before pooling.
 
     See Also
     --------
@@ -248,18 +251,19 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
 
     Notes
     -----
-    A step takes one product of matrices for each of the ``(2 * half_side + 1) ** 2``
+    A step takes one matrix product for each of the ``(2 * half_side + 1) ** 2``
     displacements, over all pixels of the batch.
 
-    A network that knows where a pixel lies may make the place its cluster, as it does
-    not depend on the content: look at ``labels_.mean(0)``. Convolutions with a border
-    of zeros tell the place in images that are no larger than the field of view.
+    A network that can infer a pixel's position may use the position as its cluster;
+    look at ``labels_.mean(0)``. Zero padding reveals the position in images that are no
+    larger than the receptive field.
 
-    Departures: a network a quarter as wide and a rate of 1e-3, for small data, and half
-    as deep for small images; one ``marginal_weight`` for both heads; borders that
-    repeat the outermost pixels in place of zeros, for the reason above; the convolution
-    that makes the clusters has no border, so that maps keep their frame; colors alone
-    are seen, where the public code adds edges for COCO-Stuff.
+    Differences from the published method: the network is a quarter as wide, with a
+    learning rate of 1e-3, for small data, and half as deep for small images; both heads
+    share one ``marginal_weight``; padding repeats the outermost pixels instead of
+    zeros, for the reason above; the last convolution, which computes the clusters, has
+    no padding, so that maps keep their frame; the input is colors alone, while the
+    public code adds edges for COCO-Stuff.
 
     References
     ----------
@@ -340,8 +344,8 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
         Returns
         -------
         score : float
-            Mutual information of the clusters of pixels of two views, mean over
-            batches, where ``marginal_weight`` is 1; higher is better. Values compare
+            With ``marginal_weight=1``, the mutual information between the clusters of
+            pixels of two views, averaged over batches; higher is better. Values compare
             only at equal ``n_clusters`` and views.
         """
         samples = self._check_X(X)
@@ -421,8 +425,8 @@ class IICSegmenter(OverclusteringMixin, ClusteringRole, Learner):
             name = repr(body) if isinstance(body, str) else type(body).__name__
             raise ValueError(
                 f"backbone={name} gives an output of shape {tuple(maps.shape)} for two "
-                "images; segmentation needs maps (B, D, H, W): leave out what pools or "
-                "flattens them."
+                "images; segmentation needs maps (B, D, H, W): remove the layers that "
+                "pool or flatten them."
             )
         return encoder.train()
 

@@ -24,6 +24,7 @@ from .._core.parameters import (
     Positive,
     Schedule,
 )
+from .._core.processes import gathered
 from .._core.roles.clustering import NeighborhoodMixin, ProbabilisticClusteringRole
 from .._core.samplers import Paired, Shuffled
 from .._core.warn import warn
@@ -55,7 +56,9 @@ class _SCAN(Method):
         return self._logits(x).float().softmax(-1)  # (heads, B, K)
 
     def loss(self, x, y):
-        anchors, neighbors = (self._logits(self.augment(part)).float() for part in x)
+        anchors, neighbors = (
+            gathered(self._logits(self.augment(part)).float(), 1) for part in x
+        )
         parts = [
             scan_loss(a, n, self.entropy_weight, self.prior)
             for a, n in zip(anchors, neighbors, strict=True)
@@ -133,8 +136,8 @@ class _SelfLabel(Method):
     def loss(self, x, y):
         # the plain view's pass is in train mode, as in the public code
         with torch.no_grad():
-            weak = self._logits(x)
-        strong = self._logits(self.augment(x))
+            weak = gathered(self._logits(x))
+        strong = gathered(self._logits(self.augment(x)))
         return confidence_cross_entropy(weak, strong, self.threshold, self.balance)
 
     def after_epoch(self, net, sampler):
@@ -150,9 +153,9 @@ class _SelfLabel(Method):
 
 
 class _KeepingSelfLabel(_SelfLabel):
-    """The first epoch that loses a cluster is the last.
+    """Stop at the first epoch that loses a cluster.
 
-    Kept is the epoch, or the start, with the lowest loss of stage 1 before it.
+    Before it, the epoch (or the start) with the lowest loss of stage 1 is kept.
     """
 
     entropy_weight: float
@@ -195,17 +198,17 @@ class _KeepingSelfLabel(_SelfLabel):
 class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     """Cluster images so that nearest neighbors in an embedding share a cluster.
 
-    An embedding is learned, each image's nearest neighbors in it are found once, and a
-    network is trained to give an image and its neighbor the same confident cluster
-    while using all clusters. Then it is fine-tuned on its own confident answers. Read
-    more in the :ref:`User Guide <clustering>`.
+    An embedding is learned and each image's nearest neighbors in it are found once.
+    Then a network is trained to assign an image and its neighbors to the same cluster,
+    confidently, while using all clusters. Finally, it is fine-tuned on its own
+    confident predictions. Read more in the :ref:`User Guide <clustering>`.
 
     Parameters
     ----------
     n_clusters : int
         Number of clusters. Outputs that no row of X uses are dropped at the end.
     n_neighbors : int
-        Neighbors mined per row; fewer where X has fewer rows. Published: 20, and 50 for
+        Neighbors mined per row; fewer if X has fewer rows. Published: 20, or 50 for
         ImageNet.
     entropy_weight : float
         Weight of the entropy that keeps all clusters in use, >= 0.
@@ -214,28 +217,29 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     prior : array-like of shape (n_clusters,) or None
         Expected share of each cluster; None: equal shares.
     train_backbone : bool
-        Whether the encoder is trained too, or the heads alone.
+        Whether the encoder is trained too; False: only the heads.
     self_label_epochs : int
         Epochs of self-labeling; 0 leaves it out. Published: 200.
     self_label_threshold : float
-        A row teaches where its probability is above this, in [0, 1).
+        A row is trained on if its probability is above this, in [0, 1).
     self_label_batch_size : int
         Samples per step of self-labeling. Published: 1000.
     self_label_lr : float or None
         Learning rate of self-labeling, > 0; None: ``lr``. Published: 1e-4.
     self_label_ema_decay : float or None
-        Decay of the averaged weights to which those of the network go back after every
+        Decay of the averaged weights that replace the network's weights after every
         step of self-labeling, in [0, 1); None: no average. Published: 0.999 for
         ImageNet.
     balance_clusters : bool
-        Whether self-labeling weights clusters against their size.
+        Whether self-labeling weights clusters inversely to their size.
     keep_clusters : bool
-        Whether self-labeling ends when a cluster loses its last row, and the epoch with
-        the lowest clustering loss on X is kept, the start included: few confident rows
-        can lead it astray. False: the last epoch, as published.
+        Whether self-labeling stops when a cluster loses its last row, and keeps the
+        epoch with the lowest clustering loss on X, or the state before it: training on
+        few confident rows can make it worse. False: the last epoch is kept, as
+        published.
     metric : {"auto", "cosine", "euclidean"}
-        Nearness of embeddings. "auto": cosine with an embedder, as published, and
-        euclidean on vectors without one.
+        Distance between embeddings. "auto": cosine with an embedder, as published, and
+        euclidean on vectors without an embedder.
     augment : "auto", nn.Module or None
         Random views; "auto": :func:`sklabel.augment.scan_strong` for images,
         :class:`sklabel.augment.VectorNoise` for vectors.
@@ -251,16 +255,16 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
     neighbors_ : ndarray of int of shape (n_samples, n_neighbors + 1)
         Mined neighbors, the row itself first.
     embedder_ : estimator
-        Fitted embedder, where there is one.
+        Fitted embedder, if there is one.
     net_ : skorch.NeuralNet
-        Trained net of the last stage; ``net_.history`` holds per epoch of both
+        Trained net of the last stage; ``net_.history`` holds per epoch of both stages
         ``stage`` ("cluster", then "self-label"), ``train_loss``, ``largest_cluster``
         (share), ``clusters_used``, ``confident_share``, ``neighbor_agreement`` (rows in
-        the cluster of a neighbor); while clustering ``score`` (the lower the better,
-        needs no labels), ``consistency``, ``entropy`` and ``best``, whether it is the
-        best epoch so far: the last of these is kept; and with ``keep_clusters`` in
-        self-labeling ``clustering_loss``, ``lost_clusters`` and ``best`` (none: the
-        start is kept).
+        the cluster of a neighbor); in the first stage ``score`` (lower is better, needs
+        no labels), ``consistency``, ``entropy`` and ``best`` (whether it is the best
+        epoch so far; the last of these is kept); and in self-labeling with
+        ``keep_clusters`` ``clustering_loss``, ``lost_clusters`` and ``best`` (if no
+        epoch is, the state before self-labeling is kept).
     prior_ : ndarray of shape (n_clusters,) or None
         Expected share of each cluster in use.
     n_iter_ : int
@@ -283,21 +287,21 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
 
     Notes
     -----
-    Departures: the rate of both stages is 1e-3 because default trainings are hundreds
-    of steps long, not 20,000; the default embedder is SimCLR as in its own paper, with
-    a temperature of 0.5, both views as anchors, and a head with BatchNorm; epoch and
-    head are chosen on the training rows; self-labeling keeps its best epoch
-    (``keep_clusters``); weights alone decay, not biases and norms; batches without a
-    confident row are skipped, where the public code stops. The authors' setting for
-    CIFAR-10: ``lr=1e-4, max_epochs=50, self_label_epochs=200,
+    Differences from the published method: the learning rate of both stages is 1e-3
+    because default trainings have hundreds of steps, not 20,000; the default embedder
+    is SimCLR as in its own paper, with a temperature of 0.5, both views as anchors, and
+    a head with BatchNorm; epoch and head are chosen on the training rows; self-labeling
+    keeps its best epoch (``keep_clusters``); biases and norms have no weight decay;
+    batches without a confident row are skipped, while the public code stops. The
+    authors' setting for CIFAR-10: ``lr=1e-4, max_epochs=50, self_label_epochs=200,
     self_label_batch_size=1000, keep_clusters=False,
     embedder=SimCLRTransformer(temperature=0.1, anchors="first", projection_norm=False,
     output="projection", backbone="resnet18", augment=Contrastive(crop=(0.2, 1.0),
     jitter=(0.4, 0.4, 0.4, 0.1)), optimizer="sgd", lr=0.4, final_lr=4e-4,
     warmup_epochs=0, batch_size=512, max_epochs=500)``.
 
-    With ``warm_start`` the encoder goes on learning, and the kept head where it has
-    ``n_clusters`` outputs; heads beside it are new.
+    With ``warm_start``, the encoder keeps learning, and so does the kept head if it has
+    ``n_clusters`` outputs; other heads are new.
 
     References
     ----------
@@ -377,13 +381,13 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
         -------
         score : float
             Minus the ``score`` of ``net_.history``, on X and neighbors within X: the
-            entropy of the clusters less the disagreement of neighbors, at best the log
-            of ``n_clusters``; higher is better. Values compare only at equal
-            ``n_clusters`` and ``n_neighbors``, and on as many rows.
+            entropy of the clusters minus the disagreement of neighbors, at best the log
+            of ``n_clusters``; higher is better. Values are comparable only for equal
+            ``n_clusters``, ``n_neighbors`` and numbers of rows.
         """
         samples = self._check_X(X)
         if samples.n_trained < 2:
-            raise ValueError("X has less than two rows to score: none has a neighbor.")
+            raise ValueError("X has fewer than two rows to score: none has a neighbor.")
         p = torch.from_numpy(self._forward_rows(samples)[samples.good])
         neighbors = torch.from_numpy(self._mine_neighbors(X, samples, seed=0))
         return -float(scan_head_scores(p[None], neighbors, self._expected_shares())[0])
@@ -400,8 +404,8 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
             )
         if not (np.isfinite(prior) & (prior >= 0)).all() or not prior.any():
             raise ValueError(
-                f"prior={self.prior} must hold shares that are finite and not "
-                "negative, one above 0 at least."
+                f"prior={self.prior} must hold finite shares that are not negative, at "
+                "least one above 0."
             )
         return prior / prior.sum()
 
@@ -473,9 +477,9 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
         score, best = min(scores, default=-math.inf), -math.log(self.n_clusters)
         if self.self_label_epochs and not (p > self.self_label_threshold).any():
             warn(
-                "No row is sure enough to teach in self-labeling: raise max_epochs="
-                f"{self.max_epochs} or lr={self.lr}, or lower self_label_threshold="
-                f"{self.self_label_threshold}.",
+                "No row is confident enough for self-labeling, so it changes nothing: "
+                f"raise max_epochs={self.max_epochs} or lr={self.lr}, or lower "
+                f"self_label_threshold={self.self_label_threshold}.",
                 CollapseWarning,
             )
         elif score > 0.05 * best:
@@ -494,8 +498,7 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
                 f"the weights {f'of epoch {kept}' if kept else 'before it'} are kept. "
                 f"Raise self_label_threshold={self.self_label_threshold}, "
                 f"self_label_batch_size={self.self_label_batch_size} or max_epochs="
-                f"{self.max_epochs}, or take keep_clusters=False to go on all the "
-                "same.",
+                f"{self.max_epochs}, or set keep_clusters=False to train on anyway.",
                 CollapseWarning,
             )
         super()._check_health(p, prior=self._check_prior())

@@ -36,7 +36,7 @@ _MOST_VALIDATED = 2000
 
 
 class _TaskEncoder(nn.Module):
-    """A linear layer whose rows have a length and a direction of their own."""
+    """A linear layer whose rows have separate length and direction."""
 
     def __init__(self, n_features, n_clusters):
         super().__init__()
@@ -76,7 +76,7 @@ class _TURTLE(Method):
         return (x * self.factors).split(self.sizes, 1)
 
     def label(self, spaces):
-        """Return what each space says of its rows, (B, K) each."""
+        """Return the labels from each space, (B, K) each."""
         pairs = zip(self.tasks, spaces, strict=True)
         return [task(z).softmax(1) for task, z in pairs]
 
@@ -130,7 +130,7 @@ def _error(layers, spaces, labels):
 
 
 def _cross_validated(Z, labels, seed):
-    """Return the accuracy of a linear classifier on labels of rows left out."""
+    """Return the cross-validated accuracy of a linear classifier on labels."""
     names, codes = np.unique(labels, return_inverse=True)
     spread = Z.std(0)
     Z = (Z - Z.mean(0)) / np.where(spread > 0, spread, 1)
@@ -145,49 +145,48 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
     """Cluster frozen embeddings by the labels that linear classifiers learn best.
 
     A linear layer, the task encoder, labels all rows. Linear classifiers are fitted to
-    these labels for a few steps, and the task encoder is moved to where they would have
-    been right: toward labels that are easy to learn from the embedding. All labels
-    shall be used. With several embeddings, each has its own task encoder and
-    classifier, and the labels are the mean: what all of them find easy. The embeddings
-    are not trained. Read more in the :ref:`User Guide <turtle>`.
+    these labels for a few steps, and the task encoder is trained to reduce their error,
+    that is, toward labels that are easy to learn from the embedding, while using all
+    labels. With several embeddings, each has its own task encoder and classifier, and
+    the labels are the mean, which all of them learn easily. The embeddings are not
+    trained. Read more in the :ref:`User Guide <turtle>`.
 
     Parameters
     ----------
     n_clusters : int
-        Number of clusters. Those that no row is in are dropped at the end.
+        Number of clusters. Empty ones are dropped at the end.
     embedder : transformer, list of transformers or None
-        Makes the vectors of X, of each the vectors of one space; cloned and fitted to
-        X, or used as it is within a :class:`sklearn.frozen.FrozenEstimator`. None: X
-        holds the vectors.
+        Embeds X; each transformer gives one space. Cloned and fitted to X, or used as
+        is within a :class:`sklearn.frozen.FrozenEstimator`. None: X holds the vectors.
     space_sizes : sequence of int or None
-        Features of each space, where X holds the vectors of several spaces side by
-        side, as ``np.hstack`` puts them. None: all features of X are one space.
+        Features of each space, if X holds the vectors of several spaces side by side,
+        as from ``np.hstack``. None: all features of X are one space.
     entropy_weight : float
         Weight of the entropy of the mean label of each space, >= 0. Paper: gamma.
     rescale : bool
-        Whether the vectors of each space are divided by one number, so that the mean
-        square of a feature is 1. Published: no; vectors of length 1 need it, or a
+        Whether the vectors of each space are divided by one number that makes the mean
+        square of a feature 1. Published: False; vectors of length 1 need True, or a
         higher ``inner_lr``.
     n_steps : int
         Steps of the task encoder. Paper: T.
     inner_steps : int
-        Steps for which new classifiers are fitted in each step. Paper: M.
+        Steps that fit the new classifiers in each step of the task encoder. Paper: M.
     inner_lr : float
-        Their learning rate (Adam), > 0.
+        Learning rate of the classifiers (Adam), > 0.
     lr : float
         Learning rate of the task encoder (Adam), > 0.
     batch_size : int
         Rows per step.
     n_init : int
-        Trainings, each from a start of its own, of which the best is kept.
+        Number of trainings, each from another start; the best is kept.
     rank_by : {"loss", "accuracy"}
-        Which training is the best: that of the lowest loss in the last steps, or that
-        whose labels a logistic regression predicts best of rows left out.
+        How the best training is chosen: by the lowest loss in the last steps, or by the
+        highest cross-validated accuracy of a logistic regression on its labels.
 
     Attributes
     ----------
     embedder_ : transformer or list of transformers
-        Fitted embedders, where there are any.
+        Fitted embedders, if there are any.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per 100 steps ``train_loss``,
         ``classifier_loss``, ``entropy`` (of the mean labels, at most ln ``n_clusters``
@@ -197,14 +196,14 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
     encoder_ : nn.ModuleList
         Trained task encoders.
     init_scores_ : ndarray of shape (n_init,)
-        Of each training, what ``rank_by`` says: minus the loss, or the accuracy.
+        Score of each training by ``rank_by``: minus the loss, or the accuracy.
     sample_shape_ : tuple of int
-        Shape of one sample: that of the embedder where it has one, else ``(D,)``.
+        Shape of one sample: the embedder's if it has one, else ``(D,)``.
 
     Raises
     ------
     ValueError
-        If ``n_clusters`` is larger than the number of samples, X holds no vectors where
+        If ``n_clusters`` is larger than the number of samples, X holds no vectors and
         there is no embedder, or ``space_sizes`` do not add up to the features of X.
 
     Warns
@@ -219,12 +218,12 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
 
     Notes
     -----
-    The gradient of the outer loss takes the fitted classifiers as fixed, as published.
-    Clusters of equal sizes are what the entropy asks for; lower ``entropy_weight``
-    where they differ.
+    The gradient of the outer loss treats the fitted classifiers as constants, as
+    published. The entropy favors clusters of equal size; lower ``entropy_weight`` if
+    sizes differ.
 
-    Departure: batches follow each other in passes over the rows, and are not drawn anew
-    each; up to ``batch_size`` rows this is the same.
+    Difference from the paper: batches are drawn without replacement in passes over the
+    rows, not independently; for up to ``batch_size`` rows this is the same.
 
     References
     ----------
@@ -285,7 +284,7 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
         return tuple(map(int, sizes))
 
     def _factors(self, samples):
-        """Return what each feature is multiplied with, (D,)."""
+        """Return the factor of each feature, (D,)."""
         factors = torch.ones(sum(self._sizes))
         if self.rescale:
             Z = samples[samples.spread(_MOST_VALIDATED)].float()
@@ -317,7 +316,8 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
             self.interrupted_ = True
             warn(
                 f"{type(self).__name__} was interrupted after {net.step_} of "
-                f"{net.total_steps_} steps. It is fitted with what it had learned.",
+                f"{net.total_steps_} steps. It is fitted with its weights at that "
+                "step.",
                 UserWarning,
             )
         return net
@@ -330,9 +330,9 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
         return -net.history[-1, "train_loss"] if net.history else -np.inf
 
     def _generalization(self, samples, labels, seed):
-        """Return how well labels of the readable rows are predicted of rows left out.
+        """Return the cross-validated accuracy on labels of the readable rows.
 
-        The mean over the spaces, of at most so many rows.
+        It is the mean over the spaces, on a limited number of rows.
         """
         some = evenly_spaced(len(labels), _MOST_VALIDATED)
         Z = samples[samples.good[some]].float()
@@ -340,7 +340,7 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
         return float(np.mean([_cross_validated(z, labels[some], seed) for z in spaces]))
 
     def score(self, X, y=None):
-        """Return how well linear classifiers predict the found labels of rows left out.
+        """Return the cross-validated accuracy of linear classifiers on the labels.
 
         Parameters
         ----------
@@ -365,8 +365,8 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
         return module
 
     def _remedies(self):
-        more = f"Train longer (n_steps={self.n_steps}), start again (n_init)"
+        more = f"Train longer (n_steps={self.n_steps}), raise n_init"
         return (
             f"{more}, or raise entropy_weight={self.entropy_weight}",
-            f"{more}, take rescale=True, or raise entropy_weight={self.entropy_weight}",
+            f"{more}, set rescale=True, or raise entropy_weight={self.entropy_weight}",
         )

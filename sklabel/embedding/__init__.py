@@ -1,4 +1,4 @@
-"""Embedding: images or vectors in, vectors that mean something out, without labels."""
+"""Embedding: from images or vectors to feature vectors, without labels."""
 
 from ._autoencoder import AutoencoderTransformer
 from ._byol import BYOLTransformer

@@ -1,4 +1,4 @@
-"""Convolutional autoencoder, as DCEC has it (Guo, Liu, Zhu and Yin, 2017)."""
+"""The convolutional autoencoder of DCEC (Guo, Liu, Zhu and Yin, 2017)."""
 
 from dataclasses import InitVar
 
@@ -61,10 +61,11 @@ class _Autoencoder(Method):
 class AutoencoderTransformer(EmbeddingRole, Learner):
     """Embed images by a short code from which they can be reconstructed.
 
-    An encoder turns an image into a code, a decoder turns the code into an image, and
-    both are trained to give back what came in. Nothing is augmented, so it also works
-    where augmentation would change the class; it keeps what takes up many pixels, not
-    what matters to you. Read more in the :ref:`User Guide <autoencoder>`.
+    An encoder turns an image into a code, a decoder turns the code back into an image,
+    and both are trained to reconstruct the input. No augmentation is needed, so the
+    method also works if augmentation would change the class; but the code describes
+    what covers many pixels, which may not be what you care about. Read more in the
+    :ref:`User Guide <autoencoder>`.
 
     Parameters
     ----------
@@ -77,10 +78,10 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
         Widths of the layers for vectors; the decoder mirrors them.
     standardize : bool
         Whether channels of images, and features of vectors, are centered and divided by
-        their standard deviation. Without, pixels go from 0 to 1, as published, and
-        vectors are taken as they are: what has little spread counts little.
+        their standard deviation. If False, pixels are in [0, 1], as published, and
+        vectors are not scaled: features of low variance count little.
     augment : nn.Module or None
-        Damages the input; what is reconstructed is the undamaged sample (a denoising
+        Corrupts the input, from which the clean sample is reconstructed (a denoising
         autoencoder). "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors.
     max_epochs
@@ -99,17 +100,17 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
 
     See Also
     --------
-    SimCLRTransformer : Learns what stays the same under changes that you name.
+    SimCLRTransformer : Learns features that are invariant to augmentation.
 
     Notes
     -----
-    With ``backbone="auto"``, images go through convolutions of 5, 5 and 3 pixels with
-    stride 2, ReLU, and a linear layer, mirrored by transposed convolutions; vectors go
-    through the dense network of DEC; Glorot initialization. Another backbone is
-    followed by a linear layer that makes the code, and the decoder is as above. The
-    loss is the mean squared error over pixels in [0, 1], or over standardized features.
-    One departure: the encoder sees standardized pixels, the published one those in
-    [0, 1].
+    With ``backbone="auto"``, images pass through convolutions of 5, 5 and 3 pixels with
+    stride 2, ReLU, and a linear layer, mirrored by transposed convolutions; vectors
+    pass through the dense network of DEC. Initialization is Glorot's. Another backbone
+    is followed by a linear layer that outputs the code, and the decoder is as above.
+    The loss is the mean squared error over pixels in [0, 1], or over standardized
+    features. One difference from the paper: the input is standardized pixels, not
+    pixels in [0, 1].
 
     References
     ----------
@@ -139,7 +140,7 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
     schedule: Schedule = "constant"
 
     _bound = ("standardize",)
-    remedy = "lower lr={lr}, or check that the samples are not all alike"
+    remedy = "lower lr={lr}, or check that the samples are not all equal"
     # codes are no directions: they may well share a large mean
     least_spread, least_rank = 0.01, 0
 
@@ -150,7 +151,7 @@ class AutoencoderTransformer(EmbeddingRole, Learner):
         super()._train(samples)
 
     def inverse_transform(self, Z):
-        """Return the samples that codes stand for.
+        """Reconstruct samples from codes.
 
         Parameters
         ----------

@@ -54,7 +54,7 @@ class _BYOL(ProjectionNet):
 
 
 def _views(sample_shape):
-    """Return the two views of the paper; those of small images are not blurred."""
+    """Return the two views of the paper, without blur for small images."""
     blurs = (0.0, 0.0) if is_small(sample_shape) else (1.0, 0.1)
     return [
         Contrastive(jitter=(0.4, 0.4, 0.2, 0.1), blur=blur, solarize=solarize)
@@ -65,10 +65,10 @@ def _views(sample_shape):
 class BYOLTransformer(EmbeddingRole, Learner):
     """Embed images with a network that predicts its average's output for another view.
 
-    Two views of an image go through the network and through a slowly moving average of
-    it. From the network's output for one view, a small predictor must predict the
-    average's output for the other. No image is pushed away from another. The features
-    before the head are the embedding. Read more in the :ref:`User Guide <byol>`.
+    Two views of an image pass through the network and through a slow moving average of
+    it. From the network's output for one view, a small predictor predicts the average's
+    output for the other view. There are no negative pairs. The embedding is the
+    features before the head. Read more in the :ref:`User Guide <byol>`.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class BYOLTransformer(EmbeddingRole, Learner):
         Hidden width of both. Published: 4096; 1024 is usual for CIFAR.
     augment : "auto", nn.Module, pair of nn.Module or None
         Random views; a pair: one for each view. "auto": for images
-        :class:`sklabel.augment.Contrastive` in the paper's two settings, for vectors
+        :class:`sklabel.augment.Contrastive` with the paper's two settings, for vectors
         :class:`sklabel.augment.VectorNoise`. Turn off flips for digits:
         ``Contrastive(flip=0)``.
     max_epochs
@@ -95,20 +95,20 @@ class BYOLTransformer(EmbeddingRole, Learner):
 
     See Also
     --------
-    SimCLRTransformer, MoCoTransformer : With negatives.
+    SimCLRTransformer, MoCoTransformer : Use negative pairs.
     sklabel.selection.USLSelector : Choose the images worth a label from the embedding.
 
     Notes
     -----
     Without BatchNorm or another normalization in head or backbone, BYOL collapses. The
     loss is that of the paper, 0 to 8; a loss below 0.01 after a few epochs is a
-    collapse. Departures, for small data and batches: AdamW at 1e-3, narrower heads, no
-    blur below 64 pixels, the average starts with the network's own weights, and
-    brightness changes by a factor, where the authors' code adds an offset. The
-    paper's setting: ``backbone="resnet50", optimizer="lars_outer", lr=0.2,
-    lr_scaling="linear", weight_decay=1.5e-6, batch_size=4096, warmup_epochs=10,
-    max_epochs=1000, ema_decay=0.996, projection_hidden=4096``. Its rates are for LARS
-    only.
+    collapse. Differences from the paper, for small data and batches: AdamW at 1e-3,
+    narrower heads, no blur below 64 pixels, the average starts with the network's own
+    weights, and brightness changes by a factor, not by an added offset as in the
+    authors' code. The paper's setting: ``backbone="resnet50", optimizer="lars_outer",
+    lr=0.2, lr_scaling="linear", weight_decay=1.5e-6, batch_size=4096, warmup_epochs=10,
+    max_epochs=1000, ema_decay=0.996, projection_hidden=4096``. These learning rates are
+    for LARS only.
 
     References
     ----------

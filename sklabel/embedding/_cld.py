@@ -16,6 +16,7 @@ from .._core.parameters import (
     NonNegative,
     Positive,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..augment import Contrastive, is_small
 from ..losses import group_discrimination, info_nce, unit_rows
@@ -57,8 +58,10 @@ class _CLD(ProjectionNet):
             k = unit_rows(self.average(self.augment(x)))  # a third view
         if self.training:
             # of all parts of the batch, where it is computed in parts
-            self.keys = k if self.keys is None else torch.cat([self.keys, k])
+            keys = gathered(k)
+            self.keys = keys if self.keys is None else torch.cat([self.keys, keys])
         (q1, z1), (q2, z2) = branches
+        z1, z2 = gathered(z1), gathered(z2)
         instance_loss, group_loss = self.discriminate(q1, q2, k, z1, z2)
         return instance_loss + self.group_weight * group_loss, {
             "instance_loss": instance_loss.detach(),
@@ -82,18 +85,19 @@ class _CLD(ProjectionNet):
 
 
 class CLDTransformer(EmbeddingRole, Learner):
-    """Embed images with a network that tells images apart, and groups of images too.
+    """Embed images with a network that discriminates images, and groups of images too.
 
     Contrasting single images (as MoCo does) pushes similar images apart. Here a second
-    head groups each batch by k-means, and every image must also find its group among
-    those of the other view. So similar images may stay together. The features before
-    the heads are the embedding. Read more in the :ref:`User Guide <cld>`.
+    head groups each batch by k-means, and every image must also identify its group
+    among the groups of the other view, so similar images may stay together. The
+    embedding is the features before the heads. Read more in the :ref:`User Guide
+    <cld>`.
 
     Parameters
     ----------
     n_groups : int
         Groups of a batch, at most ``batch_size``. Published: 200 of 256 on CIFAR-10,
-        100 of 128 on CIFAR-100; fewer where images are much alike, as those of a video.
+        100 of 128 on CIFAR-100; fewer if images are very similar, as in a video.
     temperature : float
         Temperature of the instance loss, > 0.
     group_temperature : float
@@ -105,7 +109,7 @@ class CLDTransformer(EmbeddingRole, Learner):
         Steps of k-means.
     queue_size : int or "auto"
         Keys in the queue of the instance loss. Published: 12288 on CIFAR-10. "auto": a
-        tenth of the rows of X, at least a batch, at most 4096.
+        tenth of the rows of X, at least ``batch_size`` and at most 4096.
     ema_decay : float
         Decay of the averaged weights, in [0, 1). Published: 0.999, for trainings of
         tens of thousands of steps.
@@ -134,20 +138,20 @@ class CLDTransformer(EmbeddingRole, Learner):
 
     See Also
     --------
-    MoCoTransformer : The instance loss alone.
+    MoCoTransformer : Uses the instance loss alone.
     sklabel.selection.USLSelector : Its paper chooses images from CLD's features.
 
     Notes
     -----
     The instance loss is MoCo's, with two queries and one key from three views.
-    Departures from the authors' setting for CIFAR-10, for small data and short
-    trainings: AdamW at 1e-3, a short queue, an average that forgets faster, heads
-    without norms, no blur, and no erasing of image parts. That setting, but for the
-    erasing: ``backbone="resnet18", optimizer="sgd", lr=0.06, final_lr=1e-6,
-    weight_decay=8e-4, warmup_epochs=5, max_epochs=200, queue_size=12288,
-    ema_decay=0.999, norm_head=True, augment=Contrastive(crop=(0.2, 1.0), jitter=(0.4,
-    0.4, 0.4, 0.1), blur=0.5)``, with :class:`sklabel.augment.Contrastive`. Groups are
-    those of k-means, as in the authors' scripts; their code also has normalized cuts.
+    Differences from the authors' setting for CIFAR-10, for small data and short
+    trainings: AdamW at 1e-3, a short queue, a faster average, heads without norms, no
+    blur, and no random erasing. The authors' setting except for the erasing:
+    ``backbone="resnet18", optimizer="sgd", lr=0.06, final_lr=1e-6, weight_decay=8e-4,
+    warmup_epochs=5, max_epochs=200, queue_size=12288, ema_decay=0.999, norm_head=True,
+    augment=Contrastive(crop=(0.2, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur=0.5)``, with
+    :class:`sklabel.augment.Contrastive`. Groups come from k-means, as in the authors'
+    scripts; their code also offers normalized cuts.
 
     References
     ----------

@@ -27,6 +27,7 @@ from .._core.parameters import (
     one_of,
     whole,
 )
+from .._core.processes import gathered, n_in_step
 from .._core.roles.embedding import EmbeddingRole
 from .._core.roles.search import SearchRole
 from .._core.samplers import Captioned, Shuffled
@@ -47,7 +48,7 @@ _HIGH_LR = 1e-4
 
 
 class _CLIP(Method):
-    """Two towers into one space, and how sharp their similarities are."""
+    """Two towers into one space, and the temperature of their similarities."""
 
     backbone: nn.Module
     project: nn.Module
@@ -83,9 +84,13 @@ class _CLIP(Method):
         """Return the loss of embedded images (B, D) and tokens, and metrics."""
         # a text that several rows share is encoded once
         tokens, which = tokens.unique(dim=0, return_inverse=True)
-        texts = self.encode_text(tokens)[which]
+        texts = gathered(self.encode_text(tokens)[which])
+        images = gathered(images)
         positives = None
         if self.same_captions == "positives":
+            if n_in_step() > 1:  # a text has another number in each process
+                tokens = gathered(tokens[which])
+                which = tokens.unique(dim=0, return_inverse=True)[1]
             positives = which[:, None] == which  # (B, B)
         loss = clip_loss(images, texts, self.logit_scale, positives)
         with torch.no_grad():
@@ -114,38 +119,38 @@ class _PublishedTexts(nn.Module):
 
 
 class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
-    """Embed images and texts into one space, where an image lies near what it shows.
+    """Embed images and texts in one space, where an image is near its description.
 
-    An image tower and a text tower are trained on pairs: each image must find its text
-    among the texts of the batch, and each text its image. Afterwards images can be
-    searched by words, and sorted into classes that have a name but no example. The
-    towers are trained from the start, or come with published weights through
-    ``open_clip``, as they are or to be fine-tuned. Read more in the :ref:`User Guide
-    <clip>`.
+    An image tower and a text tower are trained on pairs: each image must identify its
+    text among the texts of the batch, and each text its image. The trained towers can
+    search images by words and classify them by class names without examples. They are
+    trained from random weights, or loaded with published weights through ``open_clip``
+    and used as is or fine-tuned. Read more in the :ref:`User Guide <clip>`.
 
     Parameters
     ----------
     projection_size : int
         Length of an embedding; published weights have their own. Paper: 512.
     temperature : float
-        First temperature of the contrastive loss, > 0; it is learned. Published weights
-        have their own.
+        Initial temperature of the contrastive loss, > 0; it is learned. Published
+        weights have their own.
     max_logit_scale : float
-        Largest value of one over the temperature, >= 1; cut after each step.
+        Largest value of 1 / temperature, >= 1; clipped after each step.
     same_captions : {"negatives", "positives", "unique"}
-        What images of a batch with the same text are to each other. "negatives":
-        strangers, as published, good where texts rarely occur twice; "positives": the
-        target is spread over all of them; "unique": a batch holds no text twice, and of
-        a text that is in more rows than there are batches some rows are left out of the
+        How to treat images of a batch with the same text. "negatives": as negative
+        pairs, as published, good if texts rarely repeat; "positives": the target is
+        spread over all of them; "unique": no batch has the same text twice, and if a
+        text has more rows than there are batches, some of its rows are left out of the
         epoch.
     tokenizer : {"auto", "bytes", "bpe"} or callable
-        Of texts, where the towers are our own. "bytes": letters as bytes, no
-        vocabulary; "bpe": the published vocabulary of 49,408 pieces of words (extra
-        ``clip``), in which long texts are short but a text tower is large; a callable
+        Tokenizer of texts, if the towers are not published ones. "bytes": each byte is
+        a token, no vocabulary; "bpe": the published vocabulary of 49,408 word pieces
+        (extra ``clip``), with fewer tokens per text but a larger text tower; a callable
         turns a list of n str into integers (n, L), L <= context_length, 0 after the
         end. "auto": "bytes", and with published weights the model's own.
     context_length : int
-        Most tokens of a text, its start and its end among them; more are cut off.
+        Maximum number of tokens of a text, including its start and end; more are cut
+        off.
     text_width : int
         Width of the text tower. Paper: 512.
     text_layers : int
@@ -154,50 +159,50 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
         Attention heads of the text tower; a divisor of ``text_width``. Paper: 8.
     weights : str, Path or None
         Weights of ``backbone="open_clip/NAME"``: their name, such as
-        "laion2b_s34b_b79k", loaded from a hub, or a file of theirs, safetensors or a
-        state dict, of which nothing is executed. "DEFAULT": the first that open_clip
-        lists. None: none.
+        "laion2b_s34b_b79k", downloaded from a hub, or a file in safetensors format or
+        with a state dict; no code in the file is executed. "DEFAULT": the first that
+        open_clip lists. None: random weights.
     frozen : {"image", "text", "norms"}, list of them or None
         Parts that are not trained: a tower, or all norm layers with their statistics.
     start_weight : float
-        Share of the first weights in the average of first and trained weights that is
-        kept, in [0, 1]: after fine-tuning, 0.5 is often better on images of another
+        Weight of the initial weights in the final average of initial and trained
+        weights, in [0, 1]. After fine-tuning, 0.5 is often better on images of another
         kind.
     augment : "auto", nn.Module or None
-        Random views; "auto": a crop of nine tenths of the area at least for images,
-        :class:`sklabel.augment.VectorNoise` for vectors. No flips: texts may say left
-        and right.
+        Random views; "auto": a crop of at least nine tenths of the area for images,
+        :class:`sklabel.augment.VectorNoise` for vectors. Images are not flipped,
+        because texts may say left and right.
     max_epochs
         Published: 32 over 400 million pairs.
     batch_size
         Published: 32768.
     lr
-        Published: 5e-4. Published weights are fine-tuned with 1e-5 or less.
+        Published: 5e-4. Use 1e-5 or less to fine-tune published weights.
     weight_decay : float
-        Decay of weights; biases, norms and the temperature have none. In fine-tuning
-        1e-3.
+        Weight decay, not applied to biases, norms and the temperature. For fine-tuning,
+        use 1e-3.
 
     Attributes
     ----------
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``train_accuracy``
-        (share of images nearest to their own text, of those in the batch),
-        ``logit_scale`` (one over the temperature), ``feature_std`` (1: spread over the
-        sphere, 0: collapsed) and ``effective_rank``.
+        (share of images whose own text is the nearest in the batch), ``logit_scale`` (1
+        / temperature), ``feature_std`` (1: spread over the sphere, 0: collapsed) and
+        ``effective_rank``.
     encoder_ : nn.Module
-        Image tower, the projection left out; of published weights with it.
+        Image tower without its projection; published towers include it.
     projection_ : nn.Module or None
-        What leads from the tower into the common space; None where the tower holds it.
-        As ``backbone`` of other estimators both are taken.
+        Projection from the image tower into the common space; None if the tower
+        includes it. As ``backbone`` of other estimators, both are used.
     vocabulary_size_ : int or None
-        Different tokens; None for published models.
+        Number of different tokens; None for published models.
 
     Raises
     ------
     ValueError
         If there are no texts and no weights, all texts are the same, y does not fit X,
-        the name of a model or of its weights is unknown, or a file of weights cannot be
-        read or is of another model.
+        the name of a model or of its weights is unknown, or a weight file cannot be
+        read or belongs to another model.
     ImportError
         If ``open_clip`` is needed and not installed.
     OSError
@@ -205,26 +210,24 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
 
     See Also
     --------
-    sklabel.classification.CLIPClassifier : Classes from their names.
+    sklabel.classification.CLIPClassifier : Classifies by the names of the classes.
     SimCLRTransformer : Learns from images alone.
 
     Notes
     -----
-    An image tower of torchvision or timm with published weights is given as
+    To use an image tower of torchvision or timm with published weights, give
     ``backbone=PretrainedTransformer("resnet50").fit(X)``; it is trained further.
+    ``backbone="open_clip/NAME"`` uses both towers of that model; the images of X, all
+    of one size, are resized, cropped and standardized as its weights require. Image
+    files of several sizes are first stretched to ``image_size``, which changes their
+    aspect ratio; :class:`PretrainedTransformer` prepares each file separately, and its
+    vectors, scaled to length 1, can be searched as ``Z``.
+    ``"open_clip/hf-hub:OWNER/NAME"`` and ``"open_clip/local-dir:FOLDER"`` include their
+    weights. Files of OpenAI's weights do not say which activation they were trained
+    with: use a NAME that ends in "-quickgelu" for them.
 
-    ``backbone="open_clip/NAME"`` takes both towers of that model; the images of X, of
-    any one size, are resized and cut to the size of the model and standardized as its
-    weights want it. Image files of several sizes are squashed to ``image_size`` before,
-    without regard to their aspect; :class:`PretrainedTransformer` prepares each file by
-    itself, and its vectors, scaled to length 1, can be searched as ``Z``.
-    ``"open_clip/hf-hub:OWNER/NAME"`` and
-    ``"open_clip/local-dir:FOLDER"`` bring their weights along. Files of OpenAI's
-    weights do not say which activation they were trained with: take a NAME that ends in
-    "-quickgelu" for them.
-
-    Departures from the paper, for small data and batches: small towers, a rate of 1e-3
-    and a warm-up of one epoch, bytes for a vocabulary. The paper's optimizer:
+    Differences from the paper, for small data and batches: small towers, a learning
+    rate of 1e-3, a warm-up of one epoch, and byte tokens. The paper's optimizer:
     ``lr=5e-4, net_params={"optimizer__betas": (0.9, 0.98), "optimizer__eps": 1e-6}``.
     Fine-tuning: ``lr=1e-5, weight_decay=1e-3, frozen="norms", start_weight=0.5``.
 
@@ -277,10 +280,9 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
             Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; paths of image
             files; or vectors ``(n, D)``.
         y : array-like of length n_samples or None, default=None
-            A text for each image, or a list of several, of which one is drawn each
-            time; -1, None or NaN for images without a text, which are left out. Numbers
-            are read as their digits. None: nothing is trained, published weights are
-            loaded.
+            A text for each image, or a list of texts, one of which is drawn each time;
+            -1, None or NaN for images without a text, which are left out. Numbers are
+            converted to text. None: nothing is trained, published weights are loaded.
 
         Returns
         -------
@@ -326,7 +328,7 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
                 trained[name].lerp_(first.to(trained[name]), self.start_weight)
 
     def _check_learned(self, n_pairs, n_steps=100):
-        """Warn if many steps were no better than guessing."""
+        """Warn if the loss after many steps is no better than chance."""
         net = self.net_
         if not net.history or net.step_ < n_steps:
             return
@@ -335,8 +337,8 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
         if loss > 0.98 * guessed:
             warn(
                 f"{type(self).__name__} has learned nothing: its loss is {loss:.3f}, "
-                f"that of guessing {guessed:.3f}. Either images and texts have nothing "
-                f"to do with each other, or lr={self.lr} is too high, or too low.",
+                f"and {guessed:.3f} by chance. Check that each text describes its "
+                f"image, or change lr={self.lr}, which may be too high or too low.",
                 CollapseWarning,
             )
 
@@ -351,7 +353,8 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
         Returns
         -------
         T : ndarray of shape (n_texts, n_features_out), float32
-            Rows have length 1; their products with embeddings of images are cosines.
+            Rows have length 1; their dot products with embeddings of images are
+            cosines.
         """
         check_is_fitted(self)
         tokens = self._tokenize(check_texts(texts))
@@ -372,7 +375,7 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
         Returns
         -------
         score : float
-            Higher is better. Values compare only at equal ``batch_size`` and
+            Higher is better. Values are comparable only for equal ``batch_size`` and
             ``same_captions``.
         """
         samples = self._check_X(X)
@@ -388,14 +391,14 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
 
     @property
     def projection_(self):
-        """Projection into the common space; None where the image tower holds it."""
+        """Projection into the common space; None if the image tower includes it."""
         check_is_fitted(self)
         project = self.net_.module_.project
         return None if isinstance(project, nn.Identity) else project
 
     @property
     def logit_scale_(self):
-        """Factor of the cosines in the loss, one over the learned temperature."""
+        """Factor of the cosines in the loss, 1 / learned temperature."""
         check_is_fitted(self)
         return float(self.net_.module_.logit_scale.detach().exp())
 
@@ -406,7 +409,7 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
         return self.weights is not None or name.startswith(_WITH_WEIGHTS)
 
     def _model_name(self):
-        """Return the name of the published model, or None where the towers are ours."""
+        """Return the name of the published model, or None without one."""
         spec = self.backbone
         if isinstance(spec, str) and spec.startswith(_OPEN_CLIP):
             return spec[len(_OPEN_CLIP) :]
@@ -450,7 +453,7 @@ class CLIPTransformer(SearchRole, EmbeddingRole, Learner):
         return int(known)
 
     def _tokenize(self, texts):
-        """Return tokens (n, L) of texts, checked where they are not the model's own."""
+        """Return tokens (n, L) of texts; those of a given tokenizer are checked."""
         tokens = torch.as_tensor(np.asarray(self._tokenizer()(texts)))
         if self._model_name() is None:
             limit = getattr(self, "vocabulary_size_", None)

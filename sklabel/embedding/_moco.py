@@ -15,6 +15,7 @@ from .._core.parameters import (
     NonNegative,
     Positive,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..augment import Contrastive, is_small
 from ..losses import info_nce, unit_rows
@@ -59,7 +60,7 @@ class _MoCo(ProjectionNet):
             # other parts of the batch for the keys' BatchNorm than for the queries'
             order = torch.randperm(len(x_key), device=x_key.device)
             k = unit_rows(self.average(x_key[order]))[order.argsort()]
-        return info_nce(q, k, self.queue.rows, self.temperature), k
+        return info_nce(q, k, self.queue.rows, self.temperature), gathered(k)
 
     def after_step(self):
         self.queue.push_(self.keys)
@@ -69,7 +70,7 @@ class _MoCo(ProjectionNet):
 
 
 def _views(version, sample_shape):
-    """Return the version's views; those of CIFAR are not blurred."""
+    """Return the version's views, without blur for CIFAR."""
     if version == "v1":
         return Contrastive(crop=(0.2, 1.0), jitter=(0.4,) * 4, jitter_probability=1.0)
     jitter = (0.4, 0.4, 0.4, 0.1)
@@ -79,13 +80,13 @@ def _views(version, sample_shape):
 
 
 class MoCoTransformer(EmbeddingRole, Learner):
-    """Embed images with a network that finds an image's key in a long queue of keys.
+    """Embed images with a network that identifies an image's key in a queue of keys.
 
-    Two views of an image are encoded, one by the network (the query) and one by a
-    slowly moving average of it (the key). The query must pick its key among those of
-    the batches before, which wait in a queue: so there are many negatives at a small
-    batch size. The features before the head are the embedding. Read more in the
-    :ref:`User Guide <moco>`.
+    Two views of an image are encoded, one by the network (the query) and one by a slow
+    moving average of it (the key). The query must identify its key among a queue of
+    keys from earlier batches, which gives many negatives at a small batch size. The
+    embedding is the features before the head. Read more in the :ref:`User Guide
+    <moco>`.
 
     Parameters
     ----------
@@ -93,25 +94,25 @@ class MoCoTransformer(EmbeddingRole, Learner):
         Temperature of the contrastive loss, > 0. Paper: tau; 0.07 in version 1 and 0.2
         in version 2 on ImageNet, 0.1 on CIFAR.
     version : {"v1", "v2"}
-        "v1": a linear head, and colors always changed; "v2": a head of two layers and
-        the views of the second paper.
+        "v1": a linear head, and views that always change colors; "v2": a head of two
+        layers and the views of the second paper.
     queue_size : int or "auto"
         Keys in the queue. Paper: K; 65536 on ImageNet, 4096 on CIFAR. "auto": a tenth
-        of the rows of X, at least a batch, at most 4096: older keys come from another
-        network than today's.
+        of the rows of X, at least ``batch_size`` and at most 4096, because old keys
+        come from an outdated network.
     ema_decay : float
         Decay of the averaged weights, in [0, 1). Paper: m; 0.999 on ImageNet.
     symmetric : bool
-        Whether each view is the query once, at twice the cost, as the authors' setting
-        for CIFAR has it; the papers have False.
+        Whether each view is the query once, at twice the cost, as in the authors'
+        setting for CIFAR; the papers have False.
     bn_splits : int
-        Parts of a batch in each of which BatchNorm takes its own statistics, as on so
-        many devices: otherwise the network can tell from them which images came
-        together. 1: none.
+        Number of parts of a batch with separate BatchNorm statistics, as on several
+        devices. Shared statistics reveal which images are in the same batch. 1: no
+        split.
     projection_hidden : int or None
         Hidden width of the head of version 2; None: that of the backbone.
     augment : "auto", nn.Module or None
-        Random views; "auto": :class:`sklabel.augment.Contrastive` in the version's
+        Random views; "auto": :class:`sklabel.augment.Contrastive` with the version's
         setting for images, :class:`sklabel.augment.VectorNoise` for vectors. Turn off
         flips for digits: ``Contrastive(flip=0)``.
     max_epochs
@@ -128,22 +129,22 @@ class MoCoTransformer(EmbeddingRole, Learner):
 
     See Also
     --------
-    SimCLRTransformer : Negatives from the same batch, no queue.
-    BYOLTransformer : No negatives.
+    SimCLRTransformer : Uses negatives from the same batch, no queue.
+    BYOLTransformer : Uses no negatives.
     sklabel.selection.USLSelector : Choose the images worth a label from the embedding.
 
     Notes
     -----
-    The symmetric loss is the sum of both directions. Departures from the papers, for
-    small data and short trainings: AdamW at 1e-3 with a cosine, a short queue, and an
-    average that forgets faster; views of version 1 lose their colors after these have
-    been changed, not before. The papers' setting for ImageNet:
-    ``backbone="resnet50", optimizer="sgd", lr=0.03, warmup_epochs=0, max_epochs=200,
-    queue_size=65536, ema_decay=0.999, symmetric=False``, with ``version="v1",
-    schedule="step", temperature=0.07`` or ``version="v2", temperature=0.2``. The
-    authors' setting for CIFAR-10: ``backbone="resnet18", optimizer="sgd", lr=0.06,
-    weight_decay=5e-4, batch_size=512, warmup_epochs=0, max_epochs=800, queue_size=4096,
-    version="v1", augment=Contrastive(jitter=(0.4, 0.4, 0.4, 0.1))``, with
+    The symmetric loss is the sum of both directions. Differences from the papers, for
+    small data and short trainings: AdamW at 1e-3 with a cosine schedule, a short queue,
+    and a faster average; views of version 1 are turned gray after the color changes,
+    not before. The papers' setting for ImageNet: ``backbone="resnet50",
+    optimizer="sgd", lr=0.03, warmup_epochs=0, max_epochs=200, queue_size=65536,
+    ema_decay=0.999, symmetric=False``, with ``version="v1", schedule="step",
+    temperature=0.07`` or ``version="v2", temperature=0.2``. The authors' setting for
+    CIFAR-10: ``backbone="resnet18", optimizer="sgd", lr=0.06, weight_decay=5e-4,
+    batch_size=512, warmup_epochs=0, max_epochs=800, queue_size=4096, version="v1",
+    augment=Contrastive(jitter=(0.4, 0.4, 0.4, 0.1))``, with
     :class:`sklabel.augment.Contrastive`.
 
     References

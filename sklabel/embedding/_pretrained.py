@@ -54,12 +54,11 @@ class _Frozen(Method):
 class PretrainedTransformer(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, NetEstimator
 ):
-    """Embed images with a published encoder that others have trained, as it is.
+    """Embed images with a published pretrained encoder, without training it.
 
-    Nothing is learned from X but what stands for black and white in float images that
-    do not lie within [0, 1]. The images are resized, cropped and standardized in the
-    way that belongs to the weights, then encoded in batches. Read more in the
-    :ref:`User Guide <pretrained>`.
+    Nothing is learned from X, except the pixel range of float images outside [0, 1].
+    The images are resized, cropped and standardized as the weights require, then
+    encoded in batches. Read more in the :ref:`User Guide <pretrained>`.
 
     Parameters
     ----------
@@ -67,43 +66,45 @@ class PretrainedTransformer(
         "resnet50" or another classifier of torchvision; "timm/NAME" (extra
         ``backbones``), such as "timm/vit_small_patch14_dinov2"; or "open_clip/NAME"
         (extra ``clip``), such as "open_clip/ViT-B-32" or, with weights of its own,
-        "open_clip/hf-hub:OWNER/NAME". A network of your own, which takes images
-        ``(B, 3, H, W)`` and gives vectors, maps or tokens; models of transformers, too.
-        It is copied. Of several encoders each vector is scaled to length 1, and they
-        are put one after the other; they share the frame of the largest.
+        "open_clip/hf-hub:OWNER/NAME". Or a network of your own that takes images ``(B,
+        3, H, W)`` and returns vectors, maps or tokens, including models of
+        transformers; it is copied. With several encoders, each vector is scaled to
+        length 1 and they are concatenated; they share the frame of the largest.
     weights : str, Path, None or list of these
-        "DEFAULT": those that the library recommends, for open_clip the first that it
-        lists; downloaded once and kept where the library keeps them. The name of others
-        that it offers, such as "IMAGENET1K_V1". The path of a file, safetensors or a
-        state dict of ``torch.save``. None: random ones, for tests. A network of your
-        own keeps its weights with "DEFAULT". A list: for each encoder.
+        "DEFAULT": the library's recommended weights, for open_clip the first that it
+        lists, downloaded once into the library's own cache. Or the name of other
+        weights of the library, such as "IMAGENET1K_V1"; or the path of a file in
+        safetensors format or with a state dict of ``torch.save``. None: random weights,
+        for tests. A network of your own keeps its weights with "DEFAULT". A list: one
+        for each encoder.
     preprocessing : "auto", dict, image processor or list of these
-        How images are brought to size and standardized. "auto": as the weights want it;
-        for a network of your own what it says of itself, as those of timm and
-        transformers do, else the colors of ImageNet and 224 pixels. A dict: some of
-        "mean" and "std" (of pixels in [0, 1], one number or three), "size", "resize",
-        "mode", "interpolation" and "fill" (see :class:`sklabel.pretrained.Frame`). An
-        image processor of transformers, or its ``to_dict()``: its values.
+        How images are resized and standardized. "auto": as the weights require; for a
+        network of your own, its own settings if it has some, as those of timm and
+        transformers do, else the mean and std of ImageNet and 224 pixels. A dict: some
+        of "mean" and "std" (of pixels in [0, 1], one number or three), "size",
+        "resize", "mode", "interpolation" and "fill" (see
+        :class:`sklabel.pretrained.Frame`). An image processor of transformers, or its
+        ``to_dict()``: its values.
     weights_precision : {"auto", "float32", "bfloat16", "float16"}
-        Of the weights: half the memory in 16 bits, and other last digits. "auto": as
-        they come, mostly float32. ``precision`` is that of products.
+        Precision of the weights. 16 bits halve the memory and change the last digits.
+        "auto": as stored, mostly float32. ``precision`` is for the computation.
     pooling : {"auto", "avg", "max", "token"}
-        What a vector is made of. "auto": as published, for open_clip the vectors that
-        it compares with texts. "avg", "max": mean or largest value over all places.
-        "token": the class token of a transformer. "max" is for timm and networks of
-        your own only, of which "auto" takes vectors as they are, ``pooler_output`` of
-        transformers, and the mean of maps.
+        How features become one vector. "auto": as published, for open_clip the vectors
+        that are compared with texts; for a network of your own, its vectors, the
+        ``pooler_output`` of transformers, or the mean of maps. "avg", "max": mean or
+        maximum over all positions; "max" only for timm and networks of your own.
+        "token": the class token of a transformer.
     input_size : int, tuple or None
-        Side, or (height, width), of what the network sees; None: that of the weights. A
-        smaller one is faster; images of 32 pixels gain little from more than 96 to 128.
+        Side, or (height, width), of the network's input; None: as the weights require.
+        Smaller is faster; images of 32 pixels gain little from more than 96 to 128.
     batch_size : int
-        Images per step; less where they are very large.
+        Images per step; fewer if they are very large.
     cache_dir : str, Path or None
-        Folder in which vectors are kept: the same image is embedded by the same model
-        only once, in a search with folds too. None: nothing is kept.
+        Folder that caches vectors, so that a model embeds the same image only once,
+        even across the folds of a search. None: no cache.
     image_size : int, tuple or None
-        Size to which image files are resized before anything else, as other estimators
-        do; None: each is taken as it is, of whatever size.
+        Size to which image files are resized first, as in other estimators; None: each
+        file keeps its own size.
 
     Attributes
     ----------
@@ -112,49 +113,49 @@ class PretrainedTransformer(
     encoder_ : nn.Module
         The encoder with its preprocessing, for images of ``sample_shape_`` in [0, 1].
     sample_shape_ : tuple of int
-        Shape of one sample: ``(C, H, W)``. After files of several sizes, that of the
-        images that the network sees.
+        Shape of one sample: ``(C, H, W)``. For files of several sizes, the shape of the
+        network's input.
 
     Raises
     ------
     ValueError
-        For an unknown name, naming close ones; weights that do not exist, are damaged
-        or do not fit; a pooling or size that the network cannot have; X without images.
+        If a name is unknown (the message suggests similar ones), weights do not exist,
+        are damaged or do not fit, the network does not support the pooling or size, or
+        X holds no images.
     ImportError
-        If timm or open_clip is asked for and not installed.
+        If timm or open_clip is needed and not installed.
     OSError
         If weights cannot be downloaded.
 
     See Also
     --------
     SimCLRTransformer : Learns an encoder from your own images.
-    sklabel.classification.FixMatchClassifier : Takes it as ``backbone=``, and trains it
-        further.
+    sklabel.classification.FixMatchClassifier : Accepts it as ``backbone=``.
 
     Notes
     -----
-    Resizing is done on tensors, anti-aliased, without rounding to whole gray levels in
-    between: pixels differ from those of the libraries' own transforms by one level at
-    most. Images of one channel are repeated to three.
+    Tensors are resized with anti-aliasing and without rounding to whole gray levels:
+    pixels differ from those of the libraries' own transforms by at most one level.
+    Images of one channel are repeated to three.
 
     Memory: the result, ``4 * n_samples * n_features_out`` bytes; two batches, each of
-    ``batch_size`` images or 256 MiB of floats before the resizing, whichever is less
+    ``batch_size`` images or 256 MiB of floats before the resizing, whichever is smaller
     (one image at least); the network with its activations; for files also one decoded
-    image for each core. Memory maps and files are never read as a whole.
+    image per core. Memory maps and files are never loaded as a whole.
 
-    The cache looks at content alone: for files, at their bytes, not at name or time of
-    change, which copying and synchronizing alter or fake; reading costs little beside
-    decoding. A renamed, moved or repeated image is known again, and so are rows of X in
-    another order or selection. Other weights, preprocessing, precision, device type or
-    versions of the libraries make another folder. What was embedded before an error or
-    Ctrl-C is kept, and all but the last minute where the process is killed. Several
-    users may share the folder. Nothing removes old files: delete it at any time. With
-    ``weights=None`` it takes a ``random_state`` to find anything again, and after
-    changes in the code of a network of your own another folder.
+    The cache identifies images by content: files by their bytes, not by name or
+    modification time, which copying and synchronizing change; reading costs little
+    compared with decoding. Renamed, moved or repeated images are found again, and so
+    are rows of X in another order or selection. Other weights, preprocessing,
+    precision, device types or library versions use another subfolder. Vectors computed
+    before an error or Ctrl-C are kept, and all but the last minute's if the process is
+    killed. Several users may share the folder. Old files are never removed: delete the
+    folder at any time. With ``weights=None``, set ``random_state`` or nothing is found
+    again; after changes in the code of your own network, use another folder.
 
-    ``save`` writes no code: with a network of your own it raises a TypeError, and
-    ``joblib.dump`` is the way; so does an image processor, of which ``to_dict()`` can
-    be given.
+    ``save`` writes no code: with a network of your own it raises a TypeError; use
+    ``joblib.dump``. It also does with an image processor; give its ``to_dict()``
+    instead.
 
     References
     ----------
@@ -195,7 +196,7 @@ class PretrainedTransformer(
         ----------
         X : array-like
             Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, or paths of
-            image files, of which the heads are read.
+            image files, whose headers are read.
         y : None
             Ignored.
 
@@ -248,7 +249,7 @@ class PretrainedTransformer(
         return Z
 
     def _n_unknown(self, X):
-        """Return how many images `transform` would embed, beside those kept."""
+        """Return how many images `transform` would embed, the cached ones excluded."""
         samples = self._check_X(X)
         if self.cache_dir is None:
             return len(samples)
@@ -256,7 +257,7 @@ class PretrainedTransformer(
         return VectorCache(self.cache_dir, name).n_unknown(samples)
 
     def _check_shape(self, X):
-        """Check the X of ``fit``; return its sample shape, or None: of many sizes."""
+        """Check the X of ``fit``; return its sample shape, or None for many sizes."""
         if not self._holds_files(X):
             samples = check_samples(self, X, True)
             shape = samples.sample_shape
@@ -268,7 +269,7 @@ class PretrainedTransformer(
                 )
             if shape[0] not in (1, 3):
                 raise ValueError(
-                    f"X has images of {shape[0]} channels, but published encoders see "
+                    f"X has images of {shape[0]} channels, but published encoders take "
                     "colors: give 1 (grey) or 3 (RGB), for example X[..., :3] of RGBA."
                 )
             self._pixel_range = samples.pixel_range()
@@ -316,7 +317,7 @@ class PretrainedTransformer(
         return Samples(files, (3, *size), channels_last=True, bad=files.bad)
 
     def _net_for(self, samples):
-        """Return the net for these samples; for files it takes frames."""
+        """Return the net for these samples; for files, it takes framed images."""
         module = self.net_.module_
         if not isinstance(samples.source, StreamedFiles):
             own = samples.pixel_range()
@@ -334,7 +335,7 @@ class PretrainedTransformer(
         several = isinstance(self.backbone, (list, tuple))
         specs = list(self.backbone) if several else [self.backbone]
         if not specs:
-            raise ValueError("backbone=[] holds no encoder: name one at least.")
+            raise ValueError("backbone=[] holds no encoder: name at least one.")
         weights = self._of_each("weights", len(specs))
         preprocessing = self._of_each("preprocessing", len(specs))
         built = [
@@ -419,7 +420,7 @@ class PretrainedTransformer(
                 yield batch
 
     def _cache_name(self, net, samples):
-        """Return a name for all that a vector depends on, but its image."""
+        """Return a name for everything that a vector depends on, except its image."""
         several = isinstance(self.backbone, (list, tuple))
         specs = list(self.backbone) if several else [self.backbone]
         # what a network of the user's is, beside its weights

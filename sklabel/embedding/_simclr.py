@@ -14,6 +14,7 @@ from .._core.parameters import (
     NonNegative,
     Positive,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..losses import nt_xent
 from ..modules import ProjectionNet, mlp
@@ -29,15 +30,17 @@ class _SimCLR(ProjectionNet):
         # both views in one forward: BatchNorm sees all 2B images
         views = torch.cat([self.augment(x), self.augment(x)])
         z1, z2 = self.projected(views).chunk(2)  # (B, projection_size) each
+        z1, z2 = gathered(z1), gathered(z2)
         return nt_xent(z1, z2, self.temperature, anchors=self.anchors)
 
 
 class SimCLRTransformer(EmbeddingRole, Learner):
     """Embed images with a network that recognizes two random views of the same image.
 
-    Each image of a batch is augmented twice. A small head maps both views to a sphere,
-    where they must find each other among all other views of the batch. The features
-    before the head are the embedding. Read more in the :ref:`User Guide <embedding>`.
+    Each image of a batch is augmented twice. A small head maps both views to the unit
+    sphere, where each view must identify the other among all views of the batch. The
+    embedding is the features before the head. Read more in the :ref:`User Guide
+    <embedding>`.
 
     Parameters
     ----------
@@ -45,14 +48,14 @@ class SimCLRTransformer(EmbeddingRole, Learner):
         Temperature of the contrastive loss, > 0. Paper: tau; 0.5 for CIFAR, 0.1 for
         ImageNet.
     anchors : {"both", "first"}
-        Views that look for their partner. "first": half the loss, as in the code of
-        SCAN.
+        Views that must identify their partner. "first": half the loss, as in SCAN's
+        code.
     projection_hidden : int or None
         Hidden width of the projection head; None: that of the backbone.
     projection_layers : int
         Layers of the projection head: 2 in SimCLR, 3 in SimCLRv2.
     projection_norm : bool
-        Whether BatchNorm follows each layer of the head. False in the code of SCAN.
+        Whether BatchNorm follows each layer of the head. SCAN's code: False.
     augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Contrastive` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
@@ -69,14 +72,14 @@ class SimCLRTransformer(EmbeddingRole, Learner):
     See Also
     --------
     sklabel.selection.USLSelector : Choose the images worth a label from the embedding.
-    sklabel.classification.FixMatchClassifier : Takes it as ``backbone=``.
+    sklabel.classification.FixMatchClassifier : Accepts it as ``backbone=``.
 
     Notes
     -----
-    The loss is the official one, the sum over both views, twice equation 1. Departures
-    from the paper, for small data and batches: AdamW at 1e-3 and a warm-up of one
-    epoch; the head begins with the weights of torch, in place of a standard deviation
-    of 0.01. The paper's setting for CIFAR-10 is ``optimizer="lars", lr=1.0,
+    The loss is that of the official code, the sum over both views, twice equation 1.
+    Differences from the paper, for small data and batches: AdamW at 1e-3 and a warm-up
+    of one epoch; the head has torch's initial weights, not a standard deviation of
+    0.01. The paper's setting for CIFAR-10 is ``optimizer="lars", lr=1.0,
     lr_scaling="linear", batch_size=512, warmup_epochs=10, max_epochs=1000,
     backbone="resnet18"``.
 

@@ -16,6 +16,7 @@ from .._core.parameters import (
     NonNegative,
     Positive,
 )
+from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..augment import Contrastive, is_small
 from ..losses import sinkhorn, swapped_prediction, unit_rows
@@ -64,7 +65,8 @@ class _SwAV(ProjectionNet):
         if self.n_small_crops:
             small = [self.small_augment(x) for _ in range(self.n_small_crops)]
             h = torch.cat([h, self.backbone(torch.cat(small))])
-        return self.swap(unit_rows(self.project(h)).unflatten(0, (-1, len(x))))
+        z = unit_rows(self.project(h)).unflatten(0, (-1, len(x)))
+        return self.swap(gathered(z, 1))
 
     def swap(self, z):
         """Return the loss of embedded crops z of shape (V, B, D)."""
@@ -93,7 +95,7 @@ class _SwAV(ProjectionNet):
 
 
 def _views(sample_shape):
-    """Return the policies of large and small crops; CIFAR's are not blurred."""
+    """Return the policies of large and small crops, without blur for CIFAR."""
     colors = {} if is_small(sample_shape) else {"jitter": 1.0, "blur": 0.5}
     size = tuple(max(1, round(side * 3 / 7)) for side in sample_shape[1:]) or None
     return (
@@ -105,37 +107,37 @@ def _views(sample_shape):
 class SwAVTransformer(EmbeddingRole, Learner):
     """Embed images with a network that predicts the cluster of one view from another.
 
-    Each view is assigned softly to prototypes, in such a way that every batch uses all
-    prototypes equally. Each view must then predict the assignment of the other views.
-    Small crops, which are cheap, can be added to the two large ones. The features
-    before the head are the embedding. Read more in the :ref:`User Guide <swav>`.
+    Each view is assigned softly to prototypes so that every batch uses all prototypes
+    equally. Each view must then predict the assignments of the other views. Small
+    crops, which are cheap, can be added to the two large ones. The embedding is the
+    features before the head. Read more in the :ref:`User Guide <swav>`.
 
     Parameters
     ----------
     n_prototypes : int
         Number of prototypes. Published: 3000 on ImageNet, 512 to 3000 on CIFAR; about
-        ten times the number of kinds.
+        ten times the number of classes.
     temperature : float
         Temperature of the prediction, > 0. Paper: tau.
     epsilon : float
-        Softness of the assignment, > 0; lower it to 0.03 where the loss stays at the
-        log of the number of prototypes.
+        Softness of the assignment, > 0; lower it to 0.03 if the loss stays at the log
+        of the number of prototypes.
     n_iterations : int
         Steps of the Sinkhorn algorithm, which makes the shares equal.
     n_small_crops : int
         Small crops of each image, besides the two large ones. Published: 6 on ImageNet,
         none on CIFAR.
     small_augment : "auto", nn.Module or None
-        Their policy; "auto": :class:`sklabel.augment.Contrastive` with 5 to 14 % of the
-        area and three sevenths of the side.
+        Policy of the small crops; "auto": :class:`sklabel.augment.Contrastive` with 5
+        to 14 % of the area and 3/7 of the side.
     queue_size : int
-        Embeddings of earlier batches that help to assign, per large crop, for batches
-        that are small beside the number of prototypes. Published: 3840 at a batch size
-        of 256.
+        Embeddings of earlier batches, per large crop, that are assigned together with
+        the batch; for batches that are small compared with the number of prototypes.
+        Published: 3840 at a batch size of 256.
     queue_start : int
         Epochs before the queue is used.
     frozen_epochs : float
-        Epochs at the start in which the prototypes do not move, such as 0.5.
+        Epochs at the start in which the prototypes are frozen, such as 0.5.
     frozen_steps : int or None
         The same in steps, as published: 313 with batches of 4096, 5005 with those of
         256; overrides ``frozen_epochs``.
@@ -148,28 +150,28 @@ class SwAVTransformer(EmbeddingRole, Learner):
     max_epochs
         Published: 400 to 800.
     lr
-        Published: 0.6 with "larc", LARS with all parameters alike, at batches of 256.
+        Published: 0.6 with "larc" (LARS for all parameters alike) and batches of 256.
     final_lr
-        Published: a thousandth of ``lr``.
+        Published: ``lr / 1000``.
     warmup_epochs
-        Published: none at 256.
+        Published: none with batches of 256.
 
     See Also
     --------
-    sklabel.clustering.SCANClusterer : Clusters, where those are wanted.
-    SimCLRTransformer : Views are compared directly.
+    sklabel.clustering.SCANClusterer : If clusters are wanted.
+    SimCLRTransformer : Compares views directly.
 
     Notes
     -----
-    Departures from the paper, for small data and batches: AdamW at 1e-3, 512
-    prototypes, two crops; a warm-up begins at 0, not at a sixteenth of the rate. The
-    paper's setting for ImageNet at a batch size of 256: ``backbone="resnet50",
+    Differences from the paper, for small data and batches: AdamW at 1e-3, 512
+    prototypes, two crops; the warm-up starts at 0, not at 1/16 of the learning rate.
+    The paper's setting for ImageNet at a batch size of 256: ``backbone="resnet50",
     optimizer="larc", lr=0.6, final_lr=0.0006, weight_decay=1e-6, warmup_epochs=0,
     max_epochs=400, n_prototypes=3000, n_small_crops=6, queue_size=3840,
     frozen_steps=5005``; at one of 4096: ``backbone="resnet50", optimizer="larc",
     lr=4.8, final_lr=0.0048, weight_decay=1e-6, batch_size=4096, warmup_epochs=10,
-    max_epochs=800, n_prototypes=3000, n_small_crops=6, frozen_steps=313``. Backbones
-    that take one size of images only cannot have small crops.
+    max_epochs=800, n_prototypes=3000, n_small_crops=6, frozen_steps=313``. Small crops
+    need a backbone that accepts several image sizes.
 
     References
     ----------

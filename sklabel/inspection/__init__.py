@@ -1,4 +1,4 @@
-"""What to look at: pictures of what was found, and images and labels that are odd."""
+"""Inspection: pictures of results, and images and labels that look wrong."""
 
 from ._asking import Labeling, label
 from ._displays import ClusterDisplay, SelectionDisplay

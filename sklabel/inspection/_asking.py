@@ -1,4 +1,4 @@
-"""Labels of some rows from a person, in the browser or in a notebook."""
+"""Ask a person for labels, in the browser or in a notebook."""
 
 import html
 import sys
@@ -38,31 +38,31 @@ def label(
         Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, or paths of image
         files, in a list, a Series or a frame of one column.
     rows : array-like of int, default=None
-        Rows to ask, in this order, such as those of
+        Rows to label, in this order, such as those of
         :meth:`sklabel.active_learning.ActiveLearningClassifier.query`; None: all.
     y : array-like of shape (n_samples,), default=None
-        Labels that are known; -1, None or NaN in the other rows. The person sees them
-        and may change them.
+        Known labels; -1, None or NaN in the other rows. The person sees them and may
+        change them.
     classes : iterable, default=()
-        Classes to offer from the start, beside those in ``y``.
+        Classes to offer from the start, besides those in ``y``.
     embedder : transformer or None, default=None
-        Makes vectors of X, by which the page shows the images most like each; one that
-        is fitted is used as it is, another one is fitted as a clone.
+        Embeds X, so that the page can show similar images; a fitted one is used as is,
+        another one is cloned and fitted.
     wait : bool, default=True
-        Whether to return when the person has finished. False: return a handle at once.
+        Whether to wait until the person has finished. False: return a handle at once.
     browser : bool, default=True
-        Whether to show the page, in a frame below the cell of a notebook, elsewhere in
-        the browser. False: print its address only.
+        Whether to show the page: in a notebook, in a frame below the cell, otherwise in
+        the browser. False: only print its address.
     port : int, default=0
         Port of the page; 0: a free one.
 
     Returns
     -------
     y : ndarray of shape (n_samples,)
-        The labels, those that were known among them, and -1 in all rows that were not
-        answered, for example because the person cannot tell.
+        The labels, including those known before, and -1 in all rows that were not
+        answered, for example because the person could not tell.
     handle : Labeling
-        In place of it, with ``wait=False``.
+        Returned instead of ``y`` if ``wait=False``.
 
     Raises
     ------
@@ -73,9 +73,9 @@ def label(
 
     Notes
     -----
-    Ctrl-C, and in a notebook the button that interrupts, end it like the button
+    Ctrl-C, or the interrupt button of a notebook, has the same effect as the button
     "Finish": the answers so far are returned. They are in memory only; the command
-    ``sklabel label`` keeps each in a CSV.
+    ``sklabel label`` writes each answer to a CSV.
 
     Examples
     --------
@@ -94,22 +94,22 @@ def label(
 
 
 class Labeling:
-    """A page on which a person labels images: what `label` returns without waiting.
+    """A page on which a person labels images; `label` returns it if it does not wait.
 
-    It can be used in a ``with`` statement, at whose end the page is closed.
+    It can be used in a ``with`` statement, which closes the page at its end.
 
     Parameters
     ----------
     X : array-like of length n_samples
         Images, or paths of image files.
     rows : array-like of int or None
-        Rows to ask, in this order; None: all.
+        Rows to label, in this order; None: all.
     y : array-like of shape (n_samples,) or None
-        Labels that are known.
+        Known labels.
     classes : iterable
         Classes to offer from the start.
     embedder : transformer or None
-        Makes vectors of X, by which the page shows the images most like each.
+        Embeds X, so that the page can show similar images.
     browser : bool
         Whether to show the page.
     port : int
@@ -118,7 +118,7 @@ class Labeling:
     Attributes
     ----------
     answers : ndarray of shape (n_samples,)
-        The labels by now, -1 where there is none.
+        The labels so far, -1 for unlabeled rows.
     url : str
         Address of the page, with a token that opens it.
 
@@ -154,7 +154,7 @@ class Labeling:
                 "title": "Label images",
                 "list": "Python",
                 "leave": "Finish returns the answers so far.",
-                "lost": "The answers were in the memory of the Python program.",
+                "lost": "The answers were only in the memory of the Python program.",
             },
             finish=lambda: self._server.finish(),
         )
@@ -181,7 +181,7 @@ class Labeling:
             kernel.HTML(
                 f'<iframe src="{here}" width="100%" height="{_HEIGHT}" '
                 'style="border: 0" title="Label images"></iframe>'
-                f'<a href="{here}" target="_blank">Open in a tab of its own</a>'
+                f'<a href="{here}" target="_blank">Open in a separate tab</a>'
             ),
             display_id=True,
         )
@@ -189,7 +189,7 @@ class Labeling:
 
     @property
     def answers(self):
-        """Labels by now, -1 where there is none."""
+        """Labels so far, -1 for unlabeled rows."""
         labels = self._session.labels
         found = [self._classes.get(text, text) for text in labels.values()]
         if any(not isinstance(value, str) for value in found):
@@ -201,7 +201,7 @@ class Labeling:
         self._server.wait()
 
     def close(self):
-        """Close the page; the answers so far stay."""
+        """Close the page; the answers so far are kept."""
         self._end.close()
 
     def __enter__(self):
@@ -241,7 +241,7 @@ def _known(y, n):
 
 
 def _of_one_type(values):
-    """Return classes with those that were typed as numbers, or all as texts."""
+    """Return classes, typed numbers as numbers if all are, else all as texts."""
     known = [value for value in values if not isinstance(value, str)]
     typed = [value for value in values if isinstance(value, str)]
     if all(isinstance(v, Integral) and not isinstance(v, bool) for v in known) and all(
@@ -291,7 +291,7 @@ def _near(X, embedder):
 
 
 def _notebook():
-    """Return IPython's way to show things where this is a notebook, else None."""
+    """Return IPython's display function in a notebook, else None."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     if shell is None or "IPKernelApp" not in shell.config:

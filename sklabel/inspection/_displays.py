@@ -1,4 +1,4 @@
-"""Pictures of what an estimator has found, drawn with matplotlib."""
+"""Pictures of the results of estimators, drawn with matplotlib."""
 
 import numpy as np
 from sklearn.base import clone
@@ -13,8 +13,8 @@ from .._core.optional import import_optional
 class ClusterDisplay:
     """The most and the least confident images of each cluster, one cluster in a row.
 
-    The most confident images tell what a cluster is about, the least confident ones
-    where its border runs. Use `from_estimator` or `from_predictions`.
+    The most confident images show what a cluster contains, the least confident ones
+    where its border is. Use `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
@@ -23,9 +23,10 @@ class ClusterDisplay:
     labels : ndarray of int of shape (n,)
         Cluster of each image.
     confidence : ndarray of shape (n,) or None
-        How sure each is of its cluster: the larger, the surer. None: not known.
+        Confidence of each image in its cluster; larger is more confident. None: not
+        known.
     sizes : dict of int to int
-        Rows of each cluster, of which the images are some.
+        Number of rows of each cluster; the images are some of them.
 
     Attributes
     ----------
@@ -43,7 +44,7 @@ class ClusterDisplay:
     def from_estimator(
         cls, clusterer, X, *, n_images=6, clusters=None, cmap="gray", figure=None
     ):
-        """Draw the clusters in which a fitted clusterer puts the rows of X.
+        """Draw the clusters that a fitted clusterer predicts for the rows of X.
 
         Parameters
         ----------
@@ -52,13 +53,13 @@ class ClusterDisplay:
         X : array-like
             Images, in any form that estimators take; not flattened.
         n_images : int, default=6
-            Most confident images, and as many least confident ones.
+            Number of most confident images, and of least confident ones.
         clusters : array-like of int or None, default=None
-            Which to draw; None: all.
+            Clusters to draw; None: all.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of gray images; "gray_r" for ink on paper.
+            Colormap of gray images; "gray_r" for dark ink on white paper.
         figure : matplotlib.figure.Figure or None, default=None
-            Where to draw; None: a new figure.
+            Figure to draw into; None: a new figure.
 
         Returns
         -------
@@ -67,8 +68,8 @@ class ClusterDisplay:
         Raises
         ------
         ValueError
-            If the clusterer does not say how sure it is, or gives each image a map of
-            clusters.
+            If the clusterer has no confidence, or predicts a map of clusters for each
+            image.
         """
         if hasattr(clusterer, "predict_proba"):
             confidence = clusterer.predict_proba(X).max(1)
@@ -77,7 +78,7 @@ class ClusterDisplay:
         else:
             raise ValueError(
                 f"{type(clusterer).__name__} has neither predict_proba nor "
-                "score_samples to say how sure it is: use "
+                "score_samples, so its confidence is not known: use "
                 "ClusterDisplay.from_predictions(X, labels, confidence)."
             )
         return cls.from_predictions(
@@ -102,25 +103,25 @@ class ClusterDisplay:
         cmap="gray",
         figure=None,
     ):
-        """Draw clusters that are known.
+        """Draw clusters from their labels.
 
         Parameters
         ----------
         X : array-like
             Images, in any form that estimators take; not flattened.
         labels : array-like of int of shape (n_samples,)
-            Cluster of each row; negative: none.
+            Cluster of each row; negative: no cluster.
         confidence : array-like of shape (n_samples,) or None, default=None
-            The larger, the surer. None: not known, and the first and the last rows of
-            each cluster are drawn.
+            Confidence of each row; larger is more confident. None: not known; the first
+            and the last rows of each cluster are drawn.
         n_images : int, default=6
-            Most confident images, and as many least confident ones.
+            Number of most confident images, and of least confident ones.
         clusters : array-like of int or None, default=None
-            Which to draw; None: all.
+            Clusters to draw; None: all.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of gray images; "gray_r" for ink on paper.
+            Colormap of gray images; "gray_r" for dark ink on white paper.
         figure : matplotlib.figure.Figure or None, default=None
-            Where to draw; None: a new figure.
+            Figure to draw into; None: a new figure.
 
         Returns
         -------
@@ -164,12 +165,12 @@ class ClusterDisplay:
         Parameters
         ----------
         n_images : int, default=6
-            Most confident images, and as many least confident ones; of those that the
-            display was made with.
+            Number of most confident images, and of least confident ones, at most as
+            many as the display was made with.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of gray images; "gray_r" for ink on paper.
+            Colormap of gray images; "gray_r" for dark ink on white paper.
         figure : matplotlib.figure.Figure or None, default=None
-            Where to draw; None: a new figure.
+            Figure to draw into; None: a new figure.
 
         Returns
         -------
@@ -190,8 +191,8 @@ class ClusterDisplay:
             rows = np.flatnonzero(self.labels == cluster)
             if len(rows) < min(size, 2 * n_images):
                 raise ValueError(
-                    f"n_images={n_images} is more than the display was made with, "
-                    f"{len(rows) // 2}: make another."
+                    f"n_images={n_images} is more than the {len(rows) // 2} that the "
+                    "display was made with: make another display."
                 )
             if self.confidence is not None:
                 surest = np.argsort(-np.asarray(self.confidence)[rows], kind="stable")
@@ -229,34 +230,34 @@ def _show(ax, image, cmap):
 
 
 def _ends(rows, n):
-    """Return the first and the last n rows; of few rows each once."""
+    """Return the first and the last n rows, each once if there are few."""
     return rows[:n], rows[n:][-n:]
 
 
 class SelectionDisplay:
-    """The images a selector chose, in the order of asking, and their place among all.
+    """The images a selector chose, in labeling order, and their positions among all.
 
-    The images tell what a person will be asked; the map tells what part of the data
-    they stand for. Use `from_estimator` or `from_selection`.
+    The images are those a person will label; the map shows which part of the data they
+    represent. Use `from_estimator` or `from_selection`.
 
     Parameters
     ----------
     images : sequence of n ndarray of shape (h, w) or (h, w, 3)
         Chosen images as matplotlib shows them, uint8 or floats in [0, 1].
     sample_indices : ndarray of int of shape (n,)
-        Their rows, in the order of asking.
+        Their rows, in labeling order.
     chosen_map : ndarray of shape (n, 2)
-        Their places on the map.
+        Positions of the chosen rows on the map.
     map : ndarray of shape (m, 2)
-        Places of all rows, or of a sample of them.
+        Positions of all rows, or of a sample of them.
     n_asked : int
-        Rows chosen in all, of which the images are the first.
+        Total number of chosen rows; the images are the first of them.
 
     Attributes
     ----------
     figure_ : matplotlib.figure.Figure
     axes_ : ndarray of matplotlib.axes.Axes
-        Those of the images.
+        Axes of the images.
     map_ax_ : matplotlib.axes.Axes
     """
 
@@ -285,23 +286,24 @@ class SelectionDisplay:
         Parameters
         ----------
         selector : fitted selector
-            With ``sample_indices_``; the last step of a pipeline is taken.
+            With ``sample_indices_``; in a pipeline, the last step is used.
         X : array-like
             Images of all rows, in any form that estimators take; not flattened.
         Z : array-like of shape (n_samples, n_features)
-            Their vectors, such as those that the selector chose among.
+            Vectors of all rows, such as those that the selector used.
         n_images : int, default=40
-            Images to draw, the first of those chosen.
+            Number of chosen images to draw, from the first.
         projection : estimator or None, default=None
             With ``fit_transform`` to two columns, such as
             :class:`sklearn.manifold.TSNE`; None: :class:`sklearn.decomposition.PCA`.
-            Vectors of two columns are taken as they are.
+            Vectors of two columns are used as is.
         max_points : int, default=20000
-            Rows on the map; of more, every k-th is drawn besides the chosen ones.
+            Maximum number of rows on the map; if there are more, every k-th is drawn,
+            plus the chosen ones.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of gray images; "gray_r" for ink on paper.
+            Colormap of gray images; "gray_r" for dark ink on white paper.
         figure : matplotlib.figure.Figure or None, default=None
-            Where to draw; None: a new figure.
+            Figure to draw into; None: a new figure.
 
         Returns
         -------
@@ -333,28 +335,29 @@ class SelectionDisplay:
         cmap="gray",
         figure=None,
     ):
-        """Draw rows that are known.
+        """Draw chosen rows from their numbers.
 
         Parameters
         ----------
         X : array-like
             Images of all rows, in any form that estimators take; not flattened.
         Z : array-like of shape (n_samples, n_features)
-            Their vectors, such as those that the selector chose among.
+            Vectors of all rows, such as those that the selector used.
         sample_indices : array-like of int
-            Rows chosen, in the order of asking.
+            Chosen rows, in labeling order.
         n_images : int, default=40
-            Images to draw, the first of those chosen.
+            Number of chosen images to draw, from the first.
         projection : estimator or None, default=None
             With ``fit_transform`` to two columns, such as
             :class:`sklearn.manifold.TSNE`; None: :class:`sklearn.decomposition.PCA`.
-            Vectors of two columns are taken as they are.
+            Vectors of two columns are used as is.
         max_points : int, default=20000
-            Rows on the map; of more, every k-th is drawn besides the chosen ones.
+            Maximum number of rows on the map; if there are more, every k-th is drawn,
+            plus the chosen ones.
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of gray images; "gray_r" for ink on paper.
+            Colormap of gray images; "gray_r" for dark ink on white paper.
         figure : matplotlib.figure.Figure or None, default=None
-            Where to draw; None: a new figure.
+            Figure to draw into; None: a new figure.
 
         Returns
         -------
@@ -397,9 +400,9 @@ class SelectionDisplay:
         Parameters
         ----------
         cmap : str or matplotlib.colors.Colormap, default="gray"
-            Colors of gray images; "gray_r" for ink on paper.
+            Colormap of gray images; "gray_r" for dark ink on white paper.
         figure : matplotlib.figure.Figure or None, default=None
-            Where to draw; None: a new figure.
+            Figure to draw into; None: a new figure.
 
         Returns
         -------
@@ -421,7 +424,7 @@ class SelectionDisplay:
             _show(ax, image, cmap)
             ax.set_title(i + 1, fontsize=8, pad=2)
         rest = f", the first {n} of {self.n_asked}" if n < self.n_asked else ""
-        left.suptitle(f"in the order of asking{rest}", fontsize=10)
+        left.suptitle(f"in labeling order{rest}", fontsize=10)
         ax = right.subplots()
         size = float(np.clip(4000 / len(self.map), 1, 12))
         ax.scatter(*self.map.T, s=size, c="0.8", linewidths=0, rasterized=True)

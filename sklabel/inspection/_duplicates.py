@@ -22,9 +22,9 @@ Duplicates.__doc__ = """Groups of rows that are the same image.
 Parameters
 ----------
 exact : list of ndarray of int
-    Rows of equal bytes, the largest group first.
+    Groups of rows with equal bytes, the largest first.
 near : list of ndarray of int
-    Rows that are alike, exact copies among them.
+    Groups of similar rows, including exact copies.
 """
 _SIDE = 16  # of the thumbnails
 _N_NEIGHBORS = 10
@@ -34,10 +34,10 @@ _BLOCK = 256  # images decoded at once
 def find_duplicates(X, *, embedder=None, threshold=0.99, max_pixels=None):
     """Find exact copies and near-duplicates, in groups.
 
-    Near-duplicates have a cosine similarity above a threshold: of their vectors, or,
-    where X are images and there is no embedder, of thumbnails of 16x16 gray pixels less
-    their mean. Thumbnails tell copies that were resized or saved again; an embedder
-    also those that were cropped or shifted.
+    Near-duplicates have a cosine similarity above a threshold: between their vectors
+    or, for images without an embedder, between thumbnails of 16x16 gray pixels minus
+    their mean. Thumbnails find copies that were resized or saved again; an embedder
+    also finds copies that were cropped or shifted.
 
     Parameters
     ----------
@@ -45,20 +45,19 @@ def find_duplicates(X, *, embedder=None, threshold=0.99, max_pixels=None):
         Vectors; images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``; or paths of
         image files.
     embedder : transformer or None, default=None
-        Makes vectors of X; one that is fitted is used as it is, another one is fitted
-        as a clone.
+        Embeds X; a fitted one is used as is, another one is cloned and fitted.
     threshold : float, default=0.99
-        Least cosine similarity of near-duplicates, in (0, 1].
+        Minimum cosine similarity of near-duplicates, in (0, 1].
     max_pixels : int or None, default=None
-        Largest number of pixels of an image file; None: Pillow's limit.
+        Maximum number of pixels of an image file; None: Pillow's limit.
 
     Returns
     -------
     found : Duplicates
         ``exact`` and ``near``: lists of groups, each an array of two rows or more,
-        ascending; the largest group first. Files are exact copies where their bytes
-        are the same, rows of an array where their values are. Two rows are in one
-        near group where a chain of near-duplicates leads from one to the other.
+        ascending; the largest group first. Files are exact copies if their bytes are
+        equal, rows of an array if their values are equal. Two rows are in the same near
+        group if a chain of near-duplicates connects them.
 
     Raises
     ------
@@ -101,7 +100,7 @@ def _bytes(row):
 
 
 def _thumbnails(X, max_pixels):
-    """Return (n, 256): gray pixels less their mean."""
+    """Return (n, 256): gray pixels minus their mean."""
     n, found = _num_samples(X), []
     for start in range(0, n, _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, n))
@@ -139,7 +138,7 @@ def _near(Z, exact, threshold):
 
 
 def _groups(numbers):
-    """Return the rows of each number that several rows have, the most rows first."""
+    """Return the groups of rows with the same number, the largest first."""
     order = np.argsort(numbers, kind="stable")
     parts = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
     parts = [part for part in parts if len(part) > 1]

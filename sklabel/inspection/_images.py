@@ -25,12 +25,12 @@ darkest, brightest : ndarray
 contrast : ndarray
     Standard deviation of the luminance, in [0, 0.5].
 entropy : ndarray
-    Of the histogram of 64 levels of gray, in bits, 0 to 6.
+    Entropy of the histogram of 64 gray levels, in bits, 0 to 6.
 sharpness : ndarray
     Variance of the Laplacian of the luminance.
 """
 PoorImages = namedtuple("PoorImages", "dark bright blank blurred odd")
-PoorImages.__doc__ = """Rows of poor images by what is wrong, the worst first.
+PoorImages.__doc__ = """Rows of poor images by defect, the worst first.
 
 Parameters
 ----------
@@ -46,8 +46,8 @@ _N_NEIGHBORS = 5
 def measure_images(X, *, max_pixels=None):
     """Measure brightness, contrast, content and sharpness of images.
 
-    Images whose longest side is above 128 pixels are made smaller first, so that the
-    sharpness of photographs of different sizes can be compared.
+    Images with a side above 128 pixels are reduced first, so that the sharpness of
+    photographs of different sizes can be compared.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def measure_images(X, *, max_pixels=None):
         Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, or paths of image
         files.
     max_pixels : int or None, default=None
-        Largest number of pixels of an image file; None: Pillow's limit.
+        Maximum number of pixels of an image file; None: Pillow's limit.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def find_poor_images(
 ):
     """Find images that are dark, bright, blank, blurred or unlike all others.
 
-    A blank image is not also called dark, bright or blurred.
+    A blank image is not also reported as dark, bright or blurred.
 
     Parameters
     ----------
@@ -126,23 +126,23 @@ def find_poor_images(
         Images ``(n, h, w)``, ``(n, h, w, c)`` or ``(n, c, h, w)``, or paths of image
         files.
     embedder : transformer or None, default=None
-        Makes vectors of X, in which odd images are sought; one that is fitted is used
-        as it is, another one is fitted as a clone. None: none are.
+        Embeds X to find odd images; a fitted one is used as is, another one is cloned
+        and fitted. None: odd images are not searched for.
     dark : float, default=0.3
-        An image is dark where 99 % of its pixels have less luminance, in [0, 1].
+        An image is dark if 99 % of its pixels are below this luminance, in [0, 1].
     bright : float, default=0.7
-        An image is bright where 95 % of its pixels have more luminance, in [0, 1].
+        An image is bright if 95 % of its pixels are above this luminance, in [0, 1].
     blank : float, default=0.02
-        An image is blank where its luminance has less standard deviation.
+        An image is blank if the standard deviation of its luminance is below this.
     blurred : float, default=0.1
-        An image is blurred where its sharpness is less than this share of the median of
-        all, >= 0: what is sharp depends on the images.
+        An image is blurred if its sharpness is below this share of the median of all
+        images, >= 0.
     odd : float, default=5.0
-        An image is odd where its mean cosine distance to its 5 nearest neighbors is so
+        An image is odd if its mean cosine distance to its 5 nearest neighbors is this
         many robust standard deviations (1.4826 times the median absolute deviation)
         above the median, > 0.
     max_pixels : int or None, default=None
-        Largest number of pixels of an image file; None: Pillow's limit.
+        Maximum number of pixels of an image file; None: Pillow's limit.
 
     Returns
     -------
@@ -186,7 +186,7 @@ def _worst(values, mask):
 
 
 def _oddness(Z):
-    """Return how many deviations each row is farther from its neighbors than most."""
+    """Return each row's distance to its neighbors, in deviations above the median."""
     n_neighbors = min(_N_NEIGHBORS, len(Z) - 1)
     if not n_neighbors:
         return np.zeros(len(Z))

@@ -1,4 +1,4 @@
-"""Given labels that are probably wrong: confident learning (Northcutt et al., 2021)."""
+"""Labels that are probably wrong: confident learning (Northcutt et al., 2021)."""
 
 from collections import namedtuple
 
@@ -10,7 +10,7 @@ from .._core.labels import check_labels, encode_labels
 from ._vectors import as_vectors, unit_rows
 
 SuspiciousLabels = namedtuple("SuspiciousLabels", "rows given suggested margin")
-SuspiciousLabels.__doc__ = """Labels to look at again, the most suspicious first.
+SuspiciousLabels.__doc__ = """Labels to check, the most suspicious first.
 
 Parameters
 ----------
@@ -28,15 +28,15 @@ margin : ndarray of shape (m,)
 def suspicious_labels(
     X, y, *, embedder=None, probabilities=None, n_folds=5, C=10.0, random_state=0
 ):
-    r"""Find given labels that the other labels contradict.
+    r"""Find labels that are probably wrong, given the other labels.
 
-    Confident learning: a linear probe predicts each labeled row from those of the other
-    folds. A class k is confident of a row where its probability reaches the mean that
-    rows labeled k have,
+    Confident learning: in cross-validation, a linear probe predicts each labeled row.
+    Class k is confident for a row if its probability reaches the mean over the rows
+    labeled k,
 
     .. math:: p_k(x) \ge t_k = \frac{1}{|X_k|} \sum_{x \in X_k} p_k(x),
 
-    and a label is suspicious where another class is, and is more probable than the
+    and a label is suspicious if another class is confident and more probable than the
     given one.
 
     Parameters
@@ -44,18 +44,19 @@ def suspicious_labels(
     X : array-like of length n_samples
         Vectors, or what ``embedder`` takes: images or paths.
     y : array-like of shape (n_samples,)
-        Classes; -1, None or NaN for rows without a label, which are not looked at.
+        Classes; -1, None or NaN for unlabeled rows, which are ignored.
     embedder : transformer or None, default=None
-        Makes vectors of X; one that is fitted is used as it is, another one is fitted
-        as a clone. None: X holds vectors.
+        Embeds X; a fitted one is used as is, another one is cloned and fitted. None: X
+        holds vectors.
     probabilities : array-like of shape (n_samples, n_classes), default=None
-        Of rows that the model has not seen, columns in the order of the sorted classes,
-        in place of those of the probe.
+        Out-of-sample probabilities to use instead of the probe's, columns in the order
+        of the sorted classes.
     n_folds : int, default=5
-        Folds, at least 2; a class with fewer rows has each in a fold of its own.
+        Number of folds, at least 2; a class with fewer rows has each row in a separate
+        fold.
     C : float, default=10.0
-        Inverse strength of the probe's penalty, > 0, for vectors of length 1. Small, so
-        that the probe does not learn wrong labels by heart.
+        Inverse strength of the probe's penalty, > 0, for vectors of length 1. Small
+        values keep the probe from memorizing wrong labels.
     random_state : int or None, default=0
         Seed of the folds.
 
@@ -71,7 +72,7 @@ def suspicious_labels(
 
     Notes
     -----
-    Where a class has one labeled row, nothing can be said against it.
+    The label of a class with only one labeled row is never suspicious.
 
     References
     ----------
@@ -126,7 +127,7 @@ def suspicious_labels(
 
 
 def _out_of_fold(z, codes, n_classes, n_folds, C, seed):
-    """Return probabilities (m, K) of rows by a probe of the other folds."""
+    """Return the out-of-fold probabilities (m, K) of a probe."""
     order = np.random.default_rng(seed).permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]
     fold = np.empty(len(codes), int)

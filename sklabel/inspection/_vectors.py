@@ -1,4 +1,4 @@
-"""Vectors of X, for what looks at neighbors: X itself, or what an embedder makes."""
+"""Vectors of X for neighbor searches: X itself, or its embedding."""
 
 import numpy as np
 from sklearn.base import clone
@@ -16,9 +16,9 @@ def as_vectors(X, embedder, why):
     X : array-like
         Vectors, or what the embedder takes.
     embedder : transformer or None
-        A fitted one is used as it is, another is fitted to X as a clone.
+        A fitted one is used as is, another one is cloned and fitted to X.
     why : str
-        What vectors are needed for; begins the message where there are none.
+        Purpose of the vectors; begins the error message if X has none.
     """
     if embedder is None:
         if len(np.shape(X)) != 2:
@@ -33,13 +33,13 @@ def as_vectors(X, embedder, why):
     if np.isnan(Z).any():
         raise ValueError(
             f"{int(np.isnan(Z).any(1).sum())} rows of X cannot be embedded: leave out "
-            "the files that cannot be read."
+            "files that cannot be read."
         )
     return Z
 
 
 def unit_rows(Z, center=True):
-    """Return rows of length 1, centered first; a row of zeros stays one."""
+    """Return rows of length 1, centered first; a row of zeros stays zero."""
     Z = np.asarray(Z, dtype=np.float64)
     return normalize(Z - Z.mean(0) if center else Z)
 

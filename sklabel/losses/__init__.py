@@ -1,4 +1,4 @@
-"""Objectives as functions on tensors, one file for each family of methods."""
+"""Losses as functions of tensors, one file for each family of methods."""
 
 from ._precision import unit_rows
 from .clustering import (

@@ -1,4 +1,4 @@
-"""What losses share: the digits of float32, and rows of length 1."""
+"""Helpers of losses: float32 precision, and rows of length 1."""
 
 import torch
 
@@ -7,7 +7,7 @@ TINY = 1e-8
 
 
 def at_least_float32(x):
-    """Return x with at least the digits of float32."""
+    """Return x in at least float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -21,8 +21,8 @@ def unit_rows(z):
     Returns
     -------
     z : Tensor of shape (..., D)
-        In float32 at least. The squared length counts as 1e-12 at least, so that a zero
-        row stays zero.
+        In at least float32. The squared length is at least 1e-12, so that a zero row
+        stays zero.
     """
     z = at_least_float32(z)
     # rows with large entries are made smaller first: their squares could overflow

@@ -1,4 +1,4 @@
-"""Clustering losses: neighbors, views and codes agree; clusters stay in use."""
+"""Clustering losses: agreement of neighbors, views and codes; use of all clusters."""
 
 import math
 
@@ -32,7 +32,7 @@ def entropy(probabilities, from_logits=False):
 
 
 def mean_entropy(probabilities):
-    """Entropy of the batch's mean distribution: high where all clusters are used.
+    """Entropy of the batch's mean distribution: high if all clusters are used.
 
     Parameters
     ----------
@@ -59,14 +59,15 @@ def scan_consistency(logits_anchor, logits_neighbor):
     Returns
     -------
     consistency : Tensor of shape (...)
-        0 where all pairs give the same sure answer; a pair counts at most 100.
+        0 if all pairs are in the same cluster with certainty; a pair counts at most
+        100.
 
     Notes
     -----
     Value and gradient are exact (log-sum-exp) up to the cap; beyond it the gradient is
-    0. The public code goes through torch's binary cross-entropy, whose gradient dies
-    once the product of the probabilities falls below 1e-12, so that a sure but wrong
-    pair is never mended. Values are the same.
+    0. The public code uses torch's binary cross-entropy, whose gradient vanishes if the
+    product of the probabilities falls below 1e-12, so that a confident but wrong pair
+    is never corrected. Values are the same.
     """
     log_p = at_least_float32(logits_anchor).log_softmax(-1)
     log_q = at_least_float32(logits_neighbor).log_softmax(-1)
@@ -74,7 +75,7 @@ def scan_consistency(logits_anchor, logits_neighbor):
 
 
 def scan_loss(anchors, neighbors, entropy_weight=5.0, prior=None):
-    r"""Cluster by agreement with neighbors while all clusters stay in use.
+    r"""Return SCAN's loss: neighbors agree, and all clusters are used.
 
     `scan_consistency` minus ``entropy_weight`` times `mean_entropy` of the anchors.
 
@@ -106,7 +107,7 @@ def scan_loss(anchors, neighbors, entropy_weight=5.0, prior=None):
 
 
 def _cluster_usage(mean, prior):
-    """Return how well the mean (..., K) of all rows uses the clusters, at best ln K."""
+    """Return how evenly the mean of all rows (..., K) uses clusters, at best ln K."""
     if prior is None:
         return entropy(mean)
     log_prior = prior.to(mean).clamp_min(TINY).log()
@@ -120,9 +121,9 @@ def scan_head_scores(probabilities, neighbors, prior=None):
     Parameters
     ----------
     probabilities : Tensor of shape (H, n, K)
-        Of every row by every head, from un-augmented samples.
+        Probabilities of every row from every head, without augmentation.
     neighbors : Tensor of shape (n, k)
-        Row numbers of each row's neighbors, the row itself usually among them.
+        Row numbers of each row's neighbors, usually including the row itself.
     prior : Tensor of shape (K,) or None, default=None
         Expected share of each cluster, as for `scan_loss`.
 
@@ -131,15 +132,16 @@ def scan_head_scores(probabilities, neighbors, prior=None):
     total : Tensor of shape (H,)
         ``consistency - entropy``, whatever the entropy's weight in training.
     consistency : Tensor of shape (H,)
-        Mean of minus the log of the product of probabilities over all n * k pairs, a
-        pair counting at most 100.
+        Mean over all n * k pairs of minus the log of the product of probabilities; a
+        pair counts at most 100.
     entropy : Tensor of shape (H,)
-        Of the mean of all rows; with a prior :math:`\\ln K - KL(\\bar p \\| prior)`.
+        Entropy of the mean of all rows; with a prior :math:`\\ln K - KL(\\bar p \\|
+        prior)`.
 
     Notes
     -----
-    Takes one column of neighbors of one head at a time: beyond the input, memory for
-    some 2 n K numbers.
+    Processes one column of neighbors of one head at a time: besides the input, it needs
+    memory for about 2 n K numbers.
     """
     consistency = []
     for p in probabilities:
@@ -168,18 +170,18 @@ def iic_loss(p1, p2, marginal_weight=1.0):
         Probabilities of the clusters; rows i are two views of sample i. Leading axes
         are heads.
     marginal_weight : float, default=1.0
-        Weight of the entropy of the clusters' shares, > 0; above 1 for more equal
+        Weight of the entropy of the cluster shares, > 0; values above 1 favor equal
         shares. Paper: lambda.
 
     Returns
     -------
     loss : Tensor of shape (...)
-        With weight 1 between 0 (nothing in common) and -ln K (sure, agreeing, equal
+        With weight 1, between 0 (independent) and -ln K (confident, in agreement, equal
         shares). The public code averages over heads.
 
     Notes
     -----
-    Entries below 2.2e-16 count as that, without a gradient.
+    Smaller entries are set to 2.2e-16, without a gradient.
 
     References
     ----------
@@ -196,31 +198,31 @@ def iic_loss(p1, p2, marginal_weight=1.0):
 def iic_segmentation_loss(
     p1, p2, affine=None, mask=None, marginal_weight=1.0, half_side=0, collapsed=False
 ):
-    """Minus the mutual information of the clusters of nearby pixels of two views.
+    """Minus the mutual information between the clusters of nearby pixels of two views.
 
     Parameters
     ----------
     p1, p2 : Tensor of shape (B, K, H, W)
         Probabilities of the clusters of each pixel; images i are two views of one.
     affine : Tensor of shape (B, 2, 3) or None, default=None
-        For :func:`torch.nn.functional.affine_grid`: brings the second view into the
+        For :func:`torch.nn.functional.affine_grid`: moves the second view into the
         frame of the first.
     mask : Tensor of shape (B, H, W) or None, default=None
         1 where a pixel of the first view counts, 0 where it does not.
     marginal_weight : float, default=1.0
         See `iic_loss`.
     half_side : int, default=0
-        Pixels are paired over all displacements of up to so many rows and columns.
+        Pixels are paired over all displacements of up to this many rows and columns.
         Paper: 10 for 128 pixels.
     collapsed : bool, default=False
-        Whether all displacements make one joint distribution, whose total then passes
-        no gradient, or one each, as in all published models.
+        Whether all displacements share one joint distribution, whose total then has no
+        gradient; False: one each, as in all published models.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over the displacements that pair any pixels; at best -ln K. 0 where none
-        does.
+        Mean over the displacements with any pairs of pixels; at best -ln K. 0 if there
+        are none.
 
     Notes
     -----
@@ -318,7 +320,7 @@ def sharpened_targets(q):
     Parameters
     ----------
     q : Tensor of shape (n, K)
-        Of the whole set, not of a batch; rows sum to 1.
+        Assignment of the whole set, not of a batch; rows sum to 1.
 
     Returns
     -------
@@ -380,9 +382,9 @@ def contrastive_clustering(
     contrast : {"rows", "literal", "centers", "assignment"}, default="rows"
         "rows": as above. "literal": as printed, without the positive in the denominator
         and with a sum over the classes. "centers": the cross-entropy of each row among
-        all centers, mean over rows. "assignment": minus the logarithm of what
-        `student_assignment` gives a row for its class, divided by T before the softmax;
-        the classes of the batch count equally. It is by distance, whatever
+        all centers, mean over rows. "assignment": minus the logarithm of the
+        `student_assignment` of a row to its class, with logits divided by T; the
+        classes of the batch count equally. It uses distances, and ignores
         ``normalize``.
     normalize : bool, default=True
         Whether codes and centers are scaled to length 1.
@@ -392,12 +394,12 @@ def contrastive_clustering(
     Returns
     -------
     loss : Tensor of shape ()
-        With "rows" and "literal" over the classes of the batch, and 0 where there is
-        only one. "literal" without ``normalize`` has no lower bound.
+        With "rows" and "literal", over the classes of the batch, and 0 if there is only
+        one. "literal" without ``normalize`` has no lower bound.
 
     Notes
     -----
-    The authors have published no code and the article leaves the formula open to these
+    The authors have published no code, and the formula in the article allows these
     readings.
 
     References

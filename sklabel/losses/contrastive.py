@@ -1,4 +1,4 @@
-"""Embedding losses: two views of a sample agree, and so do an image and its text."""
+"""Embedding losses: agreement of two views of a sample, or of an image and its text."""
 
 import math
 
@@ -26,15 +26,15 @@ def nt_xent(z1, z2, temperature=0.5, normalize=True, anchors="both"):
     normalize : bool, default=True
         Whether rows are scaled to length 1. A zero row stays zero.
     anchors : {"both", "first"}, default="both"
-        "both": the sum of the means over the anchors of each view, as SimCLR's code has
-        it, which is twice the mean over all 2B anchors. "first": the mean over the
-        first views alone, as SCAN's pretext has it.
+        "both": the sum of the means over the anchors of each view, which is twice the
+        mean over all 2B anchors, as in SimCLR's code. "first": the mean over the first
+        views only, as in SCAN's pretext task.
 
     Returns
     -------
     loss : Tensor of shape ()
-        2 ln(2B - 1) ("both") where all rows are equal, and 0 for B = 1. Computed in
-        float32 at least, also under autocast.
+        2 ln(2B - 1) ("both") if all rows are equal, and 0 for B = 1. Computed in at
+        least float32, also under autocast.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def nt_xent(z1, z2, temperature=0.5, normalize=True, anchors="both"):
     -----
     One product of 2B x 2B (B x 2B with "first"). The similarity of an anchor with
     itself is masked before the softmax, so no gradient passes through it. Equal samples
-    of a batch are negatives of each other.
+    in a batch are negatives of each other.
 
     References
     ----------
@@ -87,15 +87,15 @@ def info_nce(queries, keys, queue, temperature=0.2):
     queries, keys : Tensor of shape (B, D)
         Rows i belong together; of length 1, see `unit_rows`.
     queue : Tensor of shape (Q, D)
-        Rows of other samples, the n in the formula; as they are, without a gradient.
+        Rows of other samples, n in the formula; not normalized, without a gradient.
     temperature : float, default=0.2
         T, > 0.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over the queries; ln(1 + Q) where nothing can be told apart. Computed in
-        float32 at least, also under autocast.
+        Mean over the queries; ln(1 + Q) if all rows are equal. Computed in at least
+        float32, also under autocast.
 
     References
     ----------
@@ -128,7 +128,7 @@ def normalized_mse(predictions, targets):
     -------
     loss : Tensor of shape ()
         Mean over the rows of ``2 - 2 cos``: 0 (equal directions) to 4 (opposite ones).
-        A zero row costs 1. BYOL's training loss is the sum of both directions.
+        A zero row costs 1. BYOL's training loss is the sum over both directions.
 
     References
     ----------
@@ -140,7 +140,7 @@ def normalized_mse(predictions, targets):
 
 @torch.no_grad()
 def sinkhorn(scores, epsilon=0.05, n_iterations=3):
-    """Assign rows to prototypes softly, so that all prototypes get equal shares.
+    """Assign rows to prototypes softly, with equal shares for all prototypes.
 
     Parameters
     ----------
@@ -149,13 +149,13 @@ def sinkhorn(scores, epsilon=0.05, n_iterations=3):
     epsilon : float, default=0.05
         Softness, > 0.
     n_iterations : int, default=3
-        Each scales first the prototypes, then the rows to their shares.
+        Each iteration scales first the prototypes and then the rows to their shares.
 
     Returns
     -------
     codes : Tensor of shape (n, K)
         Rows sum to 1 (after one iteration or more), columns nearly to n / K. Without a
-        gradient, in float32 at least.
+        gradient, in at least float32.
 
     References
     ----------
@@ -194,7 +194,7 @@ def swapped_prediction(scores, codes, temperature=0.1, assigned=(0, 1)):
     Returns
     -------
     loss : Tensor of shape ()
-        ln K where nothing is learned.
+        ln K if nothing is learned.
 
     References
     ----------
@@ -209,7 +209,7 @@ def swapped_prediction(scores, codes, temperature=0.1, assigned=(0, 1)):
 
 
 def lloyd_groups(z, n_groups, n_iterations=5):
-    """Group the rows of one batch by k-means, in a way that gradients pass through.
+    """Group the rows of one batch by differentiable k-means.
 
     Parameters
     ----------
@@ -222,10 +222,10 @@ def lloyd_groups(z, n_groups, n_iterations=5):
     Returns
     -------
     labels : Tensor of int of shape (B,)
-        Group of each row, the first of equally near ones.
+        Group of each row; ties go to the first.
     centers : Tensor of shape (K, D)
-        Mean of the rows of each group, 0 where it is empty; not normalized. Their
-        gradient passes to the rows they were averaged from.
+        Mean of the rows of each group, 0 if it is empty; not normalized. Gradients pass
+        to the averaged rows.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def lloyd_groups(z, n_groups, n_iterations=5):
 
 
 def group_discrimination(z1, z2, n_groups, temperature=0.2, n_iterations=5):
-    """Find the group of each row among those of the other view: CLD's group loss.
+    """Identify the group of each row among those of the other view: CLD's group loss.
 
     Each view is grouped by `lloyd_groups`. A row of one view is then classified among
     the centers of the other view, with the other view's group of the same sample as
@@ -269,7 +269,7 @@ def group_discrimination(z1, z2, n_groups, temperature=0.2, n_iterations=5):
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over both directions; about ln K at first.
+        Mean over both directions; about ln K at the start.
 
     References
     ----------
@@ -287,7 +287,7 @@ def group_discrimination(z1, z2, n_groups, temperature=0.2, n_iterations=5):
 
 
 def clip_loss(images, texts, log_scale, positives=None):
-    r"""Find each image's text in the batch, and each text's image: CLIP's loss.
+    r"""Identify each image's text in the batch, and each text's image: CLIP's loss.
 
     The mean of the two cross-entropies over rows and over columns of
 
@@ -300,16 +300,16 @@ def clip_loss(images, texts, log_scale, positives=None):
     images, texts : Tensor of shape (B, D)
         Rows i belong together; scaled to length 1 inside. A zero row stays zero.
     log_scale : Tensor of shape () or float
-        s, the logarithm of one over the temperature.
+        s, the logarithm of 1 / temperature.
     positives : Tensor of bool of shape (B, B) or None, default=None
-        Which texts (columns) belong to which images (rows), the diagonal among them:
-        the target is spread evenly over them. None: the diagonal alone, as published.
+        Which texts (columns) belong to which images (rows), including the diagonal; the
+        target is spread evenly over them. None: the diagonal only, as published.
 
     Returns
     -------
     loss : Tensor of shape ()
-        ln B where nothing can be told apart, and 0 for B = 1. Computed in float32 at
-        least, also under autocast.
+        ln B if all rows are equal, and 0 for B = 1. Computed in at least float32, also
+        under autocast.
 
     Raises
     ------

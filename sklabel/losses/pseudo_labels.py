@@ -1,4 +1,4 @@
-"""Pseudo-labels: predictions as targets, and the losses of learning from them."""
+"""Pseudo-labels: predictions as targets, and losses that learn from them."""
 
 import torch
 from torch.nn import functional as F
@@ -9,27 +9,27 @@ from ._precision import at_least_float32
 
 @torch.no_grad()
 def pseudo_targets(logits, threshold=0.95, temperature=1.0, hard=True):
-    """Targets from predictions, and which of them are sure enough to be used.
+    """Return targets from predictions, and which of them are confident enough to use.
 
     Parameters
     ----------
     logits : Tensor of shape (B, K)
-        Of weakly augmented rows.
+        Logits of weakly augmented rows.
     threshold : float or Tensor of shape (K,), default=0.95
-        A row is sure where its largest probability reaches it; one per class: that of
-        the predicted class.
+        A row is confident if its largest probability reaches it; with one per class,
+        that of the predicted class.
     temperature : float, default=1.0
-        > 0; below 1 sharpens. With hard targets before the threshold, with soft ones in
-        the targets only.
+        > 0; below 1 sharpens. It is applied before the threshold with hard targets, and
+        only to the targets with soft ones.
     hard : bool, default=True
-        Whether targets are classes (of equal ones the first) or distributions.
+        Whether targets are classes (ties go to the first) or distributions.
 
     Returns
     -------
     targets : Tensor of shape (B,) or (B, K)
         Classes if ``hard``, else probabilities.
     mask : Tensor of bool of shape (B,)
-        Whether a row is sure.
+        Whether a row is confident.
     """
     check_number(0, 1, threshold=threshold)
     check_number(0, above=True, temperature=temperature)
@@ -45,29 +45,29 @@ def pseudo_targets(logits, threshold=0.95, temperature=1.0, hard=True):
 def pseudo_label(
     logits_weak, logits_strong, threshold=0.95, temperature=1.0, hard=True, weights=None
 ):
-    """Teach strong views what weak views are sure of: FixMatch's unlabeled term.
+    """Train strong views on confident weak views: FixMatch's unlabeled loss.
 
     Parameters
     ----------
     logits_weak, logits_strong : Tensor of shape (B, K)
-        Of weakly and strongly augmented views of the same rows; no gradient passes to
-        the first.
+        Logits of weakly and strongly augmented views of the same rows; no gradient
+        passes to the first.
     threshold : float or Tensor of shape (K,), default=0.95
-        A row counts where its largest probability reaches it; one per class: that of
+        A row counts if its largest probability reaches it; with one per class, that of
         the predicted class.
     temperature : float, default=1.0
         > 0; see `pseudo_targets`.
     hard : bool, default=True
         Whether targets are classes or distributions.
     weights : Tensor of shape (B,) or None, default=None
-        How much each row counts, in [0, 1] or bool, whatever ``threshold`` is; None: by
+        Weight of each row, in [0, 1] or bool, which replaces ``threshold``; None: by
         the threshold.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Cross-entropy of the rows that count, times their weights, summed and divided by
-        the number of ALL rows; 0 where none counts.
+        Weighted sum of the cross-entropy of the rows that count, divided by the number
+        of ALL rows; 0 if none counts.
     mask : Tensor of shape (B,)
         Whether a row counts, bool; or ``weights``.
 
@@ -89,7 +89,7 @@ def pseudo_label(
 
 
 def self_adaptive_fairness(logits, weights, mean_prediction, class_shares):
-    r"""Hold the classes apart by their shares: FreeMatch's fairness term.
+    r"""Keep predictions near the class distribution: FreeMatch's fairness term.
 
     .. math:: \sum_k \hat p_k \ln \bar p_k, \quad
               \hat p \propto p / h, \; \bar p \propto \bar q / \bar h
@@ -97,11 +97,11 @@ def self_adaptive_fairness(logits, weights, mean_prediction, class_shares):
     Parameters
     ----------
     logits : Tensor of shape (B, K)
-        Of strongly augmented rows.
+        Logits of strongly augmented rows.
     weights : Tensor of shape (B,)
-        Rows of weight 0 do not count; the others do, all alike. Of their probabilities
-        and of the shares of their most probable classes are :math:`\bar q` and
-        :math:`\bar h`.
+        Rows of weight 0 are ignored; the others count equally. :math:`\bar q` is the
+        mean of their probabilities and :math:`\bar h` the shares of their most probable
+        classes.
     mean_prediction, class_shares : Tensor of shape (K,)
         Moving averages p and h of the probabilities of weakly augmented rows and of the
         shares of their most probable classes.
@@ -109,8 +109,7 @@ def self_adaptive_fairness(logits, weights, mean_prediction, class_shares):
     Returns
     -------
     loss : Tensor of shape ()
-        0 where no row counts. A class without a share has no part in the product that
-        it would divide.
+        0 if no row counts. A class without a share is not divided by it.
 
     References
     ----------
@@ -133,23 +132,23 @@ def self_adaptive_fairness(logits, weights, mean_prediction, class_shares):
 
 
 def confidence_cross_entropy(logits_weak, logits_strong, threshold=0.99, balance=True):
-    """Learn from one's own sure answers: SCAN's self-labeling.
+    """Learn from one's own confident predictions: SCAN's self-labeling.
 
-    The target of a strong view is the class of its weak view, where that is sure.
+    The target of a strong view is the class of its weak view, if that is confident.
 
     Parameters
     ----------
     logits_weak, logits_strong : Tensor of shape (B, K)
-        Of the plain and of the augmented view; no gradient passes to the first.
+        Logits of the plain and the augmented view; no gradient passes to the first.
     threshold : float, default=0.99
-        Rows count where the largest probability is above it (not equal).
+        Rows count if their largest probability is above it (not equal).
     balance : bool, default=True
-        Whether a class weighs the more the rarer it is among the rows that count.
+        Whether classes are weighted inversely to their number of rows that count.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Weighted mean of the cross-entropy; 0 with gradient 0 where no row counts.
+        Weighted mean of the cross-entropy; 0 with gradient 0 if no row counts.
 
     References
     ----------
@@ -179,12 +178,12 @@ def sharpen(probabilities, temperature=0.5):
     probabilities : Tensor of shape (..., K)
         Last axis sums to one.
     temperature : float, default=0.5
-        T, > 0; 1 changes nothing, towards 0 the largest entry takes all.
+        T, > 0; 1 changes nothing, and toward 0 the largest entry approaches 1.
 
     Returns
     -------
     q : Tensor of shape (..., K)
-        In float32 at least.
+        In at least float32.
 
     References
     ----------
@@ -202,7 +201,7 @@ def guessed_labels(logits, temperature=0.5):
     Parameters
     ----------
     logits : Tensor of shape (V, B, K)
-        Of V views of the same rows; no gradient passes.
+        Logits of V views of the same rows; no gradient passes.
     temperature : float, default=0.5
         > 0; see `sharpen`.
 
@@ -230,7 +229,7 @@ def mixup(x, order, weights):
     x : Tensor of shape (B, ...)
         Samples, or their targets as distributions.
     order : Tensor of int of shape (B,)
-        The other row of each row.
+        Partner of each row.
     weights : Tensor of shape (B,)
         Share of the row itself, in [0, 1]. MixMatch: the larger of a and 1 - a for a
         drawn from Beta(alpha, alpha), so that a row stays closer to itself.
@@ -255,11 +254,11 @@ def mixmatch_losses(logits, targets, n_labeled):
     Parameters
     ----------
     logits : Tensor of shape (B, K)
-        Of mixed rows; first those that come from labeled ones.
+        Logits of mixed rows; those from labeled rows come first.
     targets : Tensor of shape (B, K)
         Mixed distributions.
     n_labeled : int
-        Rows that come from labeled ones, >= 1.
+        Number of rows that come from labeled ones, >= 1.
 
     Returns
     -------
@@ -267,7 +266,7 @@ def mixmatch_losses(logits, targets, n_labeled):
         Mean cross-entropy of the first ``n_labeled`` rows.
     unlabeled : Tensor of shape ()
         Mean over the other rows AND the classes of the squared difference between
-        target and softmax; 0 where there is no other row.
+        target and softmax; 0 if there is no other row.
 
     References
     ----------
@@ -284,7 +283,7 @@ def mixmatch_losses(logits, targets, n_labeled):
 def noisy_student_loss(
     logits_labeled, labels, logits_unlabeled, targets, label_smoothing=0.1
 ):
-    """Learn from labels and from a teacher's answers, every row alike: Noisy Student.
+    """Learn from labels and a teacher's predictions, equal per row: Noisy Student.
 
     Parameters
     ----------
@@ -293,10 +292,10 @@ def noisy_student_loss(
     logits_unlabeled : Tensor of shape (M, K)
         M may be 0.
     targets : Tensor of shape (M,) or (M, K)
-        The teacher's classes, or its probabilities.
+        The teacher's predicted classes or probabilities.
     label_smoothing : float, default=0.1
-        Share of a class's weight that is spread over all classes, in [0, 1]; for
-        classes only, never for probabilities.
+        Share of a target's weight that is spread over all classes, in [0, 1]; for
+        classes only, not for probabilities.
 
     Returns
     -------
@@ -324,7 +323,7 @@ def noisy_student_loss(
 
 
 def distillation(logits_teacher, logits_student, temperature=1.0):
-    r"""Teach a student the probabilities of a teacher: SimCLRv2's last stage.
+    r"""Train a student on the probabilities of a teacher: SimCLRv2's last stage.
 
     .. math:: -\frac{1}{B} \sum_i \sum_k p_{ik} \ln q_{ik}, \quad
               p_i = \mathrm{softmax}(t_i / T), \; q_i = \mathrm{softmax}(s_i / T)
@@ -334,8 +333,8 @@ def distillation(logits_teacher, logits_student, temperature=1.0):
     logits_teacher, logits_student : Tensor of shape (B, K)
         t and s, of the same views; no gradient passes to the first.
     temperature : float, default=1.0
-        T, > 0; below 1 sharpens both. The loss is not multiplied by its square, as the
-        authors' notebook does and their paper does not.
+        T, > 0; below 1 sharpens both. The loss is not multiplied by T squared, in
+        accordance with the paper; the authors' notebook does so.
 
     Returns
     -------

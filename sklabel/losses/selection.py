@@ -10,7 +10,7 @@ from ._precision import TINY, at_least_float32
 def uslt_local_loss(
     anchors, neighbors, mean_probabilities, adjustment_weight=5.0, temperature=0.25
 ):
-    r"""Teach a row what its neighbor says, corrected for large clusters: USL-T's local.
+    r"""Train a row on its neighbor's prediction: USL-T's local loss.
 
     .. math:: L = \mathrm{KL}(t \,\|\, \mathrm{softmax}(z)), \quad
               t = \mathrm{softmax}((z' - \beta \ln \bar p) / T)
@@ -23,17 +23,17 @@ def uslt_local_loss(
         Logits of rows and of one neighbor of each; no gradient passes to the neighbors.
     mean_probabilities : Tensor of shape (K,)
         Running mean of the neighbors' probabilities, before this batch is added to it.
-        Paper: p bar; counted as 1e-8 at least.
+        Paper: p bar; at least 1e-8.
     adjustment_weight : float, default=5.0
-        beta, >= 0: how strongly targets turn from clusters that are large already.
+        beta, >= 0: how strongly targets avoid large clusters.
     temperature : float, default=0.25
-        T, > 0; below 1 sharpens the targets, after their softmax in the public code,
-        which is the same.
+        T, > 0; below 1 sharpens the targets. The public code sharpens after the
+        softmax, which is equivalent.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over the rows, the entropy of the targets subtracted: 0 at the least.
+        Mean over the rows minus the entropy of the targets; at least 0.
 
     References
     ----------
@@ -57,26 +57,26 @@ def uslt_global_loss(
     cluster_weights="balanced",
     mean_over="kept",
 ):
-    """Teach strong views the sure answers of plain views: USL-T's global loss.
+    """Train strong views on confident predictions of plain views: USL-T's global loss.
 
     Parameters
     ----------
     logits_weak, logits_strong : Tensor of shape (B, K)
-        Of the plain and of the augmented view; no gradient passes to the first.
+        Logits of the plain and the augmented view; no gradient passes to the first.
     threshold : float, default=0.95
-        Rows are kept where the largest probability is above it (not equal).
+        Rows are kept if their largest probability is above it (not equal).
     cluster_weights : {"balanced", "renormalized"} or None, default="balanced"
         Weight of a kept row of a cluster with n_c of the n kept rows. "balanced":
         n / n_c; "renormalized": n / n_c over the number of clusters with kept rows,
         which is 1 on average; None: 1.
     mean_over : {"kept", "batch"}, default="kept"
-        What the weighted sum is divided by. "kept": the weights of the kept rows;
-        "batch": B.
+        Divisor of the weighted sum. "kept": the total weight of the kept rows; "batch":
+        B.
 
     Returns
     -------
     loss : Tensor of shape ()
-        0 with gradient 0 where no row is kept.
+        0 with gradient 0 if no row is kept.
 
     Raises
     ------
@@ -91,11 +91,11 @@ def uslt_global_loss(
     check_number(0, 1, threshold=threshold)
     if cluster_weights not in ("balanced", "renormalized", None):
         raise ValueError(
-            f'cluster_weights={cluster_weights!r} is none of "balanced", '
+            f'cluster_weights={cluster_weights!r} is not one of "balanced", '
             '"renormalized", None.'
         )
     if mean_over not in ("kept", "batch"):
-        raise ValueError(f'mean_over={mean_over!r} is none of "kept", "batch".')
+        raise ValueError(f'mean_over={mean_over!r} is not one of "kept", "batch".')
     confidence, targets = at_least_float32(logits_weak.detach()).softmax(-1).max(-1)
     kept = confidence > threshold  # (B,)
     losses = F.cross_entropy(at_least_float32(logits_strong), targets, reduction="none")
@@ -118,12 +118,12 @@ def uslt_global_loss(
 
 
 def learning_loss(predicted, losses, margin=1.0):
-    r"""Teach the order of losses, pair by pair: learning loss.
+    r"""Return the ranking loss of predicted losses, pair by pair: learning loss.
 
     .. math:: \max(0, m - s_{ij} (\hat l_i - \hat l_j)), \quad
               s_{ij} = +1 \text{ if } l_i > l_j, \text{ else } -1, \quad j = B - 1 - i
 
-    The size of a loss falls during training; what stays is which of two is larger.
+    Losses fall during training, but which of two is larger remains meaningful.
 
     Parameters
     ----------
@@ -132,24 +132,23 @@ def learning_loss(predicted, losses, margin=1.0):
     losses : Tensor of shape (B,)
         True ones; no gradient passes to them.
     margin : float, default=1.0
-        m, >= 0: how far predictions of a pair shall be apart. Paper: xi.
+        m, >= 0: margin between the predictions of a pair. Paper: xi.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over the B // 2 pairs of the first row with the last, the second with the
-        last but one, and so on; ``margin`` where all predictions are equal, 0 for
-        B = 1.
+        Mean over the B // 2 pairs: first and last row, second and second-to-last, and
+        so on; ``margin`` if all predictions are equal, 0 for B = 1.
 
     Raises
     ------
     ValueError
-        If the two have not the same number of entries along one axis.
+        If the two are not 1-D or differ in length.
 
     Notes
     -----
-    The middle row of an odd batch has no partner and is left out. Of equal losses the
-    first is taken for the smaller one, as in the public code.
+    The middle row of an odd batch has no partner and is left out. If losses are equal,
+    the first counts as the smaller one, as in the public code.
 
     References
     ----------
@@ -171,24 +170,24 @@ def learning_loss(predicted, losses, margin=1.0):
 
 
 def temporal_consistency(logits, auxiliary, average):
-    r"""Pull an auxiliary head toward the main one and toward the past: TOD's loss.
+    r"""Pull an auxiliary head toward the main head and its average: TOD's loss.
 
     .. math:: \frac{1}{BK} \sum_{ik} (s_{ik} - c_{ik})^2 + (c_{ik} - \bar s_{ik})^2
 
     Parameters
     ----------
     logits : Tensor of shape (B, K)
-        Of the main head, s.
+        Logits of the main head, s.
     auxiliary : Tensor of shape (B, K)
-        Of the second head on the same features, c.
+        Logits of the second head on the same features, c.
     average : Tensor of shape (B, K)
-        Of the main head of the averaged network; no gradient passes to it.
+        Logits of the main head of the averaged network; no gradient passes to it.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over rows and classes; 0 where all agree or B = 0. TOD's is the sum of that
-        of the labeled and that of the unlabeled rows.
+        Mean over rows and classes; 0 if all agree or B = 0. TOD adds the values for
+        labeled and unlabeled rows.
 
     References
     ----------

@@ -29,8 +29,8 @@ class _ClusteringScorer:
             return 0.0
         if self.figure == "silhouette" and labels.ndim > 1:
             raise ValueError(
-                f"{type(estimator).__name__} gives each image a map of clusters, and "
-                'pixels have no "silhouette": score another figure.'
+                f"{type(estimator).__name__} gives each image a map of clusters, "
+                'which has no "silhouette": use another figure.'
             )
         if self.figure == "stability":
             other = clone(estimator)
@@ -39,12 +39,11 @@ class _ClusteringScorer:
             if last is last_step(estimator):  # clone does not copy what is frozen
                 raise ValueError(
                     f'"stability" trains a second {name}, but this one is frozen: '
-                    "score "
-                    "it without the FrozenEstimator around it."
+                    "score it without FrozenEstimator."
                 )
             if "random_state" not in parameters:
                 raise ValueError(
-                    f'{name} has no random_state, and so no "stability": score its '
+                    f'{name} has no random_state, which "stability" needs: use '
                     '"neighbor_agreement" or "silhouette".'
                 )
             seed = parameters["random_state"]
@@ -61,9 +60,7 @@ class _ClusteringScorer:
             ]
             same = np.concatenate([part.ravel() for part in same])
             if len(same) == 0:
-                raise ValueError(
-                    "Maps of one pixel have no pixels side by side to score."
-                )
+                raise ValueError("Maps of one pixel have no adjacent pixels to score.")
             return float((same.mean() - chance) / (1 - chance))
         labels = labels[good]
         Z = self._embed(estimator, X)[good]
@@ -97,15 +94,15 @@ class _ClusteringScorer:
 
 
 def _confidence(estimator, X):
-    """Return how sure a clusterer is of each row, or of each pixel."""
+    """Return the confidence of a clusterer in each row, or in each pixel."""
     if hasattr(estimator, "predict_proba"):
         return np.asarray(estimator.predict_proba(X)).max(1)
     clusterer, rows = inner_estimator(estimator, X)
     if isinstance(clusterer, Learner):
         return clusterer.score_samples(rows)
     raise ValueError(
-        f'{type(clusterer).__name__} has no predict_proba, and so no "confidence": '
-        'score its "neighbor_agreement" or "silhouette".'
+        f'{type(clusterer).__name__} has no predict_proba, which "confidence" needs: '
+        'use "neighbor_agreement" or "silhouette".'
     )
 
 
@@ -115,45 +112,46 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
     Parameters
     ----------
     figure : str, default="neighbor_agreement"
-        What is scored, the higher the better:
+        Figure to score by; higher is better:
 
         - "neighbor_agreement": how often a row and its nearest neighbors in the
-          embedding share a cluster, 0 as by chance to 1 always; so that few clusters
-          are no advantage. Of maps: how often pixels side by side do;
-        - "silhouette": of the clusters in the embedding, -1 to 1, from at most 5000
-          rows;
-        - "stability": how well a second training with another seed, on the rows to be
-          scored, finds the same clusters: adjusted Rand index, 0 as by chance to 1.
-          Costs a training, so the clusterer must not be frozen, and needs a
+          embedding share a cluster, from 0 (chance level, so few clusters have no
+          advantage) to 1 (always). For maps: how often adjacent pixels do;
+        - "silhouette": silhouette of the clusters in the embedding, -1 to 1, from at
+          most 5000 rows;
+        - "stability": agreement with the clusters of a second training with another
+          seed, on the rows to be scored: adjusted Rand index, from 0 (chance level) to
+          1. It costs a training, so the clusterer must not be frozen and must have a
           ``random_state``;
         - "confidence": mean probability of the rows' clusters, or the mean of
-          ``score_samples``. Of little worth alone: it grows as clusters become fewer.
+          ``score_samples``. Not meaningful alone, because it grows as the number of
+          clusters falls.
 
-        Where all rows are in one cluster, all but "confidence" are 0.
+        If all rows are in one cluster, all but "confidence" are 0.
     embedder : fitted transformer or None, default=None
-        Gives the embedding. None: that of sklabel's clusterers (their ``embedder_``,
-        ``transform`` or ``encoder_``), and X as it is for others. Give one where
-        clusterers with different embeddings compete.
+        Computes the embedding. None: the embedding of sklabel's clusterers (their
+        ``embedder_``, ``transform`` or ``encoder_``), and X itself for others. Give one
+        to compare clusterers with different embeddings.
     n_neighbors : int, default=20
         Neighbors of "neighbor_agreement".
 
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y=None)``; to be given as ``scoring=`` to
-        ``GridSearchCV`` and the like.
+        ``scorer(estimator, X, y=None)``, for ``scoring=`` of ``GridSearchCV`` and the
+        like.
 
     Raises
     ------
     ValueError
-        For an unknown ``figure``, and when called: for one that the clusterer does not
-        have.
+        If ``figure`` is unknown; when called, if the clusterer does not have it.
 
     Notes
     -----
-    None of these figures knows what you want to tell apart. Of settings that score
-    alike, take the one with most clusters: whole kinds that share a cluster cost them
-    little. Look at the images of each cluster before you believe it.
+    None of these figures knows which kinds you want to distinguish. Among settings with
+    similar scores, choose the one with most clusters, because merging whole kinds into
+    one cluster lowers the scores little. Look at the images of each cluster before you
+    trust it.
 
     Examples
     --------
@@ -167,5 +165,5 @@ def clustering_scorer(figure="neighbor_agreement", *, embedder=None, n_neighbors
     """
     figures = ("neighbor_agreement", "silhouette", "stability", "confidence")
     if figure not in figures:
-        raise ValueError(f"figure={figure!r} is none of {figures}.")
+        raise ValueError(f"figure={figure!r} is not one of {figures}.")
     return _ClusteringScorer(figure, embedder, n_neighbors)

@@ -53,19 +53,19 @@ class _LabeledSplitter(BaseCrossValidator):
         y : array-like of shape (n_samples,)
             Labels; ``-1``, ``None`` and NaN mark unlabeled rows.
         groups : array-like of shape (n_samples,), default=None
-            Groups of rows that must not be torn apart, for splitters that use them.
+            Groups of rows that must not be split, for splitters that use them.
 
         Yields
         ------
         train : ndarray of shape (n_train,)
-            Rows to train on, in order: labeled ones and all unlabeled ones.
+            Rows to train on, ascending: labeled rows and all unlabeled rows.
         test : ndarray of shape (n_test,)
             Rows to test on, all labeled.
 
         Raises
         ------
         ValueError
-            If y is missing, has no labeled row, has another length than X, or too
+            If y is missing, has no labeled row, differs in length from X, or has too
             few labeled rows for the number of folds.
         """
         codes = self._codes(y)
@@ -120,35 +120,34 @@ class _LabeledSplitter(BaseCrossValidator):
     def _codes(self, y):
         if y is None:
             raise ValueError(
-                f"{type(self).__name__} needs y to tell labeled rows from unlabeled "
-                "ones, but y is None."
+                f"{type(self).__name__} needs y to find the labeled rows, but y is "
+                "None: pass y."
             )
         _, codes = encode_labels(y, unlabeled=self.unlabeled)
         if not (codes >= 0).any():
             raise ValueError(
-                f"y has no labeled row among its {len(codes)} rows: there is nothing "
-                "to test on."
+                f"y has no labeled row among its {len(codes)} rows, so there is "
+                "nothing to test on: label some rows."
             )
         return codes
 
 
 class LabeledSplit(_LabeledSplitter):
-    """Let any splitter fold the labeled rows; unlabeled rows always train.
+    """Split the labeled rows by any splitter; unlabeled rows always train.
 
-    scikit-learn's splitters count the mark -1 as one more class: test parts then
-    consist mostly of unlabeled rows, and every score is silently wrong. Here the
-    given splitter sees the labeled rows alone, and every training part receives all
-    unlabeled rows on top.
+    scikit-learn's splitters treat -1 as a class: test parts then consist mostly of
+    unlabeled rows, and every score is silently wrong. Here the given splitter splits
+    the labeled rows only, and every training part also gets all unlabeled rows.
 
     Parameters
     ----------
     cv : int or splitter, default=5
-        An int means that many stratified folds of the labeled rows. A splitter
-        (``RepeatedStratifiedKFold``, ``StratifiedGroupKFold``, ...) is handed the
-        labeled rows of X, their classes as integers, and their groups.
+        An int: the number of stratified folds of the labeled rows. A splitter
+        (``RepeatedStratifiedKFold``, ``StratifiedGroupKFold``, ...) gets the labeled
+        rows of X, their classes as integers, and their groups.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row in y beside ``None`` and NaN; ``None``: nothing
-        else.
+        Value that marks unlabeled rows in y, besides ``None`` and NaN; ``None``: no
+        other value.
 
     See Also
     --------
@@ -157,11 +156,11 @@ class LabeledSplit(_LabeledSplitter):
 
     Notes
     -----
-    With ``groups``, an unlabeled row is left out of a training part where its group
-    is only in the test part: photographs of a patient who is held out stay out.
+    With ``groups``, an unlabeled row is left out of a training part if its group is
+    only in the test part: photographs of a held-out patient are not trained on.
 
-    ``cross_val_predict`` refuses these splits, as they test the labeled rows only:
-    take :func:`labeled_cross_val_predict`.
+    ``cross_val_predict`` rejects these splits, because they test the labeled rows only:
+    use :func:`labeled_cross_val_predict`.
 
     Examples
     --------
@@ -226,13 +225,12 @@ class LabeledSplit(_LabeledSplitter):
 
 
 class LabeledKFold(_LabeledSplitter):
-    """Fold the labeled rows, stratified; every unlabeled row is always trained on.
+    """Stratified folds of the labeled rows; unlabeled rows always train.
 
-    scikit-learn's splitters count the mark -1 as one more class: test parts then
-    consist mostly of unlabeled rows, and every score is silently wrong. Here the
-    test parts partition the labeled rows, each with about the same share of every
-    class, and each training part holds all other labeled rows and all unlabeled
-    ones.
+    scikit-learn's splitters treat -1 as a class: test parts then consist mostly of
+    unlabeled rows, and every score is silently wrong. Here the test parts partition the
+    labeled rows, each with about the same share of every class, and each training part
+    has all other labeled rows and all unlabeled rows.
 
     Parameters
     ----------
@@ -243,8 +241,8 @@ class LabeledKFold(_LabeledSplitter):
     random_state : int, RandomState instance or None, default=None
         Seed of the shuffling; only with ``shuffle=True``.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row in y beside ``None`` and NaN; ``None``: nothing
-        else.
+        Value that marks unlabeled rows in y, besides ``None`` and NaN; ``None``: no
+        other value.
 
     See Also
     --------
@@ -253,17 +251,17 @@ class LabeledKFold(_LabeledSplitter):
 
     Notes
     -----
-    Rows of a test part are not trained on, not even as unlabeled ones: the score is
-    that of new images.
+    Rows of a test part are not trained on, not even as unlabeled rows, so the score
+    estimates that of new images.
 
-    A class with fewer labeled rows than folds is missing from some test parts and
-    gives scikit-learn's warning.
+    If a class has fewer labeled rows than folds, it is missing from some test parts,
+    and scikit-learn warns.
 
     Rows of one group, such as copies of an image, are never in both parts of a split:
     with ``groups``, given to ``split``, ``cross_validate`` or the ``fit`` of a search,
-    labeled groups are folded as a whole, by
-    :class:`sklearn.model_selection.StratifiedGroupKFold`, and unlabeled rows of a group
-    that is tested are left out of the training. Groups of equal rows are
+    labeled groups are kept whole, by
+    :class:`sklearn.model_selection.StratifiedGroupKFold`, and unlabeled rows of a
+    tested group are left out of the training part. Groups of equal rows are
     ``np.unique(X, axis=0, return_inverse=True)[1]``.
 
     Examples
@@ -304,9 +302,9 @@ class LabeledKFold(_LabeledSplitter):
 
 
 class LabeledShuffleSplit(_LabeledSplitter):
-    """Split the labeled rows at random, stratified; unlabeled rows always train.
+    """Stratified random splits of the labeled rows; unlabeled rows always train.
 
-    As :class:`LabeledKFold`, with independent random splits in place of a partition:
+    Like :class:`LabeledKFold`, with independent random splits instead of a partition:
     for many repetitions, or for test parts of a chosen size.
 
     Parameters
@@ -314,16 +312,16 @@ class LabeledShuffleSplit(_LabeledSplitter):
     n_splits : int, default=10
         Number of splits, at least 1.
     test_size : float or int, default=None
-        Share (0 to 1) or number of the LABELED rows in the test part; ``None``: what
-        ``train_size`` leaves, or 0.1.
+        Share (0 to 1) or number of the LABELED rows in the test part; ``None``: the
+        complement of ``train_size``, or 0.1.
     train_size : float or int, default=None
-        Share (0 to 1) or number of the LABELED rows in the training part; ``None``:
-        what ``test_size`` leaves.
+        Share (0 to 1) or number of the LABELED rows in the training part; ``None``: the
+        complement of ``test_size``.
     random_state : int, RandomState instance or None, default=None
         Seed of the splits.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row in y beside ``None`` and NaN; ``None``: nothing
-        else.
+        Value that marks unlabeled rows in y, besides ``None`` and NaN; ``None``: no
+        other value.
 
     See Also
     --------

@@ -22,46 +22,46 @@ def labeled_cross_val_predict(
     n_jobs=None,
     unlabeled=-1,
 ):
-    """Predict each labeled row by a model that was trained without it.
+    """Predict each labeled row by a model trained without it.
 
-    As :func:`sklearn.model_selection.cross_val_predict`, for partly labeled y: the
-    labeled rows are folded, and the unlabeled ones are in every training part.
+    Like :func:`sklearn.model_selection.cross_val_predict`, for partly labeled y: the
+    labeled rows are split into folds, and unlabeled rows are in every training part.
 
     Parameters
     ----------
     estimator : classifier
-        Cloned for each fold. sklabel's classifiers and the semi-supervised ones of
-        scikit-learn, alone, in a pipeline or in a search, are trained on all rows of a
-        training part; any other on its labeled rows.
+        Cloned for each fold. sklabel's classifiers and scikit-learn's semi-supervised
+        ones, alone, in a pipeline or in a search, are trained on all rows of a training
+        part; others are trained on its labeled rows.
     X : array-like of shape (n_samples, ...)
-        What the classifier takes.
+        Input of the classifier.
     y : array-like of shape (n_samples,)
         Labels; ``-1``, ``None``, NaN and blank texts mark unlabeled rows.
     cv : int, splitter or None, default=None
         ``LabeledKFold(cv)`` for an int, 5 for None; or any splitter that tests each
-        labeled row once. One of scikit-learn's folds the labeled rows.
+        labeled row once. scikit-learn's splitters are applied to the labeled rows.
     groups : array-like of shape (n_samples,), default=None
-        Groups of rows that must not be torn apart, such as copies of an image.
+        Groups of rows that must not be split, such as copies of an image.
     method : {"predict", "predict_proba"}, default="predict"
-        What is asked of the model of a fold.
+        Method called on each fold's model.
     n_jobs : int or None, default=None
-        Folds at a time, as in scikit-learn.
+        Number of folds in parallel, as in scikit-learn.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row in y beside ``None``, NaN and blank texts; ``None``:
-        nothing else.
+        Value that marks unlabeled rows in y, besides ``None``, NaN and blank texts;
+        ``None``: no other value.
 
     Returns
     -------
     predictions : ndarray of shape (n_samples,) or (n_samples, n_classes)
-        Classes, or probabilities with a column for each class of y, sorted. For an
-        unlabeled row, which every model was trained with, -1 or NaN: ask
-        ``estimator.fit(X, y)`` for those. A class that a training part lacks has
-        probability 0.
+        Classes, or probabilities with a column for each class of y, sorted. Unlabeled
+        rows, which every model was trained with, get -1 or NaN: use ``estimator.fit(X,
+        y)`` to predict those. A class that a training part lacks has probability 0.
 
     Raises
     ------
     ValueError
-        If the test parts do not hold each labeled row once, or ``method`` is another.
+        If the test parts do not contain each labeled row once, or ``method`` is
+        invalid.
 
     See Also
     --------
@@ -90,8 +90,8 @@ def labeled_cross_val_predict(
     tested = np.concatenate([test for _, test in splits])
     if not np.array_equal(np.sort(tested), np.flatnonzero(codes >= 0)):
         raise ValueError(
-            f"cv={cv!r} does not test each labeled row once, so that there is not one "
-            "prediction for each: use LabeledKFold."
+            f"cv={cv!r} does not test each labeled row once, so rows do not get one "
+            "prediction each: use LabeledKFold."
         )
     y = decode_labels(codes, classes)  # -1 for unlabeled rows, whatever was the mark
     found = Parallel(n_jobs=n_jobs)(
@@ -110,7 +110,7 @@ def labeled_cross_val_predict(
 
 
 def _predict_fold(estimator, X, y, train, test, method, classes):
-    """Return what a new model says of the rows of a test part, as codes or columns."""
+    """Return a new model's predictions for a test part, as codes or columns."""
     model = fit_partly_labeled(
         clone(estimator), _safe_indexing(X, train), _safe_indexing(y, train)
     )

@@ -1,4 +1,4 @@
-"""Scorers that look at labeled rows only."""
+"""Scorers that use labeled rows only."""
 
 import copy
 import functools
@@ -16,7 +16,7 @@ from .._core.labels import read_labels
 
 
 class _LabeledScorer:
-    """A scorer that looks at labeled rows only; made by `labeled_scorer`."""
+    """A scorer that uses labeled rows only; made by `labeled_scorer`."""
 
     def __init__(self, scorer, unlabeled):
         self._scorer = scorer
@@ -30,8 +30,8 @@ class _LabeledScorer:
         rows = np.flatnonzero(codes >= 0)
         if len(rows) == 0:
             raise ValueError(
-                f"y has no labeled row among its {len(codes)} rows: there is nothing "
-                "to score. LabeledKFold makes test parts that are labeled."
+                f"y has no labeled row among its {len(codes)} rows, so there is "
+                "nothing to score. Use LabeledKFold, whose test parts are labeled."
             )
         params = {
             name: _safe_indexing(value, rows) if _per_row(value, len(codes)) else value
@@ -47,16 +47,16 @@ class _LabeledScorer:
         return f"labeled_scorer({self._scorer!r})"
 
     def set_score_request(self, **kwargs):
-        """Return a scorer that asks for metadata, as scikit-learn's scorers do."""
+        """Return a scorer that requests metadata, as scikit-learn's scorers do."""
         return _LabeledScorer(self._scorer.set_score_request(**kwargs), self._unlabeled)
 
     def get_metadata_routing(self):
-        """Return what metadata the wrapped scorer asks for."""
+        """Return the metadata that the wrapped scorer requests."""
         return get_routing_for_object(self._scorer)
 
 
 def labeled_scorer(scoring="accuracy", *, unlabeled=-1):
-    """Return a scorer that looks at labeled rows only.
+    """Return a scorer that uses labeled rows only.
 
     Parameters
     ----------
@@ -64,27 +64,27 @@ def labeled_scorer(scoring="accuracy", *, unlabeled=-1):
         A name of scikit-learn's (``sklearn.metrics.get_scorer_names()``) or a
         callable ``scorer(estimator, X, y)``.
     unlabeled : int, str or None, default=-1
-        What marks an unlabeled row in y beside ``None`` and NaN; ``None``: nothing
-        else.
+        Value that marks unlabeled rows in y, besides ``None`` and NaN; ``None``: no
+        other value.
 
     Returns
     -------
     scorer : callable
-        ``scorer(estimator, X, y, **params)``; to be given as ``scoring=`` to
-        ``cross_val_score``, ``GridSearchCV`` and the like. Parameters with one entry
-        per row (``sample_weight``) are cut to the labeled rows.
+        ``scorer(estimator, X, y, **params)``, for ``scoring=`` of ``cross_val_score``,
+        ``GridSearchCV`` and the like. Parameters with one entry per row
+        (``sample_weight``) are reduced to the labeled rows.
 
-        Scores of probabilities are defined where the rows lack a class that the
-        estimator knows, as small test parts do: log loss, Brier score and top-k
-        accuracy know it from the estimator, the area under the ROC curve and average
-        precision are means over the classes (or pairs of them) that are there. A class
-        that only the rows have gets probability 0.
+        Scores of probabilities also work if the rows lack a class of the estimator, as
+        small test parts do: log loss, Brier score and top-k accuracy use the
+        estimator's classes; the area under the ROC curve and average precision are
+        averaged over the classes (or pairs of classes) that are present. A class that
+        only the rows have gets probability 0.
 
     Raises
     ------
     ValueError
-        If ``scoring`` is no name that scikit-learn knows. The scorer raises it where
-        y has no labeled row.
+        If ``scoring`` is not a name that scikit-learn knows. The scorer raises it if y
+        has no labeled row.
     TypeError
         If ``scoring`` is neither a name nor callable.
 
@@ -109,7 +109,7 @@ def _per_row(value, n_samples):
 
 
 def _encode(y, known, unlabeled):
-    """Return classes and codes of y, where the estimator may know texts as classes."""
+    """Return classes and codes of y; the estimator may treat some texts as classes."""
     column, labeled, values = read_labels(y, unlabeled, known)
     classes, positions = np.unique(values, return_inverse=True)
     codes = np.full(len(column), -1)
@@ -121,7 +121,7 @@ def _encode(y, known, unlabeled):
 
 
 def _for_classes(estimator, scorer, y):
-    """Return estimator and scorer such that both know the classes of both."""
+    """Return estimator and scorer, each extended to the classes of both."""
     if getattr(scorer, "_response_method", "predict") == "predict":
         return estimator, scorer
     known = np.asarray(estimator.classes_).tolist()
@@ -142,7 +142,7 @@ def _for_classes(estimator, scorer, y):
 
 
 class _Widened(ClassifierMixin, BaseEstimator):
-    """A fitted classifier with more classes, which it never finds."""
+    """A fitted classifier with additional classes that it never predicts."""
 
     def __init__(self, estimator, strange):
         self.estimator = estimator
@@ -181,14 +181,13 @@ def _area(
     average="macro",
     sample_weight=None,
 ):
-    """Return the mean area of the classes, or of the pairs of them, in ``y_true``.
+    """Return the mean area over the classes in ``y_true``, or over their pairs.
 
-    Each class against all other rows, or each of a pair against the other one.
+    Each class is compared with all other rows, or with the other class of a pair.
     """
     if multi_class is None and function is roc_auc_score:
         raise ValueError(
-            'roc_auc of more than two classes needs a choice: "roc_auc_ovr" or '
-            '"roc_auc_ovo".'
+            'roc_auc is for two classes: with more, use "roc_auc_ovr" or "roc_auc_ovo".'
         )
     there = [i for i, name in enumerate(classes) if (y_true == name).any()]
     if len(there) < 2:

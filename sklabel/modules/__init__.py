@@ -1,5 +1,6 @@
 """Parts of networks that methods share, and the base of the methods."""
 
+from .._core.processes import gathered, own_part
 from .averages import (
     AveragedClassifier,
     Snapshot,
@@ -60,6 +61,9 @@ __all__ = [
     "split_batchnorm_",
     "interleave",
     "deinterleave",
+    # processes
+    "gathered",
+    "own_part",
     # pseudo-labels
     "NoAlignment",
     "DistributionAlignment",

@@ -1,4 +1,4 @@
-"""Copies of networks: the average of their weights, the best so far."""
+"""Copies of networks: averaged weights, and the best weights so far."""
 
 import copy
 import math
@@ -9,11 +9,12 @@ from torch.nn.functional import one_hot
 
 from .._core.checks import check_number
 from .._core.freezing import lock_
+from .._core.processes import gathered
 from .heads import LinearHeaded
 
 
 def frozen_copy(module):
-    """Copy a module; the copy's parameters take no gradient.
+    """Return a copy of a module whose parameters need no gradient.
 
     Parameters
     ----------
@@ -27,21 +28,21 @@ def frozen_copy(module):
 
 
 class Snapshot(nn.Module):
-    """A copy of modules from the moment of their lowest score.
+    """A copy of modules at their lowest score so far.
 
-    It is a module itself, so a checkpoint of the module that holds it keeps it.
+    It is a module itself, so checkpoints of the module that contains it include it.
 
     Parameters
     ----------
     *parts : nn.Module
-        What is copied.
+        Modules to copy.
 
     Attributes
     ----------
     parts : nn.ModuleList
         The copies, frozen.
     score : Tensor of shape ()
-        The lowest so far; inf before the first offer.
+        Lowest score so far; inf at the start.
     """
 
     def __init__(self, *parts):
@@ -70,7 +71,7 @@ class Snapshot(nn.Module):
         return True
 
     def restore_(self, *parts):
-        """Bring these parts back to what they were, if anything was kept.
+        """Restore the kept state of these parts, if there is one.
 
         Parameters
         ----------
@@ -93,17 +94,17 @@ def ema_update_(
     Parameters
     ----------
     target_module : nn.Module
-        The average; changed.
+        The average; changed in place.
     source_module : nn.Module
-        Of the same structure.
+        Module of the same structure.
     decay : float
         In [0, 1]; 0 copies.
     copy_buffers : bool, default=True
-        Whether buffers, such as the running statistics of BatchNorm, are copied. Not so
-        where the target normalizes its own batches (MoCo, BYOL).
+        Whether buffers, such as the running statistics of BatchNorm, are copied. False
+        if the target normalizes its own batches (MoCo, BYOL).
     average_buffers : bool, default=False
-        Whether buffers of floats are averaged as the parameters are, and the others
-        copied (EMAN), whatever ``copy_buffers`` says.
+        Whether float buffers are averaged like parameters and other buffers copied
+        (EMAN); overrides ``copy_buffers``.
 
     Raises
     ------
@@ -124,7 +125,7 @@ def ema_update_(
     )
     if shapes != wanted or len(targets) != len(sources):
         raise ValueError(
-            f"{type(target_module).__name__} is no copy of "
+            f"{type(target_module).__name__} is not a copy of "
             f"{type(source_module).__name__}: parameters or buffers differ in shape."
         )
     if targets:
@@ -140,22 +141,22 @@ def ema_update_(
 
 
 class AveragedClassifier(LinearHeaded):
-    """A classifier that is trained, and its averaged weights, which predict.
+    """A classifier whose averaged weights make the predictions.
 
-    ``forward`` gives probabilities ``(B, K)``; ``after_step`` moves the average.
+    ``forward`` returns probabilities ``(B, K)``; ``after_step`` updates the average.
 
     Parameters
     ----------
     online : nn.Sequential
         Encoder first; maps ``(B, ...)`` to logits ``(B, K)``.
     decay : float
-        Of the average, in [0, 1).
+        Decay of the average, in [0, 1).
     ramp : bool, default=True
         Whether the decay grows as (1 + t) / (10 + t) up to ``decay``.
     average : nn.Sequential or None, default=None
-        Of the same structure, with parameters that take no gradient; None: a copy.
+        Network of the same structure whose parameters need no gradient; None: a copy.
     average_buffers : bool, default=False
-        Whether running statistics are averaged, too; else copied. See `ema_update_`.
+        Whether running statistics are averaged too; False: copied. See `ema_update_`.
     """
 
     online: nn.Module
@@ -182,7 +183,7 @@ class AveragedClassifier(LinearHeaded):
         return self.average(x).float().softmax(1)  # (B, K)
 
     def after_step(self):
-        """Move the average toward the weights that a step has changed."""
+        """Update the average after a step."""
         self.n_steps += 1
         decay = ramped_decay(self.n_steps, self.decay) if self.ramp else self.decay
         ema_update_(
@@ -190,17 +191,17 @@ class AveragedClassifier(LinearHeaded):
         )
 
     def get_extra_state(self):
-        """Return the number of steps, which a checkpoint keeps."""
+        """Return the number of steps for a checkpoint."""
         return torch.tensor(self.n_steps)
 
     def set_extra_state(self, state):
-        """Take up the number of steps of a checkpoint."""
+        """Set the number of steps from a checkpoint."""
         self.n_steps = int(state)
 
 
 @torch.no_grad()
 def probe_policy_(policy, classifier, x, labels):
-    """Tell a policy how strong views may be, by labeled rows: CTAugment's probe.
+    """Update the strength of a policy on labeled rows: CTAugment's probe.
 
     Parameters
     ----------
@@ -214,11 +215,11 @@ def probe_policy_(policy, classifier, x, labels):
     views, draw = policy.probe(x)
     p = classifier(views).float().softmax(1)
     distance = (p - one_hot(labels, p.shape[1])).abs().sum(1)
-    policy.update(draw, 1 - 0.5 * distance)
+    policy.update(gathered(draw), gathered(1 - 0.5 * distance))
 
 
 def linear_classifier(backbone, n_classes):
-    """Put a linear layer behind an encoder, with FixMatch's initial weights.
+    """Add a linear layer to an encoder, with FixMatch's initial weights.
 
     Parameters
     ----------
@@ -229,7 +230,8 @@ def linear_classifier(backbone, n_classes):
     Returns
     -------
     classifier : nn.Sequential
-        Maps samples to logits ``(B, n_classes)``. Weights after Glorot, biases of 0.
+        Maps samples to logits ``(B, n_classes)``. Initial weights are Glorot's, biases
+        0.
     """
     head = nn.Linear(backbone.n_features_out, n_classes)
     nn.init.xavier_normal_(head.weight)
@@ -243,9 +245,9 @@ def ramped_decay(step, decay):
     Parameters
     ----------
     step : int
-        Optimizer steps done, the one before the update included: 1 at the first.
+        Optimizer steps done, including the one before the update: 1 at the first.
     decay : float
-        Where the growth ends, in [0, 1).
+        Upper limit, in [0, 1).
 
     Returns
     -------
@@ -256,14 +258,14 @@ def ramped_decay(step, decay):
 
 
 def mean_decay(step, decay):
-    """Decay of a weight average that begins as the plain mean of all weights so far.
+    """Decay of a weight average that starts as the mean of all weights so far.
 
     Parameters
     ----------
     step : int
-        Optimizer steps done, the one before the update included: 1 at the first.
+        Optimizer steps done, including the one before the update: 1 at the first.
     decay : float
-        Where the growth as ``1 - 1 / (step + 1)`` ends, in [0, 1).
+        Upper limit of ``1 - 1 / (step + 1)``, in [0, 1).
 
     Returns
     -------
@@ -279,11 +281,11 @@ def cosine_decay(step, decay, total_steps):
     Parameters
     ----------
     step : int
-        Optimizer steps done before the one of the update: 0 at the first.
+        Optimizer steps done before the current one: 0 at the first.
     decay : float
-        At the first step, in [0, 1).
+        Decay at the first step, in [0, 1).
     total_steps : int
-        Step of the 1, >= 1.
+        Step at which the decay is 1, >= 1.
 
     Returns
     -------

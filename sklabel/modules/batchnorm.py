@@ -1,33 +1,36 @@
 """Batch normalization over parts of a batch."""
 
 import math
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .._core.checks import check_number
+from .._core.processes import n_in_step, summed
 
 
 class SplitBatchNorm(nn.Module):
     """Batch normalization within parts of a batch.
 
-    It stands for the batches of several devices: with the statistics of the whole
-    batch, a network can tell from them which rows came together.
+    It simulates the batches of several devices: statistics of the whole batch would
+    reveal to a network which rows are in the same batch.
 
     Parameters
     ----------
     norm : nn.BatchNorm1d or nn.BatchNorm2d
-        Its weights, statistics and settings are taken over.
+        Layer whose weights, statistics and settings are used.
     n_splits : int
-        Parts of equally many consecutive rows. A batch that does not split evenly is
-        split into fewer parts (the greatest common divisor), of two rows at least.
+        Number of parts with equally many consecutive rows. A batch that does not split
+        evenly is split into fewer parts (the greatest common divisor), of at least two
+        rows.
 
     Notes
     -----
-    The running statistics move by the mean over the parts; in evaluation mode they are
-    used as usual. The public code puts every ``n_splits``-th row into one part, which
-    is the same for batches in random order; consecutive rows keep their place in
+    The running statistics are updated by the mean over the parts and used as usual in
+    evaluation mode. The public code puts every ``n_splits``-th row into one part, which
+    is equivalent for batches in random order; consecutive rows need no reordering in
     memory.
     """
 
@@ -37,7 +40,9 @@ class SplitBatchNorm(nn.Module):
         self.n_splits = n_splits
 
     def forward(self, x):
-        n_splits = math.gcd(len(x), self.n_splits)
+        # of several processes that share a batch each has some of the parts
+        n_splits = max(min(2, self.n_splits), self.n_splits // n_in_step())
+        n_splits = math.gcd(len(x), n_splits)
         if not self.norm.training or n_splits == 1 or len(x) < 2 * n_splits:
             return self.norm(x)
         if x.device.type != "cpu" and _is_plain(self.norm):
@@ -58,7 +63,7 @@ class SplitBatchNorm(nn.Module):
         return torch.cat(out)
 
     def _in_one(self, x, n_splits):
-        """Return the same by one kernel, in which each part has channels of its own."""
+        """Return the same by one kernel, in which each part has its own channels."""
         norm, n_channels = self.norm, x.shape[1]
         parts = x.unflatten(0, (n_splits, -1)).transpose(0, 1).flatten(1, 2)
         given = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -74,16 +79,101 @@ class SplitBatchNorm(nn.Module):
 
 
 def _is_plain(norm):
-    """Return whether a norm is torch's own, with running statistics that decay."""
+    """Return whether a norm is torch's own, with decaying running statistics."""
     plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d)
     return plain and norm.running_mean is not None and norm.momentum is not None
 
 
 def _mean(parts):
-    """Return the mean of tensors; of counts the first, they are equal."""
+    """Return the mean of tensors; for counts, which are equal, the first."""
     if parts[0].is_floating_point():
         return torch.stack(parts).mean(0)
     return parts[0]
+
+
+class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalization of a batch that several processes share; also on CPUs."""
+
+    def forward(self, x):
+        if not self.training or n_in_step() == 1:
+            return super().forward(x)
+        dims = [0, *range(2, x.ndim)]
+        n = n_in_step() * x.numel() // x.shape[1]
+        wide = x.float()
+        # in two rounds: one would lose digits
+        mean = summed(wide.sum(dims)) / n
+        centered = wide - mean.view(1, -1, *[1] * (x.ndim - 2))
+        var = summed(centered.square().sum(dims)) / n
+        if self.running_mean is not None:
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                rate = self.momentum
+                if rate is None:
+                    rate = 1 / float(self.num_batches_tracked)
+                self.running_mean.lerp_(mean.to(self.running_mean), rate)
+                unbiased = var * n / max(1, n - 1)
+                self.running_var.lerp_(unbiased.to(self.running_var), rate)
+        scale = (var + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight
+        out = centered * scale.view(1, -1, *[1] * (x.ndim - 2))
+        if self.bias is not None:
+            out = out + self.bias.view(1, -1, *[1] * (x.ndim - 2))
+        return out.to(x.dtype)
+
+    def _check_input_dim(self, x):
+        pass
+
+
+@contextmanager
+def synchronized(module, group):
+    """While processes train together: BatchNorm normalizes the whole batch.
+
+    Not so within `SplitBatchNorm`, nor in norms with a ``forward`` of their own.
+
+    Parameters
+    ----------
+    module : nn.Module
+    group : Group
+        Of one process nothing changes.
+    """
+    if group.size == 1:
+        yield
+        return
+    parts = list(module.modules())
+    apart = {id(part.norm) for part in parts if isinstance(part, SplitBatchNorm)}
+    usual = nn.modules.batchnorm._BatchNorm.forward
+    norms = [
+        part
+        for part in parts
+        if getattr(type(part), "forward", None) is usual and id(part) not in apart
+    ]
+    kinds = [type(norm) for norm in norms]
+    for norm in norms:
+        on_gpu = norm.weight is not None and norm.weight.is_cuda
+        norm.__class__ = nn.SyncBatchNorm if on_gpu else _SharedBatchNorm
+        norm.process_group = None  # the default one
+    try:
+        yield
+    finally:
+        for norm, kind in zip(norms, kinds, strict=True):
+            norm.__class__ = kind
+            del norm.process_group
+
+
+def average_statistics_(module, group):
+    """Average what norms that see only one process's rows have seen, in place."""
+    shared = nn.SyncBatchNorm, _SharedBatchNorm
+    group.average_(
+        [
+            statistic
+            for norm in module.modules()
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm)
+            and not isinstance(norm, shared)
+            for statistic in (norm.running_mean, norm.running_var)
+            if statistic is not None
+        ]
+    )
 
 
 def split_batchnorm_(module, n_splits):
@@ -93,7 +183,7 @@ def split_batchnorm_(module, n_splits):
     ----------
     module : nn.Module
     n_splits : int
-        See `SplitBatchNorm`; 1 puts the plain layers back.
+        See `SplitBatchNorm`; 1 restores the plain layers.
 
     Returns
     -------
@@ -116,7 +206,7 @@ def interleave(x, size):
     """Reorder rows so that each of ``size`` parts is spread over the batch.
 
     The result holds rows 0, ``size``, ``2 * size``, ... of x, then 1, ``1 + size``,
-    ...: with ``size = 2 * unlabeled_ratio + 1`` every device gets its share of labeled
+    ...: with ``size = 2 * unlabeled_ratio + 1``, every device gets its share of labeled
     rows.
 
     Parameters

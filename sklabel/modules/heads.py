@@ -56,19 +56,19 @@ def mlp(
     n_layers : int, default=2
         >= 1. SimCLR: 2; its second version: 3.
     norm : bool, default=True
-        Whether BatchNorm stands before each ReLU.
+        Whether there is a BatchNorm before each ReLU.
     last_norm : {"scale", True, None}, default="scale"
-        BatchNorm after the last layer: without an offset, with one, or none.
+        BatchNorm after the last layer: without an offset, with an offset, or none.
     bias : bool or None, default=None
-        Of the linear layers; None: where no BatchNorm follows.
+        Whether linear layers have a bias; None: if no BatchNorm follows.
     init_std : float or None, default=None
-        Standard deviation of the normal distribution that weights are drawn from;
-        None: torch's own initialization. SimCLR: 0.01.
+        Standard deviation of the normal distribution of initial weights; None: torch's
+        initialization. SimCLR: 0.01.
 
     Returns
     -------
     mlp : nn.Sequential
-        One ``nn.Sequential`` per layer, its norm and ReLU included: ``mlp[:i]`` ends
+        One ``nn.Sequential`` per layer, including its norm and ReLU: ``mlp[:i]`` ends
         after layer i.
 
     Raises
@@ -104,23 +104,21 @@ def mlp(
 
 
 class LinearHeaded(Method):
-    """An encoder with a linear layer of classes behind it: what classifiers train.
+    """An encoder followed by a linear classification layer; classifiers train it.
 
     Attributes
     ----------
     encoder_parts : tuple of str
-        Names of the parts that make the features, in their order; the first is an
-        encoder.
+        Names of the parts that compute the features, in order; the first is an encoder.
     head_parts : tuple of str
-        Names of the linear layers that make classes of the features: the one that is
-        trained, and its copies.
+        Names of the linear classification layers: the trained one, and its copies.
     """
 
     encoder_parts: ClassVar[tuple[str, ...]] = ("backbone",)
     head_parts: ClassVar[tuple[str, ...]] = ("head",)
 
     def features(self, x):
-        """Return what the linear layer sees of samples x.
+        """Return the input of the linear layer for samples x.
 
         Parameters
         ----------
@@ -136,7 +134,7 @@ class LinearHeaded(Method):
 
     @torch.no_grad()
     def set_head_(self, weight, bias):
-        """Give the linear layer, and its copies, these weights.
+        """Set the weights of the linear layer and its copies.
 
         Parameters
         ----------
@@ -150,7 +148,7 @@ class LinearHeaded(Method):
 
 
 class ProjectionNet(Method):
-    """Encoder with a projection head: what methods that compare views train.
+    """Encoder with a projection head; methods that compare views train it.
 
     Parameters
     ----------
@@ -196,16 +194,16 @@ class ProjectionNet(Method):
 
 @torch.no_grad()
 def filled_(layer, old, places):
-    """Put the outputs of an old linear layer into some places of a new one.
+    """Copy the outputs of an old linear layer to some positions of a new one.
 
     Parameters
     ----------
     layer : nn.Linear
-        The new one, which is changed.
+        The new layer, which is changed.
     old : nn.Linear
-        K outputs.
+        The old layer, with K outputs.
     places : slice or array-like of int of shape (..., K)
-        Outputs of ``layer``; more axes: the old ones are put into each row of places.
+        Outputs of ``layer``; with more axes, the old outputs are copied to each row.
 
     Returns
     -------
@@ -270,7 +268,7 @@ class MultiHead(nn.Module):
         Parameters
         ----------
         outputs : array-like of int of shape (n_outputs,)
-            Their numbers, in the order wanted.
+            Their numbers, in the desired order.
 
         Returns
         -------
@@ -292,7 +290,7 @@ class MultiHead(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Directions that rows are compared with.
+    """Directions with which rows are compared.
 
     Parameters
     ----------
@@ -303,8 +301,8 @@ class Prototypes(nn.Module):
 
     Notes
     -----
-    ``forward`` maps ``(B, D)`` rows of length 1 to their ``(B, K)`` cosines, in float32
-    at least. Call ``normalize_`` after every optimizer step.
+    ``forward`` maps ``(B, D)`` rows of length 1 to their ``(B, K)`` cosines, in at
+    least float32. Call ``normalize_`` after every optimizer step.
     """
 
     def __init__(self, n_features, n_prototypes):

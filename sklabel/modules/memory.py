@@ -1,4 +1,4 @@
-"""What a method remembers of earlier batches."""
+"""Memory of earlier batches."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from .._core.checks import check_number, check_option
 
 
 class Queue(nn.Module):
-    """The rows seen last, such as the keys of MoCo.
+    """The most recent rows, such as the keys of MoCo.
 
     Parameters
     ----------
@@ -20,9 +20,9 @@ class Queue(nn.Module):
     Attributes
     ----------
     rows : Tensor of shape (Q, D)
-        A buffer, saved and moved with the module. At first random rows of length 1.
+        Buffer, saved and moved with the module; initially random rows of length 1.
     pointer : Tensor of int of shape ()
-        Where the next row goes.
+        Position of the next row.
     """
 
     def __init__(self, size, n_features):
@@ -38,7 +38,7 @@ class Queue(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (B, D)
-            Any number of rows; of more than Q, the last Q are kept.
+            Any number of rows; if there are more than Q, the last Q are kept.
         """
         size = len(self.rows)
         kept = x[-size:]
@@ -54,7 +54,7 @@ def fitting_queue_size(size, n_samples, batch_size):
     Parameters
     ----------
     size : int or "auto"
-        A number is returned as it is.
+        A number is returned unchanged.
     n_samples : int
         Rows of the data set.
     batch_size : int
@@ -62,8 +62,8 @@ def fitting_queue_size(size, n_samples, batch_size):
     Returns
     -------
     size : int
-        "auto": a tenth of the rows, since older keys were made by another network; at
-        least a batch, at most 4096.
+        "auto": a tenth of the rows, because old keys come from an outdated network; at
+        least ``batch_size`` and at most 4096.
     """
     if not isinstance(size, str):
         check_number(1, whole=True, size=size)

@@ -18,29 +18,29 @@ else:
 
 @dataclass_transform(eq_default=False)
 class Method(nn.Module):
-    """Base of modules that a net trains: they have the verbs of the methods.
+    """Base of the modules of methods, which a net trains.
 
-    ``forward(x)`` is what prediction returns and ``loss(x, y)`` what training
-    minimizes. Optional: ``before_epoch(net, sampler)``, ``after_step()`` and
-    ``after_epoch(net, sampler)``, which returns metrics for the history.
+    ``forward(x)`` returns predictions, and training minimizes ``loss(x, y)``. Optional:
+    ``before_epoch(net, sampler)``, ``after_step()`` and ``after_epoch(net, sampler)``,
+    which returns metrics for the history.
 
     A subclass declares its fields as a dataclass does; the constructor takes them in
-    this order and ``__post_init__`` makes the rest. One with an ``__init__`` of its own
-    calls ``super().__init__()``.
+    this order and ``__post_init__`` creates the rest. A subclass with its own
+    ``__init__`` calls ``super().__init__()``.
 
     Attributes
     ----------
     frozen : tuple of str
-        Names of parts that are not trained, and stay in evaluation mode; a part of a
-        part: "text.norm".
+        Names of parts that are not trained and stay in evaluation mode; nested parts as
+        in "text.norm".
     training_only : tuple of str
         Names of parts, buffers and other attributes that only training needs. They are
         None after it.
     policies : tuple of str
-        Names of parts that make the views: a warm start makes them anew.
+        Names of parts that make the views; a warm start creates them anew.
     renamed : dict
-        Name of a weight in former versions: its name now, as ``state_dict`` has them.
-        Where the module has no such part, the old weight is left out.
+        {former name of a weight: its present name}, as in ``state_dict``. If the module
+        has no such part, the old weight is dropped.
 
     Examples
     --------
@@ -86,7 +86,7 @@ class Method(nn.Module):
         return self
 
     def set_trained(self, name, trained):
-        """Say whether a part is trained; else it is frozen."""
+        """Set whether a part is trained or frozen."""
         part = self.get_submodule(name)
         if trained:
             thaw_(part)
@@ -95,7 +95,7 @@ class Method(nn.Module):
             self.frozen = (*self.frozen, name)
 
     def drop_training_state(self):
-        """Forget what only training needs."""
+        """Drop the state that only training needs."""
         for name in self.training_only:
             setattr(self, name, None)
 

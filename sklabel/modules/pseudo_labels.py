@@ -1,4 +1,4 @@
-"""What corrects pseudo-labels: shares of classes, what is confident, what is mixed."""
+"""Corrections of pseudo-labels: alignment, thresholds and weights, mixing."""
 
 # A method takes one of each kind. An alignment maps the logits of weak views,
 # forward(logits, step, labeled), and those of strong ones, adjust(logits). Thresholds
@@ -16,16 +16,16 @@ class _Alignment(nn.Module):
     learned: tuple[str, ...] = ()  # buffers that a warm start takes over
 
     def adjust(self, logits):
-        """Return the logits of strong views as the loss is to see them."""
+        """Return the logits of strong views for the loss."""
         return logits
 
 
 class NoAlignment(_Alignment):
-    """Predictions as they are.
+    """Predictions are not changed.
 
     Notes
     -----
-    ``forward`` returns the logits that it is given, whatever the step.
+    ``forward`` returns its logits unchanged at every step.
     """
 
     def forward(self, logits, step, labeled=None):
@@ -33,24 +33,24 @@ class NoAlignment(_Alignment):
 
 
 class DistributionAlignment(_Alignment):
-    """Scale predictions so that on average they have given class shares (ReMixMatch).
+    """Scale predictions so that their mean has given class shares (ReMixMatch).
 
     Parameters
     ----------
     prior : Tensor of shape (K,)
         The shares.
     decay : float, default=0.999
-        Of the mean prediction; it grows as (1 + t) / (10 + t) up to this.
+        Decay of the mean prediction; it grows as (1 + t) / (10 + t) up to this.
 
     Attributes
     ----------
     mean_prediction : Tensor of shape (K,)
-        Moving average of the predictions, at first equal for all classes.
+        Moving average of the predictions, initially equal for all classes.
 
     Notes
     -----
-    ``forward`` maps logits ``(B, K)``, which also move the mean, and the number of the
-    step, 1 at the first, to aligned logits.
+    ``forward`` maps logits ``(B, K)``, which also update the mean, and the number of
+    the step (first: 1) to aligned logits.
 
     References
     ----------
@@ -75,25 +75,25 @@ class DistributionAlignment(_Alignment):
 
 
 class PredictedAlignment(DistributionAlignment):
-    """Scale predictions to the mean of those for labeled rows (AdaMatch).
+    """Scale predictions to the mean prediction for labeled rows (AdaMatch).
 
     Parameters
     ----------
     n_classes : int
     decay : float, default=0.999
-        Of both averages; it grows as (1 + t) / (10 + t) up to this. The public code
-        takes the mean of the last 128 steps for the second.
+        Decay of both averages; it grows as (1 + t) / (10 + t) up to this. For the
+        second, the public code uses the mean of the last 128 steps.
 
     Attributes
     ----------
     prior, mean_prediction : Tensor of shape (K,)
-        Averages of the predictions for labeled and for unlabeled rows, at first equal
+        Averages of the predictions for labeled and for unlabeled rows, initially equal
         for all classes.
 
     Notes
     -----
     ``forward`` maps logits ``(B, K)``, the number of the step and logits ``(M, K)`` of
-    labeled rows to aligned logits; both sets of logits also move the averages.
+    labeled rows to aligned logits; both sets of logits also update the averages.
 
     References
     ----------
@@ -114,7 +114,7 @@ class PredictedAlignment(DistributionAlignment):
 
 
 class Debiasing(_Alignment):
-    """Take from predictions what they say of all rows alike (DebiasPL).
+    """Subtract the bias that predictions share over all rows (DebiasPL).
 
     Parameters
     ----------
@@ -122,20 +122,20 @@ class Debiasing(_Alignment):
     strength : float, default=0.4
         >= 0. Paper: lambda; code: tau.
     decay : float, default=0.999
-        Of the average, in [0, 1]. Published for ImageNet: 0.99.
+        Decay of the average, in [0, 1]. Published for ImageNet: 0.99.
     ramp : bool, default=False
         Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
 
     Attributes
     ----------
     mean_prediction : Tensor of shape (K,)
-        Average of the predictions as they were, at first equal for all classes.
+        Average of the uncorrected predictions, initially equal for all classes.
 
     Notes
     -----
-    ``forward`` takes ``strength * log(mean_prediction)`` from logits ``(B, K)`` of weak
-    views, which then move the mean; ``adjust`` adds it to those of strong ones, as a
-    margin for what is predicted seldom.
+    ``forward`` subtracts ``strength * log(mean_prediction)`` from logits ``(B, K)`` of
+    weak views, which then update the mean; ``adjust`` adds it to the logits of strong
+    views, as a margin for rarely predicted classes.
 
     References
     ----------
@@ -166,17 +166,17 @@ class Debiasing(_Alignment):
         return debiased
 
     def adjust(self, logits):
-        """Return the logits of strong views as the loss is to see them."""
+        """Return the logits of strong views for the loss."""
         return logits + self._bias()
 
 
 class _Thresholds(nn.Module):
-    """Base of what says how much each prediction counts."""
+    """Base of the rules that weight predictions."""
 
     temperature = 1.0
 
     def see(self, rows, logits):
-        """Take note of the predictions of some rows: here nothing follows from them.
+        """Record the predictions of some rows; the base class ignores them.
 
         Parameters
         ----------
@@ -185,13 +185,13 @@ class _Thresholds(nn.Module):
         """
 
     def weigh(self, rows, logits, labeled=None):
-        """Return how much each row counts, and take note of the predictions.
+        """Return the weight of each row, and record the predictions.
 
         Parameters
         ----------
         rows : Tensor of int of shape (B,)
         logits : Tensor of shape (B, K)
-            Of weak views of unlabeled rows.
+            Logits of weak views of unlabeled rows.
         labeled : Tensor of shape (M, K) or None, default=None
             Logits of weak views of labeled rows.
 
@@ -206,7 +206,7 @@ class _Thresholds(nn.Module):
         return weights
 
     def _look(self, logits, labeled):
-        """Take note of predictions before these are weighed."""
+        """Record predictions before they are weighted."""
 
     def _count(self, logits):
         threshold = self()
@@ -250,7 +250,7 @@ class RelativeThreshold(_Thresholds):
     share : float
         In [0, 1].
     temperature : float, default=1.0
-        Divides the logits first, of the labeled rows as well, > 0.
+        Divides the logits first, those of labeled rows too, > 0.
 
     Notes
     -----
@@ -279,24 +279,24 @@ class RelativeThreshold(_Thresholds):
 
 
 class ClassThresholds(_Thresholds):
-    """A threshold per class that grows with what is learned of the class (FlexMatch).
+    """A threshold per class that rises as the class is learned (FlexMatch).
 
     Parameters
     ----------
     threshold : float
-        Highest threshold, in [0, 1]; a class has learned the rows that reach it.
+        Highest threshold, in [0, 1]; rows that reach it count as learned.
     n_classes : int
     n_rows : int
         Rows of the data set.
     n_unused : int, default=0
-        Rows of which no prediction will be seen.
+        Number of rows without predictions.
     temperature : float, default=1.0
         Divides the logits before a row is compared with the threshold, > 0.
 
     Attributes
     ----------
     confident : Tensor of int of shape (n_rows,)
-        Class of the last prediction of each row that reached the threshold; -1: none.
+        Class of each row's last prediction that reached the threshold; -1: none.
 
     Notes
     -----
@@ -328,7 +328,7 @@ class ClassThresholds(_Thresholds):
         return self.threshold * learned / (2 - learned)
 
     def see(self, rows, logits):
-        """Take note of the predictions of some rows.
+        """Record the predictions of some rows.
 
         Parameters
         ----------
@@ -355,7 +355,7 @@ class _Averaging(_Thresholds):
         self.register_buffer("n_seen", torch.tensor(0))
 
     def _next_rate(self):
-        """Return how far the averages move toward the predictions of this step."""
+        """Return the weight of this step's predictions in the averages."""
         self.n_seen += 1
         decay = torch.full_like(self.confidence, self.decay)
         if self.ramp:  # as `ramped_decay`, on the device
@@ -370,7 +370,7 @@ class FreeThresholds(_Averaging):
     ----------
     n_classes : int
     decay : float, default=0.999
-        Of the averages, in [0, 1].
+        Decay of the averages, in [0, 1].
     ramp : bool, default=False
         Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
     temperature : float, default=1.0
@@ -379,10 +379,10 @@ class FreeThresholds(_Averaging):
     Attributes
     ----------
     confidence : Tensor of shape ()
-        Average of the largest probability; at first 1 / K.
+        Average of the largest probability; initially 1 / K.
     mean_prediction, class_shares : Tensor of shape (K,)
-        Averages of the predictions, and of the shares of the predicted classes; at
-        first equal for all classes.
+        Averages of the predictions, and of the shares of the predicted classes;
+        initially equal for all classes.
 
     Notes
     -----
@@ -418,16 +418,17 @@ class FreeThresholds(_Averaging):
 
 
 class SoftWeights(_Averaging):
-    """Every row counts, the less the less sure it is (SoftMatch).
+    """Weights that fall with the confidence; every row counts (SoftMatch).
 
     Parameters
     ----------
     n_classes : int
     sharpness : float, default=2.0
-        How fast the weight falls below the mean confidence, > 0: its bell is this many
-        times narrower than the spread of the confidences. Paper: n in n_sigma.
+        How fast the weight falls below the mean confidence, > 0: the width of its
+        Gaussian is the standard deviation of the confidences divided by this. Paper: n
+        in n_sigma.
     decay : float, default=0.999
-        Of the averages, in [0, 1].
+        Decay of the averages, in [0, 1].
     ramp : bool, default=False
         Whether the decay grows as (1 + t) / (10 + t) up to ``decay``. Published: no.
     temperature : float, default=1.0
@@ -436,15 +437,15 @@ class SoftWeights(_Averaging):
     Attributes
     ----------
     confidence, variance : Tensor of shape ()
-        Averages of mean and variance of the largest probability; at first 1 / K and 1.
+        Averages of mean and variance of the largest probability; initially 1 / K and 1.
     mean_prediction : Tensor of shape (K,)
-        Average of the predictions; at first equal for all classes.
+        Average of the predictions; initially equal for all classes.
 
     Notes
     -----
-    ``forward`` returns the confidence from which on a row counts in full. Confidences
-    are those of predictions that are scaled to equal shares of the classes; the targets
-    are not.
+    ``forward`` returns the confidence above which a row has full weight. Confidences
+    are computed from predictions that are scaled to equal class shares; the targets are
+    not scaled.
 
     References
     ----------
@@ -482,11 +483,11 @@ class SoftWeights(_Averaging):
 
 
 class EveryRow(nn.Module):
-    """Rows count as they are weighed, whatever class they fit.
+    """Rows keep their weights, whatever their energy.
 
     Notes
     -----
-    ``forward`` returns the weights that it is given.
+    ``forward`` returns its weights unchanged.
     """
 
     def forward(self, logits, weights):
@@ -494,13 +495,12 @@ class EveryRow(nn.Module):
 
 
 class LowEnergy(nn.Module):
-    """Rows that fit no class do not count: their energy is too high (InPL).
+    """Rows of high energy, which fit no class, do not count (InPL).
 
     Parameters
     ----------
     threshold : float
-        The energy is minus the logarithm of the sum of the exponentials of the logits;
-        it must lie below this.
+        Upper limit of the energy, which is minus the log-sum-exp of the logits.
 
     Notes
     -----
@@ -523,7 +523,7 @@ class LowEnergy(nn.Module):
 
 
 class PredictedClasses(nn.Module):
-    """The last class predicted for every row, to see how many rows change theirs.
+    """The last class predicted for every row, to measure how many rows change.
 
     Parameters
     ----------
@@ -541,7 +541,7 @@ class PredictedClasses(nn.Module):
         self.register_buffer("classes", torch.full((n_rows,), -1))
 
     def update(self, rows, classes):
-        """Write down classes; return the share of the rows that had the same before.
+        """Record classes; return the share of rows whose class has not changed.
 
         Parameters
         ----------
@@ -557,13 +557,13 @@ class PredictedClasses(nn.Module):
 
 
 def mixing_weights(n, alpha):
-    """Draw the share that each row keeps of itself in a mixture, at least one half.
+    """Draw each row's share in its mixture, at least one half.
 
     Parameters
     ----------
     n : int
     alpha : float
-        >= 0; 0: all of it.
+        >= 0; 0: shares of 1.
 
     Returns
     -------

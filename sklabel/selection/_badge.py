@@ -14,8 +14,8 @@ _BLOCK_VALUES = 2**22
 def gradient_residuals(probabilities):
     """Return the gradient of the cross-entropy with respect to the logits.
 
-    The most probable class (the first among equals) stands for the label that nobody
-    knows: ``p - onehot(argmax p)``.
+    The most probable class (the first in a tie) is used as the unknown label: ``p -
+    onehot(argmax p)``.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def gradient_residuals(probabilities):
     Returns
     -------
     residuals : ndarray of shape (n, C), float64
-        Rows of zeros where a probability is 1.
+        Rows are zero if a probability is 1.
 
     References
     ----------
@@ -65,8 +65,8 @@ def gradient_distances(residuals, features, lengths, row):
 
     ``|g_i - g_j|^2 = |r_i|^2 |h_i|^2 + |r_j|^2 |h_j|^2 - 2 (r_i . r_j) (h_i . h_j)``.
 
-    Pairs so close that the subtraction would lose most digits are computed from their
-    differences, so equal rows are exactly 0 apart.
+    For pairs so close that the subtraction would lose most digits, differences are
+    used, so the distance of equal rows is exactly 0.
 
     Parameters
     ----------
@@ -106,9 +106,8 @@ def gradient_distances(residuals, features, lengths, row):
 def choose_plus_plus(residuals, features, n_samples, random_state=None):
     """Draw rows by k-means++ on their gradient embeddings.
 
-    The first is the row of the longest embedding; each further one is drawn with
-    probability proportional to the squared distance to the nearest of those drawn
-    before.
+    The first row has the longest embedding; each further row is drawn with probability
+    proportional to the squared distance to the nearest row drawn before.
 
     Parameters
     ----------
@@ -124,12 +123,12 @@ def choose_plus_plus(residuals, features, n_samples, random_state=None):
     Returns
     -------
     chosen : ndarray of shape (n_samples,)
-        Different rows in the order of the draw. Where only copies of drawn rows are
-        left, those of the lowest numbers.
+        Different rows in the order of the draw. If only copies of drawn rows are left,
+        they follow in row order.
 
     Notes
     -----
-    Time n * (C + D) for each row drawn; memory n * C beside the features.
+    Time: n * (C + D) per drawn row. Memory: n * C plus the features.
 
     References
     ----------
@@ -167,54 +166,53 @@ def _squares(rows):
 
 
 class BADGESelector(ClassifierSelectionRole):
-    """Select rows that a classifier is unsure of and that differ from one another.
+    """Select rows that are uncertain for a classifier and differ from one another.
 
-    The gradient that a row would send into the last layer, were its most probable
-    class the label, is long where the classifier is unsure, and points elsewhere for
-    other classes and features. Rows are drawn by k-means++ on these gradients: long
-    ones, far apart. Read more in the :ref:`User Guide <badge>`.
+    The gradient of a row's loss in the last layer, with its most probable class as the
+    label, is long if the classifier is uncertain, and its direction depends on class
+    and features. Rows are drawn by k-means++ on these gradients, which prefers long
+    gradients that are far apart. Read more in the :ref:`User Guide <badge>`.
 
     Parameters
     ----------
     random_state : int, RandomState instance or None
-        Seed of the draws, and of the classifier where that has no ``random_state`` of
-        its own.
+        Seed of the draws, and of the classifier if it has no ``random_state`` of its
+        own.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking.
+        Chosen rows in labeling order.
     scores_ : ndarray of shape (n_rows,)
         Length of the gradient of each row, 0 where a probability is 1; ``-inf`` for
-        rows labeled already and for files that cannot be read. The choice also
-        depends on how far apart the gradients are.
+        labeled rows and for files that cannot be read. The choice also depends on the
+        distances between gradients.
     classifier_ : estimator
-        The fitted classifier. Not where every row is labeled.
+        The fitted classifier. Absent if every row is labeled.
 
     Raises
     ------
     ValueError
-        If more rows are asked than have no label, or if the classifier must be fitted
-        and y has no labels.
+        If more rows are requested than are unlabeled, or if the classifier must be
+        fitted and y has no labels.
 
     See Also
     --------
-    MMASelector : Rows that a classifier is unsure of, by other measures.
+    MMASelector : Other measures of uncertainty.
     USLSelector : Needs neither labels nor classifier.
 
     Notes
     -----
     Features are the output of ``encoder_`` for sklabel's classifiers, and X itself
-    (after the steps of a pipeline) for others: center and scale it first. Layers of a
-    head between encoder and last layer (SimCLRv2 without distillation) are left out.
+    (after the steps of a pipeline) for others: center and scale it first. Head layers
+    between encoder and last layer (SimCLRv2 without distillation) are skipped.
 
-    The first row is the one of the longest gradient, as in the released code; the
-    paper draws it at random. Where only copies of chosen rows are left, those of the
-    lowest numbers are taken.
+    The first row has the longest gradient, as in the released code; the paper draws it
+    at random. If only copies of chosen rows are left, they are taken in row order.
 
-    The gradients have n_classes * n_features numbers each and are never formed: their
-    distances follow from products of probabilities and of features. Each row chosen
-    takes time n_rows * (n_classes + n_features).
+    Gradients have n_classes * n_features numbers each and are never computed
+    explicitly: their distances follow from products of probabilities and of features.
+    Each chosen row takes time n_rows * (n_classes + n_features).
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""BALD: what draws of a model disagree about (Houlsby et al., 2011), and BatchBALD."""
+"""BALD and BatchBALD: rows on which draws of a model disagree (Houlsby et al.)."""
 
 import copy
 from typing import Annotated
@@ -45,21 +45,21 @@ _ENSEMBLES = (
 
 
 def bald(p):
-    """Mutual information of a row's class and the model, from draws of the model.
+    """Mutual information between a row's class and the model, from draws of the model.
 
-    Entropy of the mean prediction minus the mean entropy of the predictions: high where
-    each draw is sure, but of another class.
+    Entropy of the mean prediction minus the mean entropy of the predictions: high if
+    each draw is confident, but in another class.
 
     Parameters
     ----------
     p : array-like of shape (n_draws, n, n_classes)
-        Probabilities in [0, 1] that each draw gives; they sum to 1 over the classes.
+        Probabilities from each draw, in [0, 1]; they sum to 1 over the classes.
 
     Returns
     -------
     score : ndarray of shape (n,), float64
-        In nats, 0 to the lesser of ln ``n_draws`` and ln ``n_classes``; exactly 0 below
-        1e-12.
+        In nats, from 0 to the smaller of ln ``n_draws`` and ln ``n_classes``; exactly 0
+        below 1e-12.
 
     References
     ----------
@@ -78,7 +78,7 @@ def mean_std(p):
     Parameters
     ----------
     p : array-like of shape (n_draws, n, n_classes)
-        Probabilities in [0, 1] that each draw gives; they sum to 1 over the classes.
+        Probabilities from each draw, in [0, 1]; they sum to 1 over the classes.
 
     Returns
     -------
@@ -96,18 +96,18 @@ def mean_std(p):
 
 
 def vote_entropy(p):
-    """Entropy of the votes: the share of the draws that each class is the first of.
+    """Entropy of the votes: the share of draws in which each class is most probable.
 
     Parameters
     ----------
     p : array-like of shape (n_draws, n, n_classes)
-        Probabilities in [0, 1] that each draw gives; of equals the first class is
-        voted for.
+        Probabilities from each draw, in [0, 1]; in a tie, the first class gets the
+        vote.
 
     Returns
     -------
     score : ndarray of shape (n,), float64
-        In nats, 0 to the lesser of ln ``n_draws`` and ln ``n_classes``.
+        In nats, from 0 to the smaller of ln ``n_draws`` and ln ``n_classes``.
 
     References
     ----------
@@ -122,29 +122,29 @@ def vote_entropy(p):
 
 
 def batch_bald(p, n_samples, n_configurations=40_000, random_state=None):
-    """Choose rows one by one, each for what it adds to the information of the batch.
+    """Choose rows one by one, each for the information that it adds to the batch.
 
-    What a row adds is its :func:`bald` given the labels of the rows chosen before, on
-    average over what these may be: the draws are weighted by how well they foretold
-    them. A copy of a chosen row adds little.
+    A row adds its :func:`bald` given the labels of the rows chosen before, averaged
+    over the possible labels: draws are weighted by the probability that they give these
+    labels. A copy of a chosen row adds little.
 
     Parameters
     ----------
     p : array-like of shape (n_draws, n, n_classes)
-        Probabilities in [0, 1] that each draw gives; they sum to 1 over the classes.
-        Draw k must be the same model for every row.
+        Probabilities from each draw, in [0, 1]; they sum to 1 over the classes. Draw k
+        must be the same model for every row.
     n_samples : int
         Rows to choose, at most n.
     n_configurations : int, default=40000
-        Joint labels of the chosen rows that are looked at: all, exactly, while there
-        are no more, then so many drawn at random.
+        Maximum number of joint labels of the chosen rows that are evaluated: all while
+        there are no more, then this many random ones.
     random_state : int, RandomState instance or None, default=None
         Seed of these draws.
 
     Returns
     -------
     selected : ndarray of shape (n_samples,)
-        Rows in the order of choosing, the lowest number among equals.
+        Rows in order of choice, ties by lowest row number.
     scores : ndarray of shape (n_samples,), float64
         Information of the batch up to each row, in nats; at most ln ``n_draws``.
 
@@ -185,10 +185,10 @@ def _mean_entropy(p):
 
 
 def _best_gain(gain, p, expected, weights, posterior):
-    """Return the row that adds most, the first among equals; ``gain`` is updated.
+    """Return the row that adds most, ties by row number; ``gain`` is updated.
 
-    What a row adds only falls as others are chosen, so a row is looked at again only
-    while what it added last is not below the best of the rows looked at.
+    A row's gain only falls as others are chosen, so it is computed again only if its
+    last value is not below the best gain computed so far.
     """
     order = np.argsort(-gain, kind="stable")
     new = np.full(len(gain), -np.inf)
@@ -218,7 +218,7 @@ def _entropy_given(p, weights, posterior):
 
 
 def _enumerated(p, weights, posterior):
-    """Return all configurations with one row more, whose probabilities are p (K, C)."""
+    """Return all configurations with one more row, whose probabilities are p (K, C)."""
     joint = posterior[:, None, :] * p.T  # (M, C, K)
     joint = joint.reshape(-1, len(p))
     total = joint.sum(axis=1)
@@ -228,7 +228,7 @@ def _enumerated(p, weights, posterior):
 
 
 def _sampled(p, posterior, drawn_by, random):
-    """Return the posterior of the draws, once a label of one row more is sampled."""
+    """Return the posterior of the draws after sampling a label of one more row."""
     bounds = np.cumsum(p, axis=1)  # (K, C)
     at = random.random_sample(len(drawn_by)) * bounds[drawn_by, -1]
     labels = (bounds[drawn_by] <= at[:, None]).sum(axis=1)  # never one of probability 0
@@ -240,12 +240,12 @@ _SCORES = {"bald": bald, "mean_std": mean_std, "vote_entropy": vote_entropy}
 
 
 class BALDSelector(ClassifierSelectionRole):
-    """Select the rows about which draws of a model disagree.
+    """Select the rows on which draws of a model disagree.
 
-    A row may be unsure because it is a mixture, which no label changes, or because the
-    labels so far allow several models. BALD asks for the latter: rows whose label tells
-    most about the model. ``batch=True`` chooses rows that tell most together. Read more
-    in the :ref:`User Guide <bald>`.
+    A row may be uncertain because it is ambiguous, which no label changes, or because
+    the labels so far allow several models. BALD selects the latter: rows whose label is
+    most informative about the model. ``batch=True`` chooses the rows that are jointly
+    most informative (BatchBALD). Read more in the :ref:`User Guide <bald>`.
 
     Draws of a model are
 
@@ -259,79 +259,80 @@ class BALDSelector(ClassifierSelectionRole):
     Parameters
     ----------
     measure : {"bald", "mean_std", "vote_entropy"}
-        Mutual information, which is the mean divergence of the members of a committee
-        from their mean [5]_; the standard deviation over the draws, averaged over the
-        classes; or the entropy of the classes that the draws vote for.
+        "bald": mutual information, which is the mean divergence of committee members
+        from their mean [5]_. "mean_std": the standard deviation over the draws,
+        averaged over the classes. "vote_entropy": the entropy of the votes of the
+        draws.
     committee : list of classifiers or None
-        Two classifiers at least, in place of draws of one: each is cloned and fitted on
-        the labels, or used as it is in a :class:`sklearn.frozen.FrozenEstimator`, which
-        must know the same classes. ``measure="vote_entropy"`` asks those without
-        ``predict_proba`` for their votes; other measures refuse them. ``classifier`` is
-        not asked then. In a loop the committee is fitted in every round.
+        At least two classifiers, used instead of draws of one: each is cloned and
+        fitted on the labels, or used as is in a
+        :class:`sklearn.frozen.FrozenEstimator`, which must have the same classes.
+        Members without ``predict_proba`` need ``measure="vote_entropy"``.
+        ``classifier`` is then not used. In a loop, the committee is fitted in every
+        round.
     batch : bool
-        Choose by BatchBALD, so that near copies are not chosen together; else the rows
-        of highest score. Needs ``measure="bald"``.
+        Whether to choose by BatchBALD, so that near copies are not chosen together;
+        False: the rows of highest score. Needs ``measure="bald"``.
     n_draws : int
-        Draws of the model, >= 2; an ensemble has as many as members. A batch cannot
-        tell more than ln ``n_draws`` nats: take 100 with ``batch=True``.
+        Draws of the model, >= 2; an ensemble has one per member. A batch has at most ln
+        ``n_draws`` nats of information: use 100 with ``batch=True``.
     dropout : float
-        Share of the features that is dropped, in (0, 1).
+        Dropout rate of the features, in (0, 1).
     n_candidates : int or None
         Rows of highest BALD among which BatchBALD chooses, at least ``n_samples``.
-        None: 200, or four for each row to choose, whichever is more.
+        None: 200 or ``4 * n_samples``, whichever is larger.
     n_configurations : int
-        Joint labels of the chosen rows that BatchBALD looks at: all, exactly, while
-        there are no more, then so many drawn at random.
+        Maximum number of joint labels of the chosen rows that BatchBALD evaluates: all
+        while there are no more, then this many random ones.
     random_state : int, RandomState instance or None
-        Seed of the draws, and of the classifier where that has no ``random_state`` of
-        its own.
+        Seed of the draws, and of the classifier if it has no ``random_state`` of its
+        own.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking, the lower row number among equals.
+        Chosen rows in labeling order, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
-        Measure of each row alone; ``-inf`` for rows labeled already and for files that
-        cannot be read.
+        Measure of each row alone; ``-inf`` for labeled rows and for files that cannot
+        be read.
     batch_scores_ : ndarray of shape (n_samples,)
-        Information of the rows chosen up to each one. Only with ``batch=True``.
+        Information of the batch up to each row. Only with ``batch=True``.
     estimators_ : list of estimators
-        Classifiers fitted: one, of which dropout or the members give draws; or the
-        copies fitted on resampled rows, or the committee. Empty where every row is
-        labeled.
+        Fitted classifiers: one, whose dropout or members give the draws, or the copies
+        fitted on resampled rows, or the committee. Empty if every row is labeled.
 
     Raises
     ------
     ValueError
         If no row is labeled and a classifier must be fitted, if the members of a
-        committee know different classes, if more rows are asked than have no label (and
-        can be read), or if ``batch=True`` goes with another measure than "bald".
+        committee have different classes, if more rows are requested than are unlabeled
+        and readable, or if ``batch=True`` and ``measure`` is not "bald".
 
     See Also
     --------
-    UncertaintySelector : What a single model is unsure of.
+    UncertaintySelector : The uncertainty of a single model.
 
     Notes
     -----
-    Departures from the published code of BatchBALD:
+    Differences from the published code of BatchBALD:
 
-    - The masks lie on the last features only and the net was trained without them, so
-      one pass through the encoder serves all draws; there, dropout stands between the
+    - Dropout is applied to the last features only and not in training, so one pass
+      through the encoder serves all draws; the published code has dropout between
       layers, in training too.
     - A row's gain is computed given each configuration, not as a difference of joint
-      entropies: the same number, without underflow in large batches.
-    - Sampled configurations are carried on from row to row, not drawn anew, and rows
-      that added little before are not looked at again while others add more.
+      entropies; the value is the same, without underflow in large batches.
+    - Sampled configurations are extended from row to row, not drawn anew, and the gains
+      of rows that added little are not recomputed while others add more.
 
-    Of a frozen classifier that is neither sklabel's nor an ensemble, copies with its
-    settings are fitted on the labels, as of one that is not frozen.
+    For a frozen classifier that is neither sklabel's nor an ensemble, copies with its
+    settings are fitted on the labels, as if it were not frozen.
 
-    Resampled rows hold at least one of each class, so members agree where a class has a
-    single label: with one label of each class there is nothing to disagree about.
+    Resampled rows have at least one row of each class, so with a single label per class
+    all members are equal and cannot disagree.
 
-    Time: one prediction of all rows (one of each member in a committee); BatchBALD
-    takes up to ``n_samples * n_candidates * n_configurations * n_classes * n_draws``.
-    Memory: blocks of rows, the draws of the candidates, ``n_configurations * n_draws``.
+    Time: one prediction of all rows (one per member of a committee); BatchBALD takes up
+    to ``n_samples * n_candidates * n_configurations * n_classes * n_draws``. Memory:
+    blocks of rows, the draws of the candidates, ``n_configurations * n_draws``.
 
     References
     ----------
@@ -439,13 +440,13 @@ class BALDSelector(ClassifierSelectionRole):
 def _check_committee(members):
     if len(members) < 2:
         raise ValueError(
-            f"A committee of {len(members)} has nothing to disagree about: pass two "
-            "classifiers at least."
+            f"A committee of {len(members)} cannot disagree: pass at least two "
+            "classifiers."
         )
     for member in members:
         if not np.array_equal(member.classes_, members[0].classes_):
             raise ValueError(
-                "The members of a committee must know the same classes, but "
+                "The members of a committee must have the same classes, but "
                 f"{type(last_step(members[0])).__name__} knows {members[0].classes_} "
                 f"and {type(last_step(member)).__name__} {member.classes_}."
             )
@@ -456,12 +457,12 @@ def _check_gives_probabilities(member, measure):
         name = type(last_step(member)).__name__
         raise ValueError(
             f"measure={measure!r} needs probabilities, but {name} in the committee has "
-            'no predict_proba: take measure="vote_entropy", which counts votes.'
+            'no predict_proba: use measure="vote_entropy", which counts votes.'
         )
 
 
 def _probabilities(member, X):
-    """Return probabilities (n, C); 1 for its vote of a member that gives none."""
+    """Return probabilities (n, C); 1 for the vote of a member without probabilities."""
     if hasattr(member, "predict_proba"):
         return member.predict_proba(X)
     votes = np.asarray(member.predict(X))
@@ -482,7 +483,7 @@ def _resampled(y, n_draws, random):
 
 
 def _member_draws(members, n_classes, X, columns=None):
-    """Return a function of row numbers that asks every member of a committee."""
+    """Return a function of row numbers that runs every member of a committee."""
 
     def draw(rows):
         part = _safe_indexing(X, rows)
@@ -504,7 +505,7 @@ def _member_draws(members, n_classes, X, columns=None):
 
 
 def _dropout_draws(classifier, X, n_draws, dropout, random):
-    """Return a function of row numbers that asks a net under each of some masks."""
+    """Return a function of row numbers that runs a net with each dropout mask."""
     samples, net = classifier._check_X(X), classifier.net_
     # A copy is free of compiled parts, and the hook is on nobody else's net.
     module = copy.deepcopy(net.module_).eval()

@@ -38,10 +38,10 @@ def k_center_robust(
     time_limit=None,
     verbose=0,
 ):
-    """Choose the rows whose circles of smallest radius cover all but some outliers.
+    """Choose the centers of smallest covering radius, some outliers allowed.
 
     The smallest radius is one of the distances between rows. Bisection over these
-    asks an integer program for each::
+    solves an integer program for each::
 
         y_j in {0, 1}: row j is chosen       sum_j y_j <= n_samples
         0 <= z_i <= 1: row i is an outlier   sum_i z_i <= n_outliers
@@ -57,9 +57,9 @@ def k_center_robust(
     centers : array-like of int, default=()
         Rows that are centers from the start.
     n_outliers : int, default=0
-        Rows that need not be covered, at most.
+        Maximum number of rows that need not be covered.
     first : int, default=None
-        Where the greedy choice begins, which is improved on.
+        First row of the greedy choice, the initial solution.
     time_limit : float, default=None
         Seconds after which the best choice so far is returned. None: no limit.
     verbose : int, default=0
@@ -68,12 +68,12 @@ def k_center_robust(
     Returns
     -------
     chosen : ndarray of shape (n_samples,)
-        Each one is the farthest of them from those before it; the one with most rows
-        around it is first where there is no center.
+        Each row is the farthest from those before it; without centers, the first is the
+        row with most rows around it.
     distances : ndarray of shape (n,), float64
         As of `k_center_greedy`.
     radius : float
-        Largest distance to the nearest center without the ``n_outliers`` largest.
+        Largest distance to the nearest center, the ``n_outliers`` largest ignored.
     lower_bound : float
         No choice has a smaller radius; equal to the radius unless time ran out.
 
@@ -148,56 +148,57 @@ def k_center_robust(
 
 
 class CoreSetSelector(SelectionRole):
-    """Select rows so that every row is close to a chosen or labeled one.
+    """Select rows so that every row is close to a chosen or labeled row.
 
     The largest distance from any row to its nearest center (a chosen or labeled row)
-    is the covering radius. The greedy choice takes again and again the row farthest
-    from all centers: its radius is at most twice the smallest one there is. The robust
-    choice finds the smallest radius for a few hundred rows, and may leave some
-    outliers uncovered. Read more in the :ref:`User Guide <coreset>`.
+    is the covering radius. The greedy choice repeatedly takes the row farthest from all
+    centers: its radius is at most twice the optimum. The robust choice finds the
+    optimum for a few hundred rows, and may leave some outliers uncovered. Read more in
+    the :ref:`User Guide <coreset>`.
 
     It works on vectors: embed images first.
 
     Parameters
     ----------
     robust : bool
-        True: smallest radius, by integer programs over all pairs of rows; for up to
-        2,000 unlabeled rows, practical for some hundred.
+        Whether to find the smallest radius by integer programs over all pairs of rows,
+        for up to 2,000 unlabeled rows; practical for a few hundred.
     outlier_share : float
         Share of the unlabeled rows, in [0, 1), that the robust choice may leave
-        uncovered, rounded down to a whole number of rows. The paper's 0.0001 is no row
-        at all where there are fewer than 10,000. The greedy choice has no outliers.
+        uncovered, rounded down to a whole number of rows. The paper's 0.0001 means no
+        row if there are fewer than 10,000. The greedy choice has no outliers.
     normalize : bool
-        Divide each row by its length first: the choice is then that of cosine
-        distances, which order the rows in the same way.
+        Divide each row by its length first; the order of distances is then that of
+        cosine distances.
     time_limit : float or None
-        Seconds for the integer programs of the robust choice, > 0. When they are over
-        there is a warning, and the best choice so far is taken. None: no limit.
+        Seconds for the integer programs of the robust choice, > 0. After that, the best
+        choice so far is used, with a warning. None: no limit.
     random_state : int, RandomState instance or None
-        Seed of the row that is chosen first (for the robust choice: where the greedy
-        one begins, which it improves on). Not used where some rows are labeled.
+        Seed of the first row (for the robust choice: of its greedy initial solution).
+        Not used if some rows are labeled.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: each is the farthest (for the robust choice
-        among the chosen rows) from the labeled rows and those before it, the lowest
-        number among equals. Without labeled rows the first is drawn at random; the
-        robust choice begins with the row that is nearest to most rows.
+        Chosen rows in labeling order: each is the farthest (with the robust choice,
+        among the chosen rows) from the labeled rows and those before it, ties by lowest
+        row number. Without labeled rows, the first is drawn at random; the robust
+        choice starts with the row that is nearest to most rows.
     scores_ : ndarray of shape (n_rows,)
-        Distance to the nearest center: of a chosen row at the moment when it was
-        chosen, of another row at the end; ``-inf`` for rows labeled already. A row
-        chosen when there was no center yet has the largest of all other scores.
+        Distance to the nearest center: for a chosen row, when it was chosen; for
+        another row, at the end; ``-inf`` for labeled rows. A row chosen before there
+        was a center has the largest of all other scores.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row.
     radius_ : float
-        Covering radius: largest distance of a row, outliers left out, to its nearest
-        chosen or labeled row.
+        Covering radius: largest distance from a row that is not an outlier to its
+        nearest chosen or labeled row.
     lower_bound_ : float
-        No choice of as many rows has a smaller radius. Half of ``radius_`` for the
-        greedy choice, ``radius_`` itself for the robust one unless time ran out.
+        No choice of the same number of rows has a smaller radius. Half of ``radius_``
+        for the greedy choice, ``radius_`` itself for the robust one unless time ran
+        out.
     outliers_ : ndarray of shape (n_outliers,)
-        Rows farther than ``radius_`` from every center, ascending; empty for the
+        Rows farther than ``radius_`` from every center, ascending; empty with the
         greedy choice.
     n_features_in_ : int
         Number of features seen in ``fit``.
@@ -205,8 +206,8 @@ class CoreSetSelector(SelectionRole):
     Raises
     ------
     ValueError
-        If more rows are asked than have no label, if X is not 2-D (images, paths), or
-        if the robust choice has more than 2,000 unlabeled rows.
+        If more rows are requested than are unlabeled, if X is not 2-D (images, paths),
+        or if the robust choice has more than 2,000 unlabeled rows.
 
     See Also
     --------
@@ -215,26 +216,26 @@ class CoreSetSelector(SelectionRole):
 
     Notes
     -----
-    Copies of a center come last, in the order of their numbers.
+    Copies of a center come last, in row order.
 
-    Time of the greedy choice: each chosen or labeled row is one pass over X
-    (n_rows * n_features); many labeled rows at once cost less. Memory: some numbers for
-    each row beside X, which may be a memory map; ``normalize=True`` holds a
-    copy of X. The robust choice holds all pairs of rows, and only
-    ``time_limit`` bounds its time; preparing a program is not interrupted, which takes
-    a second with 1,000 rows and half a minute with 2,000.
+    Time of the greedy choice: one pass over X (n_rows * n_features) per chosen or
+    labeled row; many labeled rows at once cost less. Memory: a few numbers per row plus
+    X, which may be a memory map; ``normalize=True`` holds a copy of X. The robust
+    choice holds all pairs of rows, and only ``time_limit`` bounds its time. Preparing a
+    program cannot be interrupted; it takes a second with 1,000 rows and half a minute
+    with 2,000.
 
-    Departures from the paper and its released code:
+    Differences from the paper and its released code:
 
-    - Without labels the first row is drawn; other implementations take row 0.
-    - Distances are not squared, and come from differences: equal rows are exactly 0
-      apart, where the usual product form leaves 1e-8 and copies are chosen.
-    - The robust program says which rows are chosen, and not also which one each row
-      belongs to: the same radius from fewer variables. Its outliers are free, as in
-      the paper; the released code allows none.
-    - With outliers the smallest radius may be less than half the greedy one. The
-      bisection begins at half the radius of as many more greedy rows, which is a
-      bound; without outliers this is half the greedy radius.
+    - Without labels, the first row is random; other implementations use row 0.
+    - Distances are not squared, and are computed from differences, so that they are
+      exactly 0 for equal rows; the usual product form leaves 1e-8 and chooses copies.
+    - The robust program has variables for the chosen rows only, not for the assignment
+      of each row: the radius is the same with fewer variables. It allows outliers, as
+      in the paper; the released code allows none.
+    - With outliers, the smallest radius may be less than half the greedy one. The
+      bisection starts at a lower bound: half the greedy radius with one more row per
+      outlier.
 
     References
     ----------
@@ -295,8 +296,8 @@ class CoreSetSelector(SelectionRole):
         n_candidates = len(Z) - len(centers)
         if n_candidates > _MOST_ROWS:
             raise ValueError(
-                f"robust=True compares all pairs of rows in integer programs, for up "
-                f"to {_MOST_ROWS} unlabeled rows, but X has {n_candidates}: take "
+                "robust=True compares all pairs of rows in integer programs, for up to "
+                f"{_MOST_ROWS} unlabeled rows, but X has {n_candidates}: use "
                 "robust=False, or choose from fewer rows, e.g. from "
                 "RandomSelector(n_samples=500).fit_select(X, y)."
             )
@@ -312,10 +313,10 @@ class CoreSetSelector(SelectionRole):
         )
         if self.lower_bound_ < self.radius_:
             warnings.warn(
-                f"time_limit={self.time_limit} seconds are over: the covering radius "
-                f"is {self.radius_:.4g}, the smallest one at least "
-                f"{self.lower_bound_:.4g}. Raise time_limit, or choose from fewer "
-                "rows.",
+                f"time_limit={self.time_limit} seconds are over: the choice has the "
+                f"covering radius {self.radius_:.4g}, and the smallest possible one "
+                f"is at least {self.lower_bound_:.4g}. Raise time_limit, or choose "
+                "from fewer rows.",
                 ConvergenceWarning,
                 stacklevel=2,
             )

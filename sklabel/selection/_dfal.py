@@ -1,4 +1,4 @@
-"""DFAL: ask for rows that a small step takes to another class (Ducoffe, 2018)."""
+"""DFAL: rows that a small adversarial step moves to another class (Ducoffe, 2018)."""
 
 import copy
 
@@ -24,9 +24,8 @@ _FARTHEST = float(np.finfo(np.float32).max)
 def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
     r"""Look for the smallest step that changes the class of each row.
 
-    The classes are taken for linear where the row stands, and the row goes to the
-    nearest border between its own class c and another one k, again and again until the
-    class changes:
+    The logits are linearized at the row, which is moved to the nearest border between
+    its own class c and another class k; this is repeated until the class changes:
 
     .. math:: r = \frac{f_c - f_k}{\|\nabla f_k - \nabla f_c\|^2}
                   (\nabla f_k - \nabla f_c)
@@ -34,20 +33,21 @@ def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
     Parameters
     ----------
     logits : callable
-        Gives logits (B, K) of rows (B, ...), differentiable, each row by itself.
+        Returns logits (B, K) of rows (B, ...); differentiable, each row independent.
     x : Tensor of shape (B, ...)
     n_classes : int, default=10
-        Classes that are looked at: those of the highest logits, the row's own included.
+        Number of classes considered: those of the highest logits, the row's own
+        included.
     max_steps : int, default=50
     overshoot : float, default=0.02
-        A row goes so much farther than the border, as a share of the step.
+        How far a row moves beyond the border, as a share of the step.
     extra : float, default=1e-4
         Added to the length of each step, against rounding, as in the released code.
 
     Returns
     -------
     steps : Tensor of shape (B, ...)
-        Without the overshoot. Infinite where the slopes of all classes are equal.
+        Without the overshoot. Infinite if the gradients of all classes are equal.
 
     References
     ----------
@@ -107,7 +107,7 @@ def linear_steps(Z, coef, intercept):
     Returns
     -------
     steps : ndarray of shape (n, D), float64
-        Infinite where the coefficients of all classes are equal.
+        Infinite if the coefficients of all classes are equal.
     """
     Z, coef = np.asarray(Z, np.float64), np.asarray(coef, np.float64)
     if len(coef) == 1:
@@ -126,66 +126,65 @@ def linear_steps(Z, coef, intercept):
 
 
 class DFALSelector(ClassifierSelectionRole):
-    """Select the rows that the smallest step takes to another class.
+    """Select the rows that the smallest step moves to another class.
 
-    Where the classifier is a network, the distance of a row from its border cannot be
-    read off: DeepFool looks for the smallest change of the row, in the space of X, that
-    changes its class, and the length of this change is the margin. Rows of the smallest
+    The distance of a row from a network's decision boundary has no closed form.
+    DeepFool searches for the smallest change of the row, in the space of X, that
+    changes its class; the length of this change is the margin. Rows with the smallest
     margins are chosen. Read more in the :ref:`User Guide <dfal>`.
 
     Parameters
     ----------
     classifier : estimator with predict_proba or None
         One of sklabel's, or a linear one of scikit-learn; cloned and fitted, or used as
-        it is in a :class:`sklearn.frozen.FrozenEstimator`. Of a pipeline the last step
-        is looked at, with the rows that it gets. None: logistic regression, for
+        is in a :class:`sklearn.frozen.FrozenEstimator`. For a pipeline, the margin is
+        that of its last step, in that step's input. None: logistic regression, for
         vectors.
     n_classes : int
-        Classes to which a step is looked for: the most probable ones, the row's own
-        included.
+        Number of classes considered: the most probable ones, the row's own included.
     max_steps : int
-        Steps of DeepFool for a row, at most.
+        Maximum number of DeepFool steps per row.
     overshoot : float
-        How much farther than the border a step goes, as a share of its length, >= 0.
+        How far a step goes beyond the border, as a share of its length, >= 0.
     n_candidates : int or None
-        Unlabeled rows, drawn at random, that are looked at, at least ``n_samples``.
+        Number of unlabeled rows to score, drawn at random; at least ``n_samples``.
         None: all.
     random_state : int, RandomState instance or None
-        Seed of the candidates, and of the classifier where that has no
-        ``random_state`` of its own.
+        Seed of the candidates, and of the classifier if it has no ``random_state`` of
+        its own.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows, the smallest margin first, the lower row number among equals.
+        Chosen rows, the smallest margin first, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
-        Minus the margin, the Euclidean length of the step: of images with pixels in
-        [0, 1], of vectors as the classifier gets them; ``-inf`` for rows labeled
-        already, for those that are no candidates and for files that cannot be read.
+        Minus the margin, which is the Euclidean length of the step, for images with
+        pixels in [0, 1], for vectors as the classifier gets them; ``-inf`` for labeled
+        rows, for rows that are not candidates and for files that cannot be read.
     adversaries_ : ndarray of shape (n_samples, ...)
         The chosen rows, moved to the other class; images are (C, H, W) in [0, 1] or a
         little outside.
     classifier_ : estimator
-        Fitted classifier; none where every row is labeled.
+        Fitted classifier. Absent if every row is labeled.
 
     Raises
     ------
     ValueError
-        If the classifier has no slope (of scikit-learn's, only linear ones have), if no
-        row is labeled and it is not frozen, or if more rows are asked than have no
-        label (and can be read).
+        If the classifier has no gradient (of scikit-learn's, only linear ones have), if
+        no row is labeled and it is not frozen, or if more rows are requested than are
+        unlabeled and readable.
 
     See Also
     --------
-    UncertaintySelector : The margin of probabilities, of any classifier.
+    UncertaintySelector : The margin of probabilities, for any classifier.
 
     Notes
     -----
     In the paper the network is then trained on the chosen rows and on their
-    ``adversaries_``, both with the label that was asked for the row.
+    ``adversaries_``, both with the label of the row.
 
-    Time: up to ``max_steps * n_classes`` passes back through the network for each row,
-    most rows need two or three steps. Of linear classifiers one step is exact.
+    Time: up to ``max_steps * n_classes`` backward passes per row; most rows need two or
+    three steps. For linear classifiers, one step is exact.
 
     References
     ----------
@@ -238,7 +237,7 @@ class DFALSelector(ClassifierSelectionRole):
         return chosen, scores
 
     def _of_network(self, classifier, X):
-        """Return which rows cannot be read, and what looks at some of the others."""
+        """Return which rows cannot be read, and a function that scores the others."""
         samples, net = classifier._check_X(X), classifier.net_
         # a copy is free of compiled parts, and gathers no slopes of its weights
         module = copy.deepcopy(net.module_).eval().requires_grad_(False)
@@ -260,9 +259,9 @@ class DFALSelector(ClassifierSelectionRole):
         n_rows = 1 if n_classes == 2 else n_classes
         if coef is None or np.shape(coef)[:1] not in ((n_rows,), (n_classes,)):
             raise ValueError(
-                f"DFALSelector follows the slope of a classifier, and "
-                f"{type(classifier).__name__} has none that can be read: take one of "
-                "sklabel's classifiers or a linear one, such as LogisticRegression, or "
+                "DFALSelector needs the gradient of a classifier, which "
+                f"{type(classifier).__name__} does not have: use one of sklabel's "
+                "classifiers or a linear one, such as LogisticRegression, or "
                 'UncertaintySelector("margin").'
             )
         intercept = np.broadcast_to(classifier.intercept_, len(coef))

@@ -29,7 +29,7 @@ from ..losses import unit_rows
 
 
 class Graph:
-    """The graph of all pairs of n rows, weighted by cosine; nothing is n x n.
+    """The graph of all pairs of n rows, weighted by cosine, without any n x n matrix.
 
     With ``S = F F^T`` and the diagonal matrix ``D`` of the degrees it is
     ``A = (S - I) D^-1 + I``, or its transpose ``D^-1 (S - I) + I``, and ``A X`` comes
@@ -38,17 +38,17 @@ class Graph:
     Parameters
     ----------
     F : Tensor of shape (n, D)
-        Rows of length 1; a row of zeros has no edge but that to itself.
+        Rows of length 1; a row of zeros has only the edge to itself.
     normalization : {"column", "row"}
-        Whether the first or the second of the two.
+        "column": the first of the two; "row": the second.
 
     Notes
     -----
     The degree of row i is ``max(sum_j s_ij, sum_j s_ij^2)`` over the other rows j.
-    Where no feature is negative, s is in [0, 1] and the degree is the first sum, as
-    published. Where features have signs, that sum may be near 0 or negative, which
-    would blow up or turn around the edges; the second one is never negative, and at
-    most ``sum_j |s_ij|``. A row with a degree of no more than rounding has no edges.
+    If no feature is negative, s is in [0, 1] and the degree is the first sum, as
+    published. If some are, that sum may be near 0 or negative, which would make edges
+    huge or flip their sign; the second sum is never negative, and at most ``sum_j
+    |s_ij|``. A row whose degree is only rounding error has no edges.
 
     Memory: n * D + D * D numbers, and n * C more for ``A X`` with C columns.
     """
@@ -71,7 +71,7 @@ class Graph:
 
 
 class GCN(nn.Module):
-    """Two layers that tell labeled from unlabeled rows of a graph.
+    """Two layers that classify rows of a graph as labeled or unlabeled.
 
     ``h = relu(A X W1 + b1)`` and ``logit = A dropout(h) W2 + b2``; the rows of the
     graph are X.
@@ -82,7 +82,7 @@ class GCN(nn.Module):
     n_hidden : int
     dropout : float
     generator : torch.Generator
-        For the first weights, uniform in +-1 / sqrt(outputs), and the dropout.
+        For the initial weights, uniform in +-1 / sqrt(outputs), and the dropout.
     """
 
     def __init__(self, graph, n_hidden, dropout, generator):
@@ -121,7 +121,7 @@ class GCN(nn.Module):
 
 
 def train(gcn, labeled, *, unlabeled_weight, lr, weight_decay, n_steps, bar=None):
-    """Train on all rows at once, by Adam; the net for batches would not do here.
+    """Train on all rows at once by Adam; the net for batches does not fit here.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def train(gcn, labeled, *, unlabeled_weight, lr, weight_decay, n_steps, bar=None
         Trained in place.
     labeled : Tensor of shape (n,), dtype bool
     unlabeled_weight, lr, weight_decay : float
-        The last also for biases, as released.
+        Weight decay also applies to biases, as released.
     n_steps : int
     bar : str, default=None
         Name of a progress bar. None: no bar.
@@ -159,27 +159,27 @@ def _first_copies(rows):
 
 
 class _GCNSelector(ClassifierSelectionRole, abstract=True):
-    """Train the network on labeled rows and candidates, and choose by what it gives.
+    """Train the network on labeled rows and candidates, and choose by its output.
 
-    A selector gives ``_rank(pool, nodes, labeled, hidden, logits)``.
+    A selector defines ``_rank(pool, nodes, labeled, hidden, logits)``.
 
     Parameters
     ----------
     classifier : estimator with predict_proba or None
-        Its features are the rows of the graph, as published. It is cloned and fitted;
-        ``FrozenEstimator(classifier)`` is used as it is. None: X itself, vectors.
+        Its features are the nodes of the graph, as published. It is cloned and fitted;
+        ``FrozenEstimator(classifier)`` is used as is. None: the vectors X themselves.
     n_candidates : int
-        Unlabeled rows, drawn at random, that take part and may be chosen, >= 1; at
-        least ``n_samples`` do.
+        Number of unlabeled rows, drawn at random, that are in the graph and may be
+        chosen, >= 1; at least ``n_samples``.
     n_hidden : int
         Width of the hidden layer, >= 1.
     dropout : float
-        Share of the hidden layer left out in each step, in [0, 1).
+        Dropout rate of the hidden layer, in [0, 1).
     unlabeled_weight : float
         Weight of the unlabeled rows in the loss, >= 0. Paper: lambda.
     normalization : {"column", "row"}
-        Whether the columns of the graph are divided by the degrees, as in the released
-        code, or the rows, as in the paper.
+        Whether the columns of the adjacency matrix are divided by the degrees, as in
+        the released code, or its rows, as in the paper.
     lr : float
         Learning rate of Adam, > 0.
     weight_decay : float
@@ -187,19 +187,17 @@ class _GCNSelector(ClassifierSelectionRole, abstract=True):
     n_steps : int
         Steps of the training, each on all rows, >= 1.
     random_state : int, RandomState instance or None
-        Seed of the candidates, of the first weights and of the dropout, and of the
-        classifier where that has no ``random_state`` of its own.
+        Seed of the candidates, the initial weights and the dropout, and of the
+        classifier if it has no ``random_state`` of its own.
 
     Attributes
     ----------
     probabilities_ : ndarray of shape (n_rows,)
-        Probability of being labeled that the network gives; NaN for rows that take no
-        part.
+        Predicted probability of being labeled; NaN for rows that are not in the graph.
     loss_curve_ : ndarray of shape (n_steps,)
-        Loss before each step. Empty where every row is labeled.
+        Loss before each step. Empty if every row is labeled.
     classifier_ : estimator
-        The fitted classifier. Not with ``classifier=None``, nor where every row is
-        labeled.
+        Fitted classifier. Absent with ``classifier=None`` or if every row is labeled.
     """
 
     _: KW_ONLY
@@ -242,7 +240,7 @@ class _GCNSelector(ClassifierSelectionRole, abstract=True):
         labeled : ndarray of shape (n_nodes,), dtype bool
         hidden : ndarray of shape (n_nodes, n_hidden), float32
         logits : ndarray of shape (n_nodes,), float32
-            Of being labeled.
+            Logits of being labeled.
         """
         raise NotImplementedError
 
@@ -256,7 +254,7 @@ class _GCNSelector(ClassifierSelectionRole, abstract=True):
         return np.sort(np.concatenate([np.flatnonzero(pool.labeled), rows]))
 
     def _features(self, pool, nodes, random):
-        """Return those of the nodes that can be read, and their features."""
+        """Return the nodes that can be read, and their features."""
         if self.classifier is None:
             return nodes, pool.space[nodes]
         self.classifier_ = self._fit_classifier(pool.X, pool.y, random)
@@ -302,64 +300,63 @@ class _GCNSelector(ClassifierSelectionRole, abstract=True):
     def _check_some_labeled(self, labeled):
         if not labeled.any():
             raise ValueError(
-                f"{type(self).__name__} learns what the labeled rows are like, but y "
-                "has no labeled row (that can be read): let USLSelector make the first "
-                "choice."
+                f"{type(self).__name__} learns from labeled rows, but y has no labeled "
+                "row (that can be read): let USLSelector make the first choice."
             )
 
 
 class UncertainGCNSelector(_GCNSelector):
-    """Select rows that a graph network is unsure are like the labeled ones.
+    """Select rows that a graph network is unsure to be labeled.
 
-    A small network on the graph of labeled and unlabeled rows learns to tell the ones
-    from the others; each row's neighbors take part in what is said of it. Rows to which
-    it gives a probability of being labeled near ``margin`` are chosen. Read more in the
-    :ref:`User Guide <gcn>`.
+    A small network on the graph of labeled and unlabeled rows learns to classify rows
+    as labeled or unlabeled, from each row and its neighbors. Rows whose probability of
+    being labeled is near ``margin`` are chosen. Read more in the :ref:`User Guide
+    <gcn>`.
 
     Parameters
     ----------
     margin : float
-        Probability of being labeled near which rows are chosen, in [0, 1]; they are
-        the less like the labeled rows the lower it is. Paper: s_margin.
+        Target probability of being labeled, in [0, 1]. The lower it is, the less the
+        chosen rows resemble labeled rows. Paper: s_margin.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows, the probability nearest to ``margin`` first, the lower row number
-        among equals.
+        Chosen rows, the probability nearest to ``margin`` first, ties by lower row
+        number.
     scores_ : ndarray of shape (n_rows,)
-        Minus the distance of the probability from ``margin``; ``-inf`` for rows labeled
-        already, for those that are no candidates and for files that cannot be read.
+        Minus the distance of the probability from ``margin``; ``-inf`` for labeled
+        rows, for rows that are not candidates and for files that cannot be read.
 
     Raises
     ------
     ValueError
         If y has no labeled row (the first choice can be that of USLSelector), if more
-        rows are asked than have no label, if X holds images or paths and there is no
-        classifier, or if the training diverges.
+        rows are requested than are unlabeled, if X holds images or paths and there is
+        no classifier, or if the training diverges.
 
     See Also
     --------
-    CoreGCNSelector : The same network; rows that cover its hidden layer.
-    UncertaintySelector : What a classifier is unsure of.
+    CoreGCNSelector : The same network, with rows that cover its hidden layer.
+    UncertaintySelector : The uncertainty of a classifier.
 
     Notes
     -----
-    The graph joins all pairs of rows by the cosine s of their features F (labeled rows
-    and candidates), the network has two layers, and its loss is
-    ``-mean log s_labeled - unlabeled_weight * mean log(1 - s_unlabeled)``.
+    The graph connects all pairs of rows (labeled rows and candidates) by the cosine s
+    of their features F, the network has two layers, and its loss is ``-mean log
+    s_labeled - unlabeled_weight * mean log(1 - s_unlabeled)``.
 
     No matrix has n_rows * n_rows numbers: products with the graph are products with F
     and its transpose. With n labeled rows and candidates and D features, memory is
-    some n * (5 D + 8 n_hidden) + 2 D * D float32 numbers; time grows in proportion to
-    n, n * D * D once and n * D * n_hidden for each step.
+    about n * (5 D + 8 n_hidden) + 2 D * D float32 numbers; time is linear in n: n * D *
+    D once and n * D * n_hidden per step.
 
-    Departures from the paper and its released code:
+    Differences from the paper and its released code:
 
-    - Degrees are ``max(sum s, sum s^2)`` over the other rows. That is the published
-      sum where no feature is negative; with signs that sum may be 0 or negative.
-    - Logarithms come from logits and are always finite.
-    - With ``classifier=None`` rows of the graph are X, and not the features of a
+    - Degrees are ``max(sum s, sum s^2)`` over the other rows. This is the published sum
+      if no feature is negative; otherwise that sum may be 0 or negative.
+    - Logarithms are computed from logits and are always finite.
+    - With ``classifier=None``, the nodes are the rows of X, not the features of a
       classifier fitted on the labels.
 
     References
@@ -391,52 +388,51 @@ class UncertainGCNSelector(_GCNSelector):
 
 
 class CoreGCNSelector(_GCNSelector):
-    """Select rows that cover what a graph network has learned of all rows.
+    """Select rows that cover the hidden layer of a graph network.
 
-    A small network on the graph of labeled and unlabeled rows learns to tell the ones
-    from the others; each row's neighbors take part in what is said of it. In its hidden
-    layer the row farthest from all labeled and chosen rows is chosen, again and again.
-    Read more in the :ref:`User Guide <gcn>`.
+    A small network on the graph of labeled and unlabeled rows learns to classify rows
+    as labeled or unlabeled, from each row and its neighbors. The row farthest from all
+    labeled and chosen rows in its hidden layer is chosen repeatedly. Read more in the
+    :ref:`User Guide <gcn>`.
 
     Parameters
     ----------
     features : {"hidden", "hidden_and_logit"}
-        Where rows lie near or far: in the hidden layer, as in the paper, or in the
-        hidden layer and the logit of being labeled beside it, as in the released code.
-        The logit may count for more than all of the hidden layer.
+        Space of the distances: the hidden layer, as in the paper, or the hidden layer
+        together with the logit of being labeled, as in the released code. The logit may
+        outweigh the whole hidden layer.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: each is the farthest from the labeled rows
-        and those before it, the lowest number among equals.
+        Chosen rows in labeling order: each is the farthest from the labeled rows and
+        those before it, ties by lowest row number.
     scores_ : ndarray of shape (n_rows,)
-        Distance in the ``features`` to the nearest labeled or chosen row: of a chosen
-        row at the moment when it was chosen, of another row at the end; ``-inf`` for
-        rows labeled already, for those that are no candidates and for files that cannot
-        be read.
+        Distance in the ``features`` to the nearest labeled or chosen row: for a chosen
+        row, when it was chosen; for another row, at the end; ``-inf`` for labeled rows,
+        for rows that are not candidates and for files that cannot be read.
 
     Raises
     ------
     ValueError
         If y has no labeled row (the first choice can be that of USLSelector), if more
-        rows are asked than have no label, if X holds images or paths and there is no
-        classifier, or if the training diverges.
+        rows are requested than are unlabeled, if X holds images or paths and there is
+        no classifier, or if the training diverges.
 
     See Also
     --------
-    UncertainGCNSelector : The same network; rows of which it is unsure.
-    CoreSetSelector : The same choice among the features themselves.
+    UncertainGCNSelector : The same network, with rows it is unsure of.
+    CoreSetSelector : The same choice in the features themselves.
 
     Notes
     -----
-    The graph, the network, their memory and the departures from the paper are those of
+    The graph, the network, their memory and the differences from the paper are those of
     :class:`UncertainGCNSelector`.
 
-    Each chosen row takes time n * n_hidden more. Nothing is left out of the hidden
-    layer there. Network and distances are in float32, as in the released code, but
-    distances come from differences of rows and not from their products, so that they
-    keep their digits: the choice is that of float64.
+    Each chosen row takes additional time n * n_hidden. Distances are computed without
+    dropout. Network and distances are in float32, as in the released code, but
+    distances are computed from differences of rows, not from their products, so the
+    choice equals that in float64.
 
     References
     ----------

@@ -35,14 +35,14 @@ _MANY_ROWS = 256
 _FEW_ROWS = 16
 # Gains that differ by less than this share are equal.
 _ROUNDING = 1e-9
-# Single precision is of use while it is wrong by no more than this share of a gain.
+# Single precision can be used while it is wrong by no more than this share of a gain.
 _LARGEST_ERROR = 0.05
 # Share of the labels on which the temperature is fitted, as published.
 _HELD_SHARE = 0.3
 
 
 class Coverage:
-    r"""How well chosen rows cover all rows, and what one more would add.
+    r"""Coverage of all rows by chosen rows, and the gain of one more.
 
     With the kernel ``k(a, b) = exp(-||a - b||^2 / sigma^2)`` row n is covered by
     ``c_n = max over chosen rows s of k(z_n, z_s)``, and row x would add
@@ -55,9 +55,9 @@ class Coverage:
     sigma : float
         Radius of the kernel, > 0.
     weights : ndarray of shape (n,) or None
-        How much it counts that each row is covered, >= 0. None: 1.
+        Weight of each row's coverage, >= 0. None: 1.
     device : str or torch.device, default="cpu"
-        Where the kernel is computed; MPS, which has no float64, leaves it to the CPU.
+        Device of the kernel; the CPU is used in place of MPS, which has no float64.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class Coverage:
                 torch.maximum(covered, k.amax(1), out=covered)
 
     def gains(self, rows, dtype=torch.float64):
-        """Return what each of some hundred rows would add, computed in this dtype."""
+        """Return the gain of each of some hundred rows, computed in this dtype."""
         sums = torch.zeros(len(rows), dtype=torch.float64, device=self.device)
         for block, k in self._kernel(rows, dtype):
             weights, covered = self.weights[block], self.covered[block]
@@ -94,9 +94,10 @@ class Coverage:
         return sums.cpu().numpy() / len(self.Z)
 
     def single_error(self):
-        """Return by how much gains in single precision may be wrong.
+        """Return the maximum error of gains in single precision.
 
-        Rounding grows with the root of the length of a product, and is less in a mean.
+        Rounding errors grow with the root of the number of terms, and are smaller in a
+        mean.
         """
         longest = float(torch.linalg.vector_norm(self.centered, dim=1).max()) ** 2
         rounding = (8 + 2 * self.Z.shape[1] ** 0.5) * np.finfo(np.float32).eps
@@ -141,11 +142,11 @@ def herd(
     verbose=0,
     device="cpu",
 ):
-    """Choose again and again the row that adds most to the coverage of all rows.
+    """Choose repeatedly the row that adds most to the coverage of all rows.
 
-    What a row adds only falls as others are chosen, so it is computed again only for
-    rows that added more than the best one does now: in single precision while that is
-    enough to tell most rows apart, and in double for those that may be the best.
+    A row's gain only falls as others are chosen, so it is computed again only for rows
+    whose last gain was above the best current one: in single precision while that
+    separates most rows, and in double precision for those that may be the best.
 
     Parameters
     ----------
@@ -169,11 +170,11 @@ def herd(
     Returns
     -------
     rows : ndarray of shape (n_samples,)
-        In the order of choice, the lowest number among equals.
+        In order of choice, ties by lowest row number.
     gains : ndarray of shape (n,), float64
-        What each candidate would have added at the start; ``-inf`` for other rows.
+        Gain of each candidate at the start; ``-inf`` for other rows.
     coverage : ndarray of shape (n_samples,)
-        Mean of c over all rows once each row was chosen.
+        Mean of c over all rows after each choice.
     """
     coverage = Coverage(Z, sigma, weights, device)
     coverage.add(np.asarray(chosen, dtype=np.int64))
@@ -216,7 +217,7 @@ def herd(
 
 
 def _equal(gain, rounding):
-    """Return the least gain that cannot be told from this one."""
+    """Return the smallest gain that may equal this one."""
     return gain - _ROUNDING * abs(gain) - rounding if gain > -np.inf else gain
 
 
@@ -231,9 +232,9 @@ def _by_bound(bound):
 
 
 def _drawn(pool, n_candidates, random_state):
-    """Return rows without a label among which to choose, ascending.
+    """Return the unlabeled candidates, ascending.
 
-    With the same seed those of a later round are what is left of these.
+    With the same seed, a later round has the rest of these.
     """
     order = check_random_state(random_state).permutation(len(pool))
     is_free = ~pool.labeled[order]
@@ -245,11 +246,11 @@ def _drawn(pool, n_candidates, random_state):
 class MaxHerdingSelector(SelectionRole):
     """Select the rows that together cover most of the data.
 
-    A row covers those that are like it, the nearer the more, by a Gaussian kernel. One
-    row after the other is chosen that adds most to the mean coverage: first the middle
-    of the densest region, then rows where much is not covered yet. It needs no label
-    and no clusters, and 30 rows after 10 are the same as 40 at once. Read more in the
-    :ref:`User Guide <herding>`.
+    A row covers similar rows, weighted by a Gaussian kernel. Rows are chosen greedily,
+    each the one that adds most to the mean coverage: first the middle of the densest
+    region, then rows in regions that are not covered yet. The method needs no labels
+    and no clusters, and 10 rows followed by 30 are the same as 40 at once. Read more in
+    the :ref:`User Guide <herding>`.
 
     It works on vectors: embed images first, with a self-supervised or a pretrained
     transformer.
@@ -257,30 +258,30 @@ class MaxHerdingSelector(SelectionRole):
     Parameters
     ----------
     sigma : float
-        Radius of the kernel ``exp(-||a - b||^2 / sigma^2)``, > 0. 1 is for vectors of
+        Radius of the kernel ``exp(-||a - b||^2 / sigma^2)``, > 0. 1 suits vectors of
         length 1, as published.
     n_candidates : int or None
-        Rows, drawn at random, among which to choose, where X has more; at least
-        ``n_samples``. What they cover counts over all rows. None: all.
+        Number of candidates, drawn at random, if X has more rows; at least
+        ``n_samples``. Their coverage is computed over all rows. None: all.
     normalize : bool
         Divide each row by its length first, as published.
     random_state : int, RandomState instance or None
-        Seed of the draw of ``n_candidates``; nothing else is random.
+        Seed of the candidates; nothing else is random.
     verbose : int
         1: a progress bar.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: each adds most to those before it and to
-        the labeled ones, the lowest number among equals.
+        Chosen rows in labeling order: each adds most coverage to the labeled rows and
+        those before it, ties by lowest row number.
     scores_ : ndarray of shape (n_rows,)
         What each row alone would add to the mean coverage by the labeled rows; without
-        any it is a density. ``-inf`` for rows labeled already and for rows that were
-        not drawn.
+        labeled rows, this is a density. ``-inf`` for labeled rows and for rows that
+        were not drawn.
     coverage_ : ndarray of shape (n_samples,)
-        Mean coverage of all rows, in [0, 1], once each row was chosen. Where it
-        flattens, further labels add little.
+        Mean coverage of all rows, in [0, 1], after each choice. Once it levels off,
+        more labels add little.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row.
     n_features_in_ : int
@@ -289,28 +290,29 @@ class MaxHerdingSelector(SelectionRole):
     Raises
     ------
     ValueError
-        If more rows are asked than have no label, or if X is not 2-D (images, paths).
+        If more rows are requested than are unlabeled, or if X is not 2-D (images,
+        paths).
 
     See Also
     --------
-    UHerdingSelector : The same, where a classifier is unsure.
+    UHerdingSelector : The same, weighted by a classifier's uncertainty.
     USLSelector : Typical rows of clusters that are far from one another.
-    CoreSetSelector : Covers the farthest rows, odd ones too.
+    CoreSetSelector : Covers the farthest rows, including outliers.
 
     Notes
     -----
-    Rows with a label count as chosen before. The choice is nested: with the same
-    ``random_state``, ten rows, and thirty more when these are labeled, are the forty
-    rows chosen at once.
+    Labeled rows count as chosen before. The choice is nested: with the same
+    ``random_state``, choosing ten rows, and thirty more after labeling these, gives the
+    same forty rows as choosing forty at once.
 
-    Time: the first row takes n_rows * n_candidates * n_features. Then a row's gain is
-    computed again only while its last one was above the best, since gains never grow:
-    a hundred rows took 3 to 6 times as long as the first. Memory: two
-    copies of X, small blocks, and a few numbers for each row; never n_rows ** 2.
+    Time: the first row takes n_rows * n_candidates * n_features. Since gains never
+    grow, a row's gain is then computed again only if its last value was above the best:
+    a hundred rows took 3 to 6 times as long as the first. Memory: two copies of X,
+    small blocks, and a few numbers per row; never n_rows ** 2.
 
-    Departures from the released code: it draws at most 35,000 rows with the labeled
-    ones and looks at no others; here the coverage counts over all rows. The gains are
-    exact in double precision.
+    Differences from the released code: it draws at most 35,000 rows including the
+    labeled ones and ignores the others; here the coverage is computed over all rows.
+    The gains are exact in double precision.
 
     References
     ----------
@@ -354,20 +356,20 @@ class MaxHerdingSelector(SelectionRole):
 
 
 def label_radius(Z, rule="median"):
-    """Return the radius of the kernel by the distances of the labeled rows.
+    """Return the kernel radius from the distances between labeled rows.
 
     Parameters
     ----------
     Z : ndarray of shape (n, D)
         Labeled rows; copies count once.
     rule : {"median", "least"}, default="median"
-        The median over the rows, or the least, of the distance to the nearest other
+        The median or the minimum, over the rows, of the distance to the nearest other
         row.
 
     Returns
     -------
     radius : float
-        1 where fewer than two rows differ.
+        1 if fewer than two rows differ.
     """
     Z = np.unique(Z, axis=0)
     if len(Z) < 2:
@@ -389,84 +391,83 @@ _MEASURES = {
 
 
 class UHerdingSelector(ClassifierSelectionRole):
-    """Select the rows that cover most of what a classifier is unsure of.
+    """Select the rows that cover most of a classifier's uncertainty.
 
-    Coverage as of :class:`MaxHerdingSelector`, where each row counts by how unsure a
-    classifier is of it. While there are few labels the kernel is wide, and the choice
-    covers the data; as labels come closer together it narrows, and the choice turns to
-    single rows near the decision boundary. Read more in the
-    :ref:`User Guide <uherding>`.
+    The coverage is that of :class:`MaxHerdingSelector`, with each row weighted by a
+    classifier's uncertainty. With few labels the kernel is wide, and the choice covers
+    the data; as labels get denser it narrows, and the choice shifts to single rows near
+    the decision boundary. Read more in the :ref:`User Guide <uherding>`.
 
     Parameters
     ----------
     measure : {"margin", "entropy", "least_confidence"}
-        How unsure: one minus the difference of the two largest probabilities, as
-        published; the entropy; one minus the largest.
+        Measure of uncertainty: one minus the difference of the two largest
+        probabilities, as published; the entropy; one minus the largest probability.
     sigma : {"median", "least"} or float
-        Radius of the kernel, > 0, or what it follows from: the median over the labeled
-        rows of the distance to the nearest other labeled one, or the least of these
-        distances, as published. 1 while fewer than two labeled rows differ.
+        Radius of the kernel, > 0; or the rule that sets it: the median, over the
+        labeled rows, of the distance to the nearest other labeled row, or the minimum
+        of these distances, as published. It is 1 while fewer than two labeled rows
+        differ.
     temperature : "auto" or float
-        What the logits are divided by, > 0. "auto": fitted on 30 % of the labels, on
-        the probabilities of a copy of the classifier that has not seen them; see Notes.
+        Divides the logits, > 0. "auto": fitted on 30 % of the labels, with a copy of
+        the classifier that was trained on the others; see Notes.
     n_candidates : int or None
-        Rows, drawn at random, among which to choose, where X has more; at least
-        ``n_samples``. What they cover counts over all rows. None: all.
+        Number of candidates, drawn at random, if X has more rows; at least
+        ``n_samples``. Their coverage is computed over all rows. None: all.
     normalize : bool
         Divide each row by its length first, as published.
     random_state : int, RandomState instance or None
-        Seed of the draws of ``n_candidates`` and of the rows for the temperature, and
-        of the classifier where that has no ``random_state`` of its own.
+        Seed of the candidates and of the rows for the temperature, and of the
+        classifier if it has no ``random_state`` of its own.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking, the lowest number among equals.
+        Chosen rows in labeling order, ties by lowest row number.
     scores_ : ndarray of shape (n_rows,)
         What each row alone would add to the coverage, weighted by uncertainty; ``-inf``
-        for rows labeled already, for rows that were not drawn and for files that cannot
-        be read.
+        for labeled rows, for rows that were not drawn and for files that cannot be
+        read.
     sigma_ : float
         Radius used.
     temperature_ : float
         Temperature used.
     classifier_ : estimator
-        Fitted classifier; none while all labels are of one class, or none is given.
+        Fitted classifier. Absent if fewer than two classes are labeled.
 
     Raises
     ------
     ValueError
-        If more rows are asked than have no label (and can be read).
+        If more rows are requested than are unlabeled and readable.
 
     See Also
     --------
     MaxHerdingSelector : Needs no classifier.
-    BADGESelector : Draws rows by their uncertainty and their distances.
+    BADGESelector : Draws rows by uncertainty and distance.
 
     Notes
     -----
-    Without labels of two classes there is nothing to be unsure of: all rows count the
-    same, which is :class:`MaxHerdingSelector`.
+    Without labels of two classes, all rows have the same weight, which gives
+    :class:`MaxHerdingSelector`.
 
-    Distances are those of X where it holds vectors, and of the features of the
-    classifier where it holds images: an embedding that is trained without labels tells
-    more than a network that has seen few.
+    Distances are computed on X if it holds vectors, and on the features of the
+    classifier if it holds images. An embedding that is trained without labels is better
+    than the features of a network that has seen few labels.
 
-    Time: as :class:`MaxHerdingSelector`, and two fits of the classifier. With
-    ``temperature=1`` it is one.
+    Time: as for :class:`MaxHerdingSelector`, plus two fits of the classifier, or one
+    with ``temperature=1``.
 
-    Departures from the paper and its released code:
+    Differences from the paper and its released code:
 
-    - The radius is a median. The least distance is that of two near copies, if the
-      labels have any; nothing is covered by it then. ``sigma="least"`` is the published
-      rule.
-    - The temperature is the most likely one, with a prior around 1
-      (:class:`sklabel.classification.SupervisedClassifier` is calibrated in the same
-      way), and not that of least calibration error: of ten rows many temperatures have
-      the same error. Each class keeps a row to be learned from.
-    - A frozen classifier is asked as it is; the copy that the temperature needs is
-      fitted anew.
-    - The coverage counts over all rows, not over 35,000.
+    - The radius is a median. The minimum is the distance of two near copies if the
+      labeled rows have any, and then nothing is covered. ``sigma="least"`` is the
+      published rule.
+    - The temperature has the highest posterior probability, with a prior around 1 (as
+      in :class:`sklabel.classification.SupervisedClassifier`), not the smallest
+      calibration error, because on ten rows many temperatures have the same error. Each
+      class keeps at least one row for training.
+    - A frozen classifier is used as is; the copy for the temperature is fitted anew.
+    - The coverage is computed over all rows, not over 35,000.
 
     References
     ----------
@@ -525,15 +526,15 @@ class UHerdingSelector(ClassifierSelectionRole):
         return rows, gains
 
     def _has_answers(self, pool):
-        """Return whether a classifier is there, or labels of two classes to fit it."""
+        """Return whether there is a classifier, or labels of two classes to fit one."""
         if isinstance(self.classifier, FrozenEstimator):
             return True
         return pool.labeled.any() and len(encode_labels(pool.y)[0]) > 1
 
     def _fit_temperature(self, pool, random):
-        """Return the temperature by labels that a copy of the classifier has not seen.
+        """Return the temperature, fitted on labels that a copy of the classifier lacks.
 
-        It is 1 where no label can be spared.
+        It is 1 if no label can be spared.
         """
         if self.temperature != "auto":
             return self.temperature

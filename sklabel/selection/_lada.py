@@ -1,4 +1,4 @@
-"""LADA: ask for pairs whose mixture would teach most (Kim et al., 2021)."""
+"""LADA: pairs whose mixtures are most informative (Kim et al., 2021)."""
 
 import hashlib
 import math
@@ -23,6 +23,7 @@ from .._core.parameters import (
     SampleCount,
     Schedule,
 )
+from .._core.processes import own_part
 from .._core.roles.selection import PredictedLossRole
 from .._core.samplers import Coupled, LabeledThenCoupled
 from ..modules import Method, filled_, frozen_copy
@@ -38,9 +39,9 @@ def mix(h, share):
     Parameters
     ----------
     h : Tensor of shape (2 B, ...)
-        Of the first rows of all pairs, then of the second ones.
+        The first rows of all pairs, then the second ones.
     share : Tensor of shape (n_draws, B)
-        Of the first rows, in [0, 1]. Paper: lambda.
+        Share of the first row of each pair, in [0, 1]. Paper: lambda.
 
     Returns
     -------
@@ -59,7 +60,7 @@ def entropy_bits(logits):
 
 @contextmanager
 def _changed(part, change):
-    """Put ``change(output)`` in the place of what a part gives when it is run first."""
+    """Replace the output of a part's first run by ``change(output)``."""
     done = False
 
     def hook(part, inputs, output):
@@ -126,7 +127,7 @@ class _LADA(Method):
         return self.head(self.backbone(x)).float()  # (B, K)
 
     def mixed(self, layer, change, x):
-        """Return the logits where ``change`` mixes what a layer gives for pairs x."""
+        """Return the logits for pairs x whose layer outputs ``change`` mixes."""
         with _changed(self.backbone.body.get_submodule(layer), change):
             return self(torch.cat(x))
 
@@ -140,7 +141,7 @@ class _LADA(Method):
 
     def _pair_loss(self, x, y):
         """Return the error on mixtures with their two labels, y of shape (B, 2)."""
-        tau = self.mixing.to(y.device)
+        tau = own_part(self.mixing.to(y.device))
         share = torch.distributions.Beta(tau, tau).sample()
         logits = self.mixed(self.layer, lambda h: mix(h, share[None]), x)
         errors = [cross_entropy(logits, k, reduction="none") for k in y.T]
@@ -149,7 +150,7 @@ class _LADA(Method):
 
 
 class _PolicyTraining(Method):
-    """Teach a policy to mix pairs so that the trained classifier is unsure of them."""
+    """Train a policy to mix pairs so that the trained classifier is unsure of them."""
 
     classifier: _LADA
     policy: _Policy
@@ -199,14 +200,14 @@ class _PolicyTraining(Method):
 
 
 class LADASelector(PredictedLossRole, Learner):
-    """Select pairs of rows of which a mixture would teach a network most.
+    """Select pairs of rows whose mixtures are most informative for a network.
 
     A network is trained on the labeled rows. Mixtures of two rows, made within the
-    network, are rows that cost no label; a small policy network learns how evenly to
-    mix each pair so that the network is as unsure of the mixture as can be. LADA asks
-    for the pairs whose rows and mixture the network is least sure of; with
-    ``warm_start=True`` the next fit trains on the mixtures of the pairs that have
-    labels by then. Read more in the :ref:`User Guide <lada>`.
+    network, are additional training rows that cost no label; a small policy network
+    learns how evenly to mix each pair so that the network is as unsure of the mixture
+    as possible. LADA selects the pairs whose rows and mixtures have the highest
+    entropy; with ``warm_start=True``, the next fit also trains on the mixtures of the
+    pairs that have been labeled. Read more in the :ref:`User Guide <lada>`.
 
     Parameters
     ----------
@@ -215,47 +216,47 @@ class LADASelector(PredictedLossRole, Learner):
         ``named_modules()``; one is drawn in each fit. "auto": the first activation
         and the end of the first stage, as published for ResNet-18.
     n_draws : int
-        Mixtures that are looked at for each pair.
+        Number of mixtures evaluated for each pair.
     n_candidates : int or None
-        Unlabeled rows, drawn at random, that are put into pairs, at least
-        ``n_samples``. None: all.
+        Number of unlabeled rows, drawn at random, to pair; at least ``n_samples``.
+        None: all.
     policy_epochs : int
-        Passes over the pairs in which the policy learns. That of the most unsure
-        mixtures counts.
+        Passes over the pairs to train the policy. The epoch with the most uncertain
+        mixtures is used.
     policy_batch_size : int
-        Pairs of a step of the policy.
+        Pairs per step of the policy.
     policy_lr : float
-        Its learning rate (Adam), > 0.
+        Learning rate of the policy (Adam), > 0.
     augment : "auto", nn.Module or None
         Random views of labeled rows; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors.
     max_epochs : int
-        Passes over the labeled rows, each with one step on the mixed pairs behind it.
+        Passes over the labeled rows, each followed by one step on the mixed pairs.
     schedule
         Published: "constant".
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows, those of the best pair first, the lower row number among equals.
-        Where their number is odd, the last row is the less sure one of its pair.
+        Chosen rows, those of the best pair first, ties by lower row number. If the
+        number is odd, the last row is the less confident one of its pair.
     scores_ : ndarray of shape (n_rows,)
-        Of the pair that a row is in: entropy of both rows and mean entropy of the
-        mixtures, in bits; ``-inf`` for rows labeled already, for rows not looked at and
-        for files that cannot be read.
+        Score of the row's pair: entropy of both rows plus mean entropy of the mixtures,
+        in bits; ``-inf`` for labeled rows, for rows that were not scored and for files
+        that cannot be read.
     pairs_ : ndarray of int of shape (n_pairs, 2)
         Chosen pairs.
     mixing_ : ndarray of shape (n_pairs,)
-        How evenly each is mixed: the share of the first row is drawn from a Beta
-        distribution with this number twice. Paper: tau.
+        How evenly each pair is mixed: the share of the first row is drawn from
+        Beta(tau, tau). Paper: tau.
     layer_ : str
-        The layer in which they are mixed; "" is the whole backbone.
+        Layer in which pairs are mixed; "" is the whole backbone.
     policy_curve_ : list of float
         Mean entropy of the mixtures after each epoch of the policy.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``class_loss``,
-        ``train_accuracy`` and, where there are pairs, ``mixed_loss``. None of these
-        where every row is labeled.
+        ``train_accuracy`` and, if there are pairs, ``mixed_loss``. Empty if every row
+        is labeled.
     n_features_in_ : int
         Values per sample.
 
@@ -263,7 +264,7 @@ class LADASelector(PredictedLossRole, Learner):
     ------
     ValueError
         If no row is labeled, all labels are of one class, y does not fit X, more rows
-        are asked than have no label (and can be read), or ``layers`` names a part that
+        are requested than are unlabeled and readable, or ``layers`` names a part that
         the backbone does not have.
 
     See Also
@@ -275,14 +276,14 @@ class LADASelector(PredictedLossRole, Learner):
     -----
     The published loop is ``ActiveLearningClassifier(classifier,
     LADASelector(warm_start=True), n_samples=10)``: the network continues in every
-    round, and the pairs that it has asked for are mixed while it trains. Pairs of which
-    a row got no label are left out. A row is known again by its values, wherever it
-    stands in X.
+    round, and the pairs it has selected are mixed while it trains. Pairs with an
+    unlabeled row are left out. Rows are identified by their values, wherever they are
+    in X.
 
-    Departures: in networks of vectors and of tokens the policy has no convolutions; in
-    small maps its second one has a border; tau is at least 0.001, below which nothing
-    can be drawn. Mixtures of rows by a spatial transformer are left out, as in the
-    released code.
+    Differences from the paper: in networks of vectors and of tokens the policy has no
+    convolutions; on small maps its second convolution has padding; tau is at least
+    0.001, below which sampling fails. Mixtures by a spatial transformer are not
+    implemented, as in the released code.
 
     References
     ----------
@@ -342,7 +343,7 @@ class LADASelector(PredictedLossRole, Learner):
         return scores[rows]
 
     def _order(self, pool, scores):
-        """Return the rows of the best pairs; keep the pairs that are asked whole."""
+        """Return the rows of the best pairs; keep the pairs with both rows chosen."""
         lowest = self.pairs_.min(1)
         order = np.lexsort((lowest, -scores[lowest]))
         chosen = list(dict.fromkeys(self.pairs_[order].ravel().tolist()))
@@ -359,7 +360,7 @@ class LADASelector(PredictedLossRole, Learner):
             self._forget("pairs_", "mixing_", "layer_", "policy_curve_", "_pair_names")
 
     def _answered(self, samples, codes):
-        """Return the pairs of the fit before that have labels by now, and their tau."""
+        """Return the pairs of the last fit that are now labeled, and their tau."""
         nothing = np.empty((0, 2), np.int64), np.empty(0, np.float32), None
         if self._continued is None or not hasattr(self, "pairs_"):
             return nothing
@@ -386,13 +387,13 @@ class LADASelector(PredictedLossRole, Learner):
             if unknown or not layers:
                 raise ValueError(
                     f"layers={layers!r} must be names of parts of the backbone that "
-                    f"give maps, tokens or vectors, one at least; {unknown} are not. "
+                    f"give maps, tokens or vectors, at least one; {unknown} are not. "
                     f"There are {list(shapes)}."
                 )
         return layers[random.randint(len(layers))]
 
     def _look_ahead(self, samples, pairs, classifier):
-        """Train the policy, and return what it says of each pair."""
+        """Train the policy, and return its tau and entropy for each pair."""
         shape = output_shapes(classifier.backbone)[self.layer_]
         training = _PolicyTraining(
             classifier, _Policy(shape), self.layer_, self.n_draws, len(pairs)

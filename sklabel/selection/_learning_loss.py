@@ -1,4 +1,4 @@
-"""Learning loss: ask for rows of high predicted loss (Yoo and Kweon, 2019)."""
+"""Learning loss: rows of high predicted loss (Yoo and Kweon, 2019)."""
 
 from numbers import Integral
 from typing import Literal
@@ -23,6 +23,7 @@ from .._core.parameters import (
     Schedule,
     UnitInterval,
 )
+from .._core.processes import gathered
 from .._core.roles.selection import PredictedLossRole
 from .._core.samplers import Mixed
 from ..losses import learning_loss
@@ -70,7 +71,8 @@ class _LearningLoss(Method):
         losses = cross_entropy(logits, y, reduction="none")
         if self.n_steps >= self.n_attached:
             outputs = [output.detach() for output in outputs]
-        ranking = learning_loss(self.loss_head(outputs), losses, self.margin)
+        predicted = gathered(self.loss_head(outputs))
+        ranking = learning_loss(predicted, gathered(losses), self.margin)
         class_loss = losses.mean()
         return class_loss + self.loss_weight * ranking, {
             "class_loss": class_loss.detach(),
@@ -79,7 +81,7 @@ class _LearningLoss(Method):
         }
 
     def before_epoch(self, net, sampler):
-        """Set for how many steps the loss head trains the backbone too."""
+        """Set the number of steps in which the loss head trains the backbone too."""
         self.n_steps = net.step_
         if self.detach_after is None:
             self.n_attached = float("inf")
@@ -101,51 +103,50 @@ class _LearningLoss(Method):
 class LearningLossSelector(PredictedLossRole, Learner):
     """Select the rows for which a network predicts its own loss to be high.
 
-    A classifier is trained on the labeled rows. Beside it a small head learns, from
-    the outputs of several layers, which of two rows has the larger loss; of an
-    unlabeled row it then says how wrong the classifier would be. The highest are
-    chosen. Read more in the :ref:`User Guide <learning_loss>`.
+    A classifier is trained on the labeled rows. From the outputs of several layers, a
+    small extra head learns which of two rows has the larger loss. The rows with the
+    highest predicted loss are chosen. Read more in the :ref:`User Guide
+    <learning_loss>`.
 
     Parameters
     ----------
     layers : "auto" or sequence of str
-        Parts of the backbone whose outputs the head sees, by their names in
+        Parts of the backbone whose outputs the head uses, by their names in
         ``named_modules()``. Maps ``(B, C, H, W)`` are averaged over H and W, tokens
-        ``(B, T, D)`` over T. "auto": the ends of the last four stages, or the last
-        blocks, up to four, where there are no stages.
+        ``(B, T, D)`` over T. "auto": the ends of the last four stages or, without
+        stages, up to four of the last blocks.
     width : int
         Neurons for each layer.
     margin : float
-        How far the predictions for two rows shall be apart, > 0. Paper: xi.
+        Margin of the ranking loss between the predictions for two rows, > 0. Paper: xi.
     loss_weight : float
-        Weight of the ranking of losses beside the classification, >= 0. Paper: lambda.
+        Weight of the ranking loss relative to the classification loss, >= 0. Paper:
+        lambda.
     detach_after : float, int or None
-        When the head no longer teaches the backbone: a share of the training, in
-        [0, 1], or an int, a number of epochs; None: never. Published: 120 of 200
-        epochs.
+        When the head stops training the backbone: after a share of the training, in [0,
+        1], or a number of epochs (int); None: never. Published: 120 of 200 epochs.
     n_candidates
-        Published: 10000, against near copies among the highest.
+        Published: 10000, to avoid near copies among the highest.
     max_epochs : int
         Passes over the labeled rows.
     batch_size
-        Published: 128, with 1000 labels and more.
+        Published: 128, with at least 1000 labels.
     lr
         Published: 0.1, for batches of 128.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows, the highest predicted loss first, the lower row number among
-        equals.
+        Chosen rows, the highest predicted loss first, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
-        Predicted loss; its order counts, not its size. ``-inf`` for rows labeled
-        already, for rows not looked at and for files that cannot be read.
+        Predicted loss; only its order is meaningful. ``-inf`` for labeled rows, for
+        rows that were not scored and for files that cannot be read.
     layers_ : tuple of str
-        Parts of the backbone whose outputs the head sees; "" is the whole of it.
+        Parts of the backbone whose outputs the head uses; "" is the whole backbone.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``class_loss``,
-        ``ranking_loss`` (``margin`` where nothing is learned of the order of losses)
-        and ``train_accuracy``. None of these where every row is labeled.
+        ``ranking_loss`` (equal to ``margin`` if nothing is learned) and
+        ``train_accuracy``. Empty if every row is labeled.
     n_features_in_ : int
         Values per sample.
 
@@ -153,30 +154,29 @@ class LearningLossSelector(PredictedLossRole, Learner):
     ------
     ValueError
         If no row is labeled, all labels are of one class, y does not fit X, more rows
-        are asked than have no label (and can be read), or ``layers`` names a part that
+        are requested than are unlabeled and readable, or ``layers`` names a part that
         the backbone does not have.
 
     See Also
     --------
     TODSelector : Estimates the loss from how predictions change.
     USLSelector : Needs no label; for the first choice.
-    UncertaintySelector : Asks any classifier how sure it is.
+    UncertaintySelector : Uses the confidence of any classifier.
 
     Notes
     -----
     The released code builds the network once and continues in every round: call
-    ``fit`` again with more labels and ``warm_start=True``. The optimizer begins anew. A
-    class that was not there before gets an output of its own, with random weights; one
-    that is gone keeps its own. What the network looks like (``backbone``, ``layers``,
-    ``width``) stays.
+    ``fit`` again with more labels and ``warm_start=True``. The optimizer starts anew. A
+    new class gets an output with random weights; a class that is gone keeps its output.
+    The architecture (``backbone``, ``layers``, ``width``) cannot change.
 
-    Departures: smaller batches at a lower rate, since there are few labels; the rate
-    also falls after 60 % of the training; of a batch of odd size the middle row has no
-    partner, where the released code stops.
+    Differences from the paper: batches are smaller and the learning rate lower, since
+    there are few labels; the rate also drops after 60 % of the training; in a batch of
+    odd size the middle row has no partner, while the released code stops.
 
-    The head can only learn from differences of the losses of labeled rows. Once all of
-    these are classified well, their order is mostly chance; augmentation keeps some
-    differences alive.
+    The head learns only from differences between the losses of labeled rows. Once all
+    of these are classified well, their order is mostly random; augmentation preserves
+    some differences.
 
     References
     ----------
@@ -249,7 +249,7 @@ class LearningLossSelector(PredictedLossRole, Learner):
         if unknown or not layers:
             raise ValueError(
                 f"layers={list(self.layers)!r} must be names of parts of the backbone "
-                f"that give maps, tokens or vectors, one at least; {unknown} are not. "
+                f"that give maps, tokens or vectors, at least one; {unknown} are not. "
                 f"There are {list(shapes)}."
             )
         return layers

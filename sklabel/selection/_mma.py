@@ -1,4 +1,4 @@
-"""MMA: what to label next beside MixMatch (Song, Berthelot, Rostamizadeh, 2019)."""
+"""MMA: active learning with MixMatch (Song, Berthelot, Rostamizadeh, 2019)."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal
@@ -21,7 +21,7 @@ MEASURES = ("margin", "least_confidence", "entropy", "std")
 
 
 def confidence(probabilities, measure="margin"):
-    """Return how sure a classifier is of each row; the least sure are queried.
+    """Return a classifier's confidence in each row; the least confident are queried.
 
     Parameters
     ----------
@@ -29,9 +29,9 @@ def confidence(probabilities, measure="margin"):
         Rows in [0, 1] that add up to 1.
     measure : {"margin", "least_confidence", "entropy", "std"}, default="margin"
         "margin": the largest probability minus the second ("diff2" in the released
-        code; the largest alone where there is one class). "least_confidence": the
-        largest ("max"). "entropy": minus the entropy, ``sum p log p`` with
-        ``0 log 0 = 0``. "std": the standard deviation of the probabilities.
+        code; the largest alone if there is one class). "least_confidence": the largest
+        ("max"). "entropy": minus the entropy, ``sum p log p`` with ``0 log 0 = 0``.
+        "std": the standard deviation of the probabilities.
 
     Returns
     -------
@@ -58,11 +58,11 @@ def confidence(probabilities, measure="margin"):
         return (p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
     if measure == "std":
         return p.std(axis=1)
-    raise ValueError(f"measure={measure!r} is none of {MEASURES}.")
+    raise ValueError(f"measure={measure!r} is not one of {MEASURES}.")
 
 
 def allocate(sizes, n_samples, random_state=None):
-    """Decide how many rows each cluster gives: its share of ``n_samples``, rounded.
+    """Divide ``n_samples`` among clusters in proportion to their sizes, rounded.
 
     Parameters
     ----------
@@ -71,14 +71,14 @@ def allocate(sizes, n_samples, random_state=None):
     n_samples : int
         Rows wanted, at most the sum of ``sizes``.
     random_state : int, RandomState instance or None, default=None
-        Seed: where the rounded numbers add up to less, clusters with rows left, drawn
-        at random, give one more. Where they add up to more, the one that gives most
-        gives one less.
+        Seed. If the rounded numbers add up to less than ``n_samples``, random clusters
+        with rows left give one more; if to more, the cluster that gives most gives one
+        less.
 
     Returns
     -------
     counts : ndarray of int of shape (n_clusters,)
-        Adding up to ``n_samples``, none above its size.
+        They sum to ``n_samples``; none is above the cluster's size.
 
     References
     ----------
@@ -101,7 +101,7 @@ def least_confident_of_clusters(confidences, clusters, n_samples, random_state=N
     Parameters
     ----------
     confidences : ndarray of shape (n,)
-        Smallest is chosen, the lowest row number among equals.
+        The smallest are chosen, ties by lowest row number.
     clusters : ndarray of int of shape (n,)
         Cluster of each row, >= 0.
     n_samples : int
@@ -138,7 +138,7 @@ def mean_cosine_distance(Z):
 
     Notes
     -----
-    Takes time n * D: the mean product with all unit rows is the product with their
+    Time: n * D, since the mean product with all unit rows is the product with their
     mean.
     """
     Z = np.asarray(Z, dtype=np.float64)
@@ -150,65 +150,65 @@ def mean_cosine_distance(Z):
 
 
 class MMASelector(ClassifierSelectionRole):
-    """Select the rows that a classifier is least sure of, over several views of each.
+    """Select the rows with the least confident predictions, averaged over views.
 
-    Predictions for two weak views of an image are averaged, so a row counts as sure
-    only where the classifier says the same of both. The least sure rows are chosen
-    directly, in proportion from clusters, or weighted by how many rows are like them.
-    Read more in the :ref:`User Guide <mma>`.
+    Predictions for two weak views of an image are averaged, so a row is confident only
+    if both predictions agree. The least confident rows are chosen directly, in
+    proportion from clusters, or weighted by their density. Read more in the :ref:`User
+    Guide <mma>`.
 
     Parameters
     ----------
     classifier
         Published: :class:`~sklabel.classification.MixMatchClassifier`.
     measure : {"margin", "least_confidence", "entropy", "std"}
-        What says how sure the classifier is: the largest probability minus the second
-        (paper: diff2), the largest (max), minus the entropy, or the standard deviation
-        of the probabilities.
+        Measure of confidence: the largest probability minus the second (paper: diff2),
+        the largest (max), minus the entropy, or the standard deviation of the
+        probabilities.
     diversity : {"kmeans", "density"} or None
-        How the chosen rows are spread. None: not at all (paper: direct). "kmeans":
-        each of ``n_clusters`` clusters gives rows in proportion to its size
-        (kmeanprop). "density": uncertainty times information density (id).
+        How diversity is ensured. None: not at all (paper: direct). "kmeans": rows are
+        chosen from ``n_clusters`` clusters in proportion to their sizes (kmeanprop).
+        "density": uncertainty is multiplied by information density (id).
     n_clusters : int
-        Clusters of "kmeans", cut to the number of rows without a label.
+        Clusters of "kmeans", at most the number of unlabeled rows.
     density : {"similarity", "distance"}
-        Information density of a row: its mean cosine similarity to the rows without a
-        label, mapped from [-1, 1] to [0, 1]; or its mean cosine distance, as the
-        released code has it, which prefers rows that are unlike all others.
+        Information density of a row: its mean cosine similarity to the unlabeled rows,
+        mapped from [-1, 1] to [0, 1]; or its mean cosine distance, as in the released
+        code, which prefers outliers.
     space : {"features", "input"}
-        Where clusters and density are looked for: features of the classifier (paper:
-        embd) or X itself, images as rows of pixels.
+        Space of clusters and density: features of the classifier (paper: embd) or X
+        itself, images as rows of pixels.
     augment : "auto", callable or None
         Makes the views of a batch, for sklabel's classifiers. "auto": the weak policy
-        for images, nothing for vectors and for other classifiers. None: predictions
-        for the rows as they are, like the results of the released code.
+        for images, none for vectors and for other classifiers. None: predictions for
+        the original rows, as in the released code.
     n_views : int
         Views of each row whose predictions are averaged, >= 1.
     random_state : int, RandomState instance or None
-        Seed of views, clusters and additions to them, and of the classifier where that
-        has no ``random_state`` of its own.
+        Seed of views, clusters and their counts, and of the classifier if it has no
+        ``random_state`` of its own.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: the highest score first.
+        Chosen rows in labeling order: the highest score first.
     scores_ : ndarray of shape (n_rows,)
         Uncertainty of each row: its entropy, or 1 minus the measure; times its density
-        with ``diversity="density"``. ``-inf`` for rows labeled already and for files
-        that cannot be read.
+        with ``diversity="density"``. ``-inf`` for labeled rows and for files that
+        cannot be read.
     classifier_ : estimator
-        The fitted classifier. Not where every row is labeled.
+        The fitted classifier. Absent if every row is labeled.
 
     Raises
     ------
     ValueError
-        If more rows are asked than have no label, if the classifier must be fitted and
-        y has no labels, or if ``augment`` is given for a classifier that is not
+        If more rows are requested than are unlabeled, if the classifier must be fitted
+        and y has no labels, or if ``augment`` is given for a classifier that is not
         sklabel's.
 
     See Also
     --------
-    BADGESelector : Unsure and spread in one measure.
+    BADGESelector : Uncertainty and diversity in one measure.
     sklabel.classification.MixMatchClassifier : The classifier of the paper.
 
     Notes
@@ -216,9 +216,9 @@ class MMASelector(ClassifierSelectionRole):
     The paper never restarts MixMatch: use one classifier with ``warm_start=True`` in a
     loop, and pass it as ``FrozenEstimator(classifier)``.
 
-    Departures from the released code: it never reaches its averaging over two views,
-    which the paper describes; clusters are those of full k-means, not of mini-batches;
-    "density" is also defined for "std"; among equals the lowest row number is chosen.
+    Differences from the released code: its averaging over two views, which the paper
+    describes, is never executed; clusters come from full k-means, not from
+    mini-batches; "density" is also defined for "std"; ties go to the lowest row number.
 
     References
     ----------
@@ -272,7 +272,7 @@ class MMASelector(ClassifierSelectionRole):
         return rows[chosen], scores
 
     def _probabilities(self, X, seed):
-        """Return probabilities of all rows, averaged over views where there are any."""
+        """Return probabilities of all rows, averaged over views if there are any."""
         classifier, rows = inner_estimator(self.classifier_, X)
         ours = isinstance(classifier, ClassificationRole)
         if not ours and self.augment not in ("auto", None):
@@ -293,7 +293,7 @@ class MMASelector(ClassifierSelectionRole):
         return _average_views(classifier, samples, augment, self.n_views, seed)
 
     def _vectors(self, pool):
-        """Return the vectors that are clustered, or whose density counts."""
+        """Return the vectors for clusters or density."""
         if self.space == "features":
             return hidden_features(self.classifier_, pool.X)
         if pool.space is not None:

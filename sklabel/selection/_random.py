@@ -12,12 +12,12 @@ from .._core.roles.selection import AnyRowsMixin, SelectionRole
 
 
 def class_sequence(class_counts, n_samples, rule="proportional"):
-    """Decide which class each of ``n_samples`` labels goes to.
+    """Return the class of each of ``n_samples`` labels.
 
-    "proportional" is FixMatch's rule: each time the class of largest
-    ``share / max(share) - taken / max(taken)``, the first among equals, where share is
-    the size of the class. "equal" takes the class with fewest labels so far. A class
-    without rows left is passed over.
+    "proportional" is FixMatch's rule: the next label goes to the class with the largest
+    ``share / max(share) - taken / max(taken)``, ties by class number, where share is
+    the size of the class. "equal": it goes to the class with fewest labels so far. A
+    class without rows left is skipped.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def class_sequence(class_counts, n_samples, rule="proportional"):
     Returns
     -------
     sequence : ndarray of shape (n_samples,)
-        Class numbers in the order of giving.
+        Class number of each label, in order.
 
     References
     ----------
@@ -63,24 +63,24 @@ class RandomSelector(AnyRowsMixin, SelectionRole):
     sample_indices_ : ndarray of shape (n_samples,)
         Chosen rows in the order of the draw.
     scores_ : ndarray of shape (n_rows,)
-        0 for every row, ``-inf`` for rows labeled already.
+        0 for every row, ``-inf`` for labeled rows.
     assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors: images and paths are merely counted.
+        Position in ``sample_indices_`` of the nearest chosen row. Only if X holds
+        vectors.
 
     Raises
     ------
     ValueError
-        If more rows are asked than have no label.
+        If more rows are requested than are unlabeled.
 
     See Also
     --------
-    StratifiedSelector : The same number of rows of each class, which needs all labels.
+    StratifiedSelector : Random rows of each class, which needs all labels.
     USLSelector : Typical rows that are far from one another.
 
     Notes
     -----
-    numpy's legacy generator draws without replacement: with a seed these are the rows
+    numpy's legacy generator draws without replacement. With a seed, these are the rows
     ``numpy.random.RandomState(seed).choice(n_rows, n_samples, replace=False)`` that
     published comparisons used.
 
@@ -107,46 +107,47 @@ class RandomSelector(AnyRowsMixin, SelectionRole):
 class StratifiedSelector(AnyRowsMixin, SelectionRole):
     """Select rows at random within each class: an oracle that knows every label.
 
-    This is a baseline, not a method: it reads the true labels of all rows from y,
-    which nobody has before asking. Published comparisons call it "stratified".
+    This is a baseline, not a usable method: it reads the true labels of all rows from
+    y. Published comparisons call it "stratified".
 
     Parameters
     ----------
     n_samples : int, float or None
         Number of rows to choose, >= 1; a float in (0, 1) is a share of the rows (at
-        least one row). None: 40 or a tenth of the rows, rounded up, whichever is less.
+        least one row). None: 40 or a tenth of the rows, rounded up, whichever is
+        smaller.
     rule : {"proportional", "equal"}
-        How many rows each class gives: as its share of the data, by FixMatch's rule;
-        or the same number (up to one) as far as classes have rows.
+        Number of rows of each class: in proportion to its size, by FixMatch's rule; or
+        the same number (up to one) while the class has rows.
     random_state : int, RandomState instance or None
         Seed of the draw within the classes.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows; the classes take turns, so any beginning is stratified too.
+        Chosen rows; the classes alternate, so the first rows are stratified too.
     scores_ : ndarray of shape (n_rows,)
         0 for every row.
     assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
-        vectors: images and paths are merely counted.
+        Position in ``sample_indices_`` of the nearest chosen row. Only if X holds
+        vectors.
     classes_ : ndarray of shape (n_classes,)
         The classes in y.
 
     Raises
     ------
     ValueError
-        If y is missing or has an unlabeled row, or if more rows are asked than there
-        are.
+        If y is missing or has an unlabeled row, or if more rows are requested than
+        there are.
 
     See Also
     --------
-    RandomSelector : The same without labels.
+    RandomSelector : Random rows, without labels.
 
     Notes
     -----
-    Unlike other selectors it takes a label in y not as "asked already" but as the
-    answer it may look at: every row may be chosen.
+    Unlike in other selectors, a label in y does not mean that the row is already
+    labeled: every row may be chosen.
 
     References
     ----------
@@ -187,11 +188,11 @@ class StratifiedSelector(AnyRowsMixin, SelectionRole):
         return self._set_selection(pool, *self._choose(pool))
 
     def _check_labels(self, rows, y):
-        """Return that every row may be chosen: labels are what this selector reads."""
+        """Return that every row may be chosen; check that all are labeled."""
         if y is None:
             raise ValueError(
                 "StratifiedSelector requires y to be passed, but the target y is None: "
-                "it reads the true label of every row. Without labels take "
+                "it reads the true label of every row. Without labels, use "
                 "RandomSelector."
             )
         labeled = is_labeled(y)
@@ -199,7 +200,7 @@ class StratifiedSelector(AnyRowsMixin, SelectionRole):
             raise ValueError(
                 f"StratifiedSelector reads the true label of every row, but "
                 f"{(~labeled).sum()} of {len(labeled)} rows of y are unlabeled. "
-                "Without labels take RandomSelector."
+                "Without labels, use RandomSelector."
             )
         return ~super()._check_labels(rows, y)
 

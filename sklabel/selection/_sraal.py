@@ -30,18 +30,20 @@ from .._core.parameters import (
     Schedule,
     one_of,
 )
+from .._core.processes import gathered
 from .._core.roles.selection import FitsClassifierMixin
 from .._core.samplers import Mixed, count_labeled
 from ..modules import filled_
 
 
 def uncertainty(p):
-    r"""Return how unsure predictions are: SRAAL's online uncertainty indicator.
+    r"""Return the uncertainty of predictions: SRAAL's online uncertainty indicator.
 
     .. math:: U = 1 - \frac{\mathrm{MINVar}}{\mathrm{Var}(V)} \max V
 
-    Var is the variance of the probabilities V of the classes, and MINVar what it would
-    be at the same largest probability, were the rest spread evenly over the others.
+    Var is the variance of the probabilities V of the classes, and MINVar is the
+    variance with the same largest probability and the rest spread evenly over the other
+    classes.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def uncertainty(p):
     Returns
     -------
     doubt : Tensor of shape (B,)
-        In [0, 1]; 0 where one class is certain, and with one class alone.
+        In [0, 1]; 0 if one class is certain, or if there is only one class.
 
     References
     ----------
@@ -93,7 +95,8 @@ class _SRAAL(AdversarialCodes):
         logits = self.head(z[:n])
         class_loss = cross_entropy(logits, y[:n])
         # the classifier is a decoder, too, with a divergence of its own
-        of_classes = kl_divergence(mu[:n], logvar[:n], self.kl_reduction)
+        seen = gathered(mu[:n]), gathered(logvar[:n])
+        of_classes = kl_divergence(*seen, self.kl_reduction)
         supervised = class_loss + self.kl_weight * of_classes
         seen, judged = self.judged(mu, sizes)
         doubt = self.doubt(mu[n:].detach(), -1 - y[n:])
@@ -114,41 +117,41 @@ class _SRAAL(AdversarialCodes):
 
 
 class SRAALSelector(FitsClassifierMixin, AdversarialRole, Learner):
-    """Choose rows unlike the labeled ones, of which a classifier is unsure besides.
+    """Select rows that are unlike the labeled rows and that a classifier is unsure of.
 
-    As in VAAL, an autoencoder learns codes by which a discriminator shall not tell
-    labeled from unlabeled rows. The codes must also tell the classes of the labeled
-    rows; and an unlabeled row of which a classifier is sure counts as labeled for the
-    discriminator, the more so the surer it is. The rows of which the discriminator is
-    surest that they have no label are chosen. Read more in the :ref:`User Guide
-    <sraal>`.
+    As in VAAL, an autoencoder learns codes that a discriminator cannot classify as
+    labeled or unlabeled. The codes must also predict the classes of the labeled rows,
+    and for the discriminator an unlabeled row counts as labeled to the degree that a
+    classifier is confident of it. The rows that the discriminator most confidently
+    classifies as unlabeled are chosen. Read more in the :ref:`User Guide <sraal>`.
 
     Parameters
     ----------
     classifier : estimator with predict_proba or None
-        Tells how unsure of each row the labels leave it: cloned and fitted, or used as
-        it is in a :class:`sklearn.frozen.FrozenEstimator`; in a loop it is that of the
-        loop. None: the classifier on the codes, as it learns.
+        Gives the uncertainty of each row; cloned and fitted, or used as is in a
+        :class:`sklearn.frozen.FrozenEstimator`; in a loop, it is the loop's classifier.
+        None: the classifier on the codes, during training.
     n_components : int
         Length of a code.
     label_weight : float
-        Weight of the classes of the labeled rows, >= 0. Paper: lambda 2.
+        Weight of the classification loss of the labeled rows, >= 0. Paper: lambda 2.
     kl_weight : float
         Weight of the divergence of the codes from a normal distribution, >= 0.
         Published: 1, on the sum.
     kl_reduction : {"mean", "sum"}
-        See :class:`VAALSelector`: of the sum, with a weight of 1, codes stay empty.
+        See :class:`VAALSelector`: with "sum" and a weight of 1, codes carry no
+        information.
     adversary_weight : float
-        Weight of the autoencoder's wish to have all rows taken for labeled ones, >= 0.
-        Paper: lambda 3.
+        Weight of the adversarial loss, by which the autoencoder makes all rows look
+        labeled, >= 0. Paper: lambda 3.
     vae_steps : int
-        The discriminator learns in one of so many steps of the autoencoder.
+        Steps of the autoencoder per step of the discriminator.
     width : int or "auto"
         Channels of the first of four convolutions, doubled from one to the next;
         vectors go through two layers of 8 times as many units. Published: 128. "auto":
         16.
     max_epochs : int
-        Passes over the unlabeled rows, or over the labeled ones where these take more
+        Passes over the unlabeled rows, or over the labeled rows if that takes more
         steps.
     batch_size : int
         Labeled samples per step, and as many unlabeled ones; labeled rows are repeated
@@ -161,22 +164,22 @@ class SRAALSelector(FitsClassifierMixin, AdversarialRole, Learner):
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: the highest score first, the lowest row
-        number among equals.
+        Chosen rows in labeling order: the highest score first, ties by lowest row
+        number.
     scores_ : ndarray of shape (n_rows,)
-        Probability of having no label, after the discriminator; ``-inf`` for rows
-        labeled already and for files that cannot be read.
+        Probability of being unlabeled, from the discriminator; ``-inf`` for labeled
+        rows and for files that cannot be read.
     assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row, among vectors as they
-        are, among images by their codes; -1 for files that cannot be read.
+        Position in ``sample_indices_`` of the nearest chosen row, by the vectors
+        themselves or by the codes of images; -1 for files that cannot be read.
     classes_ : ndarray of shape (n_classes,)
         Classes, sorted; with ``warm_start`` those of earlier fits too.
     classifier_ : estimator
-        Fitted classifier, where there is one.
+        Fitted classifier, if there is one.
     net_ : skorch.NeuralNet
-        Trained net; ``net_.history`` holds per epoch what that of VAAL does, and
+        Trained net; ``net_.history`` holds per epoch the same as in VAAL, and
         ``class_loss``, ``train_accuracy`` and ``doubt`` (mean uncertainty of the
-        unlabeled rows). Not where every row is labeled.
+        unlabeled rows). Absent if every row is labeled.
     encoder_ : nn.Module
         Trained encoder, without the layer that makes the codes.
     n_features_in_ : int
@@ -185,26 +188,27 @@ class SRAALSelector(FitsClassifierMixin, AdversarialRole, Learner):
     Raises
     ------
     ValueError
-        If no row has a label, all labels are of one class, more rows are asked than
-        have none, or too few files can be read.
+        If no row is labeled, all labels are of one class, more rows are requested than
+        are unlabeled, or too few files can be read.
 
     Warns
     -----
     CollapseWarning
-        If the codes tell nothing of the rows, or the discriminator is at chance at the
-        end: the choice is random then.
+        If the codes carry no information about the rows, or the discriminator is at
+        chance at the end; the choice is then random.
 
     See Also
     --------
-    VAALSelector : Does not look at what the labels say.
+    VAALSelector : Does not use the classes of the labels.
 
     Notes
     -----
-    Departures: those of :class:`VAALSelector`. The paper has the discriminator minimize
-    ``-log(U - D)`` of unlabeled rows, which is not defined where D is above U: here it
-    is the cross-entropy with the target ``1 - U``. The uncertainty of a ``classifier``
-    is taken once, not while it learns. The first labels are not chosen: take
-    :class:`CoreSetSelector`, as the paper does in its codes.
+    Differences from the paper: those of :class:`VAALSelector`. In the paper the
+    discriminator minimizes ``-log(U - D)`` for unlabeled rows, which is not defined if
+    D is above U; here it minimizes the cross-entropy with the target ``1 - U``. The
+    uncertainty of a ``classifier`` is computed once, not during its training. The first
+    labels are not selected by this method: use :class:`CoreSetSelector`, as the paper
+    does on its codes.
 
     References
     ----------
@@ -251,7 +255,7 @@ class SRAALSelector(FitsClassifierMixin, AdversarialRole, Learner):
         self._stage("fit", module, mixed, identity=identity, predicts=False)
 
     def _doubts(self, pool, seed):
-        """Return how unsure the classifier is of each row (n,); None without one."""
+        """Return the classifier's uncertainty about each row (n,); None without one."""
         self._forget("classifier_")
         if self.classifier is None:
             return None

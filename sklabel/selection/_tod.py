@@ -1,4 +1,4 @@
-"""TOD: ask for rows whose prediction has changed (Huang et al., 2021)."""
+"""TOD: rows whose prediction has changed (Huang et al., 2021)."""
 
 import functools
 from typing import Literal
@@ -99,17 +99,17 @@ def temporal_discrepancy(
     Parameters
     ----------
     logits : array-like of shape (n, n_classes)
-        Of the network as it is.
+        Logits of the current network.
     logits_before : array-like of shape (n, n_classes_before)
-        Of the network as it was.
+        Logits of the earlier network.
     measure : {"squared", "norm"}, default="squared"
         Half the squared difference, summed over the classes, or the length of the
         difference.
     on : {"probabilities", "logits"}, default="probabilities"
         What is compared.
     places : array-like of int of shape (n_classes_before,) or None, default=None
-        Where the earlier classes stand among those of ``logits``; None: there are no
-        others. New classes had probability 0; of logits they are left out.
+        Positions of the earlier classes among those of ``logits``; None: the classes
+        are the same. New classes had probability 0; with logits they are left out.
 
     Returns
     -------
@@ -133,39 +133,40 @@ def temporal_discrepancy(
 
 
 class TODSelector(PredictedLossRole, Learner):
-    """Select the rows whose prediction a round of training has changed most.
+    """Select the rows whose predictions changed most in a round of training.
 
-    A classifier is trained on the labeled rows, and on all rows to agree with what its
-    weights were on average. Where its prediction differs from that of the network at
-    the end of the fit before, its loss tends to be high: the difference is a lower
-    bound of it. Made for rounds: call ``fit`` again with more labels and
-    ``warm_start=True``. Read more in the :ref:`User Guide <tod>`.
+    A classifier is trained on the labeled rows, and on all rows to agree with the
+    network of its averaged weights. The loss of a row tends to be high if its
+    prediction differs from that of the network at the end of the last fit: the
+    difference is a lower bound of the loss. The method is made for rounds: call ``fit``
+    again with more labels and ``warm_start=True``. Read more in the :ref:`User Guide
+    <tod>`.
 
     Parameters
     ----------
     measure : {"squared", "norm"}
         Half the squared difference, summed over the classes (released code), or the
-        length of the difference (paper). Both choose alike.
+        length of the difference (paper). Both make the same choice.
     on : {"probabilities", "logits"}
         What is compared.
     first_cycle : {"lowest", "random", "highest"}
-        What is chosen while there is no fit before to compare with. "lowest": the rows
-        that differ least from what the untrained network says, as in the released code:
-        of those the network is least sure; "random": any rows; "highest": those that
-        differ most.
+        Choice in the first fit, which has no earlier fit to compare with. "lowest": the
+        rows whose prediction differs least from the untrained network's, as in the
+        released code; these are the least confident. "random": random rows. "highest":
+        the rows that differ most.
     consistency_weight : float
         Weight of the agreement of the two heads and the averaged network, >= 0.
         Published: 0.02 for CIFAR-10, 0.05 for CIFAR-100, 0.005 for SVHN, 0.1 for
         Caltech-101.
     ema_decay : float
-        Decay of the averaged weights, in [0, 1). It grows as 1 - 1 / (t + 1), with t
-        the steps of all fits that continued each other.
+        Decay of the averaged weights, in [0, 1). It grows as 1 - 1 / (t + 1), where t
+        counts the steps of all continued fits.
     unlabeled_ratio : float
         Unlabeled rows per labeled row in a batch, >= 0.
     n_candidates
-        Published: 25000 of CIFAR's 45000.
+        Published: 25000 of the 45000 of CIFAR.
     max_epochs : int
-        Passes over the unlabeled rows, or over the labeled ones where these take more
+        Passes over the unlabeled rows, or over the labeled rows if that takes more
         steps.
     max_steps
         Published: 200 passes over the labeled rows in each cycle, with batches of 128.
@@ -177,20 +178,19 @@ class TODSelector(PredictedLossRole, Learner):
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows, the highest score first, the lower row number among equals.
+        Chosen rows, the highest score first, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
-        ``discrepancies_``; in the first cycle minus that ("lowest") or random numbers
-        ("random"). ``-inf`` for rows labeled already, for rows not looked at and for
+        ``discrepancies_``; in the first cycle minus these ("lowest") or random numbers
+        ("random"). ``-inf`` for labeled rows, for rows that were not scored and for
         files that cannot be read.
     discrepancies_ : ndarray of shape (n_rows,)
-        How far predictions differ from those before this fit; NaN where ``scores_`` is
+        Difference between predictions now and before this fit; NaN if the score is
         ``-inf``.
     n_cycles_ : int
-        Fits so far that continued each other, this one included.
+        Number of continued fits so far, this one included.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``class_loss``,
-        ``consistency`` and ``train_accuracy``. None of these where every row is
-        labeled.
+        ``consistency`` and ``train_accuracy``. Empty if every row is labeled.
     n_features_in_ : int
         Values per sample.
 
@@ -198,27 +198,28 @@ class TODSelector(PredictedLossRole, Learner):
     ------
     ValueError
         If no row is labeled, all labels are of one class, y does not fit X, or more
-        rows are asked than have no label (and can be read).
+        rows are requested than are unlabeled and readable.
 
     See Also
     --------
-    LearningLossSelector : A head that learns to predict the loss.
+    LearningLossSelector : Learns to predict the loss with an extra head.
     USLSelector : Needs no label; for the first choice.
-    UncertaintySelector : Asks any classifier how sure it is.
+    UncertaintySelector : Uses the confidence of any classifier.
 
     Notes
     -----
-    The older network is the one that the last fit left in ``net_``; pickles hold it, a
-    clone does not. It is asked about the rows of the new X before training goes on. A
-    class that was not there before gets outputs of its own, with random weights, and
-    had probability 0; one that is gone keeps its own.
+    The earlier network is ``net_`` of the last fit; pickles contain it, a clone does
+    not. It predicts the rows of the new X before training continues. A new class gets
+    outputs with random weights, and had probability 0; a class that is gone keeps its
+    outputs.
 
-    Departures from the released code: the averaged network begins as a copy of the
-    trained one, not with other random weights, whose mean with these means nothing;
-    "untrained" is that network itself; labeled and unlabeled rows go through the
-    network together; unlabeled rows are drawn anew in the first cycle too, and from all
-    of them, also where ``n_candidates`` are looked at; batches are smaller, at a lower
-    rate, since there are few labels; the rate also falls after 60 % of the training.
+    Differences from the released code: the averaged network starts as a copy of the
+    trained one, not with other random weights, since averaging unrelated weights is
+    meaningless; the untrained network is that network itself; labeled and unlabeled
+    rows pass through the network together; unlabeled rows are drawn anew in the first
+    cycle too, and from all of them, even if only ``n_candidates`` are scored; batches
+    are smaller and the learning rate lower, since there are few labels; the rate also
+    drops after 60 % of the training.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""TypiClust: typical rows of the clusters without a label (Hacohen et al., 2022)."""
+"""TypiClust: typical rows of the unlabeled clusters (Hacohen et al., 2022)."""
 
 from itertools import islice
 
@@ -22,7 +22,7 @@ _NEAR = 1e-5
 
 
 def typicality(Z, n_neighbors):
-    """Return how close each row lies to its nearest neighbors.
+    """Return how close each row is to its nearest neighbors.
 
     ``1 / (mean squared distance + 1e-5)``
 
@@ -31,12 +31,12 @@ def typicality(Z, n_neighbors):
     Z : ndarray of shape (n, D)
         Vectors of one cluster.
     n_neighbors : int
-        Neighbors, without the row itself, cut to half of the rows.
+        Number of neighbors without the row itself, at most half of the rows.
 
     Returns
     -------
     typicality : ndarray of shape (n,), float64
-        The same for all rows where there are fewer than two.
+        Equal for all rows if there are fewer than two.
     """
     n_neighbors = min(n_neighbors, len(Z) // 2)
     if n_neighbors == 0:
@@ -46,24 +46,25 @@ def typicality(Z, n_neighbors):
 
 
 class TypiClustSelector(SelectionRole):
-    """Select the most typical row of each of the largest clusters without a label.
+    """Select the most typical row of each of the largest unlabeled clusters.
 
-    k-means splits the rows into as many clusters as there will be labels, and each
-    large cluster without a label gives the row that is closest to its neighbors. Read
-    more in the :ref:`User Guide <typiclust>`.
+    k-means splits the rows into as many clusters as there will be labels. From each of
+    the largest clusters without a label, the row closest to its neighbors is chosen.
+    Read more in the :ref:`User Guide <typiclust>`.
 
     It works on vectors: embed images first, with a self-supervised transformer.
 
     Parameters
     ----------
     n_neighbors : int
-        Neighbors in its cluster that make a row typical, cut to half of the cluster.
+        Neighbors in the cluster that define how typical a row is, at most half of the
+        cluster.
     max_clusters : int
-        Largest number of clusters; there is one for each row to choose and each row
-        labeled already.
+        Maximum number of clusters; there is one for each row to choose and each labeled
+        row.
     min_cluster_size : int
-        Clusters of fewer rows give one only when no other has a row left. Published:
-        they are left out if they have no more than 5 rows, which is 6 here.
+        Clusters with fewer rows are used only when no other has a row left. Published:
+        clusters of at most 5 rows are left out, which corresponds to 6 here.
     normalize : bool
         Divide each row by its length first, as published.
     random_state : int, RandomState instance or None
@@ -74,13 +75,12 @@ class TypiClustSelector(SelectionRole):
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: those of clusters with the fewest labels
-        first, of equals that of the largest cluster.
+        Chosen rows in labeling order: those of clusters with the fewest labels first,
+        ties by the larger cluster.
     scores_ : ndarray of shape (n_rows,)
-        Typicality among the unlabeled rows of the cluster; ``-inf`` for rows labeled
-        already.
+        Typicality among the unlabeled rows of the cluster; ``-inf`` for labeled rows.
     labels_ : ndarray of shape (n_rows,)
-        Cluster of each row; all 0 where there was nothing to choose.
+        Cluster of each row; all 0 if there was nothing to choose.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row.
     n_features_in_ : int
@@ -89,24 +89,25 @@ class TypiClustSelector(SelectionRole):
     Raises
     ------
     ValueError
-        If more rows are asked than have no label, or if X is not 2-D (images, paths).
+        If more rows are requested than are unlabeled, or if X is not 2-D (images,
+        paths).
 
     See Also
     --------
-    USLSelector : Density among all rows, and rows that are far from one another.
-    MaxHerdingSelector : Without clusters, and nested.
+    USLSelector : Uses the density among all rows, and rows far from one another.
+    MaxHerdingSelector : Uses no clusters; nested.
 
     Notes
     -----
     Time: k-means, n_rows * n_clusters * n_features in each iteration, and the neighbors
     within each cluster. Memory: X, its normalized copy, and blocks.
 
-    Departures from the released code:
+    Differences from the released code:
 
-    - k-means is :func:`sklabel.neighbors.kmeans`; there, mini batches above 50
-      clusters.
-    - More rows than clusters come from the clusters in turn, as there; a cluster
-      without a row left is passed over, and small ones come last.
+    - k-means is :func:`sklabel.neighbors.kmeans`; the released code uses mini-batches
+      above 50 clusters.
+    - If there are more rows to choose than clusters, the clusters take turns, as in the
+      released code; a cluster without rows left is skipped, and small ones come last.
 
     References
     ----------

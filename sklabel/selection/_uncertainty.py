@@ -1,4 +1,4 @@
-"""Uncertainty sampling: what a classifier is least sure of (Lewis and Gale, 1994)."""
+"""Uncertainty sampling: rows a classifier is least sure of (Lewis and Gale, 1994)."""
 
 from typing import Annotated
 
@@ -32,7 +32,7 @@ def entropy(p):
 
 
 def margin(p):
-    """Difference of the two largest probabilities; small means unsure.
+    """Difference of the two largest probabilities; small means uncertain.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def margin(p):
     Returns
     -------
     margin : ndarray of shape (...), float64
-        0 to 1; the probability itself where there is one class.
+        0 to 1; the probability itself if there is one class.
 
     References
     ----------
@@ -88,7 +88,7 @@ def variation_ratio(p):
     Returns
     -------
     score : ndarray of shape (n,), float64
-        0 to 1 - 1 / ``n_classes``; of one draw: its :func:`least_confidence`.
+        0 to 1 - 1 / ``n_classes``; equals :func:`least_confidence` for one draw.
 
     References
     ----------
@@ -108,45 +108,45 @@ _SCORES = {
 
 
 class UncertaintySelector(ClassifierSelectionRole):
-    """Select the rows of which a classifier is least sure.
+    """Select the rows that a classifier is least sure of.
 
-    A classifier is fitted on the rows labeled so far and asked about the others; those
-    near its decision boundary come first. Near copies of an unsure row are all unsure,
-    so a batch may hold much of the same. Read more in the
-    :ref:`User Guide <uncertainty>`.
+    A classifier is fitted on the labeled rows and predicts the others; those near its
+    decision boundary come first. Near copies of an uncertain row are uncertain too, so
+    a batch may contain many similar rows. Read more in the :ref:`User Guide
+    <uncertainty>`.
 
     Parameters
     ----------
     measure : {"entropy", "margin", "least_confidence", "variation_ratio"}
-        Unsure is what has a high entropy, a small margin between the two most probable
-        classes, or a most probable class of low probability. The last two choose alike:
-        variation ratio is what an ensemble, whose prediction is a mean, has it called.
-        With two classes all four choose alike.
+        Measure of uncertainty: a high entropy, a small margin between the two most
+        probable classes, or a low largest probability. The last two choose the same
+        rows: "variation_ratio" is the usual name for ensembles, whose prediction is a
+        mean. With two classes, all four choose the same rows.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows, the least sure first, the lower row number among equals.
+        Chosen rows, the most uncertain first, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
         Entropy, negative margin, or one minus the largest probability; ``-inf`` for
-        rows labeled already and for files that cannot be read.
+        labeled rows and for files that cannot be read.
     classifier_ : estimator
-        Fitted classifier; none where every row is labeled.
+        Fitted classifier. Absent if every row is labeled.
 
     Raises
     ------
     ValueError
-        If no row is labeled and the classifier is not frozen, or if more rows are asked
-        than have no label (and can be read).
+        If no row is labeled and the classifier is not frozen, or if more rows are
+        requested than are unlabeled and readable.
 
     See Also
     --------
-    BALDSelector : What draws of a model disagree about.
+    BALDSelector : Rows on which draws of a model disagree.
     USLSelector : Needs no label; for the first choice.
 
     Notes
     -----
-    Time and memory: those of the classifier, and one row of probabilities per row.
+    Time and memory: as for the classifier, plus the probabilities of each row.
 
     References
     ----------

@@ -37,8 +37,8 @@ def mean_distances(distances, power=2):
     Parameters
     ----------
     distances : ndarray of shape (n, k)
-        Euclidean distances to the neighbors; the released code counts the row itself
-        among them, at distance 0.
+        Euclidean distances to the neighbors; the released code includes the row itself,
+        at distance 0.
     power : {1, 2}, default=2
         2: squared distances, as in the released code; 1: plain ones, as in equation 2
         of the paper.
@@ -46,7 +46,7 @@ def mean_distances(distances, power=2):
     Returns
     -------
     means : ndarray of shape (n,), float64
-        0 where all neighbors are copies of the row: its utility 1 / 0 is infinite.
+        0 if all neighbors are copies of the row: its utility 1 / 0 is infinite.
     """
     if power == 2:
         return (
@@ -68,13 +68,13 @@ def select_densest(means, clusters, n_samples, order=None):
     n_samples : int
         Number of rows wanted.
     order : array-like of int, default=None
-        Cluster numbers in the order of visiting; None: ascending. Clusters without
-        rows are skipped.
+        Order in which clusters are visited; None: ascending. Clusters without rows are
+        skipped.
 
     Returns
     -------
     selected : ndarray of shape (at most n_samples,)
-        One row per visited cluster, the lowest number among equals.
+        One row per visited cluster, ties by lowest row number.
     """
     best = best_of_clusters(-np.asarray(means), clusters, np.isfinite(means))
     by_cluster = dict(zip(clusters[best].tolist(), best.tolist(), strict=True))
@@ -95,10 +95,10 @@ def select_regularized(
     history=None,
     verbose=0,
 ):
-    """Choose one row per cluster: useful, and far from the choices of the others.
+    """Choose one row per cluster: of high utility, and far from the other choices.
 
-    Each round takes in every cluster the row of largest
-    ``utility - reg_weight * average``, then moves the average towards the penalty::
+    In each round, every cluster chooses the row with the largest ``utility - reg_weight
+    * average``, then moves the average towards the penalty::
 
         average = ema_decay * average + (1 - ema_decay) * repulsion(chosen rows)
 
@@ -117,8 +117,8 @@ def select_regularized(
     candidates : ndarray of shape (n,), dtype bool, default=None
         Rows that may be chosen; clusters without any are skipped. None: all.
     chosen_before : array-like of int, default=()
-        Rows chosen earlier (labeled already): they add to the penalty of every round,
-        also to the average that the first one uses.
+        Rows chosen earlier (labeled): they add to the penalty of every round, and to
+        the average that the first round uses.
     history : dict, default=None
         Receives lists with one entry per round: "selected" (m,), "average_used" (n,),
         "penalty" (n,) and "average" (n,) after the round.
@@ -128,8 +128,8 @@ def select_regularized(
     Returns
     -------
     selected : ndarray of shape (m,)
-        Row chosen last in each cluster that has candidates, by cluster number; the
-        lowest row number among equals.
+        Row chosen last in each cluster that has candidates, by cluster number; ties by
+        lowest row number.
     score : ndarray of shape (n,)
         ``utility - reg_weight * average`` of the last round.
     """
@@ -160,84 +160,84 @@ def select_regularized(
 class USLSelector(SelectionRole):
     """Select rows that are typical of many others and far from one another.
 
-    Unsupervised selective labeling without training: the density of each row comes
-    from its nearest neighbors, k-means splits the rows into as many clusters as labels
-    may be asked, and a few rounds choose in each cluster a dense row that is not close
-    to the rows chosen elsewhere. Read more in the :ref:`User Guide <usl>`.
+    Unsupervised selective labeling without training: the density of each row is
+    estimated from its nearest neighbors, k-means splits the rows into as many clusters
+    as there will be labels, and a few rounds choose in each cluster a dense row that is
+    not close to the rows chosen in other clusters. Read more in the :ref:`User Guide
+    <usl>`.
 
     It works on vectors: embed images first, with a self-supervised transformer.
 
     Parameters
     ----------
     n_neighbors : int or "auto"
-        Neighbors that make up the density, cut to the number of rows. "auto": 0.8 % of
-        the rows, but at least 20 and at most 400, and 20 for more than 200,000 rows:
-        what was released for the 50,000 images of CIFAR (400, which is 0.8 %) and for
-        ImageNet (20). As many neighbors as a small set has rows would measure the
-        distance to its middle, not density.
+        Neighbors for the density, at most the number of rows. "auto": 0.8 % of the
+        rows, but at least 20 and at most 400, and 20 for more than 200,000 rows: the
+        released values for the 50,000 images of CIFAR (400, which is 0.8 %) and for
+        ImageNet (20). With about as many neighbors as rows, the distance to the center
+        of the data would be measured, not density.
     include_self : bool
-        Count the row itself, at distance 0, among its neighbors, as the released code
-        does.
+        Whether a row counts as its own neighbor, at distance 0, as in the released
+        code.
     metric_power : {1, 2}
         Power of the Euclidean distance in density and penalty. 2: released code; 1:
         equations of the paper.
     n_clusters : int or None
-        Number of clusters of k-means. None: one for each row to choose and each row
-        labeled already.
+        Number of clusters of k-means. None: one for each row to choose and each labeled
+        row.
     kmeans_init : {"random", "k-means++", "sample"} or array-like
-        Start of k-means, see :func:`sklabel.neighbors.kmeans`; "sample" with some 10
-        iterations for millions of rows.
+        Initialization of k-means, see :func:`sklabel.neighbors.kmeans`; use "sample"
+        with about 10 iterations for millions of rows.
     kmeans_max_iter : int
-        Largest number of iterations of k-means.
+        Maximum number of k-means iterations.
     n_rounds : int
         Rounds of the regularized choice.
     reg_weight : float
-        Weight of the penalty for being close to rows chosen elsewhere, >= 0. Paper:
-        lambda. 0: the densest row of each cluster.
+        Weight of the penalty for being close to rows chosen in other clusters, >= 0.
+        Paper: lambda. 0: the densest row of each cluster.
     alpha : float
         Exponent of the distance (to the power ``metric_power``) in the penalty, > 0.
-        The paper's alpha of 1 is 0.5 with squared distances.
+        The paper's alpha of 1 corresponds to 0.5 with squared distances.
     ema_decay : float
-        Share of the old average when the penalties of the rounds are averaged, in
-        [0, 1).
+        Weight of the old average when penalties are averaged over rounds, in [0, 1).
     horizon : {"distance", "nearest"} or None
-        Which chosen rows penalize a row: those nearer than ``horizon_distance``, the
-        ``horizon_neighbors`` nearest, or all.
+        Which chosen rows penalize a row: "distance": those nearer than
+        ``horizon_distance``; "nearest": the ``horizon_neighbors`` nearest; None: all.
     horizon_distance : float
-        Limit of the distance (to the power ``metric_power``), > 0. On unit vectors a
-        squared distance of 4 is the largest there is.
+        Limit of the distance (to the power ``metric_power``), > 0. On unit vectors, the
+        largest squared distance is 4.
     horizon_neighbors : int
         Number of nearest chosen rows.
     exclude_same_cluster : bool
-        Spare a row the penalty for the row chosen in its own cluster. With False it is
-        spared only at distance 0.
+        Whether a row has no penalty for the row chosen in its own cluster. If False,
+        only at distance 0.
     nested : bool
-        Choose in an order that does not depend on how many rows are asked at once, nor
-        on which have a label: with ``n_clusters=40``, ten rows, and thirty more when
-        these are labeled, are the forty rows chosen at once. Needs ``n_clusters``, the
-        number of labels in the end, and a ``random_state``. Labels do not repel then.
+        Whether the order of choice is independent of ``n_samples`` and of the labels:
+        with ``n_clusters=40``, choosing ten rows, and thirty more after labeling these,
+        gives the same forty rows as choosing forty at once. Needs ``n_clusters``, the
+        final number of labels, and a ``random_state``. Labeled rows then cause no
+        penalty.
     normalize : bool
         Divide each row by its length first, as the released code does.
     neighbor_method : {"auto", "exact", "approximate"}
         How neighbors are searched, see :func:`sklabel.neighbors.kneighbors`.
     random_state : int, RandomState instance or None
-        Seed of the start of k-means and of the approximate search.
+        Seed of the k-means initialization and of the approximate search.
     verbose : int
-        1: a progress bar for each step, and its seconds.
+        1: a progress bar and the time of each step.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: rows of larger clusters, which stand for
-        more of the data, come first, the higher score among equals. A person who stops
-        early has labeled the most common kinds.
+        Chosen rows in labeling order: rows of larger clusters, which represent more of
+        the data, come first, ties by higher score. A person who stops early has labeled
+        the most common kinds.
     scores_ : ndarray of shape (n_rows,)
-        Density minus weighted penalty in the last round; ``-inf`` for rows labeled
-        already.
+        Density minus weighted penalty in the last round; ``-inf`` for labeled rows.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row.
     labels_ : ndarray of shape (n_rows,)
-        Cluster of each row; all 0 where there was nothing to choose.
+        Cluster of each row; all 0 if there was nothing to choose.
     utility_ : ndarray of shape (n_rows,)
         Density: one over the mean distance to the neighbors.
     n_neighbors_ : int
@@ -248,13 +248,13 @@ class USLSelector(SelectionRole):
     Raises
     ------
     ValueError
-        If more rows are asked than have no label, if X is not 2-D (images, paths),
-        if ``clusters`` or ``n_clusters`` do not fit X.
+        If more rows are requested than are unlabeled, if X is not 2-D (images, paths),
+        or if ``clusters`` or ``n_clusters`` do not fit X.
 
     See Also
     --------
     RandomSelector : The baseline.
-    StratifiedSelector : The same number of rows of each class, which needs all labels.
+    StratifiedSelector : Random rows of each class, which needs all labels.
 
     Notes
     -----
@@ -263,23 +263,24 @@ class USLSelector(SelectionRole):
     horizon="nearest"`` and ``reg_weight=1.5, exclude_same_cluster=False`` on MoCo
     features, ``reg_weight=0.05, alpha=1, horizon_neighbors=32`` on CLIP features.
 
-    Departures from the released code:
+    Differences from the released code:
 
-    - Rows with a label count as chosen before: they add to every penalty (from the
-      first round), and a cluster that holds one is covered, nothing is asked in it.
-      Their number is added to the number of clusters, so enough clusters stay open.
-    - With more open clusters than ``n_samples`` the smallest are left out (there: the
-      last ones). With fewer, e.g. by a smaller ``n_clusters`` or among copies, the
-      clusters with most rows per label give another row, copies of chosen rows last.
+    - Labeled rows count as chosen before: they add to every penalty (from the first
+      round), and no row is chosen in a cluster that holds one. Their number is added to
+      the number of clusters, so enough clusters remain.
+    - If more clusters than ``n_samples`` remain, the smallest are left out (in the
+      released code, the last ones). If fewer remain, e.g. because of a smaller
+      ``n_clusters`` or copies, the clusters with most rows per label give another row,
+      copies of chosen rows last.
     - An empty cluster of k-means is filled with the row farthest from its center. Mean
-      distances are at least 1e-9 of their average, so densities are finite. A copy of
-      a row chosen in another cluster counts as 1e-10 away.
+      distances are at least 1e-9 of their average, so densities are finite. The
+      distance to a copy chosen in another cluster is 1e-10.
     - k-means stops when no row changes its cluster, with the same result.
 
-    Time: the neighbors take n_rows ** 2 * n_features (nearly n_rows with the
+    Time: the neighbors take n_rows ** 2 * n_features (nearly linear in n_rows with the
     approximate search), k-means and each round n_rows * n_clusters * n_features.
-    Memory: X, its normalized copy, 12 bytes for each neighbor and blocks of some
-    hundred megabytes; never n_rows ** 2.
+    Memory: X, its normalized copy, 12 bytes per neighbor and blocks of a few hundred
+    megabytes; never n_rows ** 2.
 
     References
     ----------
@@ -328,10 +329,10 @@ class USLSelector(SelectionRole):
         X : array-like of shape (n_rows, n_features)
             Vectors.
         y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled yet.
+            Labels so far; -1, None or NaN for unlabeled rows. Labeled rows are never
+            chosen. None: no row is labeled yet.
         clusters : array-like of shape (n_rows,), default=None
-            Cluster of each row, in place of k-means.
+            Cluster of each row, instead of k-means.
 
         Returns
         -------
@@ -351,7 +352,7 @@ class USLSelector(SelectionRole):
             return self._set_selection(pool, selected, scores)
 
     def _mean_distances(self, Z):
-        """Return mean neighbor distances, kept off 0."""
+        """Return mean neighbor distances, bounded away from 0."""
         n = len(Z)
         k = self.n_neighbors
         if k == "auto":
@@ -385,8 +386,8 @@ class USLSelector(SelectionRole):
             return np.zeros(len(pool), dtype=np.int64)
         if self.nested and self.n_clusters is None:
             raise ValueError(
-                "nested=True needs n_clusters, the number of labels that you will ask "
-                "for in the end: clusters that change with n_samples have no order."
+                "nested=True needs n_clusters, the number of labels that you want in "
+                "the end: clusters that change with n_samples cannot be nested."
             )
         wanted = pool.n_samples + int(pool.labeled.sum())
         n_clusters = self.n_clusters or min(len(pool), wanted)
@@ -401,7 +402,7 @@ class USLSelector(SelectionRole):
         )[0]
 
     def _select(self, pool, means):
-        """Return rows in the order of asking, and the score of every row."""
+        """Return rows in labeling order, and the score of every row."""
         clusters, utility = self.labels_, 1 / means
         sizes = np.bincount(clusters)
         is_open = np.ones(len(sizes), dtype=bool)
@@ -449,7 +450,7 @@ class USLSelector(SelectionRole):
 
     @contextmanager
     def _step(self, name):
-        """Print the seconds that a step of the fit takes, where verbose asks for it."""
+        """Print the seconds that a step of the fit takes, if verbose."""
         start = time.perf_counter()
         yield
         if self.verbose:

@@ -25,6 +25,7 @@ from .._core.parameters import (
     Schedule,
     one_of,
 )
+from .._core.processes import gathered
 from .._core.roles.clustering import (
     NeighborhoodMixin,
     PredictClustersMixin,
@@ -41,7 +42,7 @@ from ..neighbors import kneighbors
 
 
 class _CosineHeads(MultiHead):
-    """Heads of cosines times a scale; they start at features of random rows."""
+    """Heads of scaled cosines, initialized with features of random rows."""
 
     def __init__(self, in_features, n_classes, n_heads=1, scale=40.0):
         super().__init__(in_features, n_classes, n_heads)
@@ -102,9 +103,9 @@ class _USLT(Method):
         x, neighbors = x
         # the passes without gradient are in train mode too, as in the public code
         with torch.no_grad():
-            weak = self._logits(x)  # (heads, B, K)
-            near = self._logits(self.augment(neighbors))
-        strong = self._logits(self.augment(x))
+            weak = gathered(self._logits(x), 1)  # (heads, B, K)
+            near = gathered(self._logits(self.augment(neighbors)), 1)
+        strong = gathered(self._logits(self.augment(x)), 1)
         global_loss = local_loss = 0
         for h in range(len(strong)):
             mean = self.mean_probabilities[h]
@@ -180,8 +181,8 @@ def moved_mean(mean, neighbors, decay):
 def moved_sizes(sizes, clusters, kept, decay, total=None):
     """Move the running sizes (H, K) of clusters by the kept rows (H, B) of a batch.
 
-    They add up to ``total``, by default K: multiples of the mean size. Of a head that
-    keeps no row they stay, where the public code divides by zero.
+    They sum to ``total``, by default K, as multiples of the mean size. For a head that
+    keeps no row they do not change; the public code divides by zero.
     """
     total = sizes.shape[-1] if total is None else total
     counts = torch.zeros_like(sizes, dtype=torch.float32)
@@ -193,10 +194,10 @@ def moved_sizes(sizes, clusters, kept, decay, total=None):
 
 @torch.no_grad()
 def reassign_(heads, sizes, min_size, max_size, noise=1e-7):
-    """Split the largest cluster of each head where its smallest is next to empty.
+    """Split the largest cluster of each head if its smallest is nearly empty.
 
-    The smallest cluster takes over the weights of the largest but for some noise, and
-    each counts as half of it.
+    The smallest cluster gets the weights of the largest plus noise, and both get half
+    of its size.
     """
     least, smallest = sizes.min(1)
     most, largest = sizes.max(1)
@@ -211,7 +212,7 @@ def reassign_(heads, sizes, min_size, max_size, noise=1e-7):
 def predict_clusters(net, samples):
     """Return cluster and confidence of all rows as plain views, each (heads, n).
 
-    Probabilities of all clusters would not fit into memory for large data.
+    For large data, probabilities of all clusters would not fit into memory.
     """
 
     def most_probable(x):
@@ -228,19 +229,19 @@ def spread_labels(distances, clusters, rows, labels, n_rows=20):
     Parameters
     ----------
     distances : ndarray of shape (n,)
-        Mean squared distance to the neighbors: the smaller the denser.
+        Mean squared distance to the neighbors; smaller is denser.
     clusters : ndarray of int of shape (n,)
     rows : array-like of int of shape (m,)
-        Rows whose labels are known.
+        Labeled rows.
     labels : array-like of shape (m,)
     n_rows : int, default=20
-        Rows of each cluster that get the label, the given one among them where it is
+        Rows of each cluster that get the label, including the given row if it is among
         the densest.
 
     Returns
     -------
     spread : dict
-        Label by row; of two labels of a row the earlier one.
+        Label by row; the earlier one if a row gets two.
     """
     spread = {}
     for row, label in zip(np.asarray(rows).tolist(), labels, strict=True):
@@ -254,58 +255,58 @@ def spread_labels(distances, clusters, rows, labels, n_rows=20):
 class USLTSelector(
     NeighborhoodMixin, PredictClustersMixin, NetworkSelectionRole, Learner
 ):
-    """Select the row that a network is surest of in each cluster that it has learned.
+    """Select the most confident row of each cluster that a network has learned.
 
     Unsupervised selective labeling with training: an embedding is learned, each row's
     nearest neighbors in it are found once, and a network is trained to sort the rows
-    into as many clusters as labels may be asked, so that neighbors share one, all are
-    in use, and sure answers hold under augmentation. The surest row of each cluster is
-    asked. Read more in the :ref:`User Guide <uslt>`.
+    into as many clusters as there will be labels. Neighbors share a cluster, all
+    clusters are used, and confident predictions are consistent under augmentation. The
+    most confident row of each cluster is chosen. Read more in the :ref:`User Guide
+    <uslt>`.
 
     It takes images, image files, or vectors.
 
     Parameters
     ----------
     n_clusters : int or None
-        Number of clusters. None: one for each row to choose and each row labeled
-        already. Published: as many as rows to choose, and 3000 for 2911 on ImageNet.
+        Number of clusters. None: one for each row to choose and each labeled row.
+        Published: the number of rows to choose, and 3000 for 2911 rows on ImageNet.
     n_heads : int
         Cluster heads trained side by side.
     head : {"cosine", "linear"}
-        "cosine": 40 times the cosine of features and weights, which start at features
+        "cosine": 40 times the cosine of features and weights, initialized with features
         of random rows, as published for ImageNet; "linear": with a bias, as for CIFAR.
     threshold : float
-        A row teaches its strong view where its probability is above this, in [0, 1).
-        Published: 0 for ImageNet, 0.95 for CIFAR, which few rows reach in less than
-        thousands of steps: see ``kept_share`` in the history.
+        A row is a target for its strong view if its probability is above this, in [0,
+        1). Published: 0 for ImageNet, 0.95 for CIFAR, which takes thousands of steps to
+        reach for most rows: see ``kept_share`` in the history.
     cluster_weights : {"balanced", "renormalized"} or None
-        Weights of clusters against their size in the global loss, see
+        Weights of clusters in the global loss, inverse to their size, see
         :func:`sklabel.losses.uslt_global_loss`. Published: "balanced" for CIFAR,
         "renormalized" for ImageNet-100, None for ImageNet.
     mean_over : {"kept", "batch"}
-        What the global loss is a mean over: rows above ``threshold``, as published for
-        CIFAR-10, or all of a batch, as for the others.
+        Rows over which the global loss is averaged: those above ``threshold``, as
+        published for CIFAR-10, or the whole batch, as for the others.
     adjustment_weight : float
-        How strongly the targets of neighbors turn from clusters that are large already,
-        >= 0. Paper: beta. Published: 5 for CIFAR, 2.5 for ImageNet.
+        How strongly the targets from neighbors avoid large clusters, >= 0. Paper: beta.
+        Published: 5 for CIFAR, 2.5 for ImageNet.
     ema_decay : float
-        Share of the old mean when the mean probability of clusters moves by a batch, in
-        [0, 1). Paper: momentum.
+        Decay of the running mean probability of clusters, in [0, 1). Paper: momentum.
     temperature : float
-        Sharpens the targets of neighbors, > 0. Published: 0.25 for CIFAR, 0.5 for
+        Sharpens the targets from neighbors, > 0. Published: 0.25 for CIFAR, 0.5 for
         ImageNet.
     local_weight : float
         Weight of the agreement with neighbors, >= 0. Published: 5 for CIFAR, 0.5 for
         ImageNet.
     n_neighbors : int
-        Neighbors mined per row; fewer where X has fewer rows. The density counts the
-        row itself among so many.
+        Neighbors mined per row; fewer if X has fewer rows. For the density, the row
+        itself is one of them.
     train_backbone : bool
-        Whether the encoder is trained too, as published for CIFAR, or the heads alone.
+        Whether the encoder is trained too, as published for CIFAR; False: only the
+        heads.
     reassign_interval : int or None
-        After so many steps each, a cluster next to empty takes over half of the
-        largest. None: never, as published for CIFAR; 124 for ImageNet-100, 1250 for
-        ImageNet.
+        Every so many steps, a nearly empty cluster takes over half of the largest.
+        None: never, as published for CIFAR; 124 for ImageNet-100, 1250 for ImageNet.
     min_size : float
         A cluster is nearly empty below this multiple of the mean size. Published: 50
         rows, which is 0.16, for ImageNet-100; 100 rows, 0.23, for ImageNet.
@@ -314,16 +315,16 @@ class USLTSelector(
         Published: 500 rows, which is 1.6, for ImageNet-100; 1000 rows, 2.3, for
         ImageNet.
     count_decay : float
-        Share of the old sizes when the running sizes move by a batch, in [0, 1).
+        Decay of the running cluster sizes, in [0, 1).
     selection : {"confidence", "density"}
-        Which row of a cluster is asked: the one of the highest confidence, as published
-        for CIFAR, or the one of the smallest mean squared distance to its neighbors, as
-        for ImageNet.
+        Which row of a cluster is chosen: the one with the highest confidence, as
+        published for CIFAR, or the one with the smallest mean squared distance to its
+        neighbors, as for ImageNet.
     confidence : {"mean", "head"}
-        What it is of a row: its largest probability, averaged over the heads, as
-        published for CIFAR-10, or that of ``head_used``, as for CIFAR-100.
+        Confidence of a row: its largest probability, averaged over the heads, as
+        published for CIFAR-10, or from ``head_used``, as for CIFAR-100.
     head_used : int
-        Number of the head whose clusters count, from 0.
+        Number of the head whose clusters are used, from 0.
     normalize : bool
         Divide each row by its length first, as the released code does.
     augment : "auto", nn.Module or None
@@ -336,16 +337,16 @@ class USLTSelector(
     batch_size
         Published: 1024 on CIFAR.
     lr
-        Published: 1e-4. Far above, clusters empty in turn.
+        Published: 1e-4. At much higher rates, clusters become empty.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: those of the largest clusters first.
+        Chosen rows in labeling order: those of the largest clusters first.
     scores_ : ndarray of shape (n_rows,)
-        Confidence of each row or, with ``selection="density"``, one over its mean
-        squared distance to its neighbors; ``-inf`` for rows labeled already and for
-        files that cannot be read.
+        Confidence of each row or, with ``selection="density"``, the inverse of its mean
+        squared distance to its neighbors; ``-inf`` for labeled rows and for files that
+        cannot be read.
     assignments_ : ndarray of shape (n_rows,)
         Position in ``sample_indices_`` of the nearest chosen row, in the embedding; -1
         for files that cannot be read.
@@ -358,10 +359,10 @@ class USLTSelector(
     mean_distances_ : ndarray of shape (n_rows,)
         Mean squared distance of each row to its neighbors.
     embedder_ : estimator
-        Fitted embedder, where there is one.
+        Fitted embedder, if there is one.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``local_loss``,
-        ``global_loss`` (sums over the heads), ``kept_share`` (of the batches) and, of
+        ``global_loss`` (sums over the heads), ``kept_share`` (of the batches) and, for
         ``head_used`` on all rows, ``largest_cluster`` (share), ``clusters_used`` and
         ``neighbor_agreement``; ``confident_share`` is the share of rows above
         ``threshold``, over all heads.
@@ -371,13 +372,13 @@ class USLTSelector(
     Raises
     ------
     ValueError
-        If more rows are asked than have no label (and can be read), if ``n_clusters``
-        is larger than the number of rows, or ``head_used`` not below ``n_heads``.
+        If more rows are requested than are unlabeled and readable, if ``n_clusters`` is
+        larger than the number of rows, or if ``head_used`` is not below ``n_heads``.
 
     See Also
     --------
     USLSelector : The same idea without training.
-    sklabel.clustering.SCANClusterer : Clusters that are meant as classes.
+    sklabel.clustering.SCANClusterer : Clusters that should match classes.
 
     Notes
     -----
@@ -388,22 +389,22 @@ class USLTSelector(
     selection="density"`` on a backbone of self-supervised weights, ``batch_size=2048,
     max_epochs=10, lr=1e-4``.
 
-    Departures from the released code:
+    Differences from the released code:
 
-    - Default trainings are hundreds of steps long, not 9800. In so few, linear heads
+    - Default trainings have hundreds of steps, not 9800. In so few steps, linear heads
       leave clusters empty and no row reaches a threshold of 0.95, so heads and
-      threshold are those for ImageNet, beside the losses for CIFAR.
-    - Rows of larger clusters are asked first with either ``selection``. Labeled rows
-      are trained on like all others, but never chosen; clusters that hold one come
-      last.
-    - Empty clusters, an error there: the clusters with most rows per label give further
-      rows, the surest or densest left, copies of chosen rows last, with a warning.
-    - The running mean counts as 1e-8 at least; running sizes start at equal ones, and
-      stay where a batch has no row above the threshold.
+      threshold are those for ImageNet, with the losses for CIFAR.
+    - Rows of larger clusters come first with either ``selection``. Labeled rows are
+      trained on like all others, but never chosen; clusters that hold one come last.
+    - Empty clusters, which are an error in the released code, cause a warning: the
+      clusters with most rows per label give further rows, the most confident or densest
+      left, copies of chosen rows last.
+    - The running mean is at least 1e-8; running sizes start equal, and do not change if
+      a batch has no row above the threshold.
     - The released training loop for ImageNet leaves each epoch after one batch; this
       one does not.
 
-    Where every row is labeled nothing is chosen, but the clusters are learned.
+    If every row is labeled, nothing is chosen, but the clusters are learned.
 
     References
     ----------
@@ -481,22 +482,22 @@ class USLTSelector(
     def spread_labels(self, y, n_rows=20):
         """Give the labels of the chosen rows to the densest rows of their clusters.
 
-        So the authors prepare ImageNet for semi-supervised training: most of these
-        labels are right, and they cost nothing.
+        The authors prepare ImageNet for semi-supervised training in this way: most of
+        these labels are correct, and they cost nothing.
 
         Parameters
         ----------
         y : array-like of shape (n_rows,)
-            Labels, -1 where there is none. Of the chosen rows in the order of asking,
-            those that have one give it.
+            Labels, -1 for unlabeled rows. Chosen rows spread their labels in labeling
+            order.
         n_rows : int, default=20
-            Rows of each cluster that get a label, the chosen one among them where it is
-            the densest.
+            Rows of each cluster that get a label, including the chosen row if it is
+            among the densest.
 
         Returns
         -------
         y : ndarray of shape (n_rows,)
-            A copy, with labels where there were none.
+            A copy with the additional labels.
         """
         check_is_fitted(self)
         check_consistent_length(self.labels_, y)
@@ -523,9 +524,9 @@ class USLTSelector(
         n_open = int((~labeled & ~samples.bad).sum())
         if n_open < pool.n_samples:
             raise ValueError(
-                f"n_samples={pool.n_samples} rows are asked, but {samples.bad.sum()} "
-                f"files cannot be read, which leaves {n_open} without a label: ask for "
-                "fewer, or replace these files."
+                f"n_samples={pool.n_samples} rows are requested, but "
+                f"{samples.bad.sum()} files cannot be read, which leaves {n_open} "
+                "unlabeled rows: lower n_samples, or replace these files."
             )
         if self.head_used >= self.n_heads:
             raise ValueError(
@@ -591,7 +592,7 @@ class USLTSelector(
         )
 
     def _best_rows(self, pool, scores):
-        """Return the rows in the order of asking; warn if clusters have collapsed."""
+        """Return the rows in labeling order; warn if clusters have collapsed."""
         n_samples = pool.n_samples
         if not n_samples:
             return np.empty(0, np.int64)
@@ -605,14 +606,14 @@ class USLTSelector(
         n_used, share = int((sizes > 0).sum()), sizes.max() / sizes.sum()
         remedy = (
             f"Raise adjustment_weight={self.adjustment_weight} or batch_size="
-            f"{self.batch_size}, train longer, give reassign_interval, or look whether "
-            "the embedding tells the rows apart"
+            f"{self.batch_size}, train longer, set reassign_interval, or check that "
+            "the embedding separates the rows"
         )
         if n_open < n_samples and n_used < self.n_clusters_:
             warn(
                 f"Only {n_used} of {self.n_clusters_} clusters are in use, and "
                 f"{n_open} of them hold no labeled row: {n_samples - n_open} of the "
-                f"{n_samples} rows are further rows of large clusters. {remedy}.",
+                f"{n_samples} rows are additional rows of large clusters. {remedy}.",
                 CollapseWarning,
             )
         elif share > max(0.5, 3 / self.n_clusters_):

@@ -44,38 +44,39 @@ class _VAAL(AdversarialCodes):
 
 
 class VAALSelector(AdversarialRole, Learner):
-    """Choose the rows that look least like those that have a label.
+    """Select the rows that look least like the labeled rows.
 
-    An autoencoder gives every row a short code, and learns to make the codes of labeled
-    and unlabeled rows look alike; a second network, the discriminator, learns to tell
-    them apart. The rows of which it is surest that they have no label are chosen. What
-    the labels say is not used, and no classifier is needed. Read more in the
-    :ref:`User Guide <vaal>`.
+    An autoencoder maps every row to a short code, and learns to make the codes of
+    labeled and unlabeled rows look alike; a second network, the discriminator, learns
+    to tell them apart. The rows that it most confidently classifies as unlabeled are
+    chosen. The classes of the labels are not used, and no classifier is needed. Read
+    more in the :ref:`User Guide <vaal>`.
 
     Parameters
     ----------
     n_samples : int, float in (0, 1) or None
-        Number of rows to choose; a share of the rows without a label; None: a tenth of
-        them, at most 40.
+        Number of rows to choose; a float is a share of the unlabeled rows. None: a
+        tenth of them, at most 40.
     n_components : int
         Length of a code. Published: 32 for CIFAR.
     kl_weight : float
         Weight of the divergence of the codes from a normal distribution, >= 0. Paper:
         beta. Published: 1, on the sum.
     kl_reduction : {"mean", "sum"}
-        "mean": the divergence is a mean over rows and components, as the reconstruction
-        error is. "sum": their sum, as in the released code; see Notes.
+        "mean": the divergence is averaged over rows and components, like the
+        reconstruction error. "sum": it is summed, as in the released code; see Notes.
     adversary_weight : float
-        Weight of the autoencoder's wish to have all rows taken for labeled ones, >= 0.
+        Weight of the adversarial loss, by which the autoencoder makes all rows look
+        labeled, >= 0.
     vae_steps : int
-        The discriminator learns in one of so many steps of the autoencoder.
+        Steps of the autoencoder per step of the discriminator.
     width : int or "auto"
         Channels of the first of four convolutions, doubled from one to the next;
         vectors go through two layers of 8 times as many units. Published: 128, that is
-        128, 256, 512, 1024. "auto": 16, with which 2,000 images of 32 x 32 pixels take
-        two minutes on two cores.
+        128, 256, 512, 1024. "auto": 16; then 2,000 images of 32 x 32 pixels take two
+        minutes on two cores.
     max_epochs : int
-        Passes over the unlabeled rows, or over the labeled ones where these take more
+        Passes over the unlabeled rows, or over the labeled rows if that takes more
         steps. Published: 100 over all rows, with both kinds in every step.
     batch_size : int
         Labeled samples per step, and as many unlabeled ones; labeled rows are repeated
@@ -90,19 +91,19 @@ class VAALSelector(AdversarialRole, Learner):
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_samples,)
-        Chosen rows in the order of asking: the highest score first, the lowest row
-        number among equals.
+        Chosen rows in labeling order: the highest score first, ties by lowest row
+        number.
     scores_ : ndarray of shape (n_rows,)
-        Probability of having no label, after the discriminator; ``-inf`` for rows
-        labeled already and for files that cannot be read.
+        Probability of being unlabeled, from the discriminator; ``-inf`` for labeled
+        rows and for files that cannot be read.
     assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row, among vectors as they
-        are, among images by their codes; -1 for files that cannot be read.
+        Position in ``sample_indices_`` of the nearest chosen row, by the vectors
+        themselves or by the codes of images; -1 for files that cannot be read.
     net_ : skorch.NeuralNet
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``reconstruction``
         (mean squared error), ``kl`` (both kinds of rows together), ``adversary``,
         ``discriminator`` (the loss of each) and ``discriminator_accuracy`` (0.5:
-        chance). Not where every row is labeled.
+        chance). Absent if every row is labeled.
     encoder_ : nn.Module
         Trained encoder, without the layer that makes the codes.
     n_features_in_ : int
@@ -111,43 +112,44 @@ class VAALSelector(AdversarialRole, Learner):
     Raises
     ------
     ValueError
-        If no row has a label, if more rows are asked than have none, or if too few
-        files can be read.
+        If no row is labeled, if more rows are requested than are unlabeled, or if too
+        few files can be read.
 
     Warns
     -----
     CollapseWarning
-        If the codes tell nothing of the rows, or the discriminator is at chance at the
-        end: the choice is random then.
+        If the codes carry no information about the rows, or the discriminator is at
+        chance at the end; the choice is then random.
 
     See Also
     --------
     USLSelector : Needs no label: for the first choice.
-    CoreSetSelector : Rows far from all labeled ones, among vectors.
+    CoreSetSelector : Rows far from all labeled ones, for vectors.
 
     Notes
     -----
-    Images go through convolutions of 4 pixels with stride 2, batch normalization and
-    ReLU, as long as two pixels of a side remain (four layers from 32 pixels on),
-    mirrored by transposed convolutions; pixels are in [-1, 1]. Vectors are standardized
-    and go through dense layers. The discriminator is a perceptron of 512 and 512 units
-    that sees the mean of a code, not a draw.
+    Images pass through convolutions of 4 pixels with stride 2, batch normalization and
+    ReLU, while a side has at least two pixels (four layers from 32 pixels on), mirrored
+    by transposed convolutions; pixels are in [-1, 1]. Vectors are standardized and pass
+    through dense layers. The discriminator is a perceptron with two hidden layers of
+    512 units; its input is the mean of a code, not a sample.
 
-    On digits of which 100 of the classes 0 to 6 have a label, 31% of the other rows are
-    of the classes 7 to 9. Of 50 chosen rows 67% are (75% of vectors; means of three
-    seeds), with ``adversary_weight=0.1`` 76% (50%), and with the published
-    ``kl_weight=1, kl_reduction="sum"`` 41% (49%).
+    On digits with 100 labels in classes 0 to 6, 31% of the unlabeled rows are in
+    classes 7 to 9. Of 50 chosen rows, 67% are (75% with vectors; means of three seeds);
+    with ``adversary_weight=0.1``, 76% (50%); with the published ``kl_weight=1,
+    kl_reduction="sum"``, 41% (49%).
 
-    Departures from the released code:
+    Differences from the released code:
 
-    - The divergence is a mean and weighs 0.01. With the published sum and weight of 1
-      no code can pay for itself: the reconstruction error, a mean, cannot fall by more
-      than the variance of a pixel, while a nat of information about each row costs 128
-      per batch. The codes stay empty then, and the fit warns.
-    - Labeled and unlabeled rows pass the encoder together, so that batch
-      normalization cannot give each kind statistics of its own.
-    - The discriminator moves in the same step as the autoencoder, not after it. Neither
-      gets a gradient of the other's loss.
+    - The divergence is a mean with a weight of 0.01. With the published sum and weight
+      of 1, information in the codes costs more than it gains: the reconstruction error,
+      a mean, cannot fall by more than the variance of a pixel, while a nat of
+      information about each row costs 128 per batch. The codes then carry no
+      information, and the fit warns.
+    - Labeled and unlabeled rows pass through the encoder together, so that both kinds
+      share the same batch statistics.
+    - The discriminator is updated in the same step as the autoencoder, not after it.
+      Neither gets gradients from the other's loss.
     - ``width`` and ``max_epochs`` are smaller.
 
     References

@@ -357,7 +357,7 @@ REFUSED = {
         pd.DataFrame({"label": [0] * N, "image": list(IMAGES)}),
         r"X\['image'\]",
     ),
-    "Dataset of texts in pairs": (Pairs(lambda row: 3.5), "no image"),
+    "Dataset of texts in pairs": (Pairs(lambda row: 3.5), "not an image"),
     "object": (np.array([[object()] * 2] * 3), "holds no numbers"),
     "vectors in a Series": (pd.Series([[0.5, 1.0]] * 4), r"np\.stack\(list\(X\)\)"),
     "meta tensor": (torch.zeros(4, 3, device="meta"), "meta device.*holds no values"),
@@ -528,5 +528,5 @@ def test_paths_as_bytes_are_told_from_encoded_images(paths):
     with pytest.raises(ValueError, match=r"path as bytes: give os\.fsdecode"):
         check_samples(Face(), [str(path).encode() for path in paths], True)
     for content in (b"<html>not found.</html>", b"a\n.png", b"\xff.png", b"x" * 2000):
-        with pytest.raises(ValueError, match="cannot identify it as an image"):
+        with pytest.raises(ValueError, match="not an image in a supported"):
             check_samples(Face(image_size=8), [content], True)

@@ -210,7 +210,7 @@ def test_floats_are_refused_where_fit_has_seen_none(tmp_path):
     embedder = AutoencoderTransformer(max_steps=1, batch_size=2).fit(bytes_)
     assert "_value_range" not in vars(embedder)
     floats = write_floats(tmp_path / "f", 3.0)
-    with pytest.raises(ValueError, match=r"0\.tif.*from -100.*nothing says"):
+    with pytest.raises(ValueError, match=r"0\.tif.*from -100.*it is unknown"):
         embedder.transform(floats)
 
 

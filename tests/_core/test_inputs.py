@@ -273,6 +273,26 @@ def test_files_are_decoded_once_at_a_time(folder, monkeypatch, in_memory):
     assert len(decoded) == (6 if in_memory else 12)
 
 
+@pytest.mark.parametrize("size", [None, 6])
+def test_heads_are_looked_at_once(folder, monkeypatch, size):
+    monkeypatch.setattr(image_files, "_CACHE_BYTES", 100)
+    looked, look = [], image_files.look
+    monkeypatch.setattr(
+        image_files, "look", lambda image: looked.append(1) or look(image)
+    )
+    check_samples(Face(image_size=size), paths(folder), True)
+    assert len(looked) == 6
+
+
+def test_rows_keep_their_order_however_many_a_thread_is_given(folder):
+    some = paths(folder)
+    many = [some[i % 6] for i in np.random.default_rng(0).permutation(1500)]
+    files = image_files.ImageFiles(many, (4, 5))
+    told = []
+    assert files.map(lambda row: row, range(1500), told.append) == [*range(1500)]
+    assert sum(told) == 1500
+
+
 def test_missing_file_is_named(folder):
     with pytest.raises(ValueError, match="nowhere.png"):
         check_samples(Face(), [*paths(folder), "nowhere.png"], True)
@@ -442,15 +462,15 @@ def test_images_of_the_scale_of_fit_pass(x):
             np.full((4, 3, 3), 0.5),
             "from 0.5 to 0.5, .* 0 to 255: multiply",
         ),
-        ((0.0, 255.0), np.linspace(-2, 2.5, 36), "from -2 to 2.5, .* 255: do to"),
+        ((0.0, 255.0), np.linspace(-2, 2.5, 36), "from -2 to 2.5, .* 255: scale"),
         ((0.0, 1.0), np.full((4, 3, 3), 200.0), "from 200 to 200, .* 0 to 1: divide"),
         ((0.0, 1.0), np.full((4, 3, 3), 200, np.uint8), "from 200 to 200.*divide"),
         (
             (-8.0, 8.0),
             np.full((4, 3, 3), 200, np.uint8),
-            "from 200 to 200, .* -8 to 8: do",
+            "from 200 to 200, .* -8 to 8: scale",
         ),
-        ((0.0, 1.0), np.linspace(-1, 1, 36), "from -1 to 1, .* from 0 to 1: do"),
+        ((0.0, 1.0), np.linspace(-1, 1, 36), "from -1 to 1, .* from 0 to 1: scale"),
     ],
 )
 def test_images_of_another_scale_are_refused(fitted, X, message):
@@ -483,5 +503,5 @@ def test_sizes_that_are_none_are_refused(size, tmp_path):
     for i in range(3):
         files.append(str(tmp_path / f"{i}.png"))
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(files[-1])
-    with pytest.raises(ValueError, match=r"image_size=.* is no size"):
+    with pytest.raises(ValueError, match=r"image_size=.* is not a size"):
         check_samples(Face(image_size=size), files, True)

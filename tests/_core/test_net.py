@@ -386,10 +386,27 @@ def test_methods_train_in_parts(cls):
 
 def test_compiled_parts_keep_their_names(monkeypatch):
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
-    plain, fast = net(), net(compile=True)
-    assert compiled == [fast.module_.layer]
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self, **how: compiled.append((self, how))
+    )
+    plain, fast = net(), net(compile=True, compile__mode="reduce-overhead")
+    assert compiled == [(fast.module_.layer, {"mode": "reduce-overhead"})]
     assert plain.module_.state_dict().keys() == fast.module_.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["simclr", "fixmatch"])
+def test_a_compiled_training_is_the_same(name):
+    X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    y = np.where(np.arange(40) < 8, np.arange(40) % 2, -1)
+    # traced, and run by torch's own kernels
+    compiled = {"compile": True, "compile__backend": "aot_eager"}
+    given = {"device": "cpu", "random_state": 0}
+    plain, fast = (
+        ESTIMATORS[name](net_params=how, **given).fit(X, y) for how in (None, compiled)
+    )
+    states = (own.net_.module_.state_dict() for own in (plain, fast))
+    for before, now in zip(*(state.values() for state in states), strict=True):
+        assert torch.equal(torch.as_tensor(before), torch.as_tensor(now))
 
 
 # -- checkpoints and interrupts

@@ -207,13 +207,13 @@ def test_preprocessing_by_hand_and_what_a_network_says_of_itself():
         ({"preprocessing": {"mean": (1, 2)}}, r"mean=\[1.0, 2.0\]"),
         ({"preprocessing": {"std": 0}}, "std that is not above 0"),
         ({"preprocessing": Processor(do_resize=True, size={"a": 1})}, "no height"),
-        ({"weights": None}, "weights=None has no meaning"),
+        ({"weights": None}, "weights=None has no effect"),
         ({"pooling": "token"}, "without pooling='token'"),
         ({"weights": ["a", "b"], "backbone": ["resnet18"]}, "weights holds 2 values"),
         ({"backbone": []}, "holds no encoder"),
         ({"backbone": ["resnet18", 3], "weights": None}, "backbone=3 is neither"),
         ({"backbone": nn.Linear(5, 2)}, "cannot turn images of 16x16 pixels"),
-        ({"backbone": nn.Flatten(0)}, "gives neither vectors"),
+        ({"backbone": nn.Flatten(0)}, "returns neither vectors"),
     ],
 )
 def test_wrong_values_are_told(parameters, text):

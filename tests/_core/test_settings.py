@@ -124,7 +124,7 @@ class Rows(nn.Module):
 @pytest.mark.parametrize("name", ["weak_augment", "strong_augment"])
 def test_a_policy_that_gives_no_views_is_named(name, value, found):
     clf = FixMatchClassifier(max_steps=1, batch_size=8, **{name: value})
-    with pytest.raises(ValueError, match=f"{name}=.* gives .*{found}.*floats"):
+    with pytest.raises(ValueError, match=f"{name}=.* returns .*{found}.*floats"):
         clf.fit(X, Y)
 
 

@@ -284,7 +284,7 @@ def test_a_probe_of_one_label_a_class_and_of_a_class_without():
 
 
 def test_a_ruined_embedding_is_told_of(embedder):
-    with pytest.warns(CollapseWarning, match="A probe on the embedding was surer"):
+    with pytest.warns(CollapseWarning, match="A linear probe on the embedding"):
         # each view is one of another row
         settings = {"augment": lambda x: x.roll(1, 0), "backbone_lr": 1.0}
         make(SupervisedClassifier, embedder, max_steps=30, **settings).fit(X, Y)

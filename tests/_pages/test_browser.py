@@ -309,7 +309,7 @@ def test_why_nothing_is_learned_is_told(page, start):
     url, session, _ = start(4)
     page.open(url)
     session.not_learned(RuntimeError("no <b>memory</b>"))
-    told = "Nothing more is learned (RuntimeError: no <b>memory</b>)"
+    told = "Learning has stopped (RuntimeError: no <b>memory</b>)"
     page.until(lambda: told in page.text("insight"))
 
 

@@ -68,7 +68,7 @@ def test_the_token_becomes_a_cookie_that_scripts_cannot_read(stranger):
 @pytest.mark.parametrize("token", [None, "", "wrong", f"{TOKEN}x", "\u00fc"])
 def test_nothing_is_shown_without_the_token(stranger, path, token):
     found = stranger.get(path, params=token and {"token": token})
-    assert found.status_code == 403 and "whole address" in found.json()["error"]
+    assert found.status_code == 403 and "full address" in found.json()["error"]
     stranger.cookies.set(f"sklabel-{PORT}", token or "other")
     if token != "\u00fc":
         assert stranger.get(path).status_code == 403
@@ -363,7 +363,7 @@ def test_a_fault_of_ours_is_one_line(paths, session, capsys):
         assert client.get(f"{there}/pulse", headers=upgrade).status_code == 200
     server.stop()
     err = capsys.readouterr().err
-    assert err == "sklabel: the page has failed (RuntimeError: not expected).\n"
+    assert err == "sklabel: error in the page (RuntimeError: not expected).\n"
 
 
 def test_ctrl_c_ends_the_server_in_order(paths, session, monkeypatch):

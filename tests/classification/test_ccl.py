@@ -278,7 +278,7 @@ def test_without_a_decoder_it_takes_other_embedders():
     assert clf.class_centers_.shape == (2, 128)
     with pytest.raises(ValueError, match="SimCLRTransformer has no decoder"):
         short(embedder=embedder).fit(X, Y)
-    with pytest.raises(ValueError, match="embedder=PCA trains no network"):
+    with pytest.raises(ValueError, match="embedder=PCA has no network"):
         short(embedder=PCA(2), reconstruction_weight=0).fit(X, Y)
 
 

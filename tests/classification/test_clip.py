@@ -616,7 +616,7 @@ def test_one_file_that_can_be_read_is_enough_without_fit(tmp_path):
         ({}, [0, 1], "X has 240 rows, y has 2"),
         ({"few_shot": "linear"}, None, "no labeled row"),
         ({"few_shot": "adapter"}, np.full(240, -1), "no labeled row"),
-        ({"embedder": None}, None, "trained on labeled rows of two classes"),
+        ({"embedder": None}, None, "labeled rows of at least two classes"),
         ({"embedder": None}, np.zeros(240, int), "two classes"),
     ],
 )
@@ -631,5 +631,5 @@ def test_embedders_that_cannot_be(embedder):
         tiny(NAMES, embedder=SimCLRTransformer()).fit(X, Y)
     with pytest.raises(ValueError, match="fitted on samples of shape"):
         tiny(NAMES, embedder=embedder).fit(X[:, :5])
-    with pytest.raises(NotFittedError, match="frozen, but not fitted"):
+    with pytest.raises(NotFittedError, match="frozen but not fitted"):
         tiny(NAMES, embedder=FrozenEstimator(CLIPTransformer())).fit(X, Y)

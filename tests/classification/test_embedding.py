@@ -16,6 +16,7 @@ from sklearn.semi_supervised import LabelSpreading
 
 import sklabel
 from sklabel.classification import EmbeddingClassifier
+from sklabel.classification._embedding import _ProbeAndGraph
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
 from sklabel.metrics import expected_calibration_error
 from sklabel.model_selection import LabeledKFold
@@ -87,6 +88,29 @@ def test_new_rows_are_as_good_as_those_of_fit():
     assert clf.score(X[1200:], TRUTH[1200:]) > known - 0.08
     np.testing.assert_array_equal(
         clf.transduction_[y[:1200] < 0], clf.predict(X[:1200])[y[:1200] < 0]
+    )
+
+
+def test_many_rows_take_the_neighbors_of_the_graph(monkeypatch):
+    y, weights = draw(100, 0), np.ones(len(X))
+    weights[np.flatnonzero(y >= 0)[0]] = 0  # it is no row of the graph
+    expected = fit(y).fit(X, y, weights)
+    monkeypatch.setattr("sklabel.classification._embedding._MANY_ROWS", 1000)
+    asked = []
+    spread = _ProbeAndGraph.spread
+    monkeypatch.setattr(
+        _ProbeAndGraph,
+        "spread",
+        lambda self, z: asked.append(len(z)) or spread(self, z),
+    )
+    found = fit(y).fit(X, y, weights)
+    assert sum(asked) < 2 * len(X)  # before it was all of them, in both fits
+    np.testing.assert_array_equal(found.transduction_, expected.transduction_)
+    assert found.calibration_temperature_ == pytest.approx(
+        expected.calibration_temperature_, abs=1e-5
+    )
+    np.testing.assert_allclose(
+        found.predict_proba(X), expected.predict_proba(X), atol=1e-5
     )
 
 

@@ -63,7 +63,9 @@ def test_the_loss_is_that_of_the_paper(hard):
     module = clf.net_.module_.eval()  # plain normalization: rows stand for themselves
     x, y = torch.from_numpy(X[:40]), torch.from_numpy(Y[:40])
     y = y.where(y >= 0, -1 - torch.arange(40))  # an unlabeled row is told by its number
-    module.thresholds, module.predicted = FixedThreshold(0.6), PredictedClasses(40)
+    # as the classifier makes it
+    module.thresholds = FixedThreshold(0.6, temperature=0.5 if hard else 1.0)
+    module.predicted = PredictedClasses(40)
     loss, figures = module.loss(x, y)
     assert figures["pseudo_label_agreement"] == 0  # nothing was predicted before
     assert module.loss(x, y)[1]["pseudo_label_agreement"] == 1
@@ -185,7 +187,7 @@ def test_weights_that_make_no_sense_are_refused():
         (-np.ones(80), "not negative"),
         (
             np.zeros(80),
-            "None of the 10 labeled rows is of use: .* sample_weight or class_weight "
+            "None of the 10 labeled rows can be used: .* sample_weight or class_weight "
             "is",
         ),
         (np.full(80, np.nan), "finite"),
@@ -196,7 +198,7 @@ def test_weights_that_make_no_sense_are_refused():
         ({"cat": 2}, r"class_weight names \['cat'\]"),
         ({0: -1}, "class_weight={0: -1} must be finite and not negative"),
         ({0: np.nan}, "finite"),
-        ({0: 0, 1: 0}, "None of the 10 labeled rows is of use"),
+        ({0: 0, 1: 0}, "None of the 10 labeled rows can be used"),
     ):
         with pytest.raises(ValueError, match=message):
             short(class_weight=class_weight).fit(X, Y)
@@ -321,7 +323,7 @@ def test_labels_on_unreadable_files_only_are_refused(tmp_path):
         (tmp_path / f"{i}.png").write_bytes(b"no image")
     files = sorted(map(str, tmp_path.glob("*.png")))
     clf = FixMatchClassifier(max_steps=1, on_error="skip", image_size=8)
-    with pytest.raises(ValueError, match="None of the 2 labeled rows is of use"):
+    with pytest.raises(ValueError, match="None of the 2 labeled rows can be used"):
         with pytest.warns(UserWarning, match="2 of 6"):
             clf.fit(files, [0, 1, -1, -1, -1, -1])
 

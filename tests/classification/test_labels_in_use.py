@@ -126,7 +126,9 @@ def test_batches_of_one_labeled_row(cls):
 def test_a_class_whose_labels_are_of_no_use_is_named():
     y = np.array(["ant", "bee", "cat"] * 10, object)
     clf = SupervisedClassifier(max_steps=2, random_state=0)
-    with pytest.warns(UserWarning, match="No labeled row of class bee, cat is of use"):
+    with pytest.warns(
+        UserWarning, match="No labeled row of class bee, cat can be used"
+    ):
         clf.fit(numbered(30), y, y == "ant")
     clf.set_params(class_weight={"bee": 0})
     with pytest.warns(
@@ -140,7 +142,7 @@ def test_a_score_names_what_is_wrong():
     clf.fit(numbered(30), np.arange(30) % 2)
     with pytest.raises(ValueError, match="X has 30 rows, y has 20"):
         clf.score(numbered(30), np.arange(20) % 2)
-    with pytest.raises(ValueError, match="must not be 0 for every labeled row"):
+    with pytest.raises(ValueError, match="is 0 for every labeled row"):
         clf.score(numbered(30), np.arange(30) % 2, np.zeros(30))
     with pytest.raises(ValueError, match="finite and not negative"):
         clf.score(numbered(30), np.arange(30) % 2, -np.ones(30))
@@ -222,7 +224,7 @@ def test_what_is_set_is_no_remedy():
     with pytest.warns(CollapseWarning) as seen:
         settings = {"class_weight": "balanced", "class_thresholds": True}
         clf._check_shares(shares, prior, "rows", 100, "a longer fit", **settings)
-    text = "try class_thresholds=True or a longer fit or more labels of what is rare."
+    text = "try class_thresholds=True or a longer fit or more labels of rare classes."
     assert str(seen[0].message).endswith(text)
 
 

@@ -238,7 +238,7 @@ def test_other_embedders():
         ).fit(X, Y)
         assert len(fitted.net_.module_.teacher.project) == n_layers
         assert fitted.predict_proba(X).shape == (80, 2)
-    with pytest.raises(ValueError, match="embedder=PCA trains no network"):
+    with pytest.raises(ValueError, match="embedder=PCA has no network"):
         SimCLRv2Classifier(PCA(2)).fit(X, Y)
 
 

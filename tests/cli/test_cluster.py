@@ -21,7 +21,7 @@ def test_more_groups_than_different_images(argv, here, capsys):
         Image.new("RGB", (16, 16), "red").save(path)
     assert main([*argv, "--n-clusters", "3"]) == 0
     said = capsys.readouterr().out
-    assert "in 1 group (--n-clusters 3 is more than the different images)" in said
+    assert "--n-clusters 3 is more than the number of different images)" in said
 
 
 def test_the_next_command_replaces_nothing(argv, capsys):

@@ -167,12 +167,12 @@ def test_auto_without_a_network(photos, offline, briefly, capsys):
     assert len(offline) == 1 and time.monotonic() - start < 60
     said = [line for line in err.splitlines() if line.startswith("sklabel: ")]
     assert "could not be downloaded" in said[0] and "--weights FILE" in said[0]
-    assert "SimCLR learns from nothing" in said[1] and "400 steps" in said[1]
+    assert "SimCLR is trained on these" in said[1] and "400 steps" in said[1]
     assert "minute" in said[1]
     assert "--embedder simclr" in out
     # what was learned is kept, for the same images and settings
     run(*argv, "--embedder", "simclr")
-    assert "of before is used" in capsys.readouterr().err
+    assert "earlier SimCLR embedding is used" in capsys.readouterr().err
 
 
 def test_auto_with_weights_that_are_there(photos, offline, capsys, monkeypatch):
@@ -204,7 +204,7 @@ def test_a_server_that_says_nothing(monkeypatch):
 def test_small_images_are_learned_from(here, briefly, capsys):
     run("select", "photos", "--n-samples", "3", "--image-size", "16")
     out, err = capsys.readouterr()
-    assert "see little in images of 16 pixels" in err and "minute" in err
+    assert "do not work well on images of 16 pixels" in err and "minute" in err
     assert "--embedder simclr" in out
 
 
@@ -258,9 +258,9 @@ def test_damage_in_what_is_kept(here, cache, capsys):
     [
         ("--embedder mobilenet", "no model folder mobilenet, and .*did you mean"),
         ("--embedder mobilenet_v2 --weights no.pt", "no.pt"),
-        ("--embedder squeezenet1_1+simclr", "and 'simclr' is none"),
-        ("--embedder squeezenet1_1+", "and '' is none"),
-        ("--embedder auto+squeezenet1_1", "and 'auto' is none"),
+        ("--embedder squeezenet1_1+simclr", "and 'simclr' is not one"),
+        ("--embedder squeezenet1_1+", "and '' is not one"),
+        ("--embedder auto+squeezenet1_1", "and 'auto' is not one"),
         ("--embedder nosuch+squeezenet1_1", "'nosuch' is unknown"),
         ("--embedder squeezenet1_1 --weights a+b", "names 2 .* 1 encoders"),
         ("--embedder=", "--embedder is empty"),

@@ -26,9 +26,10 @@ def test_predictions_of_a_list(compared, capsys):
     argv = ["evaluate", "truth.csv", "photos", "--predictions", "said.csv"]
     assert main([*argv, "--out", "wrong.csv"]) == 0
     out = capsys.readouterr().out
-    assert "9 images with a label and a prediction; 1 whose label was given" in out
+    assert "9 images with a label and a prediction; 1 left out, whose label" in out
     low, high = evaluate.interval(7, 9)
-    assert f"77.8 % are right, between {100 * low:.0f} and {100 * high:.0f} %" in out
+    assert "77.8 % are right" in out
+    assert f"(95 % interval: {100 * low:.0f} to {100 * high:.0f} %)" in out
     assert re.search(r"red +4 +4 +75 % +75 %", out)
     assert re.search(r"blue +5 +4 +100 % +80 %", out)
     assert re.search(r"green +0 +1 +0 % +-", out)
@@ -78,9 +79,9 @@ def test_the_interval_holds_the_truth():
         ("evaluate truth.csv photos", "one of the arguments --model --predictions"),
         ("evaluate truth.csv photos --model nowhere", "no model folder nowhere"),
         ("evaluate photos --predictions said.csv", "CSV is missing|comes first"),
-        ("evaluate empty.csv photos --predictions said.csv", "no given label"),
-        ("evaluate truth.csv photos --predictions truth.csv", "no prediction for"),
-        ("evaluate said.csv photos --predictions said.csv", "no prediction for"),
+        ("evaluate empty.csv photos --predictions said.csv", "no label from a person"),
+        ("evaluate truth.csv photos --predictions truth.csv", "no labeled image has"),
+        ("evaluate said.csv photos --predictions said.csv", "no labeled image has"),
     ],
 )
 def test_wrong_input(compared, capsys, argv, said):

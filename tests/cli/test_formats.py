@@ -72,9 +72,7 @@ def test_the_next_classes_come_back(here, to, capsys):
     ]
     write(entries)
     argv = ["export", "labels.csv", "photos", "--to", to, "--out", "x", "--top"]
-    assert "write more of them with sklabel fit --top 4" in complaint(
-        capsys, *argv, "4"
-    )
+    assert "write more with sklabel fit --top 4" in complaint(capsys, *argv, "4")
     assert main([*argv, "3"]) == 0
     assert main(["import", "x", "--out", "back.csv"]) == 0
     assert rows("back.csv") == rows("labels.csv")
@@ -184,7 +182,7 @@ def test_wrong_exports(labeled, capsys):
     shutil.copy("photos/0.png", "photos/0.jpg")
     write([lists.given_entry(n, "red") for n in ("0.png", "0.jpg")], "two.csv")
     said = complaint(capsys, "export", "two.csv", "photos", "--to", "fiftyone")
-    assert "'0'" in said and "without their ending" in said
+    assert "'0'" in said and "without their extension" in said
 
 
 # -- files as other programs write them
@@ -295,14 +293,14 @@ def test_what_fits_no_format(here, capsys):
     assert "--folder" in said
     for content, reason in (
         ("{", "is not JSON"),
-        ("[]", "neither"),
-        ('{"a": 1}', "neither"),
+        ("[]", "is not a JSON file of"),
+        ('{"a": 1}', "is not a JSON file of"),
         ('[{"data": {"text": "x"}, "annotations": []}]', "Give --path-column"),
-        ('{"images": [{}], "annotations": []}', "is no COCO file"),
-        ('{"images": 3, "annotations": []}', "is no COCO file"),
+        ('{"images": [{}], "annotations": []}', "is not a COCO file"),
+        ('{"images": 3, "annotations": []}', "is not a COCO file"),
         ('{"classes": ["a"], "labels": {"0": 4}}', "class 4 of 1"),
         ('[{"data": {"image": "0.png"}, "annotations": 7}]', "there is no label"),
-        ("[" * 100000, "is not JSON"),
+        ("[" * 100000, "nested too deeply"),
     ):
         Path("odd.json").write_text(content)
         assert reason in complaint(capsys, "import", "odd.json", "--out", "o.csv")

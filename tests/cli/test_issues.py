@@ -69,7 +69,7 @@ def test_issues(argv, capsys):
     assert rows["22.png"]["source"] == "predicted"
     assert list(rows)[0] in ("5.png", "20.png")
     assert not {"2.png", "3.png", "0.png"} & set(rows)
-    n = f"{len(rows)} images to look at in issues.csv: "
+    n = f"{len(rows)} images to check in issues.csv: "
     n += "suspicious label 2, exact copy 1, near duplicate 1, blank "
     assert n in said
     # the labels are those of before
@@ -96,7 +96,7 @@ def test_broken_files_and_nothing_to_look_at(argv, here, capsys):
     write_csv("wrong.csv", [(f"{i}.png", color_of(f"{i}.png")) for i in range(6)])
     assert main(argv) == 0
     said = capsys.readouterr().out
-    assert "No image to look at" in said or ": odd" in said
+    assert "No image to check" in said or ": odd" in said
     break_file(here / "photos" / "9.png")
     assert main([*argv, "--skip-broken"]) == 0
     rows = {row["path"]: row for row in read_csv("issues.csv")}

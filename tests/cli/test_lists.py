@@ -125,7 +125,7 @@ def test_strangers_are_named_with_their_line(here):
     ):
         labels("a.csv")
     write_csv("a.csv", [("notes.txt", "red")])
-    with pytest.raises(ValueError, match="line 2.*in photos but is no image that is"):
+    with pytest.raises(ValueError, match="line 2.*in photos but is not a readable"):
         labels("a.csv")
     write_csv("a.csv", [("", "red")])
     with pytest.raises(ValueError, match="a.csv, line 2: the label 'red' has no path"):

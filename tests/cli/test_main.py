@@ -89,7 +89,7 @@ def test_no_command_and_help(capsys):
 
 
 def test_an_unknown_command(wrong_input_is_refused):
-    wrong_input_is_refused("guess photos", "'guess' is no command")
+    wrong_input_is_refused("guess photos", "'guess' is not a command")
 
 
 def test_interrupted(here, capsys, monkeypatch):

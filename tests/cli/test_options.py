@@ -107,7 +107,7 @@ def test_the_printed_command_runs(here, capsys, keep):
 @pytest.mark.parametrize(
     "argv, said",
     [
-        ("selct photos", "'selct' is no command. Did you mean select?"),
+        ("selct photos", "'selct' is not a command. Did you mean select?"),
         ("fit filled.csv photos --lable-column x", "Did you mean --label-column"),
         ("fit filled.csv photos --sed=3", "Did you mean --seed.*sklabel fit --help"),
         ("select photos --threshold 3", r"--threshold 3 \(see sklabel select --help"),

@@ -124,7 +124,7 @@ def test_nothing_is_written_where_nothing_is_changed(labeled, review):
     [
         (["photos"], "CSV is missing"),
         (["photos", "given.csv"], "the CSV comes first"),
-        (["given.csv", "given.csv", "photos"], "written into one list, and 2 are"),
+        (["given.csv", "given.csv", "photos"], "written into one list, but 2 are"),
         (["nothing.csv", "photos"], "nothing.csv"),
         (["given.csv", "photos", "--port", "99999"], "more than 65535"),
     ],

@@ -220,7 +220,7 @@ def test_restarts_are_the_same_after_a_break(tmp_path, monkeypatch):
 
 
 def test_a_batch_that_is_too_small_for_its_clusters_is_said():
-    with pytest.warns(UserWarning, match="A batch of 8 pairs says little of the 100 "):
+    with pytest.warns(UserWarning, match="A batch of 8 pairs is too small to"):
         short(n_clusters=10, batch_size=8, n_repeats=1, max_steps=2).fit(X)
 
 

@@ -245,7 +245,7 @@ def test_a_prior_is_followed():
     "prior, message",
     [
         ([1, 2, 3], r"prior.*\(3,\)"),
-        ([0, 0], r"prior=\[0, 0\] must hold shares that are finite"),
+        ([0, 0], r"prior=\[0, 0\] must hold finite shares"),
         ([1, -1], "not negative"),
         ([1, np.inf], "finite"),
     ],
@@ -267,7 +267,7 @@ def test_the_score_of_x_is_minus_that_of_the_kept_epoch(prior):
     assert clusterer.n_clusters_ == 3
     assert clusterer.score(X) == pytest.approx(-lowest, rel=1e-4)
     assert clusterer.score(X[:40]) > 0
-    with pytest.raises(ValueError, match="less than two rows"):
+    with pytest.raises(ValueError, match="fewer than two rows"):
         clusterer.score(X[:1])
     embedder = FrozenEstimator(SimCLRTransformer(max_steps=9, random_state=0).fit(X))
     clusterer = quiet(short(**settings, prior=prior, embedder=embedder), X)

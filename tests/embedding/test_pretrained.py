@@ -26,6 +26,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted
 
 import sklabel
+from sklabel._core import vector_cache
+from sklabel._core.image_files import ImageFiles
 from sklabel._core.inputs import check_samples
 from sklabel._core.samples import Samples
 from sklabel.classification import FixMatchClassifier
@@ -645,8 +647,8 @@ def test_files_that_do_not_fit_are_told_in_one_line(tmp_path):
         "trap.pt": "Python objects",
         "gone.pt": "does not exist",
         ".": "is a folder",
-        **{f"{n}.safetensors": "cut off" for n in (0, 5, 1000)},
-        **{f"{n}.pt": "cut off" for n in (0, 5, 1000)},
+        **{f"{n}.safetensors": "incomplete" for n in (0, 5, 1000)},
+        **{f"{n}.pt": "incomplete" for n in (0, 5, 1000)},
     }.items():
         with pytest.raises(ValueError, match=message) as caught:
             load_weights_(net, tmp_path / name, heads=["fc"])
@@ -654,7 +656,7 @@ def test_files_that_do_not_fit_are_told_in_one_line(tmp_path):
         assert text.startswith(f"weights={str(tmp_path / name)!r}"), text
         assert len(text.splitlines()) == 1 and len(text) < 600
     for path in tmp_path.glob("*9*.*"):
-        with pytest.raises(ValueError, match="cut off"):
+        with pytest.raises(ValueError, match="incomplete"):
             load_weights_(net, path)
     assert not trap.exists()
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
@@ -679,10 +681,10 @@ def test_files_that_do_not_fit_are_told_in_one_line(tmp_path):
         ({"pooling": "max"}, "pooling='max' is not for"),
         ({"backbone": "timm/test_resnet", "pooling": "token"}, "no class token"),
         ({"backbone": "timm/test_vit", "input_size": 97}, "input_size=.*divisible"),
-        ({"input_size": (64,)}, r"input_size=\(64,\) is no size.*height, width"),
-        ({"input_size": (32, 32, 3)}, r"input_size=\(32, 32, 3\) is no size"),
-        ({"input_size": (0, 32)}, r"input_size=\(0, 32\) is no size"),
-        ({"input_size": (9.5, 32)}, r"input_size=\(9.5, 32\) is no size"),
+        ({"input_size": (64,)}, r"input_size=\(64,\) is not a size.*height, width"),
+        ({"input_size": (32, 32, 3)}, r"input_size=\(32, 32, 3\) is not a size"),
+        ({"input_size": (0, 32)}, r"input_size=\(0, 32\) is not a size"),
+        ({"input_size": (9.5, 32)}, r"input_size=\(9.5, 32\) is not a size"),
         ({"batch_size": 0}, "batch_size"),
         ({"precision": "half"}, "precision"),
         ({"pooling": "sum"}, "pooling"),
@@ -700,7 +702,7 @@ def test_a_wrong_parameter_is_named(parameters, message):
 
 @pytest.mark.parametrize("size", [(64,), (32, 32, 3), (-1, 32)])
 def test_a_wrong_size_of_files_is_named(size, files):
-    with pytest.raises(ValueError, match="image_size=.* is no size.*height, width"):
+    with pytest.raises(ValueError, match="image_size=.* is not a size.*height, width"):
         tiny(image_size=size).fit(files)
 
 
@@ -857,6 +859,31 @@ def test_files_are_known_by_their_content(embedded, tmp_path, files):
     np.testing.assert_allclose(cached.transform([moved])[0], first[5], 1e-4, 1e-5)
 
 
+def test_a_file_is_read_once_for_its_digest(tmp_path, monkeypatch, files):
+    mine = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, other in zip(mine, files, strict=False):
+        path.write_bytes(Path(other).read_bytes())
+    read, update = [], ImageFiles.update_digest
+    monkeypatch.setattr(
+        ImageFiles,
+        "update_digest",
+        lambda self, row, digest: read.append(row) or update(self, row, digest),
+    )
+    cached = tiny(cache_dir=tmp_path / "cache").fit(mine)
+    cached.transform(mine)
+    first = cached.transform(mine)
+    assert len(read) == 6  # they are so new that they may change without a sign
+    monkeypatch.setattr(vector_cache, "_TICK", 0)
+    read.clear()
+    for _ in range(3):
+        np.testing.assert_array_equal(cached.transform(mine), first)
+    assert len(read) == 3
+    mine[1].write_bytes(Path(files[5]).read_bytes())  # shows by its size or time
+    Z = cached.transform(mine)
+    assert len(read) == 4 and not np.array_equal(Z[1], first[1])
+    np.testing.assert_array_equal(Z[[0, 2]], first[[0, 2]])
+
+
 def test_a_search_embeds_once(embedded, tmp_path):
     y = np.arange(12) % 2
     pipe = make_pipeline(tiny(cache_dir=tmp_path), LogisticRegression())
@@ -968,7 +995,7 @@ def test_images_are_read_alike_whatever_fit_has_seen():
 def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(tmp_path):
     (tmp_path / "file").write_text("no folder")
     expected = tiny().fit_transform(X)
-    with pytest.warns(UserWarning, match="cannot be written.*not kept"):
+    with pytest.warns(UserWarning, match="cannot be written.*not saved"):
         found = tiny(cache_dir=tmp_path / "file").fit_transform(X)
     np.testing.assert_array_equal(found, expected)
 

@@ -171,7 +171,7 @@ def test_the_rate_ends_where_it_is_told():
     assert rates[-1] == pytest.approx(0.05, rel=1e-2) and max(rates) <= 0.2
     scaled = short(**settings, batch_size=32, lr_scaling="linear").fit(X)
     np.testing.assert_allclose(scaled.net_.history[:, "lr"], np.multiply(rates, 1 / 8))
-    with pytest.raises(ValueError, match='final_lr=0.05 is where schedule="cosine"'):
+    with pytest.raises(ValueError, match='final_lr=0.05 is for schedule="cosine"'):
         short(schedule="constant", final_lr=0.05).fit(X)
     with pytest.raises(ValueError, match="final_lr=1 is larger than lr=0.5"):
         short(lr=0.5, final_lr=1).fit(X)

@@ -164,7 +164,7 @@ def test_jobs_and_kept_names():
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="none of .predict., .predict_proba."):
+    with pytest.raises(ValueError, match="not one of .predict., .predict_proba."):
         labeled_cross_val_predict(Memory(), X, Y, method="decision_function")
     with pytest.raises(ValueError, match="no labeled row"):
         labeled_cross_val_predict(Memory(), X, np.full(N, -1))

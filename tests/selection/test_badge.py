@@ -353,7 +353,7 @@ def test_files_that_cannot_be_read_are_not_chosen():
     selector = BADGESelector(2, classifier=frozen(_Knows(p))).fit(X, y)
     assert sorted(selector.sample_indices_.tolist()) == [0, 2]
     assert selector.scores_[1] == -np.inf
-    with pytest.raises(ValueError, match="leaves 2 without a label"):
+    with pytest.raises(ValueError, match="leaves 2 unlabeled rows"):
         clone(selector).set_params(n_samples=3).fit(X, y)
 
 
@@ -368,7 +368,7 @@ def test_images_need_a_classifier_for_images(digits):
     want = BADGESelector(5, random_state=0).fit_select(X, y)
     np.testing.assert_array_equal(rows, want)
     p = np.full((200, 2), 0.5)
-    with pytest.raises(ValueError, match="no features to look at"):
+    with pytest.raises(ValueError, match="no features other than X"):
         BADGESelector(5, classifier=frozen(_Knows(p))).fit(images, y)
     with pytest.raises(ValueError, match="classifier' parameter"):
         BADGESelector(5, classifier="forest").fit(X, y)

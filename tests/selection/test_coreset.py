@@ -404,7 +404,7 @@ def test_robust_stops_when_its_time_is_over(X):
 
 def test_robust_refuses_too_many_rows():
     X = np.zeros((2005, 2))
-    with pytest.raises(ValueError, match=r"2000 unlabeled rows.* 2005: take robust=F"):
+    with pytest.raises(ValueError, match=r"2000 unlabeled rows.* 2005: use robust=F"):
         CoreSetSelector(robust=True).fit(X)
     # the labeled ones do not count
     y = _labels(2005, range(2000))

@@ -537,7 +537,7 @@ def test_files_that_cannot_be_read(cls, digits, tmp_path):
     assert np.flatnonzero(np.isnan(selector.probabilities_)).tolist() == [3, 29]
     with (
         pytest.warns(UserWarning),
-        pytest.raises(ValueError, match="which leaves 4 without a label"),
+        pytest.raises(ValueError, match="which leaves 4 unlabeled rows"),
     ):
         clone(selector).set_params(n_samples=5).fit(files, y)
     only = np.where(np.arange(30) == 3, 1, -1)

@@ -233,7 +233,7 @@ def test_named_layers(digits):
     selector = LearningLossSelector(5, layers=["3", "5"], **SHORT).fit(images(X), y)
     assert selector.layers_ == ("3", "5")
     assert [f.in_features for f in selector.net_.module_.loss_head.layers] == [32, 128]
-    for layers, named in ((["3", "layer4"], "layer4"), ([], "one at least")):
+    for layers, named in ((["3", "layer4"], "layer4"), ([], "at least one")):
         with pytest.raises(ValueError, match=f"(?s){named}.*There are .*'5'"):
             LearningLossSelector(5, layers=layers, **SHORT).fit(images(X), y)
     with pytest.raises(ValueError, match="layers"):

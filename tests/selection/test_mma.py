@@ -141,7 +141,7 @@ def test_confidence_at_its_ends():
             confidence(p, measure), [sure, unsure], atol=1e-12, err_msg=measure
         )
         assert np.isfinite(confidence(np.ones((2, 1)), measure)).all()
-    with pytest.raises(ValueError, match="measure='luck' is none of"):
+    with pytest.raises(ValueError, match="measure='luck' is"):
         confidence(p, "luck")
 
 

@@ -94,7 +94,7 @@ def test_the_oracle_wants_every_label():
         StratifiedSelector(2).fit(X, [0, -1, 1, -1])
     with pytest.raises(ValueError, match="requires y to be passed"):
         StratifiedSelector(2).fit(X)
-    with pytest.raises(ValueError, match="n_samples=5 rows are asked, but only 4"):
+    with pytest.raises(ValueError, match="n_samples=5 rows are requested, but only 4"):
         StratifiedSelector(5).fit(X, [0, 1, 1, 0])
 
 

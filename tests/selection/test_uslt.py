@@ -513,7 +513,7 @@ def test_spread_labels_go_to_the_densest_rows_of_a_cluster():
     [
         ({"n_clusters": 121}, "n_clusters=121 is larger.*120"),
         ({"head_used": 2}, "head_used=2 must be below n_heads=2"),
-        ({"n_samples": 121}, "n_samples=121 rows are asked"),
+        ({"n_samples": 121}, "n_samples=121 rows are requested"),
         ({"selection": "sure"}, "selection"),
         ({"threshold": 1.0}, "threshold"),
     ],

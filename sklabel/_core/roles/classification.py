@@ -1,4 +1,4 @@
-"""The role of the classifiers: partly labeled y in, classes and probabilities out."""
+"""The role of classifiers: from partly labeled y to classes and probabilities."""
 
 import functools
 from collections import namedtuple
@@ -50,7 +50,7 @@ class LabeledScoreMixin:
         Parameters
         ----------
         X : array-like
-            What ``predict`` takes.
+            Input of ``predict``.
         y : array-like of shape (n_samples,)
             Classes; rows that are unlabeled (-1, None, NaN or blank) do not count.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -62,10 +62,15 @@ class LabeledScoreMixin:
         """
         _, labeled, truth = read_labels(y, classes=vars(self).get("classes_"))
         if not labeled.any():
-            raise ValueError("y has no labeled row to score on: every label is -1.")
+            raise ValueError(
+                "y has no labeled row to score on: pass the true labels of some rows."
+            )
         weights = _check_sample_weight(sample_weight, labeled)[labeled]
         if not weights.any():
-            raise ValueError("sample_weight must not be 0 for every labeled row.")
+            raise ValueError(
+                "sample_weight is 0 for every labeled row: give some rows a positive "
+                "weight."
+            )
         found = np.asarray(self.predict(X))
         if len(found) != len(labeled):
             raise ValueError(
@@ -107,7 +112,7 @@ class PartlyLabeled:
 
     @property
     def watch(self):
-        """What watches the accuracy on withheld rows; None: there are none."""
+        """The monitor of the accuracy on withheld rows; None: there are none."""
         if not len(self.withheld.rows):
             return None
         rows, codes = self.withheld.rows, self.withheld.codes
@@ -123,12 +128,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         How often labeled rows of a class are drawn: {class: weight}; "balanced": every
         class equally often; None: every row equally often.
     calibration_size : int, float, "auto" or None
-        Labeled rows, or their share, that are withheld from training to fit the
-        temperature of :meth:`predict_proba`; their images count as unlabeled ones.
-        "auto": a fifth, where each class has ten labels on average; where there are
-        fewer none, and the mean confidence in unlabeled rows becomes the accuracy of a
-        linear probe on the vectors of the embedder, of labeled rows left out in turn.
-        None: probabilities as trained, usually too sure.
+        Number or share of the labeled rows that are withheld from training to fit the
+        temperature of :meth:`predict_proba`; their images count as unlabeled. "auto": a
+        fifth, if classes have ten labels on average; with fewer, no row is withheld,
+        and the mean confidence in unlabeled rows is set to the cross-validated accuracy
+        of a linear probe on the vectors of the embedder. None: probabilities as
+        trained, which are usually overconfident.
 
     Attributes
     ----------
@@ -139,9 +144,9 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     calibration_temperature_ : float
         Divides the logits of :meth:`predict_proba`; 1 without ``calibration_size``.
     estimated_accuracy_ : float
-        Accuracy on the labeled rows withheld or left out, with ``calibration_size``.
+        Accuracy on withheld rows or in cross-validation, with ``calibration_size``.
     estimated_accuracy_interval_ : ndarray of shape (2,)
-        Where the accuracy lies with a probability of 95 %, as far as chance goes.
+        95 % interval of the accuracy; it covers random error only.
     encoder_ : nn.Module
         Trained encoder.
     """
@@ -162,9 +167,9 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         y : array-like of shape (n_samples,)
             Classes; -1, None, NaN or a blank text for unlabeled rows.
         sample_weight : array-like of shape (n_samples,), default=None
-            How often a labeled row is drawn, compared with the others; times the weight
-            of its class. Equal weights are the same as none. A labeled row of weight 0
-            is left out of the training. Unlabeled rows have no weight.
+            How often a labeled row is drawn relative to the others, multiplied by the
+            weight of its class. Equal weights have no effect. A labeled row of weight 0
+            is left out of the training. Weights of unlabeled rows are ignored.
 
         Returns
         -------
@@ -177,13 +182,18 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             trained = self._train(X, labeled, seed)
             self.net_.module_.drop_training_state()
             self._look_at_probe(X, labeled, seed)
-        self._finish(self._forward_rows(samples), codes, labeled.withheld, y)
+        p = self._forward_trained(samples, trained)
+        self._finish(p, codes, labeled.withheld, y)
         self._check_health(trained)
         return self
 
     def _train(self, X, labeled, seed):
         """Train the method's module; return what `_check_health` looks at."""
         raise NotImplementedError
+
+    def _forward_trained(self, samples, trained):
+        """Return the output for each row of ``fit``; NaN where it cannot be read."""
+        return self._forward_rows(samples)
 
     def _check_health(self, trained):
         """Warn if the training shows that something is wrong."""
@@ -203,7 +213,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     def _split_calibration(self, codes, samples, sample_weight, seed):
         """Divide the labeled rows into those to train on and those to calibrate on.
 
-        Only rows that can be read and have a weight are of use for either.
+        Only readable rows with a positive weight are used for either.
 
         Parameters
         ----------
@@ -247,7 +257,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
     _withholds = True  # whether "auto" may withhold labels
 
     def _size_to_withhold(self, usable):
-        """Return ``calibration_size``; of "auto" what it stands for, None: nothing."""
+        """Return ``calibration_size``, with "auto" resolved; None: withhold nothing."""
         if self.calibration_size != "auto":
             return self.calibration_size
         n_labeled, n_classes = (usable >= 0).sum(), len(self.classes_)
@@ -260,7 +270,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         return None
 
     def _check_embedder(self):
-        """Raise an error if there is nothing that makes vectors before the training."""
+        """Raise an error if nothing provides vectors before the training."""
         if "embedder" not in self.get_params(deep=False) and not hasattr(
             unfrozen(getattr(self, "backbone", None)), "transform"
         ):
@@ -271,7 +281,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
             )
 
     def _look_at_probe(self, X, labeled, seed):
-        """Set the accuracy to expect where "auto" withholds nothing."""
+        """Set the expected accuracy if "auto" withholds nothing."""
         used = len(labeled.withheld.rows)
         if self.calibration_size != "auto" or used or not self._withholds:
             return
@@ -292,7 +302,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         self._set_accuracy(hits.sum() + 1, (~hits).sum() + 1)
 
     def _set_accuracy(self, right, wrong):
-        """Set the accuracy to expect, from how many rows were right and wrong."""
+        """Set the expected accuracy, from the numbers of right and wrong rows."""
         self.estimated_accuracy_ = float(right / (right + wrong))
         self.estimated_accuracy_interval_ = beta_interval(right, wrong)
 
@@ -303,7 +313,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         unknown = [name for name in self.class_weight if name not in classes]
         if unknown:
             raise ValueError(
-                f"class_weight names {unknown}, which are no labels of y: "
+                f"class_weight names {unknown}, which are not classes of y: "
                 f"{self.classes_}."
             )
         weights = np.array([*self.class_weight.values()], dtype=float)
@@ -319,29 +329,29 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         return _scaled(np.array(given, dtype=np.float64))
 
     def _check_usable(self, usable, codes):
-        """Warn if no labeled row of a class is of use; raise if none at all is."""
+        """Warn if no labeled row of a class can be used; raise if none at all can."""
         lost = np.setdiff1d(codes[codes >= 0], usable)
         if not len(lost):
             return
         if (usable < 0).all():
             raise ValueError(
-                f"None of the {(codes >= 0).sum()} labeled rows is of use: their image "
-                "files cannot be read, or their sample_weight or class_weight is zero. "
-                "Label others."
+                f"None of the {(codes >= 0).sum()} labeled rows can be used: their "
+                "image files cannot be read, or their sample_weight or class_weight is "
+                "zero. Label other rows."
             )
         names = ", ".join(map(str, self.classes_[lost].tolist()))
         warn(
-            f"No labeled row of class {names} is of use: image files that cannot be "
-            "read, or whose sample_weight or class_weight is zero. Label others, or "
-            "take these labels away.",
+            f"No labeled row of class {names} can be used: their image files cannot "
+            "be read, or their sample_weight or class_weight is zero. Label other "
+            "rows, or remove these labels.",
             UserWarning,
         )
 
     def _finish(self, p, codes, held, y):
         """Calibrate on the rows withheld, and give every row of X a class.
 
-        A row has the given class, else the most probable one of p (n, K). One that
-        could not be read keeps the mark that unlabeled rows have in y.
+        A row gets the given class, else the most probable one of p (n, K). An
+        unreadable row keeps the mark of unlabeled rows in y.
         """
         if len(held.rows):
             temperature = fit_temperature(p[held.rows], held.codes, held.weights)
@@ -374,8 +384,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         if best - last > 3 * np.sqrt(2 * mean * (1 - mean) / n_rows):
             warn(
                 f"The accuracy on the {n_rows} withheld rows fell from {best:.0%} to "
-                f"{last:.0%} at the end of the training: train shorter, lower lr, or "
-                "label more rows.",
+                f"{last:.0%} at the end of the training: train for fewer epochs, "
+                "lower lr, or label more rows.",
                 CollapseWarning,
             )
 
@@ -383,8 +393,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         """Warn that hardly any row had a pseudo-label in the last ``span``."""
         warn(
             f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} in "
-            f"the last {span}, so that they are hardly used. Train longer, lower the "
-            "threshold, or start from a fitted embedder (backbone=).",
+            f"the last {span}, so unlabeled images hardly contribute. Train longer, "
+            "lower the threshold, or start from a fitted embedder (backbone=).",
             CollapseWarning,
         )
 
@@ -396,9 +406,9 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         shares, prior : ndarray of shape (n_classes,)
             Of these rows, and of the labeled ones whatever their weights.
         rows : str
-            What they are.
+            Name of these rows.
         n_rows : int
-            Their number: of fewer than ten a class may be missing by chance.
+            Their number; among fewer than ten, a class may be missing by chance.
         *remedies : str
             What to try.
         **settings
@@ -407,15 +417,15 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         most, least = shares.argmax(), shares.argmin()
         expected = n_rows * prior
         unset = [f"{k}={v!r}" for k, v in settings.items() if getattr(self, k) != v]
-        ways = " or ".join([*unset, *remedies, "more labels of what is rare"])
+        ways = " or ".join([*unset, *remedies, "more labels of rare classes"])
         if (
             shares[most] > (1 + prior[most]) / 2
             and expected.sum() - expected[most] >= 10
         ):
             warn(
                 f"{shares[most]:.0%} of the {rows} are of class {self.classes_[most]}, "
-                f"but {prior[most]:.0%} of the labels. Unless your data are like that, "
-                f"try {ways}.",
+                f"but {prior[most]:.0%} of the labels. Unless your data really have "
+                f"these shares, try {ways}.",
                 CollapseWarning,
             )
         elif shares[least] < 1e-4 and expected[least] >= 10:
@@ -479,12 +489,12 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         return decode_labels(most_probable(ready.predict_proba(X)), ready.classes_)
 
     def _ready(self, X):
-        """Return what predicts: this classifier, or one that needs no fit before."""
+        """Return the classifier that predicts: this one, or one that needs no fit."""
         return self
 
 
 def _check_sample_weight(sample_weight, labeled):
-    """Return the weight of each row (None: 1), checked where it has a label."""
+    """Return the weight of each row (None: 1), checked for labeled rows."""
     if sample_weight is None:
         return np.ones(len(labeled))
     given = np.asarray(sample_weight, dtype=np.float64)
@@ -503,12 +513,12 @@ def _check_sample_weight(sample_weight, labeled):
 
 
 def _are_equal(weights):
-    """Whether weights differ in nothing but a factor from no weights at all."""
+    """Whether weights are equal up to a factor."""
     low, high = weights.min(initial=np.inf), weights.max(initial=0.0)
     return 0 < high and high - low <= 1e-12 * high
 
 
 def _scaled(weights):
-    """Return weights; extreme ones times a power of 2, so that no sum overflows."""
+    """Return weights; extreme ones are scaled by a power of 2 to avoid overflow."""
     exponent = np.frexp(weights.max(initial=0.0))[1]
     return np.ldexp(weights, -exponent) if abs(exponent) > 400 else weights

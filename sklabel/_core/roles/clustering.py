@@ -17,11 +17,10 @@ class PredictClustersMixin(Parameters, abstract=True):
     Parameters
     ----------
     embedder : estimator or None
-        Embeds X for the neighbors; its encoder is the backbone where
-        ``backbone="auto"``. Cloned and fitted, or used as it is inside a
-        ``FrozenEstimator``. None: SimCLR for images; vectors are taken as they are.
-        Give ``SimCLRTransformer()`` to reach its parameters as
-        ``embedder__temperature``.
+        Embeds X for the neighbors; its encoder is the backbone if ``backbone="auto"``.
+        Cloned and fitted, or used as is in a ``FrozenEstimator``. None: SimCLR for
+        images; vectors are used directly. Give ``SimCLRTransformer()`` to reach its
+        parameters as ``embedder__temperature``.
 
     Attributes
     ----------
@@ -65,9 +64,9 @@ class ClusteringRole(ClusterMixin, Parameters, abstract=True):
     Attributes
     ----------
     labels_ : ndarray of int of shape (n_samples,)
-        Cluster of each row, 0 to ``n_clusters_ - 1``, all of them in use.
+        Cluster of each row, from 0 to ``n_clusters_ - 1``, all in use.
     n_clusters_ : int
-        Clusters in use.
+        Number of clusters in use.
     """
 
     @fitting

@@ -29,7 +29,7 @@ class EmbeddingRole(
     lr_scaling : {"linear", "sqrt"} or None
         "linear": times batch_size / 256; "sqrt": times sqrt(batch_size).
     final_lr : float
-        Learning rate at the end of the "cosine", >= 0 and scaled as ``lr`` is.
+        Final learning rate of schedule "cosine", >= 0, scaled like ``lr``.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class EmbeddingRole(
         Trained net; ``net_.history`` holds per epoch ``train_loss``, ``feature_std``
         (1: spread over the sphere, 0: collapsed) and ``effective_rank``.
     encoder_ : nn.Module
-        Trained encoder, the head left out.
+        Trained encoder, without the head.
     """
 
     # what to change where the features have collapsed; {names} are parameters
@@ -82,11 +82,13 @@ class EmbeddingRole(
         final = getattr(self, "final_lr", 0)
         if final and self.schedule != "cosine":
             raise ValueError(
-                f'final_lr={final} is where schedule="cosine" ends, but it is '
+                f'final_lr={final} is for schedule="cosine", but schedule='
                 f"{self.schedule!r}: leave out one of them."
             )
         if final > self.lr:
-            raise ValueError(f"final_lr={final} is larger than lr={self.lr}.")
+            raise ValueError(
+                f"final_lr={final} is larger than lr={self.lr}: lower final_lr."
+            )
 
     def _check_health(self):
         """Warn if the features have collapsed."""
@@ -121,7 +123,8 @@ class EmbeddingRole(
         Returns
         -------
         score : float
-            Higher is better. Values compare only at equal batch size and temperature.
+            Higher is better. Values are comparable only for equal batch size and
+            temperature.
         """
         sampler = Shuffled(self._check_X(X))
         with self._seeded():

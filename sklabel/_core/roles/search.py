@@ -19,8 +19,8 @@ class SearchRole:
         X : array-like or None, default=None
             Samples of the fitted shape.
         Z : array-like of shape (n_samples, n_features_out) or None, default=None
-            Their embedding from :meth:`transform`, instead of X: images that are looked
-            at again need not be embedded again.
+            Their embedding from :meth:`transform`, to use instead of X, so that images
+            need not be embedded again.
 
         Returns
         -------
@@ -36,7 +36,7 @@ class SearchRole:
         if Z.shape[1] != self._n_features_out:
             raise ValueError(
                 f"Z has {Z.shape[1]} columns, but an embedding has "
-                f"{self._n_features_out}: give what transform returned."
+                f"{self._n_features_out}: give the result of transform."
             )
         return Z @ self.encode_text(texts).T
 
@@ -46,19 +46,19 @@ class SearchRole:
         Parameters
         ----------
         texts : str or list of str
-            Of length n_texts; a single one counts as a list of one.
+            Of length n_texts; a single text counts as a list of one.
         X : array-like or None, default=None
             Samples of the fitted shape.
         n_results : int, default=10
-            Images for each text; fewer where X has fewer that can be read.
+            Images for each text; fewer if X has fewer readable ones.
         Z : array-like of shape (n_samples, n_features_out) or None, default=None
-            Their embedding from :meth:`transform`, instead of X: images that are looked
-            at again need not be embedded again.
+            Their embedding from :meth:`transform`, to use instead of X, so that images
+            need not be embedded again.
 
         Returns
         -------
         rows : ndarray of int of shape (n_texts, n_results)
-            Row numbers, the most similar first, the first of equally similar ones.
+            Row numbers, the most similar first; ties in row order.
         similarities : ndarray of shape (n_texts, n_results), float32
             Cosines, the largest first.
         """

@@ -1,4 +1,4 @@
-"""The roles of the selectors: which rows may be chosen, and how a choice is kept."""
+"""The roles of selectors: candidates, choice and fitted attributes."""
 
 import math
 from dataclasses import dataclass
@@ -33,17 +33,17 @@ from ..parameters import (
 
 @dataclass
 class Pool:
-    """The rows of a fit: those that have a label, and those to choose from.
+    """The rows of a fit: labeled rows, and candidates.
 
     Parameters
     ----------
     given : array-like of length n
         X as `fit` got it.
     X : sequence of length n
-        The rows as the method takes them: vectors, Samples, what a classifier takes.
+        Input of the method: vectors, Samples, or input of a classifier.
     space : ndarray of shape (n, D) or None
-        Vectors among which the nearest chosen row of each row is found; None (images,
-        paths): there are no ``assignments_``. A method may put its own in their place.
+        Vectors in which the nearest chosen row of each row is found; None (images,
+        paths): there are no ``assignments_``. A method may replace them.
     y : array-like of shape (n,) or None
     labeled : ndarray of shape (n,), dtype bool
     n_samples : int
@@ -61,15 +61,15 @@ class Pool:
         return len(self.labeled)
 
     def nothing(self):
-        """Return a choice of no row, and the scores of rows that are not looked at."""
+        """Return an empty choice, and the scores of rows that are not scored."""
         return np.empty(0, np.int64), np.full(len(self), -np.inf)
 
     def highest(self, scores):
-        """Return the rows of highest score, the lower row number among equals."""
+        """Return the rows of highest score, ties by lower row number."""
         return np.argsort(-scores, kind="stable")[: self.n_samples]
 
     def candidates(self, unreadable):
-        """Return the rows among which to choose: neither labeled nor unreadable.
+        """Return the candidates: rows that are neither labeled nor unreadable.
 
         Parameters
         ----------
@@ -88,9 +88,9 @@ class Pool:
         rows = np.flatnonzero(~self.labeled & ~unreadable)
         if len(rows) < self.n_samples:
             raise ValueError(
-                f"n_samples={self.n_samples} rows are asked, but {unreadable.sum()} "
-                "rows have no probabilities (NaN), which leaves "
-                f"{len(rows)} without a label: ask for fewer, or replace the files "
+                f"n_samples={self.n_samples} rows are requested, but "
+                f"{unreadable.sum()} rows have no probabilities (NaN), which leaves "
+                f"{len(rows)} unlabeled rows: lower n_samples, or replace the files "
                 "that cannot be read."
             )
         return rows
@@ -99,15 +99,15 @@ class Pool:
 class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=True):
     """Choose rows for a person to label.
 
-    A selector gives ``_choose(pool)``, which returns the chosen rows, in the order in
-    which to ask for their labels, and the score of every row: higher is more wanted.
+    A selector defines ``_choose(pool)``, which returns the chosen rows in labeling
+    order, and the score of every row; higher is more wanted.
 
     Parameters
     ----------
     n_samples : int, float or None
         Number of rows to choose, >= 1; a float in (0, 1) is a share of the unlabeled
         rows (at least one row). None: 40 or a tenth of the unlabeled rows, rounded up,
-        whichever is less; 0 where every row is labeled.
+        whichever is smaller; 0 if every row is labeled.
     device : str or torch.device
         "auto": CUDA, then MPS, then CPU.
     verbose : int
@@ -118,12 +118,12 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
     support_ : ndarray of shape (n_rows,), dtype bool
         True for the chosen rows.
     assignments_ : ndarray of shape (n_rows,)
-        Position in ``sample_indices_`` of the nearest chosen row. Only where X holds
+        Position in ``sample_indices_`` of the nearest chosen row. Only if X holds
         vectors.
     n_features_in_ : int
-        Number of features seen in ``fit``. Not for paths.
+        Number of features seen in ``fit``. Absent for paths.
     feature_names_in_ : ndarray of shape (``n_features_in_``,)
-        Names of the features, where X has any that are all strings.
+        Names of the features, if X has names that are all strings.
     """
 
     @fitting
@@ -133,12 +133,12 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         Parameters
         ----------
         X : array-like
-            Vectors ``(n_rows, n_features)``. Selectors that ask a classifier take what
-            that takes; those that train a network also take images ``(n_rows, h, w)``,
+            Vectors ``(n_rows, n_features)``. Selectors with a classifier take its
+            input; those that train a network also take images ``(n_rows, h, w)``,
             ``(n_rows, h, w, c)`` or ``(n_rows, c, h, w)`` and paths of image files.
         y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. Labeled rows are
-            never chosen. None: no row is labeled yet.
+            Labels so far; -1, None or NaN for unlabeled rows. Labeled rows are never
+            chosen. None: no row is labeled yet.
 
         Returns
         -------
@@ -155,20 +155,20 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         X : array-like of shape (n_rows, n_features)
             Vectors.
         y : array-like of shape (n_rows,), default=None
-            Labels known so far, -1 (None, NaN) where there is none. None: no row is
-            labeled yet.
+            Labels so far; -1, None or NaN for unlabeled rows. None: no row is labeled
+            yet.
         **fit_params : dict
             Further arguments of ``fit``.
 
         Returns
         -------
         sample_indices : ndarray of shape (n_samples,)
-            ``sample_indices_``: row numbers in the order of asking.
+            ``sample_indices_``: row numbers in labeling order.
         """
         return self.fit(X, y, **fit_params).sample_indices_
 
     def _choose(self, pool):
-        """Return the chosen rows in the order of asking, and the score of every row."""
+        """Return the chosen rows in labeling order, and the score of every row."""
         raise NotImplementedError
 
     def _check_rows(self, X):
@@ -210,14 +210,14 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
             n_samples = max(1, int(n_samples * n_candidates))
         if n_samples > n_candidates:
             raise ValueError(
-                f"n_samples={n_samples} rows are asked, but only {n_candidates} of the "
-                f"{n_rows} rows have no label yet: ask for fewer, or pass a y with -1 "
-                "where a label may be asked."
+                f"n_samples={n_samples} rows are requested, but only {n_candidates} of "
+                f"the {n_rows} rows are unlabeled: lower n_samples, or mark rows that "
+                "may be chosen by -1 in y."
             )
         return Pool(X, rows, vectors, y, labeled, int(n_samples))
 
     def _check_labels(self, rows, y):
-        """Return which rows cannot be chosen, since they are labeled already."""
+        """Return which rows cannot be chosen because they are labeled."""
         if y is None:
             return np.zeros(_num_samples(rows), dtype=bool)
         check_consistent_length(rows, y)
@@ -230,7 +230,7 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
         ----------
         pool : Pool
         chosen : array-like of int
-            Rows in the order of asking.
+            Rows in labeling order.
         scores : ndarray of shape (n_rows,)
             Higher is more wanted.
         """
@@ -258,7 +258,7 @@ class SelectionRole(Parameters, CallbackSupportMixin, BaseEstimator, abstract=Tr
 
 
 class AnyRowsMixin:
-    """Selectors that never look into X: images and paths are merely counted."""
+    """Selectors that do not read X: images and paths are only counted."""
 
     def _check_rows(self, X):
         X = unpacked(X)
@@ -271,26 +271,27 @@ class AnyRowsMixin:
 
 
 class FitsClassifierMixin:
-    """Selectors with a ``classifier``: fit it, or take a frozen one as it is."""
+    """Selectors with a ``classifier``: fit it, or use a frozen one as is."""
 
     def _fit_classifier(self, X, y, random, again=False, classifier=None):
-        """Return the classifier fitted; one that is frozen as it is.
+        """Return the classifier, fitted unless it is frozen.
 
         Parameters
         ----------
         X : array-like of length n_rows
         y : array-like of shape (n_rows,) or None
         random : RandomState
-            Gives seeds where the classifier has none.
+            Source of seeds for a classifier without one.
         again : bool
-            Whether a copy of a frozen one is fitted on these labels, with its settings.
+            Whether to fit a copy of a frozen classifier on these labels, with its
+            settings.
         classifier : estimator or None
-            In the place of the selector's own.
+            Classifier to use instead of the selector's own.
 
         Raises
         ------
         ValueError
-            If it must be fitted and no row has a label.
+            If it must be fitted and no row is labeled.
         """
         classifier = self.classifier if classifier is None else classifier
         if isinstance(classifier, FrozenEstimator):
@@ -301,9 +302,9 @@ class FitsClassifierMixin:
                 classifier = classifier.estimator
         if y is None or not is_labeled(y).any():
             raise ValueError(
-                f"{type(self).__name__} asks a classifier, which needs labels to be "
-                "fitted: pass y with some labels (a first choice can be that of "
-                "USLSelector), or a fitted classifier as FrozenEstimator(classifier)."
+                f"{type(self).__name__} needs labels to fit its classifier: pass y "
+                "with some labels (USLSelector can choose the first rows), or a fitted "
+                "classifier as FrozenEstimator(classifier)."
             )
         if classifier is None:
             return fit_partly_labeled(LogisticRegression(max_iter=1000), X, y)
@@ -313,18 +314,17 @@ class FitsClassifierMixin:
 class ClassifierSelectionRole(FitsClassifierMixin, SelectionRole, abstract=True):
     """Choose rows by what a classifier predicts for them.
 
-    A selector gives ``_ask(pool, random)``, which fits the classifier and returns what
-    `_choose` returns; it is called where there is a row to choose.
+    A selector defines ``_ask(pool, random)``, which fits the classifier and returns the
+    result of `_choose`; it is called if there is a row to choose.
 
     Parameters
     ----------
     classifier : estimator with predict_proba or None
-        Cloned and fitted, or used as it is in a
-        :class:`sklearn.frozen.FrozenEstimator`. A classifier that learns from unlabeled
-        rows gets all of them, any other the labeled ones. None: logistic regression,
-        for vectors.
+        Cloned and fitted, or used as is in a :class:`sklearn.frozen.FrozenEstimator`. A
+        classifier that learns from unlabeled rows gets all rows, any other the labeled
+        ones. None: logistic regression, for vectors.
     random_state : int, RandomState instance or None
-        Seed of the classifier, where that has no ``random_state`` of its own.
+        Seed of the classifier, if it has no ``random_state`` of its own.
     """
 
     _: KW_ONLY
@@ -361,7 +361,7 @@ class ClassifierSelectionRole(FitsClassifierMixin, SelectionRole, abstract=True)
         return (X if as_given else vectors), vectors
 
     def _asked(self):
-        """Return the classifiers that are given."""
+        """Return the given classifiers."""
         return [] if self.classifier is None else [self.classifier]
 
 
@@ -386,8 +386,8 @@ class NetworkSelectionRole(SelectionRole, abstract=True):
             )
             raise ValueError(
                 f"{type(self).__name__} trains a network on labeled rows: it requires "
-                f"y to be passed, but {given}: pass y with some labels (a first choice "
-                "can be that of USLSelector)."
+                f"y to be passed, but {given}: pass y with some labels (USLSelector "
+                "can choose the first rows)."
             )
         column = check_labels(y, n_samples=len(samples))
         labels = [encode_labels(column)[0]]
@@ -405,34 +405,35 @@ class NetworkSelectionRole(SelectionRole, abstract=True):
         if n_read < 2:
             raise ValueError(
                 f"The labeled image files that can be read are of {n_read} class(es), "
-                "but at least 2 are needed: label others, or replace them."
+                "but at least 2 are needed: label other rows, or replace unreadable "
+                "files."
             )
         self.classes_ = classes
         return codes, np.searchsorted(classes, labels[-1])
 
     def _forget(self, *names):
-        """Drop what an earlier fit has trained: there is nothing to train now."""
+        """Drop the state of an earlier training: there is nothing to train now."""
         for name in names:
             vars(self).pop(name, None)
 
 
 class PredictedLossRole(NetworkSelectionRole, abstract=True):
-    """Choose the rows for which a network's own loss is estimated to be highest.
+    """Choose the rows with the highest estimated loss of a network.
 
-    A selector gives ``_train(samples, codes, places, rows, random)``, which trains on
+    A selector defines ``_train(samples, codes, places, rows, random)``, which trains on
     the labeled rows and returns the scores of some others.
 
     Parameters
     ----------
     n_candidates : int or None
-        Unlabeled rows, drawn at random, that are looked at, at least ``n_samples``.
+        Number of unlabeled rows to score, drawn at random; at least ``n_samples``.
         None: all.
     augment : "auto", nn.Module or None
         Random views; "auto": :class:`sklabel.augment.Weak` for images,
         :class:`sklabel.augment.VectorNoise` for vectors. Turn off flips for digits:
         ``Weak(flip=0)``.
     schedule
-        Published: one fall, after 80 %, ``functools.partial(sklabel.optim.step_decay,
+        Published: one drop, after 80 %, ``functools.partial(sklabel.optim.step_decay,
         milestones=(0.8,))``.
 
     Attributes
@@ -460,7 +461,7 @@ class PredictedLossRole(NetworkSelectionRole, abstract=True):
         return self._order(pool, scores), scores
 
     def _order(self, pool, scores):
-        """Return the rows to choose, in the order of asking."""
+        """Return the rows to choose, in labeling order."""
         return pool.highest(scores)
 
     def _train(self, samples, codes, places, rows, random):
@@ -472,14 +473,14 @@ class PredictedLossRole(NetworkSelectionRole, abstract=True):
         codes : ndarray of int of shape (n_rows,)
             Class of each row, -1 for an unlabeled one.
         places : ndarray of int
-            Where the classes of the fit before stand among those of this one.
+            Positions of the classes of the last fit among those of this one.
         rows : ndarray of int
         random : RandomState
         """
         raise NotImplementedError
 
     def _train_nothing(self, samples):
-        """Forget what an earlier fit has trained; a warm start keeps it."""
+        """Forget an earlier training; a warm start keeps it."""
         if not self.warm_start:
             self._forget("net_", "classes_", "layers_", "n_cycles_", "n_iter_")
 

@@ -34,7 +34,7 @@ export async function ask(path, body) {
   return found;
 }
 
-let whenLost = "Everything you answered is saved. Start the same command again to go on, " +
+let whenLost = "All your answers are saved. To continue, run the same command again " +
   "and open the address that it prints.";
 
 /** Say this where the program is not running any more. */
@@ -46,7 +46,7 @@ export function tellWhenLost(text) {
 export async function whichName({label, known}) {
   const yes = await question({
     title: `Is “${label}” the same as “${known}”?`,
-    text: "The names look alike. As two names they would be two classes.",
+    text: "The names look alike. Two names would make two classes.",
     yes: `Use “${known}”`, no: `Two classes`,
   });
   return yes === null ? null : yes ? known : label;
@@ -133,7 +133,7 @@ export function element(tag, text, more = {}) {
 export function outlook(state) {
   const known = state.insight;
   if (state.trouble) {
-    return [`Nothing more is learned (${state.trouble}). Your answers are saved all the same.`];
+    return [`Learning has stopped (${state.trouble}). Your answers are still saved.`];
   }
   if (!known || known.accuracy === null) {
     return known ? ["The first estimate comes after a few labels of two classes."] : [];
@@ -144,7 +144,7 @@ export function outlook(state) {
   const parts = [about, ` (${low} to ${high} %) for all other images`];
   if (known.gain !== null) {
     const points = Math.round(100 * known.gain);
-    const bring = points < 1 ? "less than a point: a good time to stop"
+    const bring = points < 1 ? "less than one point: a good time to stop"
       : `about ${points} point${points > 1 ? "s" : ""}`;
     parts.push(`. ${known.more} more labels would bring ${bring}`);
   }

@@ -36,7 +36,7 @@ async function reload() {
 /** Show what somebody else has changed, and give the person the time to see it. */
 async function showOthers(more = "") {
   deaf = performance.now() + 500;
-  say(`It was changed in another tab or in the list; now you see it as it is.${more}`);
+  say(`The answers were changed in another tab or in the list; the page now shows them.${more}`);
   await show(row, false);
 }
 
@@ -140,7 +140,7 @@ async function unmake(path) {
   const n = Object.keys(reply.changed).length;
   if (n === 1) await show(reply.row); // what was undone is what is looked at
   else await show(row, false);
-  say(path === "/undo" ? "Undone." : "Done again.", 1500);
+  say(path === "/undo" ? "Undone." : "Redone.", 1500);
 }
 
 // -- what is shown
@@ -350,7 +350,7 @@ function showEnd() {
   $("name").textContent = $("given").textContent = "";
   document.querySelector(".near").hidden = true;
   const n = state.order.length;
-  const parts = [element("h2", n ? `All ${n} images are answered` : "Nothing to ask")];
+  const parts = [element("h2", n ? `All ${n} images are answered` : "Nothing to label")];
   const text = document.createElement("p");
   text.append(...outlook(state));
   parts.push(text);
@@ -366,8 +366,8 @@ function showEnd() {
   }));
   parts.push(choice);
   if (more) {
-    parts.push(element("p", "More are those from which most is learned: first what is " +
-      "unlike anything labeled, then what is unsure."));
+    parts.push(element("p", "The next images are the most informative ones: first those " +
+      "unlike any labeled image, then uncertain ones."));
   }
   $("done").replaceChildren(...parts);
   $("done").hidden = false;
@@ -393,7 +393,7 @@ async function finish() {
       title: "Finish for now?",
       text: `${left} images have no answer yet. ` + (state.about.leave ??
         "Everything else is saved, and the same command continues."),
-      yes: "Finish", no: "Go on",
+      yes: "Finish", no: "Continue",
     });
     if (!yes) return;
   }

@@ -71,7 +71,7 @@ async function refused(error, path, body) {
   if (error.status === 409) {
     await reload();
     arrange();
-    say("Something has changed meanwhile; now you see it as it is. Please answer again.");
+    say("The labels have changed; the page now shows them. Please answer again.");
   } else if (error.body?.known) {
     const name = await whichName(error.body);
     busy = false;
@@ -253,7 +253,7 @@ function drawActions() {
   }
   $("name-new").disabled = $("all").disabled = !list.length;
   $("shown").textContent = list.length ? images(list.length)
-    : "Nothing to show here: choose another class or kind.";
+    : "Nothing to show: choose another class or kind.";
 }
 
 function classItem() {
@@ -522,7 +522,7 @@ async function unmake(path) {
   }
   keepInSight();
   drawLines();
-  say(path === "/undo" ? "Undone." : "Done again.", 1500);
+  say(path === "/undo" ? "Undone." : "Redone.", 1500);
 }
 
 async function finish() {
@@ -530,7 +530,7 @@ async function finish() {
   const yes = await question({
     title: "Finish?",
     text: "Everything is saved, and the same command continues.",
-    yes: "Finish", no: "Go on",
+    yes: "Finish", no: "Continue",
   });
   if (!yes) return;
   try {
@@ -539,7 +539,7 @@ async function finish() {
     return;
   }
   end("Finished", `The labels are in ${state.about.list}. You can close this page.`,
-    state.about.next, "To see what they are worth:");
+    state.about.next, "To see how good they are:");
 }
 
 // -- keys
@@ -655,7 +655,7 @@ function watch() {
   lookForOthers(PULSE, () => busy, () => state, reload, async (isOther) => {
     if (isOther) {
       arrange();
-      say("It was changed in another tab or in the list; now you see it as it is.");
+      say("The labels were changed in another tab or in the list; the page now shows them.");
     } else {
       draw(); // in the order that the person sees
     }

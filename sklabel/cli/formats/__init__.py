@@ -1,4 +1,4 @@
-"""Files of other programs: what `export` writes and `import` reads."""
+"""Formats of other programs, which `export` writes and `import` reads."""
 
 from typing import Any, NamedTuple
 
@@ -6,27 +6,27 @@ from ..tables import number
 
 
 class Found(NamedTuple):
-    """What one annotation, or one prediction, of another program says of an image.
+    """One annotation or prediction of an image by another program.
 
     Parameters
     ----------
     place : str
-        Path or address of the image, as the file has it.
+        Path or address of the image, as in the file.
     labels : tuple of str
-        Empty: there is none.
+        Empty if there is none.
     confidence : float or None
     is_given : bool
-        Whether a person has said it.
+        Whether it is from a person.
     by : str
-        Who has said it, "" where it is not known.
+        Its author, "" if not known.
     when : str
         Texts of later times are larger.
     predicted : str
-        What a model has said, where a person has changed it.
+        Prediction of a model, if a person has changed it.
     others : tuple of (str, float)
-        The next likely classes.
+        The next most likely classes.
     is_name : bool
-        Whether each label is the name of a class for sure: "none" may be one.
+        Whether each label is certainly a class name, even "none".
     """
 
     place: str
@@ -41,7 +41,7 @@ class Found(NamedTuple):
 
 
 def of_entry(place, entry):
-    """Return `Found` of an entry of ours, without what a format has no room for."""
+    """Return `Found` of our entry, without what the format cannot hold."""
     labels = (str(entry.label),) if entry.label else ()
     confidence = number(entry.confidence)
     return Found(
@@ -50,7 +50,7 @@ def of_entry(place, entry):
 
 
 def attributes(entry):
-    """Return what a format has no field for, as a dict of texts and numbers."""
+    """Return values without a field in the format, as a dict."""
     told = {"path": entry.name, "source": entry.source, "predicted": entry.predicted}
     if entry.others:
         told["others"] = [[label, number(p)] for label, p in entry.others]
@@ -83,10 +83,10 @@ def text(value):
     Raises TypeError for a list or an object.
     """
     if isinstance(value, (list, dict)):
-        raise TypeError(f"{str(value)[:40]!r} stands where a text is expected")
+        raise TypeError(f"{str(value)[:40]!r} is not a text, which is expected here")
     return "" if value is None else str(value)
 
 
 def wrong(path, what):
-    """Return the error for a file that is not what it seems to be."""
+    """Return the error for an invalid file."""
     return ValueError(f"{path} {what}")

@@ -12,9 +12,9 @@ def content(entries, sizes, version):
     ----------
     entries : list of `lists.Entry`
     sizes : list of (int, int)
-        Width and height of each image; 0 where it cannot be read.
+        Width and height of each image; 0 if it cannot be read.
     version : str
-        Who has written it.
+        Version of the writing program.
     """
     names = sorted({str(e.label) for e in entries if e.label})
     ids = {name: number_ for number_, name in enumerate(names, 1)}
@@ -78,24 +78,25 @@ def read(path, data):
 def _objects(path, data, key):
     values = data.get(key)
     if not isinstance(values, list) or not all(isinstance(v, dict) for v in values):
-        raise wrong(path, f"is no COCO file: {key!r} is not a list of objects.")
+        raise wrong(path, f"is not a COCO file: {key!r} is not a list of objects.")
     return values
 
 
 def _by_id(path, data, key, wanted):
-    """Return {id: text} of a list; an id that means two things is refused."""
+    """Return {id: text} of a list; an id with two meanings raises an error."""
     found = {}
     for value in _objects(path, data, key):
         number_, name = value.get("id"), value.get(wanted)
         if not isinstance(number_, (int, str)) or name is None:
             raise wrong(
-                path, f"is no COCO file: an entry of {key!r} has no id or no {wanted}."
+                path,
+                f"is not a COCO file: an entry of {key!r} has no id or no {wanted}.",
             )
         if found.setdefault(number_, text(name)) != text(name):
             raise wrong(
                 path,
-                f"has two {key} of the id {number_!r}, {found[number_]!r} and {name!r}"
-                ": give one of them another id.",
+                f"has two {key} with the id {number_!r}, {found[number_]!r} and "
+                f"{name!r}: give one of them another id.",
             )
     return found
 

@@ -10,13 +10,13 @@ from . import Found, attributes, number, of_attributes, text, wrong
 
 
 def content(entries):
-    """Return the bytes of ``labels.json``; images are known without their ending."""
+    """Return the bytes of ``labels.json``; images are named without their extension."""
     stems = [os.path.splitext(entry.name)[0] for entry in entries]
     stem, n = Counter(stems).most_common(1)[0] if stems else ("", 0)
     if n > 1:
         raise ValueError(
-            f"FiftyOne knows images without their ending, and {n} are called {stem!r}: "
-            "rename all but one, or export with --to csv."
+            f"FiftyOne names images without their extension, and {n} are named "
+            f"{stem!r}: rename all but one, or export with --to csv."
         )
     classes = sorted({str(e.label) for e in entries if e.label})
     labels = {
@@ -41,7 +41,7 @@ def read(path, data):
     """Return `Found` for each image, from parsed JSON."""
     classes = data.get("classes")
     if classes is not None and not isinstance(classes, list):
-        raise wrong(path, "is no file of FiftyOne: 'classes' is not a list.")
+        raise wrong(path, "is not a FiftyOne file: 'classes' is not a list.")
     found = []
     for place, target in data["labels"].items():
         told, p = None, None

@@ -1,4 +1,4 @@
-"""Class folders, as ImageFolder of torchvision and FiftyOne read them."""
+"""Class folders, as read by torchvision's ImageFolder and FiftyOne."""
 
 import os
 import re
@@ -32,21 +32,21 @@ def label_of(name):
 
 
 def places(entries):
-    """Return where each image comes to lie, relative to the new folder."""
+    """Return the path of each image, relative to the new folder."""
     found = [f"{folder_name(entry.label)}/{entry.name}" for entry in entries]
     longest = max(
         found, key=lambda place: len(place.split("/")[0].encode()), default=""
     )
     if len(longest.split("/")[0].encode()) > 255:
         raise ValueError(
-            f"the class {longest.split('/')[0][:40]!r}... is too long a "
-            "name for a folder: give it a shorter one."
+            f"the class {longest.split('/')[0][:40]!r}... is too long for the name of "
+            "a folder: give it a shorter name."
         )
     return found
 
 
 def manifest(entries, command):
-    """Return the bytes of a list of what lies where."""
+    """Return the bytes of a list of labels and paths."""
     header, rows = lists.rows(entries)
     rows = [[*row, p] for row, p in zip(rows, places(entries), strict=True)]
     return tables.as_marked(command, [*header, "file"], rows)
@@ -80,8 +80,8 @@ def read(folder, files, command):
     files : dict
         {path relative to the folder: path} of its images.
     command : str
-        Of the list that `write` has left there: what lies where it has put it is as it
-        was, and what lies elsewhere has been moved by a person.
+        Of the list that `write` has left there: files at their listed paths are
+        unchanged, others were moved by a person.
     """
     known, by_rest = {}, {}
     if is_ours(folder, command):

@@ -25,9 +25,9 @@ def content(entries, prefix, version):
     ----------
     entries : list of `lists.Entry`
     prefix : str
-        Stands before the quoted path of an image: what serves the files.
+        Prefix of the quoted path of an image: the address that serves the files.
     version : str
-        Of the model, as Label Studio shows it.
+        Version of the model, as shown in Label Studio.
     """
     tasks = []
     for entry in entries:
@@ -86,7 +86,7 @@ def read(path, data, path_column=None, label_column=None):
         Of the file, for messages.
     data : list or dict
     path_column : str or None
-        Key of the image; None: it is recognized.
+        Key of the image; None: recognized.
     label_column : str or None
         Name of the labels in the labeling interface (``from_name``); None: all.
     """
@@ -118,7 +118,7 @@ def _of_task(where, task, path_column, label_column):
             p = number(prediction.get("score"))
             said.append((labels[0], p))
     if said:
-        # the likeliest; without scores the first one
+        # the most likely; without scores the first one
         said.sort(key=lambda pair: -1 if pair[1] is None else -pair[1])
         (label, p), *others = said
         others = tuple((name, q) for name, q in others if q is not None)
@@ -146,7 +146,7 @@ def _of_min(where, task, path_column, label_column):
                 told = ", ".join(map(repr, names))
                 raise wrong(
                     where,
-                    f"has labels under {told}: name the right one with --label-column.",
+                    f"has labels under {told}: choose one with --label-column.",
                 )
             names = kept
     labels = tuple(one for name in names for one in as_labels(task.get(name)))
@@ -168,7 +168,7 @@ def _image(where, data, path_column):
         return data[names[0]]
     found = ", ".join(map(repr, data)) or "nothing"
     raise wrong(
-        where, f"does not tell which is the image; found: {found}. Give --path-column."
+        where, f"has no recognizable image; found: {found}. Give --path-column."
     )
 
 
@@ -194,7 +194,7 @@ def _choices(result, name):
 
 
 def as_labels(value):
-    """Return the classes in what stands for one, several or none."""
+    """Return the classes in a value with one, several or none."""
     if isinstance(value, dict):
         value = value.get("choices")
     if isinstance(value, str):
@@ -207,7 +207,7 @@ def as_labels(value):
 
 
 def _who(user):
-    """Return who has annotated: a number, or the address."""
+    """Return the annotator: a number, or the address."""
     if isinstance(user, dict):
         user = user.get("email") or user.get("id")
     return text(user)

@@ -9,7 +9,7 @@ from . import number, text, wrong
 
 
 def content(entries):
-    """Return the bytes of a Parquet file; what is not known is null."""
+    """Return the bytes of a Parquet file; unknown values are null."""
     header, rows = lists.rows(entries)
     columns = {}
     for i, name in enumerate(header):
@@ -39,7 +39,7 @@ def content(entries):
 
 
 def read(path):
-    """Return the header and rows of texts, as a CSV has them."""
+    """Return the header and the rows as texts, as from a CSV."""
     kind, library = _library()
     try:
         if kind == "pyarrow":
@@ -54,12 +54,12 @@ def read(path):
     try:
         cells = [list(map(_as_text, values)) for values in columns.values()]
     except (TypeError, UnicodeDecodeError) as error:
-        raise wrong(path, f"has a column that is not of texts: {error}.") from None
+        raise wrong(path, f"has a column that is not text: {error}.") from None
     return list(columns), [list(row) for row in zip(*cells, strict=True)]
 
 
 def check():
-    """Raise an error where there is no library."""
+    """Raise an error if there is no library."""
     _library()
 
 
@@ -72,7 +72,7 @@ def _library():
         except ImportError:
             raise ImportError(
                 "Parquet needs the package pyarrow or polars: pip install "
-                '"sklabel[parquet]". Or take --to csv.'
+                '"sklabel[parquet]". Or use --to csv.'
             ) from error
 
 

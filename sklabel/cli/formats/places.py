@@ -1,4 +1,4 @@
-"""What other programs call an image, and which image of a folder it is."""
+"""Names of images in other programs, and the images of a folder they mean."""
 
 import base64
 import binascii
@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 def plain(place):
-    """Return the path in an address: of Label Studio, of the web, of a bucket."""
+    """Return the path in an address of Label Studio, the web or a bucket."""
     if not (_ADDRESS.match(place) or place.startswith(("/data/", "/tasks/"))):
         return place
     try:
@@ -45,7 +45,7 @@ def plain(place):
 
 
 class Finder:
-    """Finds the image of a folder that another program means.
+    """Find the image of a folder that another program names.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Finder:
         Parameters
         ----------
         place : str
-            What ``path``, a file, calls the image.
+            Name of the image in the file ``path``.
         """
         # an upload has lost its folder: it may be any image of that name
         texts = [] if "/data/upload/" in place else [place, plain(place)]
@@ -80,7 +80,7 @@ class Finder:
         return self._by_end(plain(place), path)
 
     def _by_end(self, text, path):
-        """Return the image whose path ends as a text does, or the other way round."""
+        """Return the image whose path ends like a text, or the other way around."""
         meant = [_key(part) for part in PurePosixPath(text.replace("\\", "/")).parts]
         if not meant:
             return None
@@ -107,7 +107,7 @@ class Finder:
 
 
 def _key(part):
-    """Return a name as Label Studio keeps it: without what is odd in an address."""
+    """Return a name as in Label Studio, without unusual characters of addresses."""
     part = unicodedata.normalize("NFC", part).strip().replace(" ", "_")
     return re.sub(r"[^-\w.]", "", part)
 
@@ -118,7 +118,7 @@ def _cut(last):
 
 
 def _n_common(a, b):
-    """Return how many last parts of two paths are the same."""
+    """Return the number of equal last parts of two paths."""
     n = 0
     while n < min(len(a), len(b)) and a[-1 - n] == b[-1 - n]:
         n += 1
