@@ -15,7 +15,7 @@ the test images.
 
 ``--task why``: how far the rows that are asked after the first ones lie in crowded
 places (0.5 as random rows, 1 in the densest), the share of their commonest class, how
-many of them the probe knew already, and what it gains; the same where rows are asked
+many of them the probe knew already, and what it gains; the same if rows are requested
 one by one, among a random tenth, or among the half in the denser places.
 
 ``--task loop``: contrastive clustering (CCL) in the active-learning loop, one per cent

@@ -34,6 +34,7 @@ from ._core.parameters import (
     Verbosity,
 )
 from ._core.persistence import save as save_estimator
+from ._core.processes import once, sharing
 from ._core.roles.classification import ClassificationRole, LabeledScoreMixin
 from .classification import SupervisedClassifier
 from .embedding import SimCLRTransformer
@@ -263,7 +264,7 @@ class ActiveLearningClassifier(
             rows = self.query()
             if len(rows) == 0:
                 break
-            answers = hidden[rows] if self.oracle is None else self.oracle(rows)
+            answers = hidden[rows] if self.oracle is None else once(self.oracle)(rows)
             try:
                 self.teach(rows, answers)
             finally:  # answers are not lost, whatever fails after them
@@ -292,7 +293,8 @@ class ActiveLearningClassifier(
         self : ActiveLearningClassifier
         """
         self._validate_params()
-        return self._start(self._check_X(X, reset=True), y)
+        with sharing():
+            return self._start(self._check_X(X, reset=True), y)
 
     def _start(self, X, y):
         n_rows = _num_samples(X)

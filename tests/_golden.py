@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-FOLDER = Path(os.environ.get("SKLABEL_GOLDEN", Path(__file__).parent / "golden"))
+OWN = Path(__file__).parent / "golden"
+FOLDER = Path(os.environ.get("SKLABEL_GOLDEN", OWN))
 
 
 def cases(name):
@@ -22,10 +23,11 @@ def cases(name):
     -------
     cases : list of dict
         Arrays by key, without the ``c{i}_`` prefix; ``case["i"]`` is the number of the
-        case. The calling test is skipped where the file is absent.
+        case. The calling test is skipped where another folder lacks the file.
     """
     path = FOLDER / f"{name}.npz"
     if not path.exists():
+        assert FOLDER != OWN or not OWN.exists(), f"{path} does not exist"
         pytest.skip(f"golden file {path.name} is not in {FOLDER}")
     with np.load(path, allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files}

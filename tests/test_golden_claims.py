@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests._golden import FOLDER
+from tests._golden import FOLDER, OWN, cases
 
 TESTS = Path(__file__).parent
 
@@ -29,6 +29,15 @@ def claims():
             if name:
                 found.setdefault(name, set()).add(path.name)
     return found
+
+
+def test_a_file_that_is_missing_is_no_reason_to_skip(monkeypatch, tmp_path):
+    monkeypatch.setattr("tests._golden.FOLDER", OWN)
+    with pytest.raises(AssertionError, match="no_such_file.npz does not exist"):
+        cases("no_such_" + "file")
+    monkeypatch.setattr("tests._golden.FOLDER", tmp_path)
+    with pytest.raises(pytest.skip.Exception):
+        cases("no_such_" + "file")
 
 
 def test_claims_are_found():

@@ -1,8 +1,7 @@
-"""Links between the files of this project lead to files and headings that exist.
+"""Links between the files of this project lead to files and headings that exist."""
 
-No network: addresses elsewhere are not opened. Sphinx checks the roles (``:ref:``,
-``:doc:``) when it builds the documentation.
-"""
+# No network: addresses elsewhere are not opened. Sphinx checks the roles (``:ref:``,
+# ``:doc:``) when it builds the documentation.
 
 import re
 import subprocess

@@ -64,7 +64,8 @@ def test_every_public_name_has_an_entry(module):
         if not name.startswith("_")
         and getattr(value, "__module__", "") == found.__name__
     ]
-    assert {f"{module}.{name}" for name in names} - UNLISTED <= set(listed())
+    missing = {f"{module}.{name}" for name in names} - UNLISTED - set(listed())
+    assert not missing, f"add to a page of docs/reference: {sorted(missing)}"
 
 
 def test_entries_exist_and_none_is_listed_twice():

@@ -1,12 +1,12 @@
 """scikit-learn's callbacks (1.9 and later), and the same calls without them."""
 
 import functools
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from sklearn.base import _fit_context
 
 from .plain import float32_by_default, plain_parameters
-from .processes import sharing
+from .processes import current, sharing
 from .warn import one_fit
 
 try:
@@ -53,7 +53,12 @@ def fitting(fit):
         before = vars(self).copy()
         try:
             self._task[0].call_on_fit_task_begin(estimator=self, X=X, y=y)
-            with plain_parameters(self), float32_by_default(), one_fit(), sharing():
+            with ExitStack() as stack:
+                stack.enter_context(plain_parameters(self))
+                stack.enter_context(float32_by_default())
+                stack.enter_context(one_fit())
+                stack.enter_context(sharing())
+                stack.enter_context(_first_tells(self))
                 fit(self, X, *args, **kwargs)
             self._unfinished = getattr(self, "interrupted_", False)
             self._task[0].call_on_fit_task_end(
@@ -76,6 +81,20 @@ def fitting(fit):
         return self
 
     return fit_with_callbacks
+
+
+@contextmanager
+def _first_tells(estimator):
+    """Of several processes that share a fit, let the first one alone show progress."""
+    verbose = vars(estimator).get("verbose")
+    if current().is_first or not verbose:
+        yield
+        return
+    estimator.verbose = 0
+    try:
+        yield
+    finally:
+        estimator.verbose = verbose
 
 
 class Stage:

@@ -635,7 +635,9 @@ class Learner(Training, NetEstimator, abstract=True):
 
 
 def _plain(parameters):
-    return {k: v for k, v in parameters.items() if isinstance(v, (str, int, float))}
+    kinds = str, int, float
+    given = parameters.items()
+    return {k: v for k, v in given if isinstance(v, kinds) and k != "verbose"}
 
 
 def _holds(outer, inner):

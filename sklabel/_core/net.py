@@ -19,7 +19,7 @@ from skorch.callbacks.scoring import ScoringBase
 from tqdm.auto import tqdm
 
 from .. import optim
-from ..modules.batchnorm import average_statistics_, synchronized
+from ..modules.batchnorm import synchronized, unite_buffers_
 from .batches import Batches
 from .devices import (
     available_devices,  # noqa: F401, for those who ask the net
@@ -340,22 +340,21 @@ class Net(NeuralNet):
             )
         self.step_ = 0
         self.interrupted_ = False
-        group.copy_first_(self.module_)
+        group.copy_first_([*self.module_.parameters(), *self.module_.buffers()])
         self.resume()
         stage = self.stage if self.stage and group.is_first else _NoStage()
-        stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
+        with alone():  # the first process tells its callbacks
+            stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
         with self._working(sampler, batches):
             try:
                 while self.step_ < self.total_steps_:
-                    with alone():  # the first process tells its callbacks
+                    with alone():
                         stage.begin_epoch()
                     self.notify("on_epoch_begin", **data)
                     self.run_single_epoch(batches, True, "train", self.train_step)
                     self._after_epoch(sampler)
-                    self.notify("on_epoch_end", **data)
-                    self.save_checkpoint()
-                    if group.shared(lambda: self._ended(stage)):
+                    if any(group.together(lambda: self._end_epoch(stage, data))):
                         self.stop()
             except KeyboardInterrupt:
                 within_epoch = self.history and "train_loss" not in self.history[-1]
@@ -364,7 +363,8 @@ class Net(NeuralNet):
                 self.interrupted_ = True
                 if within_epoch:
                     self.history.pop()  # the epoch that was broken off
-        stage.end()
+        with alone():
+            stage.end()
         self._check_finite(sampler.samples)
         return self
 
@@ -384,9 +384,13 @@ class Net(NeuralNet):
             finally:
                 del self.progress_, self.batches_
 
-    def _ended(self, stage):
+    def _end_epoch(self, stage, data):
+        """Tell that an epoch has ended; return whether the training ends here."""
+        self.notify("on_epoch_end", **data)
+        self.save_checkpoint()
         with alone():
-            return stage.end_epoch()
+            asked = stage.end_epoch()
+        return asked or self.step_ >= self.total_steps_
 
     def _check_finite(self, samples):
         """Raise if the last steps led to outputs that are not finite."""
@@ -510,7 +514,7 @@ class Net(NeuralNet):
             group["lr"] = self.lr * factor * group.get("lr_scale", 1)
 
     def _after_epoch(self, sampler):
-        average_statistics_(self.module_, self.group_)
+        unite_buffers_(self.module_, self.group_)
         loss = self.history[-1, "train_loss"]
         if not np.isfinite(loss):
             raise ValueError(

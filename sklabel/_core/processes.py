@@ -3,10 +3,15 @@
 import atexit
 import multiprocessing
 import os
+import pickle
+import random
 import threading
+import time
+import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from datetime import timedelta
 from functools import wraps
 
 import numpy as np
@@ -16,6 +21,20 @@ from torch import distributed
 _of_fit: ContextVar = ContextVar("the processes that share this fit", default=None)
 _of_step: ContextVar = ContextVar("the processes that share this step", default=None)
 _n_alone = 0
+_is_abandoned = False
+# in which a fit that fails in one process must fail in all
+_SECONDS_TO_FAIL = 5
+_inherited = None  # the group of the process that this one is a copy of
+
+
+def _after_fork():
+    global _inherited
+    if distributed.is_available() and distributed.is_initialized():
+        _inherited = distributed.group.WORLD
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Group:
@@ -29,8 +48,11 @@ class Group:
         Number of processes.
     """
 
+    n_fits = 0  # that the processes have shared
+
     def __init__(self, rank=0, size=1):
         self.rank, self.size = rank, size
+        self.is_broken = False  # whether another process has been waited for in vain
         self.objects = None  # the group for what lies on the CPU; None: the default one
         if size > 1 and "cpu:gloo" not in distributed.get_backend_config():
             self.objects = _second_group()
@@ -66,12 +88,36 @@ class Group:
             try:
                 told[0] = make()
             except Exception as error:
-                told[1] = error
+                told[1] = _sendable(error)
         with self._meeting():
             distributed.broadcast_object_list(told, 0, self.objects)
         if told[1] is not None:
             raise told[1]
         return told[0]
+
+    def together(self, act):
+        """Return what each process's own act returned; if one fails, all raise that.
+
+        Parameters
+        ----------
+        act : callable
+            May not wait for other processes.
+        """
+        if self.size == 1:
+            return [act()]
+        own = [None, None]
+        try:
+            own[0] = act()
+        except (Exception, KeyboardInterrupt) as error:
+            own[1] = error
+        said = [None] * self.size
+        with self._meeting():
+            sent = own[0], _sendable(own[1])
+            distributed.all_gather_object(said, sent, self.objects)
+        for failure in (own[1], *(failed for _, failed in said)):
+            if failure is not None:
+                raise failure
+        return [found for found, _ in said]
 
     def agree(self, what):
         """Raise an error if the processes do not say the same.
@@ -150,17 +196,29 @@ class Group:
         return {name: part.view(x.shape) for (name, x), part in pairs}
 
     @torch.no_grad()
-    def copy_first_(self, module):
-        """Give the weights and buffers of a module those of the first process."""
+    def copy_first_(self, tensors):
+        """Give every tensor, in place, the values that it has in the first process."""
         if self.size == 1:
             return
-        tensors = [*module.parameters(), *module.buffers()]
         for own in _by_type(tensors):
             flat = torch.cat([x.reshape(-1) for x in own])
             with self._meeting():
                 distributed.broadcast(flat, 0)
             for x, part in zip(own, flat.split([x.numel() for x in own]), strict=True):
                 x.copy_(part.view_as(x))
+
+    def all_fail(self):
+        """Return whether this fit fails in all processes, within seconds."""
+        with suppress(Exception):
+            store = distributed.distributed_c10d._get_default_store()
+            keys = [f"sklabel/failed/{self.n_fits}/{n}" for n in range(self.size)]
+            store.set(keys[self.rank], "")
+            end = time.monotonic() + _SECONDS_TO_FAIL
+            while time.monotonic() < end:
+                if store.check(keys):
+                    return not self.is_broken
+                time.sleep(0.05)
+        return False
 
     @contextmanager
     def step(self):
@@ -176,6 +234,7 @@ class Group:
         try:
             yield
         except RuntimeError as error:
+            self.is_broken = True
             said = " ".join(str(error).split())[:300]
             raise RuntimeError(
                 f"Process {self.rank} of {self.size} waited in vain for another one, "
@@ -212,8 +271,15 @@ def sharing():
             "network in each process within `with sklabel.alone():`."
         )
     token = _of_fit.set(group)
+    Group.n_fits += 1
     try:
-        yield
+        with _common_numbers(group):
+            yield
+    except BaseException as error:
+        # else the others would wait, where this one goes on, as a search does
+        if not (isinstance(error, Exception) and group.all_fail()):
+            _abandon()
+        raise
     finally:
         _of_fit.reset(token)
 
@@ -304,7 +370,7 @@ def own_part(x):
 
 
 class Numbers:
-    """torch's random numbers: common ones for all processes, and own ones for each.
+    """Random numbers: common ones for all processes, and own ones for each.
 
     What all processes must do alike, as the order of the rows, takes the common ones,
     and the augmentation of each one's rows its own.
@@ -323,8 +389,10 @@ class Numbers:
         """Start the own numbers anew; the common ones say where."""
         if self.group.size > 1:
             common = self._state()
-            seed = zlib.crc32(common[0].numpy().tobytes()) + (self.group.rank << 32)
-            torch.manual_seed(seed)
+            seed = zlib.crc32(common[0][0].numpy().tobytes())
+            torch.manual_seed(seed + (self.group.rank << 32))
+            np.random.seed((seed + self.group.rank) % 2**32)
+            random.seed(seed + (self.group.rank << 32))
             self._own = self._state()
             self._set(common)
 
@@ -344,12 +412,46 @@ class Numbers:
 
     def _state(self):
         cuda = self.device.type == "cuda"
-        return torch.get_rng_state(), cuda and torch.cuda.get_rng_state(self.device)
+        return _numbers(), cuda and torch.cuda.get_rng_state(self.device)
 
     def _set(self, state):
-        torch.set_rng_state(state[0])
+        _set_numbers(state[0])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state[1], self.device)
+
+
+def _numbers():
+    """Return the states of all generators that belong to the process."""
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _set_numbers(states):
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+
+
+@contextmanager
+def _common_numbers(group):
+    """In all processes draw what the first one draws; give own numbers back.
+
+    What has no seed draws from these. A generator that is the same before, as the
+    script has seeded it, is so afterwards.
+    """
+    own = _numbers()
+    first = group.shared(_numbers)
+    same = [
+        torch.equal(own[0], first[0]),
+        all(map(np.array_equal, own[1], first[1])),
+        own[2] == first[2],
+    ]
+    _set_numbers(first)
+    try:
+        yield
+    finally:
+        if not group.is_first:
+            drawn = zip(same, _numbers(), own, strict=True)
+            _set_numbers([now if kept else before for kept, now, before in drawn])
 
 
 class _Gathered(torch.autograd.Function):
@@ -388,6 +490,15 @@ def _all_gather(x, dim, group=None):
     return torch.cat(parts, dim)
 
 
+def _sendable(error):
+    """Return an error that other processes can read: itself, or what it says."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
 def _by_type(tensors):
     """Return tensors in lists of one type each, which can be sent at once."""
     kinds: dict = {}
@@ -401,14 +512,29 @@ def _join():
     if not distributed.is_available():
         return None
     if not distributed.is_initialized():
-        names = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-        if not names <= os.environ.keys() or int(os.environ["WORLD_SIZE"]) < 2:
+        if not _is_one_of_several():
             return None
-        if multiprocessing.current_process().name != "MainProcess":
-            return None  # a worker that one of them has started, as joblib does
+        if _is_abandoned:
+            raise RuntimeError(
+                "A fit before failed in some of the processes of torch.distributed "
+                "only, so they cannot train together any more: mend its error, and "
+                "start all of them again."
+            )
         _initialize()
+    if distributed.group.WORLD is _inherited:
+        return None  # a copy of one of them: its connections are not its own
     size = distributed.get_world_size()
     return None if size == 1 else Group(distributed.get_rank(), size)
+
+
+def _is_one_of_several():
+    """Return whether a launcher has started this process beside others."""
+    names = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    size = os.environ.get("WORLD_SIZE", "")
+    if not names <= os.environ.keys() or not size.isdigit() or int(size) < 2:
+        return False
+    # else a worker that one of them has started, as joblib does
+    return multiprocessing.current_process().name == "MainProcess"
 
 
 def _initialize():
@@ -418,6 +544,7 @@ def _initialize():
         backend = "cpu:gloo,cuda:nccl"
         local = int(os.environ.get("LOCAL_RANK", 0))
         torch.cuda.set_device(local % torch.cuda.device_count())
+    _wait_for_all()
     distributed.init_process_group(backend)
     atexit.register(_leave)
 
@@ -425,6 +552,64 @@ def _initialize():
 def _leave():
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _abandon():
+    """Close the connections to the others, so that they do not wait."""
+    global _is_abandoned
+    _is_abandoned = True
+    _second.clear()
+    with suppress(Exception):
+        _leave()
+
+
+# seconds after which a process that waits for another one to call fit says so, and
+# after which it gives up
+_PATIENCE, _LONGEST_WAIT = 60, 1800
+
+
+def _store():
+    """Return the launcher's store, by which processes can tell before they meet."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None  # the first process would have to keep one itself
+    with suppress(Exception):  # the launcher may have ended, or speak another way
+        return next(distributed.rendezvous("env://", timeout=timedelta(seconds=10)))[0]
+
+
+def _wait_for_all():
+    """Wait until all processes call fit; raise an error if one has ended without."""
+    if (store := _store()) is None:
+        return
+    atexit.unregister(_tell_that_it_ends)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store.set(f"sklabel/came/{rank}", "")
+    start, told = time.monotonic(), False
+    for other in range(size):
+        while not store.check([f"sklabel/came/{other}"]):
+            waited, ended = time.monotonic() - start, f"sklabel/ended/{other}"
+            if store.check([ended]) or waited > _LONGEST_WAIT:
+                what = "has ended" if store.check([ended]) else "goes on"
+                raise RuntimeError(
+                    f"Process {other} of {size} {what} without a call of fit: call it "
+                    "in all of them, or within `with sklabel.alone():`."
+                )
+            if waited > _PATIENCE and not told:
+                told = True
+                warnings.warn(
+                    f"Process {rank} of {size} has waited {waited:.0f} s for process "
+                    f"{other} to call fit, too.",
+                    stacklevel=2,
+                )
+            time.sleep(min(0.5, waited / 10))
+
+
+def _tell_that_it_ends():
+    if (store := _store()) is not None:
+        store.set(f"sklabel/ended/{os.environ['RANK']}", "")
+
+
+if _is_one_of_several():
+    atexit.register(_tell_that_it_ends)
 
 
 _second: dict = {}

@@ -142,13 +142,14 @@ def synchronized(module, group):
         return
     parts = list(module.modules())
     apart = {id(part.norm) for part in parts if isinstance(part, SplitBatchNorm)}
-    usual = nn.modules.batchnorm._BatchNorm.forward
+    # the second knows GPUs only
+    usual = nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward
     norms = [
         part
         for part in parts
-        if getattr(type(part), "forward", None) is usual and id(part) not in apart
+        if getattr(type(part), "forward", None) in usual and id(part) not in apart
     ]
-    kinds = [type(norm) for norm in norms]
+    before = [(type(norm), vars(norm).get("process_group")) for norm in norms]
     for norm in norms:
         on_gpu = norm.weight is not None and norm.weight.is_cuda
         norm.__class__ = nn.SyncBatchNorm if on_gpu else _SharedBatchNorm
@@ -156,24 +157,38 @@ def synchronized(module, group):
     try:
         yield
     finally:
-        for norm, kind in zip(norms, kinds, strict=True):
+        for norm, (kind, processes) in zip(norms, before, strict=True):
             norm.__class__ = kind
             del norm.process_group
+            if issubclass(kind, nn.SyncBatchNorm):
+                norm.process_group = processes
 
 
-def average_statistics_(module, group):
-    """Average what norms that see only one process's rows have seen, in place."""
-    shared = nn.SyncBatchNorm, _SharedBatchNorm
+def unite_buffers_(module, group):
+    """Give all processes the same buffers, in place, where each has seen its own rows.
+
+    Statistics of norms are averaged; any other buffer is that of the first process.
+
+    Parameters
+    ----------
+    module : nn.Module
+    group : Group
+        Of one process nothing changes.
+    """
+    if group.size == 1:
+        return
+    shared = nn.SyncBatchNorm, _SharedBatchNorm  # these have seen all rows
     group.average_(
         [
             statistic
             for norm in module.modules()
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm)
+            if isinstance(norm, nn.modules.batchnorm._NormBase)
             and not isinstance(norm, shared)
             for statistic in (norm.running_mean, norm.running_var)
             if statistic is not None
         ]
     )
+    group.copy_first_(module.buffers())
 
 
 def split_batchnorm_(module, n_splits):

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,18 @@ def test_what_may_go_wrong(tmp_path):
             assert "alone" in message
         assert "y, or what" in one["labels differ"]
         assert "n_jobs=1" in one["in a thread"]
-    assert seen[0]["alone"] == seen[1]["alone"]
+        assert one["one: stop"] == [2, False] and one["one: Ctrl-C"] == [2, True]
+        assert "of the first one" in one["one: fail"]
+        assert one["norm"]
+        assert one.get("copy", 0) == 0
+        assert "A fit before failed in some" in one["after it"]
+    for name in ("chosen", "asked", "seeded", "norms", "alone"):
+        assert seen[0][name] == seen[1][name], name
+    assert seen[0]["questions"] == 2 and seen[1]["questions"] == 0
+    assert seen[0]["shown"].count("round") == 2 and not seen[1]["shown"]
+    assert len(seen[0]["drawn"]) and not set(seen[0]["drawn"]) & set(seen[1]["drawn"])
+    assert "waited in vain" in seen[0]["fails in one"]
+    assert seen[1]["fails in one"] == "OSError: only here"
     assert seen[0]["alone, another"] != seen[1]["alone, another"]
     assert "Process 0 of 2 waited in vain" in seen[0]["other died"]
     assert seen[0]["seconds"] < 60
@@ -136,6 +148,40 @@ def test_workers_of_a_process_do_not_meet_the_others(monkeypatch):
     monkeypatch.setattr(process, "_config", {**process._config})
     monkeypatch.setattr(process, "_name", "LokyProcess-1")
     assert processes._join() is None
+
+
+@pytest.fixture
+def store(monkeypatch):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(processes, "_store", lambda: store)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    store.set("sklabel/came/2", "")
+    return store
+
+
+def test_a_process_that_ends_without_fit_is_not_waited_for(store, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    processes._tell_that_it_ends()
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RuntimeError, match="Process 1 of 3 has ended"):
+        processes._wait_for_all()
+
+
+def test_a_process_that_waits_long_says_for_whom(store, monkeypatch):
+    monkeypatch.setattr(processes, "_PATIENCE", 0.01)
+    with monkeypatch.context() as soon:
+        soon.setattr(processes, "_LONGEST_WAIT", 0.05)
+        with (
+            pytest.warns(UserWarning, match="has waited"),
+            pytest.raises(RuntimeError, match="Process 1 of 3 goes on without"),
+        ):
+            processes._wait_for_all()
+    late = threading.Timer(0.3, lambda: store.set("sklabel/came/1", ""))
+    late.start()
+    with pytest.warns(UserWarning, match="Process 0 of 3 has waited .* process 1"):
+        processes._wait_for_all()
+    late.join()
 
 
 def test_parts_of_split_norms_are_shared_out(monkeypatch):

@@ -132,7 +132,7 @@ def test_a_class_whose_labels_are_of_no_use_is_named():
         clf.fit(numbered(30), y, y == "ant")
     clf.set_params(class_weight={"bee": 0})
     with pytest.warns(
-        UserWarning, match="No labeled row of class bee is .*class_weight"
+        UserWarning, match="No labeled row of class bee can be used: .*class_weight"
     ):
         clf.fit(numbered(30), y)
 

@@ -110,4 +110,4 @@ def test_every_command_is_in_the_documentation():
         pytest.skip("no documentation beside the tests")
     told = " ".join(page.read_text(encoding="utf-8") for page in pages)
     for name in COMMANDS:
-        assert f"sklabel {name}" in told, name
+        assert f"sklabel {name}" in told, f"add `sklabel {name}` to docs/user_guide"

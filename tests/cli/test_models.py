@@ -12,7 +12,7 @@ def test_wrong_models(here, saved, capsys):
     assert "holds a SimCLRTransformer, not a classifier" in said
     select = ["select", "photos", "--n-samples", 2, "--embedder"]
     said = complaint(capsys, *select, model)
-    assert "holds a FixMatchClassifier, not an embedding" in said
+    assert "holds a FixMatchClassifier, not an embedder" in said
     said = complaint(capsys, *select, embedder, "--image-size", 32)
     assert "was trained on images of 16x16 pixels" in said
     gray = np.zeros((8, 8, 8), np.uint8)

@@ -67,8 +67,14 @@ def digits():
 
 
 def test_every_trained_embedder_is_here():
-    trained = {name for name in embedding.__all__ if name in str(list(DIGITS))}
-    assert trained == {cls.__name__ for cls in DIGITS}
+    # CLIP learns from captions: tests/embedding/test_clip.py
+    trained = {
+        name
+        for name in set(embedding.__all__) - {"CLIPTransformer"}
+        if hasattr(getattr(embedding, name), "_stage")
+    }
+    missing = sorted(trained - {cls.__name__ for cls in DIGITS})
+    assert not missing, f"add settings that teach {missing} something to DIGITS"
 
 
 @every

@@ -237,7 +237,7 @@ def test_what_it_was_taught_comes_from_the_labeled_rows(digits):
 def test_without_labels(digits):
     X, _, target = digits
     for unlabeled in (None, np.full(len(X), -1)):
-        with pytest.raises(ValueError, match="BADGESelector asks a classifier"):
+        with pytest.raises(ValueError, match="BADGESelector needs labels"):
             BADGESelector(5).fit(X, unlabeled)
     classifier = LogisticRegression(max_iter=1000).fit(X, target)
     selector = BADGESelector(5, classifier=FrozenEstimator(classifier))

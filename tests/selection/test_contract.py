@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sklabel import selection
 from sklabel.selection import (
     BADGESelector,
     BALDSelector,
@@ -64,8 +65,8 @@ def _committee():
 
 HELD = FrozenEstimator(AnyWidth().fit())
 
-# A new selector is added here. Those that read all labels are in ORACLES, those that
-# must have some to learn from in LEARNERS.
+# Selectors with the settings to try. Those that read all labels are in ORACLES, those
+# that must have some to learn from in LEARNERS.
 SELECTORS = [
     RandomSelector(random_state=0),
     USLSelector(random_state=0),
@@ -127,6 +128,10 @@ ORACLES = [
     StratifiedSelector(random_state=0),
     StratifiedSelector(rule="equal", random_state=0),
 ]
+# A selector that is in no list is tried with its defaults.
+NAMED = {type(selector) for selector in SELECTORS + LEARNERS + ORACLES}
+OTHERS = {getattr(selection, name) for name in selection.__all__} - NAMED
+SELECTORS += [cls(random_state=0) for cls in sorted(OTHERS, key=lambda c: c.__name__)]
 
 
 def _name(selector):

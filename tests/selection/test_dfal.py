@@ -181,7 +181,7 @@ def test_some_candidates(digits):
 
 def test_a_classifier_without_a_slope(digits):
     X, y, _ = digits
-    with pytest.raises(ValueError, match="RandomForestClassifier has none"):
+    with pytest.raises(ValueError, match="RandomForestClassifier does not have"):
         DFALSelector(classifier=RandomForestClassifier(5)).fit(X, y)
 
 

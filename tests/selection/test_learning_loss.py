@@ -347,7 +347,7 @@ def test_forms_of_X(digits, tmp_path):
     assert skipping.scores_[50] == -np.inf and not skipping.support_[50]
     with (
         pytest.warns(UserWarning),
-        pytest.raises(ValueError, match="leaves 19 without"),
+        pytest.raises(ValueError, match="leaves 19 unlabeled"),
     ):
         skipping.set_params(n_samples=20).fit(paths, y[:60])
     few = np.full(60, -1)

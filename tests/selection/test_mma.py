@@ -286,7 +286,7 @@ def test_string_labels_and_frames(digits):
 def test_without_labels_and_with_all(digits):
     X, _, target = digits
     for unlabeled in (None, np.full(len(X), -1)):
-        with pytest.raises(ValueError, match="MMASelector asks a classifier"):
+        with pytest.raises(ValueError, match="MMASelector needs labels"):
             MMASelector(5).fit(X, unlabeled)
     held = FrozenEstimator(LogisticRegression(max_iter=1000).fit(X, target))
     assert len(MMASelector(5, classifier=held).fit_select(X)) == 5

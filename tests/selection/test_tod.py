@@ -376,7 +376,7 @@ def test_forms_of_X(digits, tmp_path):
     assert skipping.scores_[50] == -np.inf and np.isnan(skipping.discrepancies_[50])
     with (
         pytest.warns(UserWarning),
-        pytest.raises(ValueError, match="leaves 19 without"),
+        pytest.raises(ValueError, match="leaves 19 unlabeled"),
     ):
         skipping.set_params(n_samples=20).fit(paths, y[:60])
 
