@@ -57,8 +57,10 @@ export function lookForOthers(milliseconds, isBusy, known, reload, show) {
   async function look() {
     if (isBusy() || gone || document.hidden) return;
     try {
+      const before = known().version;
       const found = await ask("/pulse");
-      if (isBusy() || gone) return;
+      // an answer of this page may have overtaken the reply
+      if (isBusy() || gone || known().version !== before) return;
       const isOther = found.version !== known().version;
       if (!isOther && found.turn === known().turn) return;
       await reload();
