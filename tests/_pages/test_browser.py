@@ -336,6 +336,37 @@ def test_five_thousand_images(page, start, tmp_path):
     assert len(labels_in(path)) == 16 and page.text("count") == "16 of 5000"
 
 
+def test_an_answer_that_overtakes_a_look_at_the_server_is_no_change_by_others(
+    page, start
+):
+    url, session, path = start(12)
+    page.open(url)
+    page.type("red")
+    page.js(
+        """
+        const fetched = window.fetch;
+        window.looks = 0;
+        window.fetch = async (path, ...more) => {
+            const answer = await fetched(path, ...more);
+            if (String(path).endsWith("/pulse")) {
+                window.looks += 1;  // the reply is under way
+                await new Promise((done) => setTimeout(done, 300));
+                window.looks += 1;
+            }
+            return answer;
+        };
+        document.dispatchEvent(new Event("visibilitychange"));  // look now
+        """
+    )
+    page.until(lambda: page.js("return window.looks") == 1)
+    page.press("1")
+    page.until(lambda: page.js("return window.looks") >= 2)
+    for n in range(3, 8):
+        page.press("1")
+        assert len(labels_in(path)) == n
+    assert "another tab" not in page.text("notice")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_and_a_screen_reader(page, start, scheme):
     url, session, path = start(6)
