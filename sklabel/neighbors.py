@@ -84,7 +84,7 @@ def kneighbors(
     Notes
     -----
     Exact: time n_queries * n_rows * n_features, memory the results and one block.
-    If several rows tie for the last place, which one is kept is not defined.
+    If several rows tie for the last place, any of them may be kept.
 
     References
     ----------

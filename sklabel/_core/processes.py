@@ -170,40 +170,42 @@ class Group:
                     p.grad = torch.zeros_like(p)
             self.average_([p.grad for p in weights])
 
-    def average_(self, tensors):
-        """Make every tensor of floats the mean over the processes, in place."""
+    def average_(self, tensors, group=None):
+        """Make every tensor of floats the mean over the processes, in place.
+
+        ``group``: of torch, which sends them; None: the default one.
+        """
         if self.size == 1:
             return
-        for own in _by_type(tensors):
-            flat = torch.cat([x.reshape(-1) for x in own])
-            with self._meeting():
-                distributed.all_reduce(flat)
-            parts = (flat / self.size).split([x.numel() for x in own])
-            for x, part in zip(own, parts, strict=True):
-                x.copy_(part.view_as(x))
+
+        def average(flat):
+            distributed.all_reduce(flat, group=group)
+            flat /= self.size
+
+        self._at_once(tensors, average)
 
     def averaged(self, values):
         """Return the mean over the processes of each value of a dict."""
         if self.size == 1:
             return values
-        values = {name: torch.as_tensor(x) for name, x in values.items()}
-        values = {name: x.to("cpu", torch.float64) for name, x in values.items()}
-        flat = torch.cat([x.reshape(-1) for x in values.values()])
-        with self._meeting():
-            distributed.all_reduce(flat, group=self.objects)
-        parts = (flat / self.size).split([x.numel() for x in values.values()])
-        pairs = zip(values.items(), parts, strict=True)
-        return {name: part.view(x.shape) for (name, x), part in pairs}
+        own = {name: torch.as_tensor(x) for name, x in values.items()}
+        own = {name: x.to("cpu", torch.float64, copy=True) for name, x in own.items()}
+        self.average_(own.values(), self.objects)
+        return own
 
     @torch.no_grad()
     def copy_first_(self, tensors):
         """Give every tensor, in place, the values that it has in the first process."""
         if self.size == 1:
             return
+        self._at_once(tensors, lambda flat: distributed.broadcast(flat, 0))
+
+    def _at_once(self, tensors, send):
+        """Change tensors in place: ``send`` changes those of one type as one vector."""
         for own in _by_type(tensors):
             flat = torch.cat([x.reshape(-1) for x in own])
             with self._meeting():
-                distributed.broadcast(flat, 0)
+                send(flat)
             for x, part in zip(own, flat.split([x.numel() for x in own]), strict=True):
                 x.copy_(part.view_as(x))
 
@@ -462,7 +464,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        # each process has a loss of its own, of which the mean is minimized
+        # training minimizes the mean of the losses of all processes
         grad = grad.contiguous()
         distributed.all_reduce(grad)
         size, rank = distributed.get_world_size(), distributed.get_rank()

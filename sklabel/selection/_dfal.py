@@ -145,7 +145,7 @@ class DFALSelector(ClassifierSelectionRole):
     max_steps : int
         Maximum number of DeepFool steps per row.
     overshoot : float
-        How far a step goes beyond the border, as a share of its length, >= 0.
+        Share of its length by which a step is extended beyond the border, >= 0.
     n_candidates : int or None
         Number of unlabeled rows to score, drawn at random; at least ``n_samples``.
         None: all.
