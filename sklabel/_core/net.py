@@ -33,7 +33,8 @@ from .devices import (
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
-from .processes import ALONE, Numbers, alone, current
+from .processes import ALONE, alone, current
+from .random_numbers import Numbers
 from .samplers import count_rows, split_batch
 from .samples import to_unit
 from .warn import warn

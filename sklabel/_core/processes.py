@@ -1,40 +1,24 @@
 """Several processes that train one network together, as torchrun starts them."""
 
-import atexit
-import multiprocessing
-import os
 import pickle
-import random
 import threading
 import time
-import warnings
-import zlib
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from datetime import timedelta
 from functools import wraps
 
 import numpy as np
 import torch
 from torch import distributed
 
+from .launching import abandon, joined, second_group
+from .random_numbers import common_numbers
+
 _of_fit: ContextVar = ContextVar("the processes that share this fit", default=None)
 _of_step: ContextVar = ContextVar("the processes that share this step", default=None)
 _n_alone = 0
-_is_abandoned = False
 # in which a fit that fails in one process must fail in all
 _SECONDS_TO_FAIL = 5
-_inherited = None  # the group of the process that this one is a copy of
-
-
-def _after_fork():
-    global _inherited
-    if distributed.is_available() and distributed.is_initialized():
-        _inherited = distributed.group.WORLD
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Group:
@@ -55,7 +39,7 @@ class Group:
         self.is_broken = False  # whether another process has been waited for in vain
         self.objects = None  # the group for what lies on the CPU; None: the default one
         if size > 1 and "cpu:gloo" not in distributed.get_backend_config():
-            self.objects = _second_group()
+            self.objects = second_group()
 
     @property
     def is_first(self):
@@ -262,10 +246,10 @@ def n_in_step():
 @contextmanager
 def sharing():
     """While a fit runs: share it, if there are several processes to do so."""
-    group = None if _of_fit.get() or _n_alone else _join()
-    if group is None:
+    if _of_fit.get() or _n_alone or not joined():
         yield
         return
+    group = Group(distributed.get_rank(), distributed.get_world_size())
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
             f"The {group.size} processes of torch.distributed train together, which "
@@ -275,12 +259,12 @@ def sharing():
     token = _of_fit.set(group)
     Group.n_fits += 1
     try:
-        with _common_numbers(group):
+        with common_numbers(group):
             yield
     except BaseException as error:
         # else the others would wait, where this one goes on, as a search does
         if not (isinstance(error, Exception) and group.all_fail()):
-            _abandon()
+            abandon()
         raise
     finally:
         _of_fit.reset(token)
@@ -371,91 +355,6 @@ def own_part(x):
     return x if group is None else group.part(x)
 
 
-class Numbers:
-    """Random numbers: common ones for all processes, and own ones for each.
-
-    What all processes must do alike, as the order of the rows, takes the common ones,
-    and the augmentation of each one's rows its own.
-
-    Parameters
-    ----------
-    group : Group
-    device : torch.device
-    """
-
-    def __init__(self, group, device):
-        self.group, self.device = group, torch.device(device)
-        self._own = None
-
-    def begin_epoch(self):
-        """Start the own numbers anew; the common ones say where."""
-        if self.group.size > 1:
-            common = self._state()
-            seed = zlib.crc32(common[0][0].numpy().tobytes())
-            torch.manual_seed(seed + (self.group.rank << 32))
-            np.random.seed((seed + self.group.rank) % 2**32)
-            random.seed(seed + (self.group.rank << 32))
-            self._own = self._state()
-            self._set(common)
-
-    @contextmanager
-    def own(self):
-        """Draw the own numbers."""
-        if self.group.size == 1:
-            yield
-            return
-        common = self._state()
-        self._set(self._own)
-        try:
-            yield
-        finally:
-            self._own = self._state()
-            self._set(common)
-
-    def _state(self):
-        cuda = self.device.type == "cuda"
-        return _numbers(), cuda and torch.cuda.get_rng_state(self.device)
-
-    def _set(self, state):
-        _set_numbers(state[0])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state[1], self.device)
-
-
-def _numbers():
-    """Return the states of all generators that belong to the process."""
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()
-
-
-def _set_numbers(states):
-    torch.set_rng_state(states[0])
-    np.random.set_state(states[1])
-    random.setstate(states[2])
-
-
-@contextmanager
-def _common_numbers(group):
-    """In all processes draw what the first one draws; give own numbers back.
-
-    What has no seed draws from these. A generator that is the same before, as the
-    script has seeded it, is so afterwards.
-    """
-    own = _numbers()
-    first = group.shared(_numbers)
-    same = [
-        torch.equal(own[0], first[0]),
-        all(map(np.array_equal, own[1], first[1])),
-        own[2] == first[2],
-    ]
-    _set_numbers(first)
-    try:
-        yield
-    finally:
-        if not group.is_first:
-            drawn = zip(same, _numbers(), own, strict=True)
-            _set_numbers([now if kept else before for kept, now, before in drawn])
-
-
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dim):
@@ -507,119 +406,3 @@ def _by_type(tensors):
     for x in tensors:
         kinds.setdefault((x.dtype, x.device), []).append(x)
     return kinds.values()
-
-
-def _join():
-    """Return the group of processes that this one was started with; None: no other."""
-    if not distributed.is_available():
-        return None
-    if not distributed.is_initialized():
-        if not _is_one_of_several():
-            return None
-        if _is_abandoned:
-            raise RuntimeError(
-                "A fit before failed in some of the processes of torch.distributed "
-                "only, so they cannot train together any more: mend its error, and "
-                "start all of them again."
-            )
-        _initialize()
-    if distributed.group.WORLD is _inherited:
-        return None  # a copy of one of them: its connections are not its own
-    size = distributed.get_world_size()
-    return None if size == 1 else Group(distributed.get_rank(), size)
-
-
-def _is_one_of_several():
-    """Return whether a launcher has started this process beside others."""
-    names = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    size = os.environ.get("WORLD_SIZE", "")
-    if not names <= os.environ.keys() or not size.isdigit() or int(size) < 2:
-        return False
-    # else a worker that one of them has started, as joblib does
-    return multiprocessing.current_process().name == "MainProcess"
-
-
-def _initialize():
-    """Meet the other processes, as torchrun and accelerate launch have said where."""
-    backend = "gloo"
-    if torch.cuda.is_available() and distributed.is_nccl_available():
-        backend = "cpu:gloo,cuda:nccl"
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        torch.cuda.set_device(local % torch.cuda.device_count())
-    _wait_for_all()
-    distributed.init_process_group(backend)
-    atexit.register(_leave)
-
-
-def _leave():
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
-
-
-def _abandon():
-    """Close the connections to the others, so that they do not wait."""
-    global _is_abandoned
-    _is_abandoned = True
-    _second.clear()
-    with suppress(Exception):
-        _leave()
-
-
-# seconds after which a process that waits for another one to call fit says so, and
-# after which it gives up
-_PATIENCE, _LONGEST_WAIT = 60, 1800
-
-
-def _store():
-    """Return the launcher's store, by which processes can tell before they meet."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return None  # the first process would have to keep one itself
-    with suppress(Exception):  # the launcher may have ended, or speak another way
-        return next(distributed.rendezvous("env://", timeout=timedelta(seconds=10)))[0]
-
-
-def _wait_for_all():
-    """Wait until all processes call fit; raise an error if one has ended without."""
-    if (store := _store()) is None:
-        return
-    atexit.unregister(_tell_that_it_ends)
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store.set(f"sklabel/came/{rank}", "")
-    start, told = time.monotonic(), False
-    for other in range(size):
-        while not store.check([f"sklabel/came/{other}"]):
-            waited, ended = time.monotonic() - start, f"sklabel/ended/{other}"
-            if store.check([ended]) or waited > _LONGEST_WAIT:
-                what = "has ended" if store.check([ended]) else "goes on"
-                raise RuntimeError(
-                    f"Process {other} of {size} {what} without a call of fit: call it "
-                    "in all of them, or within `with sklabel.alone():`."
-                )
-            if waited > _PATIENCE and not told:
-                told = True
-                warnings.warn(
-                    f"Process {rank} of {size} has waited {waited:.0f} s for process "
-                    f"{other} to call fit, too.",
-                    stacklevel=2,
-                )
-            time.sleep(min(0.5, waited / 10))
-
-
-def _tell_that_it_ends():
-    if (store := _store()) is not None:
-        store.set(f"sklabel/ended/{os.environ['RANK']}", "")
-
-
-if _is_one_of_several():
-    atexit.register(_tell_that_it_ends)
-
-
-_second: dict = {}
-
-
-def _second_group():
-    """Return a group for what lies on the CPU, beside one for GPUs alone."""
-    world = distributed.group.WORLD
-    if world not in _second:
-        _second[world] = distributed.new_group(backend="gloo")
-    return _second[world]

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from sklabel._core import processes
-from sklabel._core.processes import ALONE, Group, gathered, own_part, summed
+from sklabel._core import launching
+from sklabel._core.processes import ALONE, Group, current, gathered, own_part, summed
 from sklabel.modules import SplitBatchNorm
 
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -117,7 +117,7 @@ def test_a_process_by_itself_gives_back_what_it_is_given():
     x = torch.rand(5, 2)
     assert gathered(x) is x and summed(x) is x and own_part(x) is x
     assert ALONE.part(x) is x and ALONE.shared(lambda: 3) == 3
-    assert processes.current() is ALONE and ALONE.is_first
+    assert current() is ALONE and ALONE.is_first
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 12])
@@ -141,19 +141,19 @@ def test_parts_are_equally_long_and_cover_all_rows(n, size, monkeypatch):
 def test_workers_of_a_process_do_not_meet_the_others(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert processes._join() is None  # nobody said where
+    assert not launching.joined()  # nobody said where
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "1")
     process = multiprocessing.current_process()
     monkeypatch.setattr(process, "_config", {**process._config})
     monkeypatch.setattr(process, "_name", "LokyProcess-1")
-    assert processes._join() is None
+    assert not launching.joined()
 
 
 @pytest.fixture
 def store(monkeypatch):
     store = torch.distributed.HashStore()
-    monkeypatch.setattr(processes, "_store", lambda: store)
+    monkeypatch.setattr(launching, "_store", lambda: store)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     store.set("sklabel/came/2", "")
@@ -162,25 +162,25 @@ def store(monkeypatch):
 
 def test_a_process_that_ends_without_fit_is_not_waited_for(store, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    processes._tell_that_it_ends()
+    launching._tell_that_it_ends()
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(RuntimeError, match="Process 1 of 3 has ended"):
-        processes._wait_for_all()
+        launching._wait_for_all()
 
 
 def test_a_process_that_waits_long_says_for_whom(store, monkeypatch):
-    monkeypatch.setattr(processes, "_PATIENCE", 0.01)
+    monkeypatch.setattr(launching, "_PATIENCE", 0.01)
     with monkeypatch.context() as soon:
-        soon.setattr(processes, "_LONGEST_WAIT", 0.05)
+        soon.setattr(launching, "_LONGEST_WAIT", 0.05)
         with (
             pytest.warns(UserWarning, match="has waited"),
             pytest.raises(RuntimeError, match="Process 1 of 3 goes on without"),
         ):
-            processes._wait_for_all()
+            launching._wait_for_all()
     late = threading.Timer(0.3, lambda: store.set("sklabel/came/1", ""))
     late.start()
     with pytest.warns(UserWarning, match="Process 0 of 3 has waited .* process 1"):
-        processes._wait_for_all()
+        launching._wait_for_all()
     late.join()
 
 

@@ -23,7 +23,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import distributed, nn
 
 import sklabel
-from sklabel._core import processes
+from sklabel._core import launching, processes
 from sklabel._core.identity import digest
 from sklabel._core.net import Net
 from sklabel.active_learning import ActiveLearningClassifier
@@ -181,7 +181,7 @@ def main(folder):
     if hasattr(os, "fork"):
         child = os.fork()
         if child == 0:
-            os._exit(0 if processes._join() is None else 1)
+            os._exit(1 if launching.joined() else 0)
         seen["copy"] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
     # not the same
