@@ -553,7 +553,35 @@ METHODS = {
         (X, Y),
         "network  labeled unlabeled",
     ),
+    "SRAAL: no view; labeled and unlabeled rows in one forward": (
+        make(selection.SRAALSelector, n_samples=3, batch_size=4),
+        (X, Y),
+        "network  labeled unlabeled",
+    ),
+    "LADA: one view of the labeled rows; then the policy sees both rows of a pair": (
+        make(
+            selection.LADASelector,
+            augment=a,
+            n_samples=3,
+            layers=("",),
+            policy_epochs=1,
+        ),
+        (X, Y),
+        """
+        network  a1(labeled)
+        --
+        teacher  [x] [neighbors]
+        """,
+    ),
 }
+
+
+def test_every_method_has_a_table():
+    folders = embedding, clustering, classification, selection
+    found = {getattr(folder, name) for folder in folders for name in folder.__all__}
+    seen = {type(estimator) for estimator, _, _ in METHODS.values()}
+    trained = {cls for cls in found if hasattr(cls, "_stage")}
+    assert trained - {classification.CLIPClassifier} == seen  # it trains no network
 
 
 @pytest.mark.parametrize("name", METHODS)
