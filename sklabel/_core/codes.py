@@ -83,16 +83,17 @@ class CodesMixin:
             and not hasattr(inner, "inverse_transform")
         ):
             raise _no_decoder(inner)
-        return self._fit_nested(embedder, X, self.backbone)
+        fitted = self._fit_nested(embedder, X, self.backbone)
+        if not hasattr(unfrozen(fitted), "encoder_"):
+            raise ValueError(
+                f"embedder={type(inner).__name__} has no network that can be trained "
+                "further: use one of sklabel.embedding."
+            )
+        return fitted
 
     def _build_embed(self):
         """Return a trainable copy of the encoder, with its decoder if it has one."""
         trained = unfrozen(self.embedder_)
-        if not hasattr(trained, "encoder_"):
-            raise ValueError(
-                f"embedder={type(trained).__name__} has no network that can be trained "
-                "further: use one of sklabel.embedding."
-            )
         embed = getattr(getattr(trained, "net_", None), "module_", None)
         decodes = hasattr(embed, "error")
         if self.reconstruction_weight and not decodes:

@@ -13,9 +13,14 @@ from sklabel import CollapseWarning
 from sklabel._core.nested import encoded
 from sklabel._core.samplers import FixedSteps
 from sklabel._core.samples import Samples
+from sklabel.classification import CCLClassifier
 from sklabel.clustering import DCECClusterer, _dcec
 from sklabel.datasets import load_digit_images
-from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+from sklabel.embedding import (
+    AutoencoderTransformer,
+    CLIPTransformer,
+    SimCLRTransformer,
+)
 from sklabel.losses import sharpened_targets, student_assignment, target_divergence
 from sklabel.metrics import clustering_accuracy
 from sklabel.neighbors import kneighbors
@@ -37,6 +42,19 @@ def test_groups_of_vectors():
         embedder = AutoencoderTransformer(2, hidden_sizes=(20, 30), max_steps=400)
         labels = short(embedder=embedder, max_steps=200).fit_predict(mixed(X))
     assert clustering_accuracy(Y, labels) > 0.8  # chance: 0.4
+
+
+@pytest.mark.parametrize("cls", [DCECClusterer, CCLClassifier])
+def test_codes_of_clip_are_those_before_its_projection(cls, tmp_path):
+    tower = {"text_width": 8, "text_layers": 1, "text_heads": 2}
+    texts = [f"kind {kind}" for kind in Y]
+    clip = CLIPTransformer(4, **tower, max_steps=2, random_state=0).fit(X, texts)
+    held = {"embedder": FrozenEstimator(clip), "reconstruction_weight": 0}
+    model = cls(**held, max_steps=2, random_state=0).fit(X, Y)
+    assert encoded(model, X).shape[1] == encoded(clip, X).shape[1] != 4
+    model.save(tmp_path / "model")
+    loaded = sklabel.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
 
 
 def test_groups_of_images():
