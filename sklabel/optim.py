@@ -121,7 +121,10 @@ class LARS(Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     if p.grad.is_sparse:
-                        raise RuntimeError("LARS does not support sparse gradients.")
+                        raise RuntimeError(
+                            "LARS does not support sparse gradients: use "
+                            "nn.Embedding with sparse=False, or torch.optim.SGD."
+                        )
                     alike.setdefault((p.device, p.dtype), []).append(p)
             for weights in alike.values():
                 self._step(group, weights)
