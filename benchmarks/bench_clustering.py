@@ -4,8 +4,10 @@ Accuracy is that of the best one-to-one match of clusters and classes (Hungarian
 the test images; training saw the training images alone, and no label. All but the
 autoencoders have the same small network. DEC and IDEC take pixels as vectors, like
 ClustPy's, which have the same layers, epochs and batches. An .npz file may hold vectors
-in the place of images: then k-means, SCAN, DeepCluster and TURTLE run on them. Rows
-that are in the results file are not run again, so a broken run continues.
+in the place of images: then k-means, SCAN, DeepCluster and TURTLE run on them. With
+``--curve`` the row of IIC holds the accuracy after each epoch as well, which nothing is
+chosen by. Rows that are in the results file are not run again, so a broken run
+continues.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.preprocessing import normalize
+from skorch.callbacks import Callback
 from torch.nn.functional import cross_entropy
 
 from sklabel.augment import Contrastive, RandAugment, Weak
@@ -178,8 +181,25 @@ def deepcluster_of_vectors(args, seed, data):
     return of_vectors(clusterer, data)
 
 
+class Curve(Callback):
+    """Writes down the accuracy on images after each epoch."""
+
+    def __init__(self, x, y):
+        pixels = torch.from_numpy(x).float() / 255
+        self.pixels = pixels[:, None] if x.ndim == 3 else pixels.permute(0, 3, 1, 2)
+        self.y, self.accuracies = y, []
+
+    def on_epoch_end(self, net, **kwargs):
+        module = net.module_.eval()
+        with torch.inference_mode():
+            p = torch.cat([module(part) for part in self.pixels.split(500)])
+        self.accuracies.append(clustering_accuracy(self.y, p.argmax(1).numpy()))
+        module.train()
+
+
 def iic(args, seed, data):
     x, y, x_test, y_test = data
+    curve = Curve(x_test, y_test)
     upright = args.data in UPRIGHT
     strong = Contrastive(
         flip=0, crop=(0.4, 1.0), rotate=25, jitter=0.4, jitter_probability=1.0
@@ -188,15 +208,17 @@ def iic(args, seed, data):
         len(np.unique(y)),
         n_sub_heads=20,
         n_restarts=args.iic_restarts,
-        n_repeats=1,
+        n_repeats=args.iic_repeats,
         backbone=small_network(seen(args, x), args.width, seed),
         augment=strong if upright else "auto",
         sobel=not upright,
         max_epochs=args.iic_epochs,
         schedule=functools.partial(step_decay, milestones=(0.9,)),
+        net_params={"callbacks": [curve]} if args.curve else None,
         **shared(args, seed),
     ).fit(x)
-    return {**figures(y_test, clusterer.predict(x_test)), "score": clusterer.score(x)}
+    found = {**figures(y_test, clusterer.predict(x_test)), "score": clusterer.score(x)}
+    return {**found, "curve": curve.accuracies} if args.curve else found
 
 
 def deepcluster(args, seed, data):
@@ -257,7 +279,7 @@ METHODS = {
     "SCAN": (scan, ("width", "embed_epochs", "epochs")),
     "DCEC": (dcec, ("code_epochs", "epochs")),
     "DeepCluster": (deepcluster, ("width", "epochs")),
-    "IIC": (iic, ("width", "iic_restarts", "iic_epochs")),
+    "IIC": (iic, ("width", "iic_restarts", "iic_epochs", "iic_repeats")),
     "k-means on vectors": (kmeans_of_vectors, ()),
     "SCAN on vectors": (scan_of_vectors, ("epochs",)),
     "DeepCluster on vectors": (deepcluster_of_vectors, ("epochs",)),
@@ -320,6 +342,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=6, help="of the clustering")
     parser.add_argument("--iic-epochs", type=int, default=40)
     parser.add_argument("--iic-restarts", type=int, default=4, help="of the heads")
+    parser.add_argument("--iic-repeats", type=int, default=1, help="views of each row")
+    parser.add_argument("--curve", action="store_true", help="of IIC")
     parser.add_argument("--turtle-steps", type=int, default=6000)
     parser.add_argument("--turtle-batch", type=int, default=10_000)
     parser.add_argument("--losses", action="store_true", help="of TURTLE, print only")

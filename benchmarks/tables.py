@@ -13,6 +13,7 @@ import numpy as np
 from _common import Results
 from bench_classification import HARD
 from bench_clustering import METHODS as CLUSTERERS
+from bench_transfer import METHODS as TRAININGS
 from bench_transfer import RULES
 
 README = Path(__file__).parent / "README.md"
@@ -304,23 +305,72 @@ def why():
     return table(["", *(DATA[d] for d in columns)], lines)
 
 
+ENCODERS = {
+    "simclr": "SimCLR",
+    "clip": "CLIP of words around eight of the classes",
+    "mobilenet, 64 pixels": "MobileNet v2 at 64 pixels",
+}
+SHOWN = ("logistic regression", "FixMatch")
+
+
+def _choices():
+    """Yield the title and rows of every set and encoder that labels were chosen in."""
+    rows = [r for r in rows_of("transfer") if r.get("choice") and not r.get("asked_in")]
+    for data, embedding in itertools.product(DATA, ENCODERS):
+        own = [r for r in rows if (r["data"], r["embedding"]) == (data, embedding)]
+        if own:
+            yield f"{DATA[data]}, {ENCODERS[embedding]}", own
+
+
 def chosen_from_encoder():
     """Trainings from the encoder in whose space the labels were chosen."""
-    rows = [r for r in rows_of("transfer") if r.get("choice")]
-    methods = distinct(rows, "method")
     parts = []
-    for data in [d for d in DATA if d in distinct(rows, "data")]:
-        every = [r for r in rows if r["data"] == data]
-        lines = []
+    for title, every in _choices():
+        methods, lines = distinct(every, "method"), []
         for choice in distinct(every, "choice"):
             own = [r for r in every if r["choice"] == choice]
             cells = [[r for r in own if r["method"] == m] for m in methods]
             texts = [counted(percent(cell), cell, 3) for cell in cells]
-            n_classes = 8 if data == "bloodmnist" else 10
+            n_classes = 8 if every[0]["data"] == "bloodmnist" else 10
             met = n_classes * np.mean([r["coverage"] for r in cells[0]])
             lines.append([choice, f"{met:.1f}", *texts])
-        parts.append(table([f"{DATA[data]}, 40 labels", "classes", *methods], lines))
+        parts.append(table([title, "classes", *methods], lines))
     return "\n\n".join(parts)
+
+
+def balance():
+    """How the balance of the classes among the labels goes with the accuracy."""
+    lines = []
+    for title, every in _choices():
+        line = [title]
+        for method in TRAININGS:
+            own = [r for r in every if r["method"] == method]
+            both = np.array([[r["balance"], r["accuracy"]] for r in own]).T
+            line.append(f"{np.corrcoef(both)[0, 1]:.2f}" if own else "")
+        lines.append(line)
+    return table(["correlation", *TRAININGS], lines)
+
+
+def asked_in():
+    """The same, chosen by what a network sees that has learned from ten labels."""
+    rows = [r for r in rows_of("transfer") if r.get("choice") and r["method"] in SHOWN]
+    chosen_so = [r for r in rows if r.get("asked_in") == "labels"]
+    columns = [d for d in DATA if d in distinct(chosen_so, "data")]
+    lines = []
+    for choice in distinct(chosen_so, "choice"):
+        for space in (None, "labels"):
+            line = [choice, "first labels" if space else "SimCLR"]
+            for data, method in itertools.product(columns, SHOWN):
+                own = [
+                    r
+                    for r in rows
+                    if (r["data"], r["method"], r["choice"]) == (data, method, choice)
+                    and r.get("asked_in") == space
+                ]
+                line.append(counted(percent(own), own, 3))
+            lines.append(line)
+    head = [f"{DATA[d]}, {m}" for d, m in itertools.product(columns, SHOWN)]
+    return table(["40 labels", "chosen in the space of", *head], lines)
 
 
 def rules():
@@ -393,12 +443,15 @@ def loop():
     rows, lines = rows_of("selection", task="loop"), []
     shares = ("1%", "3%", "5%", "10%")
     n_seeds = max((r["seed"] for r in rows), default=0) + 1
-    for data in DATA:
-        for method in distinct(rows, "method"):
-            own = [r for r in rows if (r["data"], r["method"]) == (data, method)]
-            if own:
-                figures = [percent(own, f"accuracy_{share}") for share in shares]
-                lines.append([DATA[data], counted(method, own, n_seeds), *figures])
+    sizes = sorted(distinct(rows, "n_train"))
+    cases = itertools.product(DATA, sizes, distinct(rows, "method"))
+    for data, size, method in cases:
+        case = data, size, method
+        own = [r for r in rows if (r["data"], r["n_train"], r["method"]) == case]
+        if own:
+            figures = [percent(own, f"accuracy_{share}") for share in shares]
+            name = f"{DATA[data]} ({size:,})"
+            lines.append([name, counted(method, own, n_seeds), *figures])
     return table(["", "", *(f"{s[:-1]} %" for s in shares)], lines)
 
 
@@ -473,6 +526,8 @@ TABLES = {
     "starts": starts,
     "why": why,
     "chosen from encoder": chosen_from_encoder,
+    "asked in": asked_in,
+    "balance": balance,
     "rules": rules,
     "chosen": chosen,
     "loop": loop,
