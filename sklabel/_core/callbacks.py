@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from sklearn.base import _fit_context
 
 from .plain import float32_by_default, plain_parameters
-from .processes import current, sharing
+from .processes import alone, current, sharing
 from .warn import one_fit
 
 try:
@@ -100,6 +100,9 @@ def _first_tells(estimator):
 class Stage:
     """Tell callbacks of the epochs of one stage of a fit.
 
+    What they fit or predict is their own: of several processes that share the fit, the
+    first alone has callbacks.
+
     Parameters
     ----------
     estimator : estimator
@@ -114,14 +117,17 @@ class Stage:
         self.parent, self.name, self.predicts = context, name, predicts
         self.known = {"estimator": estimator, "X": X, "y": y}
 
+    @alone()
     def begin(self, n_epochs):
         self.task = self.parent.subcontext(task_name=self.name, max_subtasks=n_epochs)
         self.task.call_on_fit_task_begin(**self.known)
 
+    @alone()
     def begin_epoch(self):
         self.epoch = self.task.subcontext(task_name="epoch")
         self.epoch.call_on_fit_task_begin(**self.known)
 
+    @alone()
     def end_epoch(self):
         """Return whether a callback asks to stop."""
         # {}: a copy of the estimator as it is now can predict
@@ -130,5 +136,6 @@ class Stage:
             **self.known, reconstruction_attributes=attributes
         )
 
+    @alone()
     def end(self):
         self.task.call_on_fit_task_end(**self.known)

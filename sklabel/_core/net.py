@@ -33,7 +33,7 @@ from .devices import (
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
-from .processes import ALONE, alone, current
+from .processes import ALONE, current
 from .random_numbers import Numbers
 from .samplers import count_rows, split_batch
 from .samples import to_unit
@@ -344,14 +344,12 @@ class Net(NeuralNet):
         group.copy_first_([*self.module_.parameters(), *self.module_.buffers()])
         self.resume()
         stage = self.stage if self.stage and group.is_first else _NoStage()
-        with alone():  # the first process tells its callbacks
-            stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
+        stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
         with self._working(sampler, batches):
             try:
                 while self.step_ < self.total_steps_:
-                    with alone():
-                        stage.begin_epoch()
+                    stage.begin_epoch()
                     self.notify("on_epoch_begin", **data)
                     self.run_single_epoch(batches, True, "train", self.train_step)
                     self._after_epoch(sampler)
@@ -364,8 +362,7 @@ class Net(NeuralNet):
                 self.interrupted_ = True
                 if within_epoch:
                     self.history.pop()  # the epoch that was broken off
-        with alone():
-            stage.end()
+        stage.end()
         self._check_finite(sampler.samples)
         return self
 
@@ -389,9 +386,7 @@ class Net(NeuralNet):
         """Tell that an epoch has ended; return whether the training ends here."""
         self.notify("on_epoch_end", **data)
         self.save_checkpoint()
-        with alone():
-            asked = stage.end_epoch()
-        return asked or self.step_ >= self.total_steps_
+        return stage.end_epoch() or self.step_ >= self.total_steps_
 
     def _check_finite(self, samples):
         """Raise if the last steps led to outputs that are not finite."""
