@@ -7,8 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sklabel import neighbors
-from sklabel.neighbors import kmeans, kneighbors, mine_neighbors, squared_distances
+from sklabel.neighbors import (
+    _search,
+    kmeans,
+    kneighbors,
+    mine_neighbors,
+    squared_distances,
+)
 from tests._golden import assert_same_ranking, cases
 
 
@@ -184,8 +189,8 @@ def test_dtype_is_kept():
 def test_blocks_of_keys_are_merged(monkeypatch):
     Z = np.random.default_rng(0).standard_normal((157, 6)).astype(np.float32)
     whole = kneighbors(Z, 9)
-    monkeypatch.setattr(neighbors, "_BLOCK_KEYS", 13)
-    monkeypatch.setattr(neighbors, "_BLOCK_PAIRS", 31)
+    monkeypatch.setattr(_search, "_BLOCK_KEYS", 13)
+    monkeypatch.setattr(_search, "BLOCK_PAIRS", 31)
     parts = kneighbors(Z, 9, block_size=10)
     np.testing.assert_array_equal(parts[1], whole[1])
     np.testing.assert_array_equal(parts[0], whole[0])
@@ -196,7 +201,7 @@ def test_memory_maps_give_the_same(tmp_path, monkeypatch, mode, recwarn):
     Z = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
     Z.tofile(tmp_path / "Z")
     mapped = np.memmap(tmp_path / "Z", np.float32, mode, shape=Z.shape)
-    monkeypatch.setattr(neighbors, "_BLOCK_KEYS", 16)
+    monkeypatch.setattr(_search, "_BLOCK_KEYS", 16)
     for metric in ("euclidean", "cosine"):
         want = kneighbors(Z, 4, metric=metric)
         got = kneighbors(mapped, 4, metric=metric)
@@ -266,7 +271,7 @@ def test_incomplete_rows_of_the_approximate_search_are_completed(monkeypatch, me
 
 
 def test_auto_takes_the_exact_search_until_compilation_pays():
-    cheaper = neighbors._exact_is_cheaper
+    cheaper = _search._exact_is_cheaper
     assert cheaper(20_000, 20_000, 128, 28)
     assert cheaper(100_000, 100_000, 128, 408)
     assert not cheaper(1_280_000, 1_280_000, 128, 28)
