@@ -104,6 +104,7 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         self._validate_params()
         if getattr(getattr(X, "dtype", None), "kind", "") == "c":
             raise ValueError("Complex data not supported: X holds complex numbers.")
+        self._check_votes()
         labels = check_labels(y, n_samples=_num_samples(X))
         self.classes_, codes = encode_labels(labels)
         self.le_ = LabelEncoder().fit(self.classes_)
@@ -121,6 +122,24 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         self.label_distributions_ = p
         self.transduction_ = decode_labels(most_probable(p), self.classes_, like=y)
         return self
+
+    def _check_votes(self):
+        """Raise an error if votes cannot be counted."""
+        given = self._weights_not_none
+        weights = np.ones(1) if given is None else np.asarray(given, dtype=float)
+        if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+            raise ValueError(
+                f"weights={self.weights} must be finite and not negative, with a "
+                "positive one for a classifier that is not dropped."
+            )
+        for name, estimator in self.estimators:
+            voted = isinstance(estimator, str) or hasattr(estimator, "predict_proba")
+            if self.voting == "soft" and not voted:
+                raise ValueError(
+                    f'voting="soft" needs probabilities, but {name}='
+                    f"{type(estimator).__name__} has no predict_proba: use "
+                    'voting="hard".'
+                )
 
     def predict(self, X):
         """Return the class with most votes for each sample.

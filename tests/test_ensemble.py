@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelPropagation
+from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklabel.classification import EmbeddingClassifier, SupervisedClassifier
@@ -95,6 +96,20 @@ def test_a_wrong_parameter_is_named():
             VotingClassifier(members(), **wrong).fit(X, Y)
     with pytest.raises(ValueError, match="2 weights, 3 estimators"):
         VotingClassifier(members(), weights=[1, 2]).fit(X, Y)
+    for weights in ([0, 0, 0], [3, -1, 0], [1, np.nan, 1], [1, np.inf, 1]):
+        with pytest.raises(
+            ValueError, match=r"weights=\[.* must be finite and not neg"
+        ):
+            VotingClassifier(members(), weights=weights).fit(X, Y)
+    left_out = [("other", "drop"), members()[1]]
+    with pytest.raises(ValueError, match="classifier that is not dropped"):
+        VotingClassifier(left_out, weights=[1, 0]).fit(X, Y)
+    VotingClassifier(left_out, weights=[0, 1]).fit(X, Y)
+    silent = [*members(), ("svm", LinearSVC())]
+    with pytest.raises(
+        ValueError, match=r"svm=LinearSVC has no predict_proba: use vot"
+    ):
+        VotingClassifier(silent, voting="soft").fit(X, TRUTH)
 
 
 def test_in_a_search_and_as_a_pickle():

@@ -160,8 +160,8 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
     layer_decay : float
         Learning rate of each encoder layer relative to the next one, in (0, 1]: the
         first layers, which are the most general, change least. Published for vision
-        transformers (USB): 0.5, with ``optimizer="adamw", lr=5e-4, backbone_lr=1,
-        ema_decay=0``.
+        transformers (USB): 0.5, with ``optimizer="adamw", lr=5e-4, backbone_lr=1``, and
+        ``ema_decay=0`` if the weights are averaged.
     head_init : {"auto", "probe", "random"}
         Initial weights of the last layer. "probe": a logistic regression on the
         encoder's features of the labeled rows (LP-FT); "random": random weights;

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import torch
+from sklearn.utils import _safe_indexing
 
 from .._core.nested import inner_estimator
 from .._core.parameters import (
@@ -15,8 +16,11 @@ from .._core.parameters import (
 )
 from .._core.roles.classification import ClassificationRole
 from .._core.roles.selection import ClassifierSelectionRole
+from .._core.samples import evenly_spaced
 
 _BATCH_ROWS = 64
+_ROWS_TO_COMPARE = 1000
+_ROUNDING = 1e-5
 # the distance of a row that no step takes to another class
 _FARTHEST = float(np.finfo(np.float32).max)
 
@@ -136,10 +140,11 @@ class DFALSelector(ClassifierSelectionRole):
     Parameters
     ----------
     classifier : estimator with predict_proba or None
-        One of sklabel's, or a linear one of scikit-learn; cloned and fitted, or used as
-        is in a :class:`sklearn.frozen.FrozenEstimator`. For a pipeline, the margin is
-        that of its last step, in that step's input. None: logistic regression, for
-        vectors.
+        One of :mod:`sklabel.classification`, or a linear one of scikit-learn; cloned
+        and fitted, or used as is in a :class:`sklearn.frozen.FrozenEstimator`. For a
+        pipeline, the margin is that of its last step, in that step's input; for an
+        :class:`~sklabel.classification.EmbeddingClassifier`, in the vectors of its
+        embedder. None: logistic regression, for vectors.
     n_classes : int
         Number of classes considered: the most probable ones, the row's own included.
     max_steps : int
@@ -254,16 +259,14 @@ class DFALSelector(ClassifierSelectionRole):
         return samples.bad, look
 
     def _of_linear(self, classifier, X):
-        coef = getattr(classifier, "coef_", None)
-        n_classes = len(classifier.classes_)
-        n_rows = 1 if n_classes == 2 else n_classes
-        if coef is None or np.shape(coef)[:1] not in ((n_rows,), (n_classes,)):
+        if not _decides_by_coef(classifier, X):
             raise ValueError(
                 "DFALSelector needs the gradient of a classifier, which "
-                f"{type(classifier).__name__} does not have: use one of sklabel's "
-                "classifiers or a linear one, such as LogisticRegression, or "
-                'UncertaintySelector("margin").'
+                f"{type(classifier).__name__} does not have: use one of "
+                "sklabel.classification or a linear one, such as LogisticRegression, "
+                'or UncertaintySelector("margin").'
             )
+        coef = classifier.coef_
         intercept = np.broadcast_to(classifier.intercept_, len(coef))
         Z = np.asarray(X)
 
@@ -278,6 +281,22 @@ class DFALSelector(ClassifierSelectionRole):
         lengths = np.where(np.isfinite(lengths), lengths, _FARTHEST)
         steps = np.where(np.isfinite(steps), steps, 0)
         return x + (1 + self.overshoot) * steps, lengths
+
+
+def _decides_by_coef(classifier, X):
+    """Return whether a classifier predicts the class of the highest linear score."""
+    coef, n_classes = getattr(classifier, "coef_", None), len(classifier.classes_)
+    n_rows = 1 if n_classes == 2 else n_classes
+    if coef is None or np.shape(coef)[:1] not in ((n_rows,), (n_classes,)):
+        return False
+    # an SVC has a row for each pair of classes: of three classes three, too
+    some = _safe_indexing(X, evenly_spaced(len(X), _ROWS_TO_COMPARE))
+    scores = np.asarray(some) @ coef.T + classifier.intercept_
+    if scores.shape[1] == 1:
+        scores = np.column_stack([-scores, scores])
+    own = np.asarray(classifier.predict(some))[:, None] == classifier.classes_
+    behind = scores.max(axis=1) - (scores * own).sum(axis=1)
+    return bool((behind <= _ROUNDING * np.abs(scores).max()).all())
 
 
 def _blocks(rows):

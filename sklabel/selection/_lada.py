@@ -86,7 +86,7 @@ class _Policy(nn.Module):
         n_features = 2 * (shape[0] if len(shape) == 1 else shape[-1])
         if len(shape) == 3:
             n_channels, *sides = shape
-            small = min(sides) // 2 < 5  # no place for a second kernel
+            small = min(sides) < 12  # no place for a second kernel and maximum
             self.maps = nn.Sequential(
                 nn.Conv2d(2 * n_channels, 6, 5, padding=2),
                 nn.ReLU(),
@@ -385,10 +385,10 @@ class LADASelector(PredictedLossRole, Learner):
             layers = list(map(str, self.layers))
             unknown = [name for name in layers if name not in shapes]
             if unknown or not layers:
+                wrong = f", but {unknown} are not" if unknown else ", at least one"
                 raise ValueError(
                     f"layers={layers!r} must be names of parts of the backbone that "
-                    f"give maps, tokens or vectors, at least one; {unknown} are not. "
-                    f"There are {list(shapes)}."
+                    f"give maps, tokens or vectors{wrong}. There are {list(shapes)}."
                 )
         return layers[random.randint(len(layers))]
 

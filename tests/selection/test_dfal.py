@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
@@ -133,6 +133,40 @@ def test_rows_nearest_to_the_border_of_a_linear_classifier(classifier, digits):
     before = fitted.predict(X[selector.sample_indices_])
     after = fitted.predict(selector.adversaries_.astype(np.float32))
     assert (before != after).all()
+
+
+class Linear(BaseEstimator):
+    """Of three classes it decides by pairs, as an SVC does."""
+
+    def __init__(self, pairs=True):
+        self.pairs = pairs
+
+    def fit(self, X, y):
+        fitted = LogisticRegression(max_iter=500).fit(X, y)
+        self.classes_, self.inner_ = fitted.classes_, fitted
+        coef, bias = fitted.coef_, fitted.intercept_
+        if self.pairs:
+            a, b = np.triu_indices(3, 1)
+            coef, bias = coef[a] - coef[b], bias[a] - bias[b]
+        self.coef_, self.intercept_ = coef, bias
+        return self
+
+    def predict(self, X):
+        return self.inner_.predict(X)
+
+    def predict_proba(self, X):
+        return self.inner_.predict_proba(X)
+
+
+def test_coefficients_of_pairs_of_classes_are_no_scores(digits):
+    X, y, _ = digits
+    three = np.where(y >= 0, y % 3, -1)
+    with pytest.raises(ValueError, match="gradient of a classifier, which Linear does"):
+        DFALSelector(5, classifier=Linear()).fit(X, three)
+    own = DFALSelector(5, classifier=Linear(pairs=False)).fit(X, three)
+    plain = LogisticRegression(max_iter=500)
+    want = DFALSelector(5, classifier=plain).fit(X, three)
+    np.testing.assert_array_equal(own.sample_indices_, want.sample_indices_)
 
 
 def test_two_classes_and_a_pipeline(digits):

@@ -220,7 +220,12 @@ def test_the_policy_has_the_published_layers():
     assert widths == [120, 60, 1]
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 3, 7), (5, 8, 8), (4,), (6, 4)])
+SMALL = [(2, 1, 1), (2, 3, 7), (5, 8, 8), (4,), (6, 4)]
+SMALL += [(2, side, 11) for side in (9, 10, 11, 12, 40)]
+SMALL += [(2, 40, side) for side in (10, 11, 12, 13)]
+
+
+@pytest.mark.parametrize("shape", SMALL)
 def test_policies_for_small_maps_vectors_and_tokens(shape):
     tau = _Policy(shape)(torch.zeros(6, *shape))
     assert tau.shape == (3,) and (tau > 0).all() and (tau < 1).all()
@@ -313,6 +318,8 @@ def test_checkpoints_go_on_after_the_policy(digits, tmp_path):
 def test_layers_that_are_not_there(digits):
     with pytest.raises(ValueError, match=r"layers=\['99'\] must be names"):
         LADASelector(2, layers=["99"], **SHORT).fit(*digits[:2])
+    with pytest.raises(ValueError, match=r"vectors, at least one\. There are"):
+        LADASelector(2, layers=[], **SHORT).fit(*digits[:2])
 
 
 def test_in_the_loop_with_refused_rows(digits):
