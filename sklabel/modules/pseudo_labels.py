@@ -321,7 +321,9 @@ class ClassThresholds(_Thresholds):
         self.register_buffer("confident", torch.full((n_rows,), -1))
 
     def forward(self):
-        counts = torch.bincount(self.confident + 1, minlength=self.n_classes + 1)
+        # not by bincount, which a device waits for
+        counts = self.confident.new_zeros(self.n_classes + 1)
+        counts.scatter_add_(0, self.confident + 1, torch.ones_like(self.confident))
         counts[0] -= self.n_unused
         # rows without a confident prediction count as a class of their own
         learned = counts[1:] / counts.max()

@@ -164,8 +164,10 @@ class DFALSelector(ClassifierSelectionRole):
         Chosen rows, the smallest margin first, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
         Minus the margin, which is the Euclidean length of the step, for images with
-        pixels in [0, 1], for vectors as the classifier gets them; ``-inf`` for labeled
-        rows, for rows that are not candidates and for files that cannot be read.
+        pixels in [0, 1], for vectors as the classifier gets them; -3.4e38 for rows that
+        no step moves to another class, as where a probability is exactly 1; ``-inf``
+        for labeled rows, for rows that are not candidates and for files that cannot be
+        read.
     adversaries_ : ndarray of shape (n_samples, ...)
         The chosen rows, moved to the other class; images are (C, H, W) in [0, 1] or a
         little outside.
