@@ -578,4 +578,5 @@ def mixing_weights(n, alpha):
     # by logarithms of Gamma(alpha), which for a small alpha is mostly below 1e-38
     gamma = torch.distributions.Gamma(alpha + 1, 1.0).sample((2, n)).log()
     gamma += torch.rand(2, n).log() / alpha
-    return (gamma[0] - gamma[1]).abs().sigmoid()
+    # two infinite ones, as of an alpha of 1e-40, are far apart, too
+    return (gamma[0] - gamma[1]).abs().nan_to_num(nan=torch.inf).sigmoid()

@@ -53,6 +53,11 @@ def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
     steps : Tensor of shape (B, ...)
         Without the overshoot. Infinite if the gradients of all classes are equal.
 
+    Raises
+    ------
+    ValueError
+        If the logits do not depend on the rows by a gradient.
+
     References
     ----------
     .. [1] S. Moosavi-Dezfooli, A. Fawzi, P. Frossard, "DeepFool: a simple and accurate
@@ -68,6 +73,11 @@ def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
         moved = x[left] + (1 + overshoot) * total[left]
         moved.requires_grad_(True)
         f = logits(moved)
+        if not f.requires_grad:
+            raise ValueError(
+                "The logits have no gradient: the network runs without one, as under "
+                "torch.no_grad(), so DFAL cannot be used with it."
+            )
         same = f.argmax(1) == top[left, 0]
         f = f.gather(1, top[left])
         slopes = torch.stack(

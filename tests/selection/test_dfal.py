@@ -15,9 +15,15 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from sklabel.active_learning import ActiveLearningClassifier
-from sklabel.classification import FixMatchClassifier, SupervisedClassifier
+from sklabel.classification import (
+    EmbeddingClassifier,
+    FixMatchClassifier,
+    SupervisedClassifier,
+)
+from sklabel.ensemble import VotingClassifier
 from sklabel.selection import DFALSelector
 from sklabel.selection._dfal import deepfool, linear_steps
 
@@ -217,6 +223,17 @@ def test_a_classifier_without_a_slope(digits):
     X, y, _ = digits
     with pytest.raises(ValueError, match="RandomForestClassifier does not have"):
         DFALSelector(classifier=RandomForestClassifier(5)).fit(X, y)
+    voting = VotingClassifier([("probe", EmbeddingClassifier())], voting="soft")
+    with pytest.raises(ValueError, match="Voting.*: use one of sklabel.classification"):
+        DFALSelector(classifier=voting).fit(X, y)
+    cut = SupervisedClassifier(max_steps=1, backbone=Cut())
+    with pytest.raises(ValueError, match=r"runs without one, as under torch.no_grad"):
+        DFALSelector(classifier=cut).fit(X, y)
+
+
+class Cut(nn.Module):
+    def forward(self, x):
+        return x.detach()
 
 
 def test_in_the_loop(digits):
