@@ -179,8 +179,8 @@ class DFALSelector(ClassifierSelectionRole):
         for labeled rows, for rows that are not candidates and for files that cannot be
         read.
     adversaries_ : ndarray of shape (n_samples, ...)
-        The chosen rows, moved to the other class; images are (C, H, W) in [0, 1] or a
-        little outside.
+        The chosen rows, moved to the other class; images are (C, H, W), with pixels in
+        [0, 1] before the step, which may leave this range.
     classifier_ : estimator
         Fitted classifier. Absent if every row is labeled.
 
@@ -283,7 +283,8 @@ class DFALSelector(ClassifierSelectionRole):
         Z = np.asarray(X)
 
         def look(rows):
-            return self._moved(Z[rows], linear_steps(Z[rows], coef, intercept))
+            z = np.asarray(Z[rows], np.float64)  # a frame's may be objects
+            return self._moved(z, linear_steps(z, coef, intercept))
 
         return np.zeros(len(Z), dtype=bool), look
 
@@ -303,7 +304,7 @@ def _decides_by_coef(classifier, X):
         return False
     # an SVC has a row for each pair of classes: of three classes three, too
     some = _safe_indexing(X, evenly_spaced(len(X), _ROWS_TO_COMPARE))
-    scores = np.asarray(some) @ coef.T + classifier.intercept_
+    scores = np.asarray(some, np.float64) @ coef.T + classifier.intercept_
     if scores.shape[1] == 1:
         scores = np.column_stack([-scores, scores])
     own = np.asarray(classifier.predict(some))[:, None] == classifier.classes_

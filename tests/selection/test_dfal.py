@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -162,6 +163,17 @@ class Linear(BaseEstimator):
 
     def predict_proba(self, X):
         return self.inner_.predict_proba(X)
+
+
+def test_columns_of_different_kinds(digits):
+    X, y, _ = digits
+    frame = pd.DataFrame(X, columns=[f"p{i}" for i in range(64)])
+    whole = (16 * frame["p20"]).astype("Int64")
+    frame = frame.assign(p10=frame["p10"] > 0.5, p20=whole)
+    want = DFALSelector(5).fit(frame.to_numpy(np.float32), y)
+    found = DFALSelector(5).fit(frame, y)
+    assert found.adversaries_.dtype == np.float64
+    np.testing.assert_allclose(found.adversaries_, want.adversaries_, atol=1e-2)
 
 
 def test_coefficients_of_pairs_of_classes_are_no_scores(digits):
