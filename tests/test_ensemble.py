@@ -141,6 +141,27 @@ def test_images_that_cannot_be_read_have_no_vote(voting, tmp_path):
     assert np.isnan(clf.label_distributions_[7]).all()
 
 
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0, 2.0]])
+def test_who_does_not_know_a_row_has_no_vote_for_it(weights):
+    far = X.copy()
+    far[80] += 50  # no label gets there
+    spread = LabelPropagation(kernel="rbf", gamma=5)
+    clf = VotingClassifier(
+        [*members()[:2], ("spread", spread)], voting="soft", weights=weights
+    )
+    with pytest.warns(RuntimeWarning, match="invalid value"):
+        clf.fit(far, Y)
+        p = [member.predict_proba(far) for member in clf.estimators_]
+        found = clf.predict_proba(far)
+    assert np.isnan(p[2][80]).all() and not np.isnan(found).any()
+    want = np.average(np.array(p[:2])[:, 80], axis=0, weights=weights and weights[:2])
+    np.testing.assert_allclose(found[80], want)
+    assert clf.transduction_[80] == want.argmax()
+    unsure = VotingClassifier([("spread", spread)], voting="soft")
+    with pytest.warns(RuntimeWarning, match="invalid value"):
+        assert unsure.fit(far, Y).transduction_[80] == -1
+
+
 @parametrize_with_checks(
     [VotingClassifier(members()[:2], voting="soft")],
     expected_failed_checks=lambda estimator: {

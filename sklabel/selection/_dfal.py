@@ -53,6 +53,11 @@ def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
     steps : Tensor of shape (B, ...)
         Without the overshoot. Infinite if the gradients of all classes are equal.
 
+    Raises
+    ------
+    ValueError
+        If the logits do not depend on the rows by a gradient.
+
     References
     ----------
     .. [1] S. Moosavi-Dezfooli, A. Fawzi, P. Frossard, "DeepFool: a simple and accurate
@@ -68,6 +73,11 @@ def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
         moved = x[left] + (1 + overshoot) * total[left]
         moved.requires_grad_(True)
         f = logits(moved)
+        if not f.requires_grad:
+            raise ValueError(
+                "The logits have no gradient: the network runs without one, as under "
+                "torch.no_grad(), so DFAL cannot be used with it."
+            )
         same = f.argmax(1) == top[left, 0]
         f = f.gather(1, top[left])
         slopes = torch.stack(
@@ -164,11 +174,13 @@ class DFALSelector(ClassifierSelectionRole):
         Chosen rows, the smallest margin first, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
         Minus the margin, which is the Euclidean length of the step, for images with
-        pixels in [0, 1], for vectors as the classifier gets them; ``-inf`` for labeled
-        rows, for rows that are not candidates and for files that cannot be read.
+        pixels in [0, 1], for vectors as the classifier gets them; -3.4e38 for rows that
+        no step moves to another class, as where a probability is exactly 1; ``-inf``
+        for labeled rows, for rows that are not candidates and for files that cannot be
+        read.
     adversaries_ : ndarray of shape (n_samples, ...)
-        The chosen rows, moved to the other class; images are (C, H, W) in [0, 1] or a
-        little outside.
+        The chosen rows, moved to the other class; images are (C, H, W), with pixels in
+        [0, 1] before the step, which may leave this range.
     classifier_ : estimator
         Fitted classifier. Absent if every row is labeled.
 
@@ -271,7 +283,8 @@ class DFALSelector(ClassifierSelectionRole):
         Z = np.asarray(X)
 
         def look(rows):
-            return self._moved(Z[rows], linear_steps(Z[rows], coef, intercept))
+            z = np.asarray(Z[rows], np.float64)  # a frame's may be objects
+            return self._moved(z, linear_steps(z, coef, intercept))
 
         return np.zeros(len(Z), dtype=bool), look
 
@@ -291,7 +304,7 @@ def _decides_by_coef(classifier, X):
         return False
     # an SVC has a row for each pair of classes: of three classes three, too
     some = _safe_indexing(X, evenly_spaced(len(X), _ROWS_TO_COMPARE))
-    scores = np.asarray(some) @ coef.T + classifier.intercept_
+    scores = np.asarray(some, np.float64) @ coef.T + classifier.intercept_
     if scores.shape[1] == 1:
         scores = np.column_stack([-scores, scores])
     own = np.asarray(classifier.predict(some))[:, None] == classifier.classes_

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import sklabel
+from sklabel._core.net import Net
 from sklabel._core.samplers import LabeledThenCoupled
 from sklabel._core.samples import Samples
 from sklabel.active_learning import ActiveLearningClassifier
@@ -313,6 +314,33 @@ def test_checkpoints_go_on_after_the_policy(digits, tmp_path):
     second = LADASelector(6, checkpoint_dir=tmp_path, **SHORT).fit(X, y)
     np.testing.assert_array_equal(first.scores_, second.scores_)
     np.testing.assert_array_equal(first.mixing_, second.mixing_)
+
+
+@pytest.mark.parametrize("at", [7, 13, 20])  # while it mixes, and in the policy
+def test_a_second_round_that_was_broken_off_goes_on(at, digits, tmp_path, monkeypatch):
+    X, y, target = digits
+    given = {"warm_start": True, "batch_size": 10, "policy_batch_size": 20, **SHORT}
+    selector = LADASelector(6, **given).fit(X, y)
+    y = np.where(np.isin(np.arange(150), selector.sample_indices_), target, y)
+    cut = pickle.loads(pickle.dumps(selector)).set_params(checkpoint_dir=tmp_path)
+    whole, train_step, n_steps = selector.fit(X, y), Net.train_step, 0
+
+    def interrupted(net, *args, **kwargs):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == at:
+            raise KeyboardInterrupt
+        return train_step(net, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interrupted"):
+        patch.setattr(Net, "train_step", interrupted)
+        cut.fit(X, y)
+    assert cut.fit(X, y).interrupted_ is False
+    np.testing.assert_allclose(cut.scores_, whole.scores_)
+    np.testing.assert_array_equal(cut.sample_indices_, whole.sample_indices_)
+    # with other labels it is another round
+    y = np.where(np.isin(np.arange(150), cut.sample_indices_), target, y)
+    np.testing.assert_allclose(cut.fit(X, y).scores_, whole.fit(X, y).scores_)
 
 
 def test_layers_that_are_not_there(digits):
