@@ -101,6 +101,11 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
     """
     trained = getattr(spec, "encoder_", None)
     if trained is not None:
+        if not isinstance(trained, Encoder):
+            raise ValueError(
+                f"backbone={type(spec).__name__} has trained no encoder, only layers "
+                "on given vectors: give the embedder that these come from."
+            )
         if trained.sample_shape != tuple(sample_shape):
             raise ValueError(
                 f"backbone={type(spec).__name__} was fitted on samples of shape "

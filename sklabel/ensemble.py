@@ -31,7 +31,8 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         of sklabel and :mod:`sklearn.semi_supervised` do; "drop" leaves one out.
     voting : {"hard", "soft"}, default="hard"
         "hard": each classifier has one vote for each row, as in the paper; "soft": the
-        mean of their probabilities.
+        mean of their probabilities. A classifier that cannot predict a row (NaN) has no
+        vote for it.
     weights : array-like of shape (n_classifiers,) or None, default=None
         Weights of the votes; None: equal weights.
     n_jobs : int or None, default=None
@@ -104,6 +105,7 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         self._validate_params()
         if getattr(getattr(X, "dtype", None), "kind", "") == "c":
             raise ValueError("Complex data not supported: X holds complex numbers.")
+        self._check_votes()
         labels = check_labels(y, n_samples=_num_samples(X))
         self.classes_, codes = encode_labels(labels)
         self.le_ = LabelEncoder().fit(self.classes_)
@@ -122,6 +124,24 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         self.transduction_ = decode_labels(most_probable(p), self.classes_, like=y)
         return self
 
+    def _check_votes(self):
+        """Raise an error if votes cannot be counted."""
+        given = self._weights_not_none
+        weights = np.ones(1) if given is None else np.asarray(given, dtype=float)
+        if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+            raise ValueError(
+                f"weights={self.weights} must be finite and not negative, with a "
+                "positive one for a classifier that is not dropped."
+            )
+        for name, estimator in self.estimators:
+            voted = isinstance(estimator, str) or hasattr(estimator, "predict_proba")
+            if self.voting == "soft" and not voted:
+                raise ValueError(
+                    f'voting="soft" needs probabilities, but {name}='
+                    f"{type(estimator).__name__} has no predict_proba: use "
+                    'voting="hard".'
+                )
+
     def predict(self, X):
         """Return the class with most votes for each sample.
 
@@ -133,7 +153,8 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         Returns
         -------
         y : ndarray of shape (n_samples,)
-            Ties go to the first class; -1 for samples that a classifier could not read.
+            Ties go to the first class; -1 for samples without a vote, such as files
+            that cannot be read.
         """
         check_is_fitted(self)
         return decode_labels(most_probable(self._shares(X)), self.classes_)
@@ -168,4 +189,13 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
                 own[np.arange(len(own)), found] = 1
                 own[found < 0] = np.nan
             votes.append(own)
-        return np.average(votes, axis=0, weights=self._weights_not_none)
+        votes, weights = np.array(votes), self._weights_not_none
+        weights = np.ones(len(votes)) if weights is None else np.asarray(weights)
+        shares = np.average(votes, axis=0, weights=weights)
+        for row in np.flatnonzero(np.isnan(shares).any(axis=1)):
+            known = ~np.isnan(votes[:, row]).any(axis=1)
+            if weights[known].any():
+                shares[row] = np.average(
+                    votes[known, row], axis=0, weights=weights[known]
+                )
+        return shares

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from sklabel.backbones import build_backbone
+from sklabel.classification import EmbeddingClassifier
+from sklabel.clustering import TURTLEClusterer
 from sklabel.embedding import SimCLRTransformer
 
 OWN = ["auto", "resnet8", "resnet9", "wrn_28_2", "wrn_28_8"]
@@ -185,6 +187,10 @@ def test_embedders():
         strict=True,
     ):
         assert torch.equal(a, b)
+    for layers in (TURTLEClusterer(2, n_steps=1), EmbeddingClassifier()):
+        layers.fit(x, np.where(np.arange(20) < 8, np.arange(20) % 2, -1))
+        with pytest.raises(ValueError, match="er has trained no encoder"):
+            build_backbone(layers, (5,))
 
 
 def test_timm():

@@ -1,5 +1,6 @@
 """Docstrings: every public name has one, complete, true, and in the same words."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -171,6 +172,20 @@ def test_shared_parameters_are_described_in_the_same_words(parameter):
                 said.setdefault((kind, description), []).append(name)
     assert said, f"no estimator has {parameter}"
     assert len(said) == 1, f"{parameter} is described in several ways: {said}"
+
+
+@pytest.mark.parametrize("name, cls", LEARNERS)
+def test_settings_name_parameters_that_there_are(name, cls):
+    doc = " ".join(cls.__doc__.split())
+    for code in re.findall("``([^`]+=[^`]+)``", doc):
+        try:
+            call = ast.parse(f"f({code})", mode="eval").body
+        except SyntaxError:
+            continue
+        names = [keyword.arg for keyword in getattr(call, "keywords", [])]
+        if len(names) > 2:  # fewer may be those of an augmentation
+            missing = set(names) - {None, *signature_names(cls)}
+            assert not missing, f"{name} has no {missing}: ``{code}``"
 
 
 def test_every_classifier_says_when_it_warns_of_a_collapse():

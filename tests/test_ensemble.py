@@ -12,6 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelPropagation
+from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklabel.classification import EmbeddingClassifier, SupervisedClassifier
@@ -95,6 +96,20 @@ def test_a_wrong_parameter_is_named():
             VotingClassifier(members(), **wrong).fit(X, Y)
     with pytest.raises(ValueError, match="2 weights, 3 estimators"):
         VotingClassifier(members(), weights=[1, 2]).fit(X, Y)
+    for weights in ([0, 0, 0], [3, -1, 0], [1, np.nan, 1], [1, np.inf, 1]):
+        with pytest.raises(
+            ValueError, match=r"weights=\[.* must be finite and not neg"
+        ):
+            VotingClassifier(members(), weights=weights).fit(X, Y)
+    left_out = [("other", "drop"), members()[1]]
+    with pytest.raises(ValueError, match="classifier that is not dropped"):
+        VotingClassifier(left_out, weights=[1, 0]).fit(X, Y)
+    VotingClassifier(left_out, weights=[0, 1]).fit(X, Y)
+    silent = [*members(), ("svm", LinearSVC())]
+    with pytest.raises(
+        ValueError, match=r"svm=LinearSVC has no predict_proba: use vot"
+    ):
+        VotingClassifier(silent, voting="soft").fit(X, TRUTH)
 
 
 def test_in_a_search_and_as_a_pickle():
@@ -124,6 +139,27 @@ def test_images_that_cannot_be_read_have_no_vote(voting, tmp_path):
         clf.fit(files, [0, 1, 0, 1, *[-1] * 8])
         assert clf.predict(files)[7] == clf.transduction_[7] == -1
     assert np.isnan(clf.label_distributions_[7]).all()
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 3.0, 2.0]])
+def test_who_does_not_know_a_row_has_no_vote_for_it(weights):
+    far = X.copy()
+    far[80] += 50  # no label gets there
+    spread = LabelPropagation(kernel="rbf", gamma=5)
+    clf = VotingClassifier(
+        [*members()[:2], ("spread", spread)], voting="soft", weights=weights
+    )
+    with pytest.warns(RuntimeWarning, match="invalid value"):
+        clf.fit(far, Y)
+        p = [member.predict_proba(far) for member in clf.estimators_]
+        found = clf.predict_proba(far)
+    assert np.isnan(p[2][80]).all() and not np.isnan(found).any()
+    want = np.average(np.array(p[:2])[:, 80], axis=0, weights=weights and weights[:2])
+    np.testing.assert_allclose(found[80], want)
+    assert clf.transduction_[80] == want.argmax()
+    unsure = VotingClassifier([("spread", spread)], voting="soft")
+    with pytest.warns(RuntimeWarning, match="invalid value"):
+        assert unsure.fit(far, Y).transduction_[80] == -1
 
 
 @parametrize_with_checks(

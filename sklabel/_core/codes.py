@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from ..backbones import build_backbone
 from ..losses import sharpened_targets, student_assignment
 from ..modules import Method
 from .freezing import thaw_
@@ -94,18 +95,27 @@ class CodesMixin:
     def _build_embed(self):
         """Return a trainable copy of the encoder, with its decoder if it has one."""
         trained = unfrozen(self.embedder_)
-        embed = getattr(getattr(trained, "net_", None), "module_", None)
+        embed = trained.net_.module_
         decodes = hasattr(embed, "error")
         if self.reconstruction_weight and not decodes:
             raise _no_decoder(trained)
         if self._continued is not None:
             embed = self._continued.embed
         elif not decodes:
-            embed = trained.encoder_
+            return build_backbone(trained, self.sample_shape_)
         return thaw_(copy.deepcopy(embed))
 
+    def _first_codes(self, X):
+        """Return the codes (n, D) of X before the training."""
+        trained = unfrozen(self.embedder_)
+        embed = self._build_embed()
+        encode = getattr(embed, "backbone", embed).to(trained.net_.device).eval()
+        samples = trained._check_X(X)
+        return trained.net_.evaluate(samples, forward=encode).numpy()
+
     def _code_length(self):
-        return unfrozen(self.embedder_).net_.module_.backbone.n_features_out
+        embed = self._build_embed()
+        return getattr(embed, "backbone", embed).n_features_out
 
 
 def _no_decoder(embedder):

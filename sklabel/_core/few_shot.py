@@ -304,12 +304,14 @@ def choose_memory(Z, keys, codes, weights, values, logits, alpha, beta):
     alpha, beta : float or "auto"
     """
     distance = 1 - Z @ keys.T
-    best = np.inf, None, None
-    for b in _BETA_GRID if beta == "auto" else [beta]:
+    betas = _BETA_GRID if beta == "auto" else [beta]
+    alphas = _ALPHA_GRID if alpha == "auto" else [alpha]
+    best = np.inf, float(alphas[0]), float(betas[0])  # if no loss is finite
+    for b in betas:
         near = np.exp(-b * distance)
         np.fill_diagonal(near, 0)  # a row is not to remember itself
         memory = near @ values
-        for a in _ALPHA_GRID if alpha == "auto" else [alpha]:
+        for a in alphas:
             loss = _cross_entropy(logits + a * memory, codes, weights)
             if loss < best[0]:
                 best = loss, float(a), float(b)

@@ -264,6 +264,12 @@ class VectorEstimator(NetEstimator, abstract=True):
                 return self._fit_nested(given, X)
             if not given:
                 raise ValueError("embedder=[] is empty: give at least one embedder.")
+            for part in given:
+                if not isinstance(part, BaseEstimator) or not hasattr(part, "fit"):
+                    raise ValueError(
+                        f"embedder={given} must contain transformers, such as "
+                        f"PretrainedTransformer(), but {part!r} is none."
+                    )
             return [self._fit_nested(part, X) for part in given]
 
     def _spaces(self, X):

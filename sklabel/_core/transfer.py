@@ -18,7 +18,8 @@ from .samples import evenly_spaced
 from .warn import warn
 
 # rate of a pretrained encoder, as a share of that of its new head: of one that an
-# embedder of ours has trained on such images, and of any other, which has seen millions
+# embedder of ours has trained on such images alone, and of any other, which has learned
+# from millions of images, or from texts
 _EMBEDDER_LR, _PUBLISHED_LR = 0.1, 0.01
 # of the steps
 _WARMUP_SHARE = 0.05
@@ -153,15 +154,16 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
     ----------
     backbone_lr : float or "auto"
         Learning rate of the encoder, as a factor on ``lr``, > 0. "auto": 0.1 if an
-        embedder has trained it, 0.01 if it has published weights
-        (:class:`~sklabel.embedding.PretrainedTransformer`, or a trained module), else
+        embedder has trained it without texts; 0.01 if it is from a
+        :class:`~sklabel.embedding.CLIPTransformer` or has published weights
+        (:class:`~sklabel.embedding.PretrainedTransformer`, or a trained module); else
         1. With a factor below 1, the BatchNorm layers of a pretrained encoder are
         frozen.
     layer_decay : float
         Learning rate of each encoder layer relative to the next one, in (0, 1]: the
         first layers, which are the most general, change least. Published for vision
-        transformers (USB): 0.5, with ``optimizer="adamw", lr=5e-4, backbone_lr=1,
-        ema_decay=0``.
+        transformers (USB): 0.5, with ``optimizer="adamw", lr=5e-4, backbone_lr=1``, and
+        ``ema_decay=0`` if the weights are averaged.
     head_init : {"auto", "probe", "random"}
         Initial weights of the last layer. "probe": a logistic regression on the
         encoder's features of the labeled rows (LP-FT); "random": random weights;
@@ -245,7 +247,9 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
 
     def _pretrained_lr(self):
         source = unfrozen(getattr(self, "embedder_", self.backbone))
-        return _EMBEDDER_LR if isinstance(source, Learner) else _PUBLISHED_LR
+        without_texts = not hasattr(source, "encode_text")
+        own = isinstance(source, Learner) and without_texts
+        return _EMBEDDER_LR if own else _PUBLISHED_LR
 
     def _n_steps(self, sampler, max_epochs=None, max_steps=0, batch_size=None, **_):
         """Return the length of a training in steps; inf if it was set directly."""

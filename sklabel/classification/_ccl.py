@@ -10,8 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.utils.validation import check_is_fitted
 
 from .._core.codes import CenteredCodes, CodesMixin
-from .._core.learner import Learner, unfrozen
-from .._core.nested import encoded
+from .._core.learner import Learner
 from .._core.parameters import (
     KW_ONLY,
     Count,
@@ -186,8 +185,7 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10, or 64
         for color images. Other embedders have no decoder and need
         ``reconstruction_weight=0``; on photographs, contrastive embedders such as
-        SimCLR are better. The codes of a CLIPTransformer are its image features before
-        the projection. Searches reach its parameters as ``embedder__temperature``.
+        SimCLR are better. Searches reach its parameters as ``embedder__temperature``.
     calibration_size : int, float, "auto" or None
         Number or share of the labeled rows that are withheld from training to fit the
         temperature of :meth:`predict_proba`; their images count as unlabeled. "auto": a
@@ -331,7 +329,7 @@ class CCLClassifier(CodesMixin, ClassificationRole, Learner):
         mixed : Mixed
         seed : int
         """
-        Z = encoded(unfrozen(self.embedder_), X).astype(np.float64)
+        Z = self._first_codes(X).astype(np.float64)
         shift, scale = np.zeros(Z.shape[1]), np.ones(Z.shape[1])
         if self.standardize_codes:
             # of length sqrt(10), as codes of 10 are

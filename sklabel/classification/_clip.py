@@ -281,8 +281,19 @@ class CLIPClassifier(ClassificationRole, Learner):
             if self._transduces:
                 self._look_at_probe(X, labeled, seed)
         if self._transduces:
-            self._finish(self._classify(Z), codes, labeled.withheld, y)
+            p = self._classify(Z)
+            self._check_finite(p[samples.good])
+            self._finish(p, codes, labeled.withheld, y)
         return self
+
+    def _check_finite(self, p):
+        if np.isfinite(p).all():
+            return
+        names = "logit_scale_", "alpha_", "beta_"
+        given = [f"{k}={vars(self)[k]:.3g}" for k in names if hasattr(self, k)]
+        raise ValueError(
+            f"The logits are too large for float32: lower {' or '.join(given)}."
+        )
 
     def score(self, X, y, sample_weight=None):
         """Return the accuracy on the labeled rows.
@@ -457,6 +468,8 @@ class CLIPClassifier(ClassificationRole, Learner):
 
     def _set_head(self, Z, labeled, seed):
         weight = self._weigh_prompts()
+        for name in ("C_", "alpha_", "beta_"):  # of an earlier fit
+            vars(self).pop(name, None)
         if self.few_shot == "linear":
             _, *given = _labeled_rows(Z, labeled)
             head = self._fit_probe(weight, *given, seed)
@@ -522,6 +535,12 @@ class CLIPClassifier(ClassificationRole, Learner):
                 self.memory_lr,
                 self.batch_size,
             )
+            if not np.isfinite(keys).all():
+                raise ValueError(
+                    "The training of the memory diverged: lower "
+                    f"memory_lr={self.memory_lr}, alpha={self.alpha_} or "
+                    f"beta={self.beta_}."
+                )
         return FewShotHead(weight, None, keys, values, self.alpha_, self.beta_)
 
     def _build_views(self, samples):

@@ -215,7 +215,8 @@ class FixMatchClassifier(EncoderClassifier):
     weight_decay
         Published for CIFAR-100: 1e-3.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Learning rate schedule after the warm-up; "fixmatch": cos(7 pi k / 16 K).
+        Learning rate schedule after the warm-up; "truncated_cosine", also called
+        "fixmatch": cos(7 pi k / 16 K).
 
     Attributes
     ----------
@@ -426,7 +427,7 @@ class FixMatchClassifier(EncoderClassifier):
             return  # no unlabeled row was used, or not one epoch was ended
         share = last["pseudo_label_share"]
         if share < 0.01:
-            self._warn_hardly_used(share, "epoch")
+            self._warn_hardly_used(share, "epoch", *self._excluding())
             return
         # the last epoch may be a part of one, or more than one pass
         n_rows = last["train_batch_count"] * mixed.n_unlabeled(self.batch_size)
@@ -437,6 +438,22 @@ class FixMatchClassifier(EncoderClassifier):
             "pseudo-labels",
             round(share * n_rows),
             class_weight="balanced",
-            class_thresholds=True,
+            **({"class_thresholds": True} if self._may_vary() else {}),
             distribution_alignment=True,
+        )
+
+    def _may_vary(self):
+        """Return whether ``class_thresholds`` can be set."""
+        return not isinstance(self.threshold, str) and not self.relative_threshold
+
+    def _excluding(self):
+        """Return by which rule rows are used, and how more of them would be."""
+        if self.energy_threshold is None:
+            return ()
+        energy = f"an energy below energy_threshold={self.energy_threshold}"
+        if isinstance(self.threshold, str) or not self.threshold:
+            return f"had {energy}", "raise energy_threshold"
+        return (
+            f"reached threshold={self.threshold} with {energy}",
+            "lower threshold or raise energy_threshold",
         )

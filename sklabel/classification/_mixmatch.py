@@ -148,7 +148,8 @@ class MixMatchClassifier(EncoderClassifier):
         With "adamw", each step multiplies a weight by ``1 - lr * weight_decay``.
         Published for a network of four times the width: 0.04.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Learning rate schedule after the warm-up; "fixmatch": cos(7 pi k / 16 K).
+        Learning rate schedule after the warm-up; "truncated_cosine", also called
+        "fixmatch": cos(7 pi k / 16 K).
 
     Attributes
     ----------

@@ -190,7 +190,8 @@ class ReMixMatchClassifier(EncoderClassifier):
     weight_decay
         With "adamw", each step multiplies a weight by ``1 - lr * weight_decay``.
     schedule : {"cosine", "truncated_cosine", "step", "constant"} or callable
-        Learning rate schedule after the warm-up; "fixmatch": cos(7 pi k / 16 K).
+        Learning rate schedule after the warm-up; "truncated_cosine", also called
+        "fixmatch": cos(7 pi k / 16 K).
 
     Attributes
     ----------

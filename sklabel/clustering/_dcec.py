@@ -11,7 +11,7 @@ from torch import nn
 
 from .._core.codes import CenteredCodes, CodesMixin
 from .._core.health import BestClusters, CollapseWarning, cluster_metrics
-from .._core.learner import Learner, unfrozen
+from .._core.learner import Learner
 from .._core.nested import encoded
 from .._core.parameters import (
     KW_ONLY,
@@ -131,8 +131,7 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         Computes the codes; cloned and fitted, or used as is in a
         :class:`sklearn.frozen.FrozenEstimator`. None:
         :class:`sklabel.embedding.AutoencoderTransformer` with codes of length 10. Other
-        embedders have no decoder and need ``reconstruction_weight=0``. The codes of a
-        CLIPTransformer are its image features before the projection. Searches reach
+        embedders have no decoder and need ``reconstruction_weight=0``. Searches reach
         its parameters as ``embedder__temperature``.
     max_epochs : int
         Maximum number of passes over X. Published: 20,000 steps.
@@ -223,7 +222,7 @@ class DCECClusterer(CodesMixin, ProbabilisticClusteringRole, Learner):
         X = samples.readable(X)
         if self._continued is None:
             self.embedder_ = self._fit_embedder(X)
-        Z = encoded(unfrozen(self.embedder_), X)
+        Z = self._first_codes(X)
         centers = self._initial_centers(Z, X, seed)
         n_neighbors = min(_N_NEIGHBORS, len(Z) - 1)
         given = {"random_state": seed, "device": self.device}

@@ -321,7 +321,9 @@ class ClassThresholds(_Thresholds):
         self.register_buffer("confident", torch.full((n_rows,), -1))
 
     def forward(self):
-        counts = torch.bincount(self.confident + 1, minlength=self.n_classes + 1)
+        # not by bincount, which a device waits for
+        counts = self.confident.new_zeros(self.n_classes + 1)
+        counts.scatter_add_(0, self.confident + 1, torch.ones_like(self.confident))
         counts[0] -= self.n_unused
         # rows without a confident prediction count as a class of their own
         learned = counts[1:] / counts.max()
@@ -576,4 +578,5 @@ def mixing_weights(n, alpha):
     # by logarithms of Gamma(alpha), which for a small alpha is mostly below 1e-38
     gamma = torch.distributions.Gamma(alpha + 1, 1.0).sample((2, n)).log()
     gamma += torch.rand(2, n).log() / alpha
-    return (gamma[0] - gamma[1]).abs().sigmoid()
+    # two infinite ones, as of an alpha of 1e-40, are far apart, too
+    return (gamma[0] - gamma[1]).abs().nan_to_num(nan=torch.inf).sigmoid()

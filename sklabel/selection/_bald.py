@@ -379,6 +379,8 @@ class BALDSelector(ClassifierSelectionRole):
             raise ValueError(
                 f'batch=True needs measure="bald", got measure={self.measure!r}.'
             )
+        if self.committee is not None:
+            _check_can_disagree(self.committee)
         if self.measure != "vote_entropy":
             for member in self.committee or ():
                 _check_gives_probabilities(member, self.measure)
@@ -417,7 +419,7 @@ class BALDSelector(ClassifierSelectionRole):
                 self._fit_classifier(X, y, random, classifier=member)
                 for member in self.committee
             ]
-            _check_committee(members)
+            _check_classes(members)
             self.estimators_ = members
             return _member_draws(members, len(members[0].classes_), X)
         last = last_step(self.classifier)
@@ -437,12 +439,28 @@ class BALDSelector(ClassifierSelectionRole):
         return _member_draws(members, len(members[0].classes_), X)
 
 
-def _check_committee(members):
+def _check_can_disagree(members):
+    for member in members:
+        methods = hasattr(member, "fit") and hasattr(member, "predict")
+        if isinstance(member, type) or not methods:
+            raise ValueError(
+                f"committee={members} must contain classifiers, such as "
+                f"LogisticRegression(), but {member!r} is none."
+            )
     if len(members) < 2:
         raise ValueError(
             f"A committee of {len(members)} cannot disagree: pass at least two "
             "classifiers."
         )
+
+
+def _check_classes(members):
+    for member in members:
+        if not hasattr(member, "classes_"):
+            raise ValueError(
+                f"{type(last_step(member)).__name__} in the committee is not a "
+                "classifier: it has no classes_ after fit."
+            )
     for member in members:
         if not np.array_equal(member.classes_, members[0].classes_):
             raise ValueError(

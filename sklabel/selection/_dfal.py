@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 import torch
+from sklearn.utils import _safe_indexing
 
 from .._core.nested import inner_estimator
 from .._core.parameters import (
@@ -15,8 +16,11 @@ from .._core.parameters import (
 )
 from .._core.roles.classification import ClassificationRole
 from .._core.roles.selection import ClassifierSelectionRole
+from .._core.samples import evenly_spaced
 
 _BATCH_ROWS = 64
+_ROWS_TO_COMPARE = 1000
+_ROUNDING = 1e-5
 # the distance of a row that no step takes to another class
 _FARTHEST = float(np.finfo(np.float32).max)
 
@@ -49,6 +53,11 @@ def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
     steps : Tensor of shape (B, ...)
         Without the overshoot. Infinite if the gradients of all classes are equal.
 
+    Raises
+    ------
+    ValueError
+        If the logits do not depend on the rows by a gradient.
+
     References
     ----------
     .. [1] S. Moosavi-Dezfooli, A. Fawzi, P. Frossard, "DeepFool: a simple and accurate
@@ -64,6 +73,11 @@ def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
         moved = x[left] + (1 + overshoot) * total[left]
         moved.requires_grad_(True)
         f = logits(moved)
+        if not f.requires_grad:
+            raise ValueError(
+                "The logits have no gradient: the network runs without one, as under "
+                "torch.no_grad(), so DFAL cannot be used with it."
+            )
         same = f.argmax(1) == top[left, 0]
         f = f.gather(1, top[left])
         slopes = torch.stack(
@@ -136,10 +150,11 @@ class DFALSelector(ClassifierSelectionRole):
     Parameters
     ----------
     classifier : estimator with predict_proba or None
-        One of sklabel's, or a linear one of scikit-learn; cloned and fitted, or used as
-        is in a :class:`sklearn.frozen.FrozenEstimator`. For a pipeline, the margin is
-        that of its last step, in that step's input. None: logistic regression, for
-        vectors.
+        One of :mod:`sklabel.classification`, or a linear one of scikit-learn; cloned
+        and fitted, or used as is in a :class:`sklearn.frozen.FrozenEstimator`. For a
+        pipeline, the margin is that of its last step, in that step's input; for an
+        :class:`~sklabel.classification.EmbeddingClassifier`, in the vectors of its
+        embedder. None: logistic regression, for vectors.
     n_classes : int
         Number of classes considered: the most probable ones, the row's own included.
     max_steps : int
@@ -159,11 +174,13 @@ class DFALSelector(ClassifierSelectionRole):
         Chosen rows, the smallest margin first, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
         Minus the margin, which is the Euclidean length of the step, for images with
-        pixels in [0, 1], for vectors as the classifier gets them; ``-inf`` for labeled
-        rows, for rows that are not candidates and for files that cannot be read.
+        pixels in [0, 1], for vectors as the classifier gets them; -3.4e38 for rows that
+        no step moves to another class, as where a probability is exactly 1; ``-inf``
+        for labeled rows, for rows that are not candidates and for files that cannot be
+        read.
     adversaries_ : ndarray of shape (n_samples, ...)
-        The chosen rows, moved to the other class; images are (C, H, W) in [0, 1] or a
-        little outside.
+        The chosen rows, moved to the other class; images are (C, H, W), with pixels in
+        [0, 1] before the step, which may leave this range.
     classifier_ : estimator
         Fitted classifier. Absent if every row is labeled.
 
@@ -254,21 +271,20 @@ class DFALSelector(ClassifierSelectionRole):
         return samples.bad, look
 
     def _of_linear(self, classifier, X):
-        coef = getattr(classifier, "coef_", None)
-        n_classes = len(classifier.classes_)
-        n_rows = 1 if n_classes == 2 else n_classes
-        if coef is None or np.shape(coef)[:1] not in ((n_rows,), (n_classes,)):
+        if not _decides_by_coef(classifier, X):
             raise ValueError(
                 "DFALSelector needs the gradient of a classifier, which "
-                f"{type(classifier).__name__} does not have: use one of sklabel's "
-                "classifiers or a linear one, such as LogisticRegression, or "
-                'UncertaintySelector("margin").'
+                f"{type(classifier).__name__} does not have: use one of "
+                "sklabel.classification or a linear one, such as LogisticRegression, "
+                'or UncertaintySelector("margin").'
             )
+        coef = classifier.coef_
         intercept = np.broadcast_to(classifier.intercept_, len(coef))
         Z = np.asarray(X)
 
         def look(rows):
-            return self._moved(Z[rows], linear_steps(Z[rows], coef, intercept))
+            z = np.asarray(Z[rows], np.float64)  # a frame's may be objects
+            return self._moved(z, linear_steps(z, coef, intercept))
 
         return np.zeros(len(Z), dtype=bool), look
 
@@ -278,6 +294,22 @@ class DFALSelector(ClassifierSelectionRole):
         lengths = np.where(np.isfinite(lengths), lengths, _FARTHEST)
         steps = np.where(np.isfinite(steps), steps, 0)
         return x + (1 + self.overshoot) * steps, lengths
+
+
+def _decides_by_coef(classifier, X):
+    """Return whether a classifier predicts the class of the highest linear score."""
+    coef, n_classes = getattr(classifier, "coef_", None), len(classifier.classes_)
+    n_rows = 1 if n_classes == 2 else n_classes
+    if coef is None or np.shape(coef)[:1] not in ((n_rows,), (n_classes,)):
+        return False
+    # an SVC has a row for each pair of classes: of three classes three, too
+    some = _safe_indexing(X, evenly_spaced(len(X), _ROWS_TO_COMPARE))
+    scores = np.asarray(some, np.float64) @ coef.T + classifier.intercept_
+    if scores.shape[1] == 1:
+        scores = np.column_stack([-scores, scores])
+    own = np.asarray(classifier.predict(some))[:, None] == classifier.classes_
+    behind = scores.max(axis=1) - (scores * own).sum(axis=1)
+    return bool((behind <= _ROUNDING * np.abs(scores).max()).all())
 
 
 def _blocks(rows):

@@ -86,7 +86,7 @@ class _Policy(nn.Module):
         n_features = 2 * (shape[0] if len(shape) == 1 else shape[-1])
         if len(shape) == 3:
             n_channels, *sides = shape
-            small = min(sides) // 2 < 5  # no place for a second kernel
+            small = min(sides) < 12  # no place for a second kernel and maximum
             self.maps = nn.Sequential(
                 nn.Conv2d(2 * n_channels, 6, 5, padding=2),
                 nn.ReLU(),
@@ -357,19 +357,32 @@ class LADASelector(PredictedLossRole, Learner):
     def _train_nothing(self, samples):
         super()._train_nothing(samples)
         if not self.warm_start:
-            self._forget("pairs_", "mixing_", "layer_", "policy_curve_", "_pair_names")
+            self._forget("pairs_", "mixing_", "layer_", "policy_curve_")
+            self._forget("_pair_names", "_mixed")
 
     def _answered(self, samples, codes):
-        """Return the pairs of the last fit that are now labeled, and their tau."""
+        """Return the pairs of the last fit that are now labeled, and their tau.
+
+        If it was broken off and none of its pairs is labeled, it goes on, with the
+        pairs that it mixed.
+        """
+        before = vars(self).pop("_mixed", None)
         nothing = np.empty((0, 2), np.int64), np.empty(0, np.float32), None
         if self._continued is None or not hasattr(self, "pairs_"):
             return nothing
         labeled = np.flatnonzero((codes >= 0) & ~samples.bad)
         rows = dict(zip(_names(samples, labeled), labeled.tolist(), strict=True))
-        found = np.array([rows.get(name, -1) for name in self._pair_names], np.int64)
-        pairs = found.reshape(-1, 2)
-        known = (pairs >= 0).all(1)
-        return pairs[known], self.mixing_[known].astype(np.float32), self.layer_
+        given = [(self._pair_names, self.mixing_, self.layer_)]
+        if len(self._origins) > 1 and before is not None:
+            given.append(before)
+        for names, mixing, layer in given:
+            found = np.array([rows.get(name, -1) for name in names], np.int64)
+            pairs = found.reshape(-1, 2)
+            known = (pairs >= 0).all(1)
+            if known.any():
+                self._mixed = names, mixing, layer
+                return pairs[known], mixing[known].astype(np.float32), layer
+        return nothing
 
     def _draw_layer(self, backbone, random):
         shapes = output_shapes(backbone)
@@ -385,10 +398,10 @@ class LADASelector(PredictedLossRole, Learner):
             layers = list(map(str, self.layers))
             unknown = [name for name in layers if name not in shapes]
             if unknown or not layers:
+                wrong = f", but {unknown} are not" if unknown else ", at least one"
                 raise ValueError(
                     f"layers={layers!r} must be names of parts of the backbone that "
-                    f"give maps, tokens or vectors, at least one; {unknown} are not. "
-                    f"There are {list(shapes)}."
+                    f"give maps, tokens or vectors{wrong}. There are {list(shapes)}."
                 )
         return layers[random.randint(len(layers))]
 

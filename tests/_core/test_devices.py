@@ -19,7 +19,12 @@ ESTIMATORS = [
 LARGER = ["SimCLRTransformer", "FixMatchClassifier", "VAALSelector", "IICSegmenter"]
 PRECISE = ["SimCLRTransformer float16", "SimCLRTransformer tf32"]
 PRECISE += ["DeepClusterer float16", "MixMatchClassifier bfloat16"]
-CASES = [*PRECISE, *ESTIMATORS, *(f"{name} 16" for name in LARGER)]
+VARIANTS = [
+    f"FixMatchClassifier {rule}"
+    for rule in ("free", "soft", "classes", "adamatch", "eman")
+]
+VARIANTS += ["LADASelector frozen"]
+CASES = [*PRECISE, *ESTIMATORS, *(f"{name} 16" for name in LARGER), *VARIANTS]
 CASES += [f"policy {name}" for name in POLICIES]
 CASES += [f"loss {name}" for name in losses.__all__]
 SEARCHES = [

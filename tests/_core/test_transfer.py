@@ -15,7 +15,7 @@ from sklabel._core.net import Net
 from sklabel._core.transfer import EncoderClassifier, fit_probe
 from sklabel.backbones import build_backbone
 from sklabel.classification import FixMatchClassifier, SupervisedClassifier
-from sklabel.embedding import SimCLRTransformer
+from sklabel.embedding import CLIPTransformer, SimCLRTransformer
 from tests.test_common import SHORTEST
 
 CLASSES = [
@@ -100,10 +100,17 @@ def test_the_encoder_has_a_rate_of_its_own(cls, embedder, given, factor, monkeyp
         assert encoder.pop() == pytest.approx(factor * head.pop())
 
 
-def test_published_weights_move_less(monkeypatch):
-    course = Course(monkeypatch)
+def clip():
+    tower = {"text_width": 8, "text_layers": 1, "text_heads": 2}
+    texts = [f"kind {kind}" for kind in Y]
+    return CLIPTransformer(4, **tower, max_steps=1, random_state=0).fit(X, texts)
+
+
+@pytest.mark.parametrize("backbone", [lambda: norms("statistics"), clip])
+def test_what_has_learned_from_much_or_from_texts_moves_less(backbone, monkeypatch):
     torch.manual_seed(0)
-    settings = {"backbone": norms("statistics"), "max_steps": 4, "lr": 1e-3}
+    settings = {"backbone": backbone(), "max_steps": 4, "lr": 1e-3}
+    course = Course(monkeypatch)
     fit(FixMatchClassifier, **settings, schedule="constant")
     for encoder, head in course.rates:
         assert encoder.pop() == pytest.approx(0.01 * head.pop())

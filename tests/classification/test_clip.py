@@ -626,6 +626,30 @@ def test_what_cannot_be_is_refused(embedder, parameters, y, message):
         tiny(**settings).fit(X, y)
 
 
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"alpha": 1e300}, r"too large .* or alpha_=1e\+300 or beta_=5"),
+        ({"alpha": 1e308, "beta": "auto"}, "too large for float32: lower logit_scale_"),
+        ({"logit_scale": 1e300, "few_shot": "zero_shot"}, r"scale_=1e\+300\.$"),
+        ({"memory_epochs": 3, "memory_lr": 1e15}, "diverged: lower memory_lr=1000"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_logits_that_no_float_holds_are_an_error(embedder, parameters, message):
+    settings = {"few_shot": "adapter", "embedder": embedder, **parameters}
+    with pytest.raises(ValueError, match=message):
+        tiny(NAMES, **settings).fit(X, Y)
+
+
+def test_values_of_an_earlier_fit_are_forgotten(embedder):
+    clf = tiny(NAMES, few_shot="adapter", embedder=embedder).fit(X, Y)
+    assert clf.alpha_ == 1 and not hasattr(clf, "C_")
+    clf.set_params(few_shot="linear", C=1.0).fit(X, Y)
+    assert clf.C_ == 1 and not hasattr(clf, "alpha_") and not hasattr(clf, "beta_")
+    assert not hasattr(clf.set_params(few_shot="zero_shot").fit(X, Y), "C_")
+
+
 def test_embedders_that_cannot_be(embedder):
     with pytest.raises(TypeError, match="SimCLRTransformer does not embed texts"):
         tiny(NAMES, embedder=SimCLRTransformer()).fit(X, Y)

@@ -275,3 +275,6 @@ def test_calibration_by_itself_with_few_labels(cls):
     plain = fit(cls, labels(12), **own)
     np.testing.assert_array_equal(clf.predict(X), plain.predict(X))
     assert not hasattr(plain, "estimated_accuracy_")
+    clf.set_params(calibration_size=None).fit(X, labels(12))
+    assert not hasattr(clf, "estimated_accuracy_")
+    assert not hasattr(clf, "estimated_accuracy_interval_")

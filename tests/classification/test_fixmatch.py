@@ -280,6 +280,40 @@ def test_what_goes_wrong_is_said():
         short(**{**settings, "lr": 0.01}).fit(X + 3 * (y == -1)[:, None], y)
 
 
+def test_the_rule_that_excludes_rows_is_said():
+    rules = [
+        ({"threshold": 0}, "rows had an energy below energy_.*=-99.*, raise energy_"),
+        (
+            {"threshold": "soft"},
+            "rows had an energy below .* raise energy_threshold, or",
+        ),
+        (
+            {"threshold": 0.3},
+            "reached threshold=0.3 with an energy .*lower threshold or",
+        ),
+    ]
+    for given, message in rules:
+        with pytest.warns(CollapseWarning, match=message):
+            short(**given, energy_threshold=-99.0, max_steps=2).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    "given, advised",
+    [
+        ({"threshold": "free"}, False),
+        ({"threshold": 0.0, "relative_threshold": True}, False),
+        ({"threshold": 0.0}, True),
+    ],
+)
+def test_no_advice_is_an_error(given, advised):
+    y = np.where(np.arange(240) < 20, np.arange(240) >= 18, -1).astype(int)
+    x = np.resize(X, (240, 6)) / 10 + 9 * (y == 1)[:, None]
+    clf = short(**given, max_steps=60, lr=0.03, include_labeled=False)
+    with pytest.warns(CollapseWarning, match="of class 0, but 90%") as told:
+        clf.fit(x.astype(np.float32), y)
+    assert ("class_thresholds=True" in str(told[0].message)) is advised
+
+
 def test_calibration_on_withheld_labels():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 6)).astype(np.float32)

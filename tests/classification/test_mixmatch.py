@@ -165,7 +165,7 @@ def test_sharpening_at_its_limits():
     torch.testing.assert_close(sharpen(p, 0.5), squares)
 
 
-@pytest.mark.parametrize("alpha", [1e-6, 0.1, 0.75, 5.0])
+@pytest.mark.parametrize("alpha", [1e-300, 1e-40, 1e-6, 0.1, 0.75, 5.0])
 def test_a_row_keeps_the_larger_share(alpha):
     torch.manual_seed(0)
     shares = mixing_weights(20_000, alpha).numpy()

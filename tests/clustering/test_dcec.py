@@ -45,13 +45,13 @@ def test_groups_of_vectors():
 
 
 @pytest.mark.parametrize("cls", [DCECClusterer, CCLClassifier])
-def test_codes_of_clip_are_those_before_its_projection(cls, tmp_path):
+def test_codes_of_clip_are_its_projections(cls, tmp_path):
     tower = {"text_width": 8, "text_layers": 1, "text_heads": 2}
     texts = [f"kind {kind}" for kind in Y]
     clip = CLIPTransformer(4, **tower, max_steps=2, random_state=0).fit(X, texts)
     held = {"embedder": FrozenEstimator(clip), "reconstruction_weight": 0}
     model = cls(**held, max_steps=2, random_state=0).fit(X, Y)
-    assert encoded(model, X).shape[1] == encoded(clip, X).shape[1] != 4
+    assert encoded(model, X).shape[1] == 4 != encoded(clip, X).shape[1]
     model.save(tmp_path / "model")
     loaded = sklabel.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))

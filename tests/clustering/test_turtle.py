@@ -217,6 +217,9 @@ def test_sizes_that_do_not_add_up(sizes):
 def test_no_embedder_in_the_list():
     with pytest.raises(ValueError, match="at least one"):
         TURTLEClusterer(2, embedder=[], **QUICK).fit(np.eye(9, 5))
+    for wrong in (None, "pca", PCA):
+        with pytest.raises(ValueError, match="must contain transformers, .* is none"):
+            TURTLEClusterer(2, embedder=[PCA(2), wrong], **QUICK).fit(np.eye(9, 5))
 
 
 def test_rescaled_spaces_do_not_depend_on_their_unit():

@@ -19,7 +19,7 @@ from sklearn.ensemble import (
     VotingClassifier,
 )
 from sklearn.frozen import FrozenEstimator
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -539,6 +539,12 @@ def test_what_is_no_committee(digits):
     X, y = digits
     with pytest.raises(ValueError, match="committee of 1 cannot disagree"):
         BALDSelector(committee=[GaussianNB()]).fit(X, y)
+    for wrong in (None, GaussianNB, ("bayes", GaussianNB())):
+        with pytest.raises(ValueError, match="must contain classifiers, .* is none"):
+            BALDSelector(committee=[GaussianNB(), wrong]).fit(X, y)
+    votes = BALDSelector(committee=[GaussianNB(), Ridge()], measure="vote_entropy")
+    with pytest.raises(ValueError, match="Ridge in the committee is not a classifier"):
+        votes.fit(X, y)
     part = FrozenEstimator(GaussianNB().fit(X[:6], y[:6]))
     with pytest.raises(ValueError, match="must have the same classes"):
         BALDSelector(committee=[GaussianNB(), part]).fit(X, y)

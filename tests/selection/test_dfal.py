@@ -3,11 +3,12 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
@@ -15,9 +16,15 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from sklabel.active_learning import ActiveLearningClassifier
-from sklabel.classification import FixMatchClassifier, SupervisedClassifier
+from sklabel.classification import (
+    EmbeddingClassifier,
+    FixMatchClassifier,
+    SupervisedClassifier,
+)
+from sklabel.ensemble import VotingClassifier
 from sklabel.selection import DFALSelector
 from sklabel.selection._dfal import deepfool, linear_steps
 
@@ -135,6 +142,53 @@ def test_rows_nearest_to_the_border_of_a_linear_classifier(classifier, digits):
     assert (before != after).all()
 
 
+class Linear(BaseEstimator):
+    """Of three classes it decides by pairs, as an SVC does."""
+
+    def __init__(self, pairs=True):
+        self.pairs = pairs
+
+    def fit(self, X, y):
+        fitted = LogisticRegression(max_iter=500).fit(X, y)
+        self.classes_, self.inner_ = fitted.classes_, fitted
+        coef, bias = fitted.coef_, fitted.intercept_
+        if self.pairs:
+            a, b = np.triu_indices(3, 1)
+            coef, bias = coef[a] - coef[b], bias[a] - bias[b]
+        self.coef_, self.intercept_ = coef, bias
+        return self
+
+    def predict(self, X):
+        return self.inner_.predict(X)
+
+    def predict_proba(self, X):
+        return self.inner_.predict_proba(X)
+
+
+def test_columns_of_different_kinds(digits):
+    X, y, _ = digits
+    frame = pd.DataFrame(X, columns=[f"p{i}" for i in range(64)])
+    whole = (16 * frame["p20"]).astype("Int64")
+    frame = frame.assign(p10=frame["p10"] > 0.5, p20=whole)
+    plain = frame.astype(np.float32)
+    fitted = LogisticRegression(max_iter=500).fit(plain[:60], y[:60])
+    want = DFALSelector(5, classifier=FrozenEstimator(fitted)).fit(plain, y)
+    found = DFALSelector(5, classifier=FrozenEstimator(fitted)).fit(frame, y)
+    assert found.adversaries_.dtype == np.float64
+    np.testing.assert_allclose(found.adversaries_, want.adversaries_, atol=1e-5)
+
+
+def test_coefficients_of_pairs_of_classes_are_no_scores(digits):
+    X, y, _ = digits
+    three = np.where(y >= 0, y % 3, -1)
+    with pytest.raises(ValueError, match="gradient of a classifier, which Linear does"):
+        DFALSelector(5, classifier=Linear()).fit(X, three)
+    own = DFALSelector(5, classifier=Linear(pairs=False)).fit(X, three)
+    plain = LogisticRegression(max_iter=500)
+    want = DFALSelector(5, classifier=plain).fit(X, three)
+    np.testing.assert_array_equal(own.sample_indices_, want.sample_indices_)
+
+
 def test_two_classes_and_a_pipeline(digits):
     X, y, _ = digits
     two = np.where(y >= 0, y % 2, -1)
@@ -183,6 +237,17 @@ def test_a_classifier_without_a_slope(digits):
     X, y, _ = digits
     with pytest.raises(ValueError, match="RandomForestClassifier does not have"):
         DFALSelector(classifier=RandomForestClassifier(5)).fit(X, y)
+    voting = VotingClassifier([("probe", EmbeddingClassifier())], voting="soft")
+    with pytest.raises(ValueError, match="Voting.*: use one of sklabel.classification"):
+        DFALSelector(classifier=voting).fit(X, y)
+    cut = SupervisedClassifier(max_steps=1, backbone=Cut())
+    with pytest.raises(ValueError, match=r"runs without one, as under torch.no_grad"):
+        DFALSelector(classifier=cut).fit(X, y)
+
+
+class Cut(nn.Module):
+    def forward(self, x):
+        return x.detach()
 
 
 def test_in_the_loop(digits):

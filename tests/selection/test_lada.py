@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import sklabel
+from sklabel._core.net import Net
 from sklabel._core.samplers import LabeledThenCoupled
 from sklabel._core.samples import Samples
 from sklabel.active_learning import ActiveLearningClassifier
@@ -220,7 +221,12 @@ def test_the_policy_has_the_published_layers():
     assert widths == [120, 60, 1]
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 3, 7), (5, 8, 8), (4,), (6, 4)])
+SMALL = [(2, 1, 1), (2, 3, 7), (5, 8, 8), (4,), (6, 4)]
+SMALL += [(2, side, 11) for side in (9, 10, 11, 12, 40)]
+SMALL += [(2, 40, side) for side in (10, 11, 12, 13)]
+
+
+@pytest.mark.parametrize("shape", SMALL)
 def test_policies_for_small_maps_vectors_and_tokens(shape):
     tau = _Policy(shape)(torch.zeros(6, *shape))
     assert tau.shape == (3,) and (tau > 0).all() and (tau < 1).all()
@@ -310,9 +316,38 @@ def test_checkpoints_go_on_after_the_policy(digits, tmp_path):
     np.testing.assert_array_equal(first.mixing_, second.mixing_)
 
 
+@pytest.mark.parametrize("at", [7, 13, 20])  # while it mixes, and in the policy
+def test_a_second_round_that_was_broken_off_goes_on(at, digits, tmp_path, monkeypatch):
+    X, y, target = digits
+    given = {"warm_start": True, "batch_size": 10, "policy_batch_size": 20, **SHORT}
+    selector = LADASelector(6, **given).fit(X, y)
+    y = np.where(np.isin(np.arange(150), selector.sample_indices_), target, y)
+    cut = pickle.loads(pickle.dumps(selector)).set_params(checkpoint_dir=tmp_path)
+    whole, train_step, n_steps = selector.fit(X, y), Net.train_step, 0
+
+    def interrupted(net, *args, **kwargs):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == at:
+            raise KeyboardInterrupt
+        return train_step(net, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interrupted"):
+        patch.setattr(Net, "train_step", interrupted)
+        cut.fit(X, y)
+    assert cut.fit(X, y).interrupted_ is False
+    np.testing.assert_allclose(cut.scores_, whole.scores_)
+    np.testing.assert_array_equal(cut.sample_indices_, whole.sample_indices_)
+    # with other labels it is another round
+    y = np.where(np.isin(np.arange(150), cut.sample_indices_), target, y)
+    np.testing.assert_allclose(cut.fit(X, y).scores_, whole.fit(X, y).scores_)
+
+
 def test_layers_that_are_not_there(digits):
     with pytest.raises(ValueError, match=r"layers=\['99'\] must be names"):
         LADASelector(2, layers=["99"], **SHORT).fit(*digits[:2])
+    with pytest.raises(ValueError, match=r"vectors, at least one\. There are"):
+        LADASelector(2, layers=[], **SHORT).fit(*digits[:2])
 
 
 def test_in_the_loop_with_refused_rows(digits):

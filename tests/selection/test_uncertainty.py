@@ -229,7 +229,7 @@ def test_images_and_unreadable_files(tmp_path):
     assert selector.scores_[29] == -np.inf
     with (
         pytest.warns(UserWarning),
-        pytest.raises(ValueError, match="which leaves 4 unlabeled rows"),
+        pytest.raises(ValueError, match="but 1 of .* which leaves 4 unlabeled rows"),
     ):
         selector.set_params(n_samples=5).fit(files, y)
 

@@ -58,6 +58,14 @@ IMAGES = color(images[rows])  # (40, 8, 8, 3)
 VECTORS = IMAGES.reshape(40, -1)[:, ::8].astype(np.float32)
 LARGER = np.kron(IMAGES, np.ones((1, 2, 2, 1), np.uint8))  # (40, 16, 16, 3)
 
+
+def partly_frozen():
+    """Return a network for color images whose first layers are not to be trained."""
+    first = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+    rest = torch.nn.ReLU(), torch.nn.Conv2d(4, 6, 3), torch.nn.Flatten()
+    return torch.nn.Sequential(torch.nn.Sequential(*first).requires_grad_(False), *rest)
+
+
 MORE = {
     "IICSegmenter": {"max_steps": 2, "half_side": 1, "n_clusters": 2},
     "PretrainedTransformer": {
@@ -76,6 +84,19 @@ PRECISIONS = {
     "SimCLRTransformer": ("float16", "tf32"),
     "DeepClusterer": ("float16",),  # with an optimizer of its own
     "MixMatchClassifier": ("bfloat16",),
+}
+# with images, and with settings that take another way
+VARIANTS = {
+    "FixMatchClassifier free": {"threshold": "free", "fairness_weight": 0.1},
+    "FixMatchClassifier soft": {"threshold": "soft", "distribution_alignment": True},
+    "FixMatchClassifier classes": {"class_thresholds": True, "threshold": 0.4},
+    "FixMatchClassifier adamatch": {
+        "relative_threshold": True,
+        "logit_interpolation": True,
+        "distribution_alignment": "predictions",
+    },
+    "FixMatchClassifier eman": {"teacher": "average", "energy_threshold": -1.0},
+    "LADASelector frozen": {"backbone": partly_frozen},
 }
 # those whose saved, continued and resumed states are tried without --thorough
 TRIED = {"SimCLRTransformer", "DeepClusterer", "FixMatchClassifier"}
@@ -353,6 +374,11 @@ def cases(thorough=False):
                 )
             if name in SHOWN_LARGER:
                 yield f"{name} 16", lambda c=cls, y=y: of_fit(c, LARGER, y, False)
+    for name, given in VARIANTS.items():
+        cls = getattr(classification, name.split()[0], None)
+        cls = cls or getattr(selection, name.split()[0])
+        own = {k: v() if callable(v) else v for k, v in given.items()}
+        yield name, lambda c=cls, g=own: of_fit(c, IMAGES, Y, False, **g)
     for name, policy in POLICIES.items():
         yield f"policy {name}", lambda p=policy: of_policy(p)
     for name, search, args in of_searches():

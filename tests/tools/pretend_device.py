@@ -243,9 +243,10 @@ class SimTensor(torch.Tensor):
 
     def __deepcopy__(self, memo):
         new = SimTensor(self.raw.detach().clone())
-        if self.requires_grad:
-            is_param = getattr(self, "_is_param", False)
-            new = torch.nn.Parameter(new) if is_param else new.requires_grad_()
+        if getattr(self, "_is_param", False):  # a frozen one, too
+            new = torch.nn.Parameter(new, self.requires_grad)
+        elif self.requires_grad:
+            new.requires_grad_()
         memo[id(self)] = new
         return new
 

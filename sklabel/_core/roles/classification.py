@@ -227,6 +227,8 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         -------
         labeled : PartlyLabeled
         """
+        for name in ("estimated_accuracy_", "estimated_accuracy_interval_"):
+            vars(self).pop(name, None)  # of an earlier fit
         self._check_class_weight()
         own = _check_sample_weight(sample_weight, codes >= 0)
         given = own * self._class_weights()[codes]
@@ -389,12 +391,16 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
                 CollapseWarning,
             )
 
-    def _warn_hardly_used(self, share, span):
-        """Warn that hardly any row had a pseudo-label in the last ``span``."""
+    def _warn_hardly_used(self, share, span, rule=None, way="lower the threshold"):
+        """Warn that hardly any row had a pseudo-label in the last ``span``.
+
+        ``rule``: what rows must do to have one; ``way``: how more of them would.
+        """
+        rule = rule or f"reached threshold={self.threshold}"
         warn(
-            f"{share:.1%} of the unlabeled rows reached threshold={self.threshold} in "
-            f"the last {span}, so unlabeled images hardly contribute. Train longer, "
-            "lower the threshold, or start from a fitted embedder (backbone=).",
+            f"{share:.1%} of the unlabeled rows {rule} in the last {span}, so "
+            f"unlabeled images hardly contribute. Train longer, {way}, or start from a "
+            "fitted embedder (backbone=).",
             CollapseWarning,
         )
 

@@ -89,9 +89,9 @@ class Pool:
         if len(rows) < self.n_samples:
             raise ValueError(
                 f"n_samples={self.n_samples} rows are requested, but "
-                f"{unreadable.sum()} rows have no probabilities (NaN), which leaves "
-                f"{len(rows)} unlabeled rows: lower n_samples, or replace the files "
-                "that cannot be read."
+                f"{(unreadable & ~self.labeled).sum()} of those without a label cannot "
+                f"be read or predicted (NaN), which leaves {len(rows)} unlabeled rows: "
+                "lower n_samples, or replace the files that cannot be read."
             )
         return rows
 
