@@ -70,6 +70,30 @@ def clustering_of_vectors():
     return _clustering({name: f"{name}-mobilenet" for name in DATA})
 
 
+LENGTHS = "embed_epochs code_epochs epochs iic_epochs iic_repeats".split()
+
+
+def _by_length(rows):
+    """Return rows in lists of one setting each, that with the most seeds first."""
+    found: dict = {}
+    for row in rows:
+        found.setdefault(tuple(row.get(name) for name in LENGTHS), []).append(row)
+    return sorted(found.values(), key=len, reverse=True)
+
+
+def lengths():
+    """Trainings of other lengths than those in the table above."""
+    rows, lines = rows_of("clustering"), []
+    for data, method in itertools.product(DATA, CLUSTERERS):
+        own = [r for r in rows if (r["data"], r["method"]) == (data, method)]
+        for group in _by_length(own) if len(_by_length(own)) > 1 else []:
+            given = [f"{n} {group[0][n]}" for n in LENGTHS if group[0].get(n)]
+            figures = [percent(group, f) for f in ("accuracy", "nmi", "ari")]
+            text = ", ".join(given).replace("_", " ")
+            lines.append([DATA[data], counted(method, group, 3), text, *figures])
+    return table(["", "", "", "accuracy", "NMI", "ARI"], lines)
+
+
 def _clustering(files):
     rows = [r for r in rows_of("clustering") if r["data"] in files.values()]
     columns = {d: name for d, name in files.items() if name in distinct(rows, "data")}
@@ -81,6 +105,7 @@ def _clustering(files):
         line = [method]
         for data in columns:
             own = [r for r in rows if (r["method"], r["data"]) == (method, files[data])]
+            own = next(iter(_by_length(own)), [])
             text = percent(own)
             if own:
                 text += "".join(
@@ -515,6 +540,7 @@ def _list(rows):
 
 TABLES = {
     "clustering": clustering,
+    "lengths": lengths,
     "clustering of vectors": clustering_of_vectors,
     "segmentation": segmentation,
     "few labels": few_labels,
