@@ -416,6 +416,19 @@ def rules():
     return table(["40 labels", *(DATA[d] for d in columns)], lines)
 
 
+def clip_starts():
+    """Classifiers behind the tower of CLIP, by the rate of its training."""
+    rows = rows_of("transfer", embedding="clip", choice=None)
+    shown = ("logistic regression", "EmbeddingClassifier", "FixMatch")
+    lines = []
+    for method in shown:
+        of_method = [r for r in rows if r["method"] == method]
+        for start in sorted(distinct(of_method, "start"), reverse=True):
+            own = [r for r in of_method if r["start"] == start]
+            lines.append([method, start, counted(percent(own), own, 3)])
+    return table(["40 labels", "start", "CIFAR-10"], lines)
+
+
 def _side_by_side(rows, methods, budgets, of=lambda row, n: True):
     spaces = _spaces(rows, methods, budgets)
     lines = []
@@ -555,6 +568,7 @@ TABLES = {
     "asked in": asked_in,
     "balance": balance,
     "rules": rules,
+    "clip starts": clip_starts,
     "chosen": chosen,
     "loop": loop,
     "hybrid": hybrid,
