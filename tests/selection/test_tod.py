@@ -19,6 +19,7 @@ from torch import nn
 
 import sklabel
 from sklabel import selection
+from sklabel._core.net import Net
 from sklabel.augment import Weak
 from sklabel.losses import temporal_consistency
 from sklabel.selection._tod import TODSelector, temporal_discrepancy
@@ -493,3 +494,32 @@ def test_a_pipeline_may_end_in_it(digits):
     rows = pipeline.fit(X, y)[-1].sample_indices_
     scaled = StandardScaler().fit_transform(X)
     np.testing.assert_array_equal(rows, TODSelector(8, **SHORT).fit_select(scaled, y))
+
+
+@pytest.mark.parametrize("n_cycles", [1, 2])
+def test_a_cycle_that_was_broken_off_goes_on(n_cycles, digits, tmp_path, monkeypatch):
+    X, y, target = digits
+    given = {**SHORT, "max_steps": None, "max_epochs": 4, "warm_start": True}
+    selector = TODSelector(6, **given)
+    if n_cycles == 2:
+        selector.fit(X, y)
+        y = np.where(np.isin(np.arange(200), selector.sample_indices_), target, y)
+    cut = pickle.loads(pickle.dumps(selector)).set_params(checkpoint_dir=tmp_path)
+    whole, train_step, n_steps = selector.fit(X, y), Net.train_step, 0
+
+    def interrupted(net, *args, **kwargs):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == 1 + whole.net_.history[0, "train_batch_count"]:
+            raise KeyboardInterrupt
+        return train_step(net, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interrupted"):
+        patch.setattr(Net, "train_step", interrupted)
+        cut.fit(X, y)
+    assert cut.fit(X, y).interrupted_ is False
+    assert cut.n_cycles_ == whole.n_cycles_ == n_cycles
+    np.testing.assert_allclose(cut.scores_, whole.scores_, atol=1e-6)
+    # with other labels it is another cycle
+    y = np.where(np.isin(np.arange(200), cut.sample_indices_), target, y)
+    assert cut.fit(X, y).n_cycles_ == n_cycles + 1
