@@ -332,7 +332,7 @@ def why():
 
 ENCODERS = {
     "simclr": "SimCLR",
-    "clip": "CLIP of words around eight of the classes",
+    "clip": "CLIP tower",
     "mobilenet, 64 pixels": "MobileNet v2 at 64 pixels",
 }
 SHOWN = ("logistic regression", "FixMatch")
