@@ -70,6 +70,12 @@ def small_network(x, width, seed):
     return nn.Sequential(*layers)
 
 
+def as_tensor(x):
+    """Return images as a tensor (n, C, H, W) of values in [0, 1]."""
+    pixels = torch.from_numpy(x / np.float32(255))
+    return pixels[:, None] if x.ndim == 3 else pixels.permute(0, 3, 1, 2)
+
+
 def machine():
     """Return processor, threads and load, to stand beside every timing."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")

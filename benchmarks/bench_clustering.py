@@ -20,6 +20,7 @@ from _common import (
     UPRIGHT,
     Results,
     alternate,
+    as_tensor,
     load,
     parse,
     print_ratios,
@@ -185,9 +186,7 @@ class Curve(Callback):
     """Writes down the accuracy on images after each epoch."""
 
     def __init__(self, x, y):
-        pixels = torch.from_numpy(x).float() / 255
-        self.pixels = pixels[:, None] if x.ndim == 3 else pixels.permute(0, 3, 1, 2)
-        self.y, self.accuracies = y, []
+        self.pixels, self.y, self.accuracies = as_tensor(x), y, []
 
     def on_epoch_end(self, net, **kwargs):
         module = net.module_.eval()
@@ -199,7 +198,7 @@ class Curve(Callback):
 
 def iic(args, seed, data):
     x, y, x_test, y_test = data
-    curve = Curve(x_test, y_test)
+    curve = Curve(x_test, y_test) if args.curve else None
     upright = args.data in UPRIGHT
     strong = Contrastive(
         flip=0, crop=(0.4, 1.0), rotate=25, jitter=0.4, jitter_probability=1.0
@@ -214,11 +213,11 @@ def iic(args, seed, data):
         sobel=not upright,
         max_epochs=args.iic_epochs,
         schedule=functools.partial(step_decay, milestones=(0.9,)),
-        net_params={"callbacks": [curve]} if args.curve else None,
+        net_params={"callbacks": [curve]} if curve else None,
         **shared(args, seed),
     ).fit(x)
     found = {**figures(y_test, clusterer.predict(x_test)), "score": clusterer.score(x)}
-    return {**found, "curve": curve.accuracies} if args.curve else found
+    return {**found, "curve": curve.accuracies} if curve else found
 
 
 def deepcluster(args, seed, data):

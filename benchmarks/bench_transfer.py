@@ -25,7 +25,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _common import UPRIGHT, Results, load, parse, shared, small_network, summary
+from _common import (
+    UPRIGHT,
+    Results,
+    as_tensor,
+    load,
+    parse,
+    shared,
+    small_network,
+    summary,
+)
 from bench_classification import draw
 from bench_clip import CIFAR, captions, cifar, fitted
 from bench_selection import ASKING, FREE, choose, figures_of
@@ -164,11 +173,9 @@ def features_of_labels(args, seed, x, hidden):
         augment=Weak(flip=0) if args.data in UPRIGHT else "auto",
         **shared(args, seed),
     ).fit(x, hidden)
-    pixels = torch.from_numpy(x / np.float32(255))
-    pixels = pixels[:, None] if x.ndim == 3 else pixels.permute(0, 3, 1, 2)
     backbone = clf.net_.module_.backbone
     with torch.inference_mode():
-        return torch.cat([backbone(part) for part in pixels.split(500)]).numpy()
+        return torch.cat([backbone(part) for part in as_tensor(x).split(500)]).numpy()
 
 
 def learn(args, method, start, embedder, x, Z, y, hidden, seed):

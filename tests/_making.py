@@ -3,11 +3,13 @@
 import warnings
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
 from sklabel import CollapseWarning
+from sklabel._core.net import Net
 
 
 def blobs(n=90, k=3):
@@ -49,3 +51,19 @@ class Shift(nn.Module):
 
     def forward(self, x):
         return x + self.by
+
+
+def fit_broken_off(estimator, X, y, at, monkeypatch):
+    """Fit an estimator that Ctrl-C ends in its training step number ``at``."""
+    train_step, n_steps = Net.train_step, 0
+
+    def interrupted(net, *args, **kwargs):
+        nonlocal n_steps
+        n_steps += 1
+        if n_steps == at:
+            raise KeyboardInterrupt
+        return train_step(net, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interrupted"):
+        patch.setattr(Net, "train_step", interrupted)
+        estimator.fit(X, y)

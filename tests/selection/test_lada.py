@@ -12,12 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import sklabel
-from sklabel._core.net import Net
 from sklabel._core.samplers import LabeledThenCoupled
 from sklabel._core.samples import Samples
 from sklabel.active_learning import ActiveLearningClassifier
 from sklabel.selection import LADASelector
 from sklabel.selection._lada import _pairs, _Policy, entropy_bits, mix
+from tests._making import fit_broken_off
 
 SHORT = {"max_epochs": 3, "policy_epochs": 1, "random_state": 0}
 
@@ -323,18 +323,8 @@ def test_a_second_round_that_was_broken_off_goes_on(at, digits, tmp_path, monkey
     selector = LADASelector(6, **given).fit(X, y)
     y = np.where(np.isin(np.arange(150), selector.sample_indices_), target, y)
     cut = pickle.loads(pickle.dumps(selector)).set_params(checkpoint_dir=tmp_path)
-    whole, train_step, n_steps = selector.fit(X, y), Net.train_step, 0
-
-    def interrupted(net, *args, **kwargs):
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == at:
-            raise KeyboardInterrupt
-        return train_step(net, *args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interrupted"):
-        patch.setattr(Net, "train_step", interrupted)
-        cut.fit(X, y)
+    whole = selector.fit(X, y)
+    fit_broken_off(cut, X, y, at, monkeypatch)
     assert cut.fit(X, y).interrupted_ is False
     np.testing.assert_allclose(cut.scores_, whole.scores_)
     np.testing.assert_array_equal(cut.sample_indices_, whole.sample_indices_)

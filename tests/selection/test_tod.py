@@ -19,11 +19,11 @@ from torch import nn
 
 import sklabel
 from sklabel import selection
-from sklabel._core.net import Net
 from sklabel.augment import Weak
 from sklabel.losses import temporal_consistency
 from sklabel.selection._tod import TODSelector, temporal_discrepancy
 from tests._golden import assert_same_ranking, cases
+from tests._making import fit_broken_off
 
 SHORT = {"max_steps": 3, "batch_size": 8, "random_state": 0}
 
@@ -505,18 +505,9 @@ def test_a_cycle_that_was_broken_off_goes_on(n_cycles, digits, tmp_path, monkeyp
         selector.fit(X, y)
         y = np.where(np.isin(np.arange(200), selector.sample_indices_), target, y)
     cut = pickle.loads(pickle.dumps(selector)).set_params(checkpoint_dir=tmp_path)
-    whole, train_step, n_steps = selector.fit(X, y), Net.train_step, 0
-
-    def interrupted(net, *args, **kwargs):
-        nonlocal n_steps
-        n_steps += 1
-        if n_steps == 1 + whole.net_.history[0, "train_batch_count"]:
-            raise KeyboardInterrupt
-        return train_step(net, *args, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interrupted"):
-        patch.setattr(Net, "train_step", interrupted)
-        cut.fit(X, y)
+    whole = selector.fit(X, y)
+    at = 1 + whole.net_.history[0, "train_batch_count"]
+    fit_broken_off(cut, X, y, at, monkeypatch)
     assert cut.fit(X, y).interrupted_ is False
     assert cut.n_cycles_ == whole.n_cycles_ == n_cycles
     np.testing.assert_allclose(cut.scores_, whole.scores_, atol=1e-6)
