@@ -133,6 +133,11 @@ class Parameters:
         _, *given = inspect.signature(cls.__init__).parameters.values()
         join_docstring(cls, {parameter.name: parameter.default for parameter in given})
 
+    def _forget(self, *names):
+        """Drop attributes that an earlier fit has set, where they are set."""
+        for name in names:
+            vars(self).pop(name, None)
+
 
 def _fields(cls):
     """Return the kinds of positional parameters by name, and of the others.

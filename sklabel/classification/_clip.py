@@ -468,8 +468,7 @@ class CLIPClassifier(ClassificationRole, Learner):
 
     def _set_head(self, Z, labeled, seed):
         weight = self._weigh_prompts()
-        for name in ("C_", "alpha_", "beta_"):  # of an earlier fit
-            vars(self).pop(name, None)
+        self._forget("C_", "alpha_", "beta_")
         if self.few_shot == "linear":
             _, *given = _labeled_rows(Z, labeled)
             head = self._fit_probe(weight, *given, seed)

@@ -227,8 +227,7 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
         -------
         labeled : PartlyLabeled
         """
-        for name in ("estimated_accuracy_", "estimated_accuracy_interval_"):
-            vars(self).pop(name, None)  # of an earlier fit
+        self._forget("estimated_accuracy_", "estimated_accuracy_interval_")
         self._check_class_weight()
         own = _check_sample_weight(sample_weight, codes >= 0)
         given = own * self._class_weights()[codes]

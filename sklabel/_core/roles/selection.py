@@ -411,11 +411,6 @@ class NetworkSelectionRole(SelectionRole, abstract=True):
         self.classes_ = classes
         return codes, np.searchsorted(classes, labels[-1])
 
-    def _forget(self, *names):
-        """Drop the state of an earlier training: there is nothing to train now."""
-        for name in names:
-            vars(self).pop(name, None)
-
 
 class PredictedLossRole(NetworkSelectionRole, abstract=True):
     """Choose the rows with the highest estimated loss of a network.
