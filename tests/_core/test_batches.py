@@ -1,13 +1,16 @@
 """Batches are fetched while the step before is computed: same rows, same bits."""
 
+import itertools
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from sklabel._core import batches
 from sklabel._core.batches import Batches
 from sklabel._core.net import Net
 from sklabel._core.samplers import Captioned, FixedSteps, Mixed, Paired, Shuffled
@@ -94,11 +97,15 @@ def test_a_thread_changes_no_bit(kind):
     assert next(losses) == next(losses)
 
 
-def test_what_is_fetched_at_once_is_fetched_in_the_loop():
-    sampler = Shuffled(Samples(X, (4,)))
-    batches = Batches(sampler, 8)
-    list(batches)
-    assert batches._pool is None
+@pytest.mark.parametrize("seconds, has_thread", [(0.0009, False), (0.0011, True)])
+def test_only_what_takes_long_is_fetched_by_a_thread(monkeypatch, seconds, has_thread):
+    # by a clock that goes on by as much at each look: the machine may be busy
+    clock = types.SimpleNamespace(perf_counter=itertools.count(0, seconds).__next__)
+    monkeypatch.setattr(batches, "time", clock)
+    some = Batches(Shuffled(Samples(X, (4,))), 8)
+    list(some)
+    assert (some._pool is not None) == has_thread
+    some.close()
 
 
 def test_fetches_begin_before_the_step_ends():
@@ -120,24 +127,28 @@ def test_fetches_begin_before_the_step_ends():
 
 
 def test_fetches_take_place_in_the_time_of_steps():
-    # by the clock of both, not by the time of all: the machine may be busy
-    class Clock(list):
-        def append(self, event):
-            super().append((event, time.perf_counter()))
+    # a step and the fetch of the next batch wait for each other: one alone never ends
+    meeting, met = threading.Barrier(2, timeout=60), []
 
-    slow = Slow(np.repeat(X, 2, 0)[:80], (4,), seconds=0.05)
-    slow.events = Clock()
-    module = Noisy(slow.events, seconds=0.05)
+    class Meets(Slow):
+        def __getitem__(self, rows):
+            if threading.current_thread().name.startswith("sklabel-fetch"):
+                met.append(meeting.wait())
+            return super().__getitem__(rows)
+
+    class Waits(Noisy):
+        n_steps = 0
+
+        def loss(self, x, y):
+            self.n_steps += 1
+            if self.n_steps < 10:
+                meeting.wait()
+            return super().loss(x, y)
+
+    slow = Meets(np.repeat(X, 2, 0)[:80], (4,))
+    module = Waits([])
     Net(module, max_epochs=1, batch_size=8).initialize().partial_fit(Shuffled(slow))
-    times = {}
-    for event, moment in slow.events:
-        times.setdefault(event, []).append(moment)
-    steps = list(zip(times["loss begins"], times["step ends"], strict=True))
-    fetches = list(zip(times["fetch begins"], times["fetch ends"], strict=True))[:10]
-    shared = sum(
-        max(0, min(a[1], b[1]) - max(a[0], b[0])) for a in steps for b in fetches
-    )
-    assert len(steps) == 10 and shared > 0.5 * sum(b - a for a, b in fetches)
+    assert module.n_steps == 10 and len(met) == 9
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "paired"])

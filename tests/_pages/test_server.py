@@ -4,7 +4,6 @@ import asyncio
 import signal
 import socket
 import threading
-import time
 
 import httpx
 import pytest
@@ -315,9 +314,7 @@ def test_a_server_of_its_own(paths, session):
         assert (
             client.post(f"{there}/finish", json={}, headers=headers).status_code == 200
         )
-        start = time.monotonic()
-        server.wait()
-        assert time.monotonic() - start < 5
+        server.wait()  # the open connection does not keep it
     server.stop()
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", server.port), 1).close()

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 import urllib.error
 from argparse import Namespace
 from pathlib import Path
@@ -161,10 +160,9 @@ def test_broken_photographs_and_an_encoder(here, weights, capsys):
 
 def test_auto_without_a_network(photos, offline, briefly, capsys):
     argv = ["select", "photos", "--n-samples", "3", "--image-size", "48"]
-    start = time.monotonic()
     run(*argv)
     out, err = capsys.readouterr()
-    assert len(offline) == 1 and time.monotonic() - start < 60
+    assert len(offline) == 1  # asked once
     said = [line for line in err.splitlines() if line.startswith("sklabel: ")]
     assert "could not be downloaded" in said[0] and "--weights FILE" in said[0]
     assert "SimCLR is trained on these" in said[1] and "400 steps" in said[1]

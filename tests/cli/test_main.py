@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -140,9 +139,7 @@ def test_as_a_program(here):
     environment = {**os.environ, "PYTHONPATH": str(Path(sklabel.__file__).parents[1])}
     run = {"capture_output": True, "text": True, "env": environment}
     program = [sys.executable, "-m", "sklabel"]
-    start = time.perf_counter()
     done = subprocess.run([*program, "--help"], **run, check=False)
-    assert time.perf_counter() - start < 30
     assert done.returncode == 0 and done.stderr == ""
     assert all(name in done.stdout for name in ("demo", "select", "fit", "predict"))
     done = subprocess.run([*program, "fit", "x.csv", "nowhere"], **run, check=False)

@@ -52,9 +52,7 @@ def test_a_training_ends_and_is_continued(here, begin, capsys, monkeypatch):
     argv += ["--epochs", "4000", "--checkpoint", "state"]
     process = begin(*argv, until=b"1%")
     process.send_signal(signal.SIGTERM)
-    start = time.perf_counter()
     shown = process.communicate(timeout=60)[1].decode()
-    assert time.perf_counter() - start < 20
     assert process.returncode == 143 and "Traceback" not in shown
     last = shown.replace("\r", "\n").splitlines()[-1]
     assert last == "sklabel: terminated: run the same command again to continue."
