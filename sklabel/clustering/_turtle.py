@@ -159,8 +159,10 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
         Embeds X; each transformer gives one space. Cloned and fitted to X, or used as
         is within a :class:`sklearn.frozen.FrozenEstimator`. None: X holds the vectors.
     space_sizes : sequence of int or None
-        Features of each space, if X holds the vectors of several spaces side by side,
-        as from ``np.hstack``. None: all features of X are one space.
+        Features of each space, if X or the output of one ``embedder`` holds the vectors
+        of several spaces side by side, as from ``np.hstack`` or a
+        :class:`sklearn.pipeline.FeatureUnion`. None: all features are one space, or
+        with a list of embedders each has its own.
     entropy_weight : float
         Weight of the entropy of the mean label of each space, >= 0. Paper: gamma.
     rescale : bool
@@ -204,7 +206,8 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
     ------
     ValueError
         If ``n_clusters`` is larger than the number of samples, X holds no vectors and
-        there is no embedder, or ``space_sizes`` do not add up to the features of X.
+        there is no embedder, or ``space_sizes`` do not add up to the features, or are
+        given with a list of embedders.
 
     Warns
     -----
@@ -256,11 +259,12 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
 
     def _spaces(self, X):
         spaces = super()._spaces(X)
-        self._sizes = tuple(Z.shape[1] for Z in spaces)
+        if self.space_sizes is None:
+            self._sizes = tuple(Z.shape[1] for Z in spaces)
         return spaces
 
     def _train(self, X, samples, seed):
-        if not hasattr(self, "embedder_"):
+        if self.space_sizes is not None or not hasattr(self, "embedder_"):
             self._sizes = self._given_sizes(samples.sample_shape[0])
         factors = self._factors(samples)
         n_neighbors = min(_N_NEIGHBORS, samples.n_trained - 1)
@@ -274,12 +278,17 @@ class TURTLEClusterer(ProbabilisticClusteringRole, VectorEstimator):
         self.net_ = nets[int(np.argmax(scores))]
 
     def _given_sizes(self, n_features):
+        if isinstance(self.embedder, list):
+            raise ValueError(
+                f"space_sizes={self.space_sizes} with a list of embedders: each "
+                "of them is one space, so leave out space_sizes."
+            )
         sizes = [n_features] if self.space_sizes is None else list(self.space_sizes)
         whole = all(isinstance(n, Integral) and n > 0 for n in sizes)
         if not whole or sum(sizes) != n_features:
             raise ValueError(
-                f"space_sizes={sizes} must be numbers of features that add up to those "
-                f"of X, {n_features}."
+                f"space_sizes={sizes} must be numbers of features that add up to "
+                f"{n_features}, those of X or of the embedder."
             )
         return tuple(map(int, sizes))
 

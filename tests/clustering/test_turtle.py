@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits, make_blobs
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score
+from sklearn.pipeline import FeatureUnion
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import nn
 
@@ -181,6 +182,11 @@ def test_embedders_give_the_spaces_that_arrays_hold(tmp_path):
     by_arrays = TURTLEClusterer(4, space_sizes=[3, 5], **QUICK).fit(Z)
     by_embedders = TURTLEClusterer(4, embedder=parts, **QUICK).fit(X)
     np.testing.assert_array_equal(by_arrays.labels_, by_embedders.labels_)
+    union = FrozenEstimator(FeatureUnion([("a", parts[0]), ("b", parts[1])]).fit(X))
+    of_union = TURTLEClusterer(4, embedder=union, space_sizes=[3, 5], **QUICK).fit(X)
+    np.testing.assert_array_equal(by_arrays.labels_, of_union.labels_)
+    of_union.predict(X[:3])
+    assert of_union.score(X) == by_arrays.score(Z)
     fitted = TURTLEClusterer(4, embedder=[PCA(3), FunctionTransformer()], **QUICK)
     assert len(clone(fitted).fit(X).embedder_) == 2
     assert TURTLEClusterer(4, embedder=PCA(3), **QUICK).fit(X).predict(X).shape == (
@@ -210,8 +216,17 @@ def test_saved_and_loaded_with_its_embedders(tmp_path):
 
 @pytest.mark.parametrize("sizes", [[2, 2], [5, 0], [2.5, 2.5], []])
 def test_sizes_that_do_not_add_up(sizes):
-    with pytest.raises(ValueError, match="add up to those of X, 5"):
+    with pytest.raises(ValueError, match="add up to 5, those of X or of the embedder"):
         TURTLEClusterer(2, space_sizes=sizes, **QUICK).fit(np.eye(9, 5))
+    with pytest.raises(ValueError, match="add up to 5"):
+        given = {"embedder": PCA(5), "space_sizes": sizes}
+        TURTLEClusterer(2, **given, **QUICK).fit(np.eye(9, 6))
+
+
+def test_sizes_beside_a_list_of_embedders():
+    given = {"embedder": [PCA(2), PCA(3)], "space_sizes": [2, 3]}
+    with pytest.raises(ValueError, match="leave out space_sizes"):
+        TURTLEClusterer(2, **given, **QUICK).fit(np.eye(9, 6))
 
 
 def test_no_embedder_in_the_list():
