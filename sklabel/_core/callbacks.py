@@ -61,6 +61,8 @@ def fitting(fit):
                 stack.enter_context(_first_tells(self))
                 fit(self, X, *args, **kwargs)
             self._unfinished = getattr(self, "interrupted_", False)
+            if not self._unfinished:
+                self._forget("_for_rest")
             self._task[0].call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes={}
             )
@@ -73,6 +75,7 @@ def fitting(fit):
             for name in (
                 "_task",
                 "_continued",
+                "_goes_on",
                 "_changed",
                 "_earlier_epochs",
                 "_kept",
