@@ -342,7 +342,8 @@ class Net(NeuralNet):
         self.step_ = 0
         self.interrupted_ = False
         group.copy_first_([*self.module_.parameters(), *self.module_.buffers()])
-        self.resume()
+        if not self.resume():
+            self.save_checkpoint()  # what it started from, for a break in the first epoch
         stage = self.stage if self.stage and group.is_first else _NoStage()
         stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
@@ -565,13 +566,13 @@ class Net(NeuralNet):
             file.write(content.getbuffer())
 
     def resume(self):
-        """Continue from the checkpoint, if there is one."""
+        """Continue from the checkpoint; return whether there is one."""
         if self.checkpoint is None:
-            return
+            return False
         try:
             content = self.group_.shared(lambda: read_regular(self.checkpoint))
         except FileNotFoundError:
-            return
+            return False
         except ValueError as error:
             raise self._no_checkpoint(f"cannot be read: {error}") from error
         try:
@@ -601,6 +602,7 @@ class Net(NeuralNet):
                 "in the last digits from that of a single version.",
                 UserWarning,
             )
+        return True
 
     def _continue_from(self, state):
         step, total, history = (state[k] for k in ("step", "total_steps", "history"))
