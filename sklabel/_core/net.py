@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from .. import optim
 from ..modules.batchnorm import synchronized, unite_buffers_
 from .batches import Batches
+from .checks import check_finite
 from .devices import (
     available_devices,  # noqa: F401, for those who ask the net
     fastest_convolutions,
@@ -343,7 +344,7 @@ class Net(NeuralNet):
         self.interrupted_ = False
         group.copy_first_([*self.module_.parameters(), *self.module_.buffers()])
         if not self.resume():
-            self.save_checkpoint()  # what it started from, for a break in the first epoch
+            self.save_checkpoint()  # what a break in the first epoch goes back to
         stage = self.stage if self.stage and group.is_first else _NoStage()
         stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
@@ -394,11 +395,11 @@ class Net(NeuralNet):
         # not the weights: where images are smaller than a kernel, torch's gradients of
         # its outer taps are garbage in bfloat16, and no prediction depends on them
         outputs = self.evaluate(samples, samples.spread(_FEWEST_ROWS))
-        if not outputs.isfinite().all():
-            raise ValueError(
-                f"The weights became NaN or infinite in step {self.step_}: lower "
-                f'lr={self.lr}, or use precision="float32".'
-            )
+        check_finite(
+            outputs,
+            f"The weights became NaN or infinite in step {self.step_}: lower "
+            f'lr={self.lr}, or use precision="float32".',
+        )
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         super().on_epoch_begin(net, dataset_train, **kwargs)
