@@ -107,7 +107,7 @@ class Column:
         return kind
 
 
-def as_column(X):
+def item_column(X):
     """Return X as a `Column` of single images; None: it is an array, or no images.
 
     Raises
@@ -124,7 +124,7 @@ def as_column(X):
 
 def image_column(X):
     """Return X as a `Column` where its rows are single images, else None."""
-    column = as_column(X)
+    column = item_column(X)
     return None if column is None or column.kind == "vector" else column
 
 

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_array, validate_data
 
-from .columns import WHAT_X_MAY_BE, as_array, as_column
+from .columns import WHAT_X_MAY_BE, as_array, item_column
 from .decoding import GRAY, UNREADABLE, Pictures
 from .image_files import _CACHE_BYTES, ImageFiles, unreadable
 from .samples import PIXEL_RANGES, Samples, _blocks, to_unit
@@ -45,7 +45,7 @@ def check_samples(estimator, X, reset, sample_shape=None):
         Naming the row or file and what to do.
     """
     X = as_array(X)
-    column = as_column(X)
+    column = item_column(X)
     files = column is not None and column.kind in ("path", "bytes", "picture")
     if reset and not files:
         vars(estimator).pop("_value_range", None)
@@ -77,7 +77,7 @@ def check_samples(estimator, X, reset, sample_shape=None):
 def unpacked(X):
     """Return X as an array if it is one in another form, else unchanged."""
     X = as_array(X)
-    column = as_column(X)
+    column = item_column(X)
     if column is not None and column.kind in ("array", "vector"):
         return _from_arrays(column, "raise")[0]
     return X
@@ -210,7 +210,7 @@ def check_images(X, rows, max_pixels=None):
 def images_by_row(X, max_pixels=None):
     """Return the function of rows that `check_images` is; X is checked once."""
     X = as_array(X)
-    column = as_column(X)
+    column = item_column(X)
     if column is not None and column.kind in ("path", "bytes", "picture"):
         return functools.partial(_decoded, column, Pictures(column, max_pixels))
     if column is not None:

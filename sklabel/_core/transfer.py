@@ -300,3 +300,31 @@ class EncoderClassifier(ClassificationRole, Learner, abstract=True):
                 "smaller lr.",
                 CollapseWarning,
             )
+
+
+class GuessingClassifier(EncoderClassifier, abstract=True):
+    """Base of classifiers that guess a label for every unlabeled row.
+
+    The method's module records its guesses in ``predicted``.
+    """
+
+    def _train(self, X, labeled, seed):
+        mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
+        module = self._build_module(*labeled.rows.statistics(), mixed)
+        self._labeled_stage("fit", module, mixed, labeled)
+        prior = mixed.class_shares(len(self.classes_))
+        return module.predicted.classes.cpu().numpy(), prior
+
+    def _check_health(self, trained):
+        """Warn if one class has nearly all of the last guesses, or another none."""
+        guessed, prior = trained
+        counts = np.bincount(guessed[guessed >= 0], minlength=len(prior))
+        self._check_shares(
+            counts / max(1, counts.sum()),
+            prior,
+            "guessed labels",
+            counts.sum(),
+            f"an unlabeled_weight below {self.unlabeled_weight}",
+            "a longer training",
+            class_weight="balanced",
+        )

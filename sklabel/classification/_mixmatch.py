@@ -18,7 +18,7 @@ from .._core.parameters import (
 )
 from .._core.processes import gathered
 from .._core.samplers import split_labeled
-from .._core.transfer import EncoderClassifier
+from .._core.transfer import GuessingClassifier
 from ..losses import guessed_labels, mixmatch_losses, mixup
 from ..modules import (
     AveragedClassifier,
@@ -96,7 +96,7 @@ class _MixMatch(AveragedClassifier):
         return self.unlabeled_weight * ramp
 
 
-class MixMatchClassifier(EncoderClassifier):
+class MixMatchClassifier(GuessingClassifier):
     """Classify images from a few labels and many unlabeled images, mixed in pairs.
 
     The guessed label of an unlabeled image is the sharpened mean prediction on several
@@ -244,21 +244,14 @@ class MixMatchClassifier(EncoderClassifier):
     weight_decay: NonNegative = 0.02
     schedule: Schedule = "constant"
 
-    def _train(self, X, labeled, seed):
-        mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
-        module = self._build_module(*labeled.rows.statistics(), len(mixed))
-        self._labeled_stage("fit", module, mixed, labeled)
-        prior = mixed.class_shares(len(self.classes_))
-        return module.predicted.classes.cpu().numpy(), prior
-
-    def _build_module(self, mean, std, n_rows=0):
+    def _build_module(self, mean, std, mixed=None):
         n_classes = len(self.classes_)
         module = _MixMatch(
             linear_classifier(self._build_backbone(mean, std), n_classes),
             self.ema_decay,
             self.ema_ramp,
             weak=self._build_augment(self.weak_augment, "weak", mean, std),
-            predicted=PredictedClasses(n_rows),
+            predicted=PredictedClasses(len(mixed or ())),
             n_classes=n_classes,
             n_augmentations=self.n_augmentations,
             temperature=self.temperature,
@@ -267,6 +260,3 @@ class MixMatchClassifier(EncoderClassifier):
             ramp_up=self.ramp_up,
         )
         return self._take_over(module, "online", "average", "n_steps")
-
-    def _check_health(self, trained):
-        self._check_guesses(*trained)

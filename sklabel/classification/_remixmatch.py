@@ -22,7 +22,7 @@ from .._core.parameters import (
 )
 from .._core.processes import gathered, own_part
 from .._core.samplers import split_labeled
-from .._core.transfer import EncoderClassifier
+from .._core.transfer import GuessingClassifier
 from ..losses import guessed_labels, mixup
 from ..modules import (
     AveragedClassifier,
@@ -133,7 +133,7 @@ class _ReMixMatch(AveragedClassifier):
         return functional_call(part, own, x)
 
 
-class ReMixMatchClassifier(EncoderClassifier):
+class ReMixMatchClassifier(GuessingClassifier):
     """Classify images from a few labels and many strongly augmented unlabeled images.
 
     The successor of MixMatch. The prediction on one weakly augmented view of an
@@ -282,13 +282,6 @@ class ReMixMatchClassifier(EncoderClassifier):
     weight_decay: NonNegative = 0.02
     schedule: Schedule = "constant"
 
-    def _train(self, X, labeled, seed):
-        mixed = labeled.mixed(self.unlabeled_ratio, self.include_labeled)
-        module = self._build_module(*labeled.rows.statistics(), mixed)
-        self._labeled_stage("fit", module, mixed, labeled)
-        prior = mixed.class_shares(len(self.classes_))
-        return module.predicted.classes.cpu().numpy(), prior
-
     def _build_module(self, mean, std, mixed=None):
         n_classes = len(self.classes_)
         online = linear_classifier(self._build_backbone(mean, std), n_classes)
@@ -315,6 +308,3 @@ class ReMixMatchClassifier(EncoderClassifier):
             ramp_up=self.ramp_up,
         )
         return self._take_over(module, "online", "average", "n_steps")
-
-    def _check_health(self, trained):
-        self._check_guesses(*trained)

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .._core.callbacks import fitting
-from .._core.columns import as_column, image_column
+from .._core.columns import image_column, item_column
 from .._core.freezing import lock_
 from .._core.identity import digest
 from .._core.image_files import StreamedFiles
@@ -295,7 +295,7 @@ class PretrainedTransformer(
 
     def _files(self, X, size, frame, learn=False):
         return StreamedFiles(
-            as_column(X),
+            item_column(X),
             size,
             self.on_error == "skip",
             frame,

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.utils.validation import _num_samples
 
 from .._core.answers import check_rows
-from .._core.columns import as_array, as_column
+from .._core.columns import as_array, item_column
 from .._core.inputs import images_by_row
 from .._core.labels import check_labels, encode_labels
 from .._core.optional import import_optional
@@ -253,7 +253,7 @@ def _of_one_type(values):
 
 def _shown(X):
     """Return names of all rows, and what `Photographs` takes."""
-    column = as_column(as_array(X))
+    column = item_column(as_array(X))
     if column is not None and column.kind in ("path", "bytes", "picture"):
         return [column.name(row) for row in range(len(column))], column
     rows = _Rows(X)

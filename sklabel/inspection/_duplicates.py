@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.utils.validation import _num_samples
 
-from .._core.columns import as_array, as_column
+from .._core.columns import as_array, item_column
 from .._core.files import read_regular
 from .._core.inputs import check_images
 from ..neighbors import kneighbors
@@ -76,7 +76,7 @@ def find_duplicates(X, *, embedder=None, threshold=0.99, max_pixels=None):
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold} must lie in (0, 1].")
     rows = as_array(X)
-    column = as_column(rows)
+    column = item_column(rows)
     digests = _digests(np.asarray(rows) if column is None else column)
     exact = np.unique(digests, return_inverse=True)[1].ravel()
     if embedder is None and (column is not None or np.ndim(rows) > 2):

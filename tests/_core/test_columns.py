@@ -15,7 +15,7 @@ from scipy import sparse
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from sklabel._core import image_files, inputs
-from sklabel._core.columns import WHAT_X_MAY_BE, as_column
+from sklabel._core.columns import WHAT_X_MAY_BE, item_column
 from sklabel._core.inputs import check_samples
 from sklabel.active_learning import ActiveLearningClassifier
 from sklabel.classification import FixMatchClassifier, SupervisedClassifier
@@ -494,7 +494,7 @@ def test_dark_bytes_are_said_of(recwarn):
 def test_a_column_survives_pickling(paths):
     import pickle
 
-    column = pickle.loads(pickle.dumps(as_column(paths)))
+    column = pickle.loads(pickle.dumps(item_column(paths)))
     assert column[2] == paths[2] and column.name(2) == paths[2]
 
 

@@ -439,27 +439,6 @@ class ClassificationRole(LabeledScoreMixin, ClassifierMixin, Parameters, abstrac
                 CollapseWarning,
             )
 
-    def _check_guesses(self, guessed, prior):
-        """Warn if one class has nearly all of the last guesses, or another none.
-
-        Parameters
-        ----------
-        guessed : ndarray of int of shape (n_samples,)
-            -1 for a row that had none.
-        prior : ndarray of shape (n_classes,)
-            Shares of the labeled rows.
-        """
-        counts = np.bincount(guessed[guessed >= 0], minlength=len(prior))
-        self._check_shares(
-            counts / max(1, counts.sum()),
-            prior,
-            "guessed labels",
-            counts.sum(),
-            f"an unlabeled_weight below {self.unlabeled_weight}",
-            "a longer training",
-            class_weight="balanced",
-        )
-
     def predict_proba(self, X):
         """Return the probability of each class.
 
