@@ -219,7 +219,7 @@ class Net(NeuralNet):
         given.pop("lr", None)
         device = torch.device(self.device).type
         if self.optimizer in _FUSED and device not in ("cpu", "mps"):
-            if "foreach" not in given:
+            if not {"foreach", "dampening"} & set(given):
                 defaults = {"fused": True, **defaults}
         settings = {"lr": self.lr, **defaults, **given}
         groups = optim.param_groups(
@@ -229,6 +229,8 @@ class Net(NeuralNet):
             alike=settings.get("variant") == "larc",  # as it is published
         )
         self.optimizer_ = optimizer(groups, **settings)
+        if "momentum" in settings and settings.get("fused"):
+            self.optimizer_.register_step_pre_hook(_begin_momentum)
         scaled = self.used_precision() == "float16"
         self.scaler_ = torch.amp.GradScaler(device, enabled=scaled)
         if not isinstance(self.optimizer_, torch.optim.Optimizer):
@@ -638,6 +640,18 @@ class Net(NeuralNet):
     def __setstate__(self, state):
         super().__setstate__(state)
         self.module = self.module_
+
+
+def _begin_momentum(optimizer, args, kwargs):
+    """Give weights that have a gradient for the first time a momentum of zero.
+
+    torch's fused step takes all of a group with a momentum, or all without.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"] if group["momentum"] else ():
+            state = optimizer.state[weight]
+            if weight.grad is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(weight)
 
 
 @functools.cache
