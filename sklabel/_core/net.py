@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from .. import optim
 from ..modules.batchnorm import synchronized, unite_buffers_
 from .batches import Batches
+from .callbacks import monitored
 from .devices import (
     available_devices,  # noqa: F401, for those who ask the net
     fastest_convolutions,
@@ -384,7 +385,8 @@ class Net(NeuralNet):
 
     def _end_epoch(self, stage, data):
         """Tell that an epoch has ended; return whether the training ends here."""
-        self.notify("on_epoch_end", **data)
+        with monitored(dict(self.callbacks_).values(), self.history[-1]):
+            self.notify("on_epoch_end", **data)
         self.save_checkpoint()
         return stage.end_epoch() or self.step_ >= self.total_steps_
 
