@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from .. import optim
 from ..modules.batchnorm import synchronized, unite_buffers_
 from .batches import Batches
+from .callbacks import monitored
 from .devices import (
     available_devices,  # noqa: F401, for those who ask the net
     fastest_convolutions,
@@ -30,6 +31,7 @@ from .devices import (
     tensor_float32,
     to_device,
 )
+from .divergence import calmer, check_finite
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
@@ -123,6 +125,7 @@ class Net(NeuralNet):
     """
 
     group_ = ALONE  # the processes that train it together
+    lr_name = "lr"  # the parameter of the estimator that lr comes from
 
     def __init__(
         self,
@@ -386,7 +389,8 @@ class Net(NeuralNet):
 
     def _end_epoch(self, stage, data):
         """Tell that an epoch has ended; return whether the training ends here."""
-        self.notify("on_epoch_end", **data)
+        with monitored(dict(self.callbacks_).values(), self.history[-1]):
+            self.notify("on_epoch_end", **data)
         self.save_checkpoint()
         return stage.end_epoch() or self.step_ >= self.total_steps_
 
@@ -394,12 +398,7 @@ class Net(NeuralNet):
         """Raise if the last steps led to outputs that are not finite."""
         # not the weights: where images are smaller than a kernel, torch's gradients of
         # its outer taps are garbage in bfloat16, and no prediction depends on them
-        outputs = self.evaluate(samples, samples.spread(_FEWEST_ROWS))
-        if not outputs.isfinite().all():
-            raise ValueError(
-                f"The weights became NaN or infinite in step {self.step_}: lower "
-                f'lr={self.lr}, or use precision="float32".'
-            )
+        check_finite(self, self.evaluate(samples, samples.spread(_FEWEST_ROWS)))
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         super().on_epoch_begin(net, dataset_train, **kwargs)
@@ -516,8 +515,7 @@ class Net(NeuralNet):
         loss = self.history[-1, "train_loss"]
         if not np.isfinite(loss):
             raise ValueError(
-                f"The loss became {loss} in epoch {len(self.history)}: lower lr="
-                f'{self.lr}, or use precision="float32".'
+                f"The loss became {loss} in epoch {len(self.history)}: {calmer(self)}."
             )
         metrics = {}
         if hasattr(self.module_, "after_epoch"):
