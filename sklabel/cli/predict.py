@@ -34,6 +34,8 @@ def run(args):
     files = inputs.list_images(args.folder, least=1, one=True)
     if args.out is not None:
         outputs.check_csv(Path(args.out), "--out", args)
+    else:
+        outputs.check_stdout("--out")
     models.prepare()
     classifier = models.load_classifier(args)
 
