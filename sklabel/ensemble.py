@@ -31,8 +31,8 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
         of sklabel and :mod:`sklearn.semi_supervised` do; "drop" leaves one out.
     voting : {"hard", "soft"}, default="hard"
         "hard": each classifier has one vote for each row, as in the paper; "soft": the
-        mean of their probabilities. A classifier that cannot predict a row (NaN) has no
-        vote for it.
+        mean of their probabilities. A classifier that cannot predict a row, whose
+        probabilities are NaN or all 0 there, has no vote for it.
     weights : array-like of shape (n_classifiers,) or None, default=None
         Weights of the votes; None: equal weights.
     n_jobs : int or None, default=None
@@ -177,18 +177,7 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
 
     def _shares(self, X):
         """Return the share of the votes of each class, (n, K); NaN: none."""
-        n_classes = len(self.classes_)
-        votes = []
-        for estimator in self.estimators_:
-            own = np.zeros((_num_samples(X), n_classes))
-            known = np.asarray(estimator.classes_, dtype=int)
-            if self.voting == "soft":
-                own[:, known] = estimator.predict_proba(X)
-            else:
-                found = np.asarray(estimator.predict(X), dtype=int)
-                own[np.arange(len(own)), found] = 1
-                own[found < 0] = np.nan
-            votes.append(own)
+        votes = [self._votes(estimator, X) for estimator in self.estimators_]
         votes, weights = np.array(votes), self._weights_not_none
         weights = np.ones(len(votes)) if weights is None else np.asarray(weights)
         shares = np.average(votes, axis=0, weights=weights)
@@ -199,3 +188,21 @@ class VotingClassifier(LabeledScoreMixin, ensemble.VotingClassifier):
                     votes[known, row], axis=0, weights=weights[known]
                 )
         return shares
+
+    def _votes(self, estimator, X):
+        """Return the votes of one classifier, (n, K); NaN: it has no answer."""
+        votes = np.zeros((_num_samples(X), len(self.classes_)))
+        # ours predict -1 for a row without an answer, others the first class
+        marks = isinstance(estimator, LabeledScoreMixin)
+        asked = hasattr(estimator, "predict_proba") and not marks
+        if self.voting == "soft" or asked:
+            votes[:, np.asarray(estimator.classes_, dtype=int)] = (
+                estimator.predict_proba(X)
+            )
+            votes[~(votes.sum(axis=1) > 0)] = np.nan
+        if self.voting == "hard":
+            found = np.asarray(estimator.predict(X), dtype=int)
+            lost = (found < 0) | np.isnan(votes).any(axis=1)
+            votes = np.eye(len(self.classes_))[found]
+            votes[lost] = np.nan
+        return votes

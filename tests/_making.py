@@ -1,6 +1,7 @@
 """Data and small parts that the tests of several files are made of."""
 
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -53,17 +54,24 @@ class Shift(nn.Module):
         return x + self.by
 
 
-def fit_broken_off(estimator, X, y, at, monkeypatch):
-    """Fit an estimator that Ctrl-C ends in its training step number ``at``."""
+@contextmanager
+def broken_off(at, monkeypatch, error=KeyboardInterrupt):
+    """Raise an error in the training step number ``at`` of the block."""
     train_step, n_steps = Net.train_step, 0
 
-    def interrupted(net, *args, **kwargs):
+    def step(net, *args, **kwargs):
         nonlocal n_steps
         n_steps += 1
         if n_steps == at:
-            raise KeyboardInterrupt
+            raise error("broken off")
         return train_step(net, *args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interrupted"):
-        patch.setattr(Net, "train_step", interrupted)
+    with monkeypatch.context() as patch:
+        patch.setattr(Net, "train_step", step)
+        yield
+
+
+def fit_broken_off(estimator, X, y, at, monkeypatch):
+    """Fit an estimator that Ctrl-C ends in its training step number ``at``."""
+    with broken_off(at, monkeypatch), pytest.warns(UserWarning, match="interrupted"):
         estimator.fit(X, y)

@@ -1,17 +1,18 @@
 """Votes of several classifiers of partly labeled rows."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import VotingClassifier as TheirVotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.semi_supervised import LabelPropagation
+from sklearn.semi_supervised import LabelPropagation, LabelSpreading
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -160,6 +161,55 @@ def test_who_does_not_know_a_row_has_no_vote_for_it(weights):
     unsure = VotingClassifier([("spread", spread)], voting="soft")
     with pytest.warns(RuntimeWarning, match="invalid value"):
         assert unsure.fit(far, Y).transduction_[80] == -1
+
+
+class Sparse(ClassifierMixin, BaseEstimator):
+    """A classifier whose probabilities of far rows are NaN or 0."""
+
+    def __init__(self, unknown=np.nan):
+        self.unknown = unknown
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y[y >= 0])
+        return self
+
+    def predict_proba(self, X):
+        p = np.tile([0.1, 0.2, 0.7], (len(X), 1))
+        p[X[:, 0] > 20] = self.unknown
+        return p
+
+    def predict(self, X):
+        return self.classes_[np.nan_to_num(self.predict_proba(X)).argmax(axis=1)]
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 5.0]])
+@pytest.mark.parametrize("unknown", [np.nan, 0.0])
+@pytest.mark.parametrize("voting", ["soft", "hard"])
+def test_who_has_no_probabilities_of_a_row_has_no_vote_for_it(voting, unknown, weights):
+    far = X.copy()
+    far[:5] += 50
+    sparse = ("sparse", Sparse(unknown))
+    clf = VotingClassifier([members()[0], sparse], voting=voting, weights=weights)
+    clf.fit(far, np.where(np.arange(N) < 5, -1, Y))
+    probe = clf.estimators_[0].predict(far)
+    np.testing.assert_array_equal(clf.predict(far)[:5], probe[:5])
+    if weights:
+        assert (clf.predict(far)[5:] == 2).all()
+    alone = VotingClassifier([sparse], voting=voting).fit(
+        far, np.where(far[:, 0] > 20, -1, Y)
+    )
+    assert alone.predict(far)[:5].tolist() == [-1] * 5
+    assert (alone.predict(far)[5:] == 2).all()
+
+
+@pytest.mark.parametrize("model", [LabelPropagation, LabelSpreading])
+def test_a_graph_that_does_not_reach_a_row_has_no_vote_for_it(model):
+    far = X.copy()
+    far[80] += 50
+    clf = VotingClassifier([("graph", model(kernel="rbf", gamma=5))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert clf.fit(far, Y).transduction_[80] == -1
 
 
 @parametrize_with_checks(

@@ -62,6 +62,8 @@ def fitting(fit):
                 stack.enter_context(_first_tells(self))
                 fit(self, X, *args, **kwargs)
             self._unfinished = getattr(self, "interrupted_", False)
+            if not self._unfinished:
+                self._forget("_for_rest")
             self._task[0].call_on_fit_task_end(
                 estimator=self, X=X, y=y, reconstruction_attributes={}
             )
@@ -74,6 +76,7 @@ def fitting(fit):
             for name in (
                 "_task",
                 "_continued",
+                "_goes_on",
                 "_changed",
                 "_earlier_epochs",
                 "_kept",
@@ -140,6 +143,15 @@ class Stage:
     @alone()
     def end(self):
         self.task.call_on_fit_task_end(**self.known)
+
+
+class NoStage:
+    """Stands where nobody is to be told of the epochs."""
+
+    def begin(self, n_epochs):
+        pass
+
+    begin_epoch = end_epoch = end = lambda self: None
 
 
 @contextmanager

@@ -1,7 +1,10 @@
-"""Arguments of public functions and policies: a sentence for each that is wrong."""
+"""Arguments and results: a sentence for each that is wrong."""
 
 import math
 from numbers import Integral, Real
+
+import numpy as np
+import torch
 
 
 def check_option(options, **given):
@@ -70,3 +73,18 @@ def check_pair(low=-math.inf, high=math.inf, *, whole=False, above=False, **give
             except ValueError as error:
                 what = str(error).partition(" must be ")[2].rstrip(".")
                 raise ValueError(f"{name}={value!r} must hold {what} twice.") from None
+
+
+def check_finite(values, problem):
+    """Raise an error that tells the problem if numbers are NaN or infinite.
+
+    Parameters
+    ----------
+    values : ndarray or Tensor
+    problem : str
+        What has made them so, and what to do.
+    """
+    is_tensor = isinstance(values, torch.Tensor)
+    finite = values.isfinite() if is_tensor else np.isfinite(np.asarray(values))
+    if not finite.all():
+        raise ValueError(problem)

@@ -1,13 +1,15 @@
 """Trainings whose weights became too large: the error and its remedy."""
 
+from .checks import check_finite
 
-def check_finite(net, outputs):
+
+def check_outputs(net, outputs):
     """Raise an error if outputs of a net's module are not finite."""
-    if not outputs.isfinite().all():
-        raise ValueError(
-            "The weights became NaN or infinite (or too large to compute with) in step "
-            f"{net.step_}: {calmer(net)}."
-        )
+    check_finite(
+        outputs,
+        "The weights became NaN or infinite (or too large to compute with) in step "
+        f"{net.step_}: {calmer(net)}.",
+    )
 
 
 def calmer(net):

@@ -335,6 +335,10 @@ class Learner(Training, NetEstimator, abstract=True):
     # in a fit: the module that it goes on from, until a new one has taken over its
     # weights; parameters that it did not have; the history of the stages before this
     _continued, _changed, _earlier_epochs = None, (), ()
+    # in a fit: whether it goes on with one that was broken off; until its first stage
+    # begins, whether it may. What a method needs for it: {name: plain value}, kept
+    # until a fit is not broken off
+    _goes_on, _for_rest = False, None
     # what weights depend on beyond their shapes: a warm start refuses another value
     _bound: ClassVar[tuple[str, ...]] = ()
 
@@ -359,6 +363,8 @@ class Learner(Training, NetEstimator, abstract=True):
         self.sample_shape_ = samples.sample_shape
         self.interrupted_, self._unfinished = False, True
         self._earlier_epochs = ()
+        if not self._goes_on:
+            self._forget("_for_rest")
         return samples
 
     def _check_settings(self):
@@ -387,6 +393,7 @@ class Learner(Training, NetEstimator, abstract=True):
         if set(self._changed) & set(self._bound):
             raise self._misfit([n for n in self._changed if n in self._bound])
         own = weights_name(self.net_.module_)
+        self._goes_on = self._unfinished
         # what was broken off goes on from its checkpoint, if it is the same training
         self._origins = (*self._origins, own) if self._unfinished else (own,)
         return copy.deepcopy(self.net_.module_)  # as it is, should this fit fail
@@ -394,13 +401,16 @@ class Learner(Training, NetEstimator, abstract=True):
     def _checkpoint(self, sampler, stage, identity):
         """Return the file of a stage; it exists if the stage was started before."""
         if self.checkpoint_dir is None:
+            self._goes_on = False
             return None
-        for origin in self._origins:
+        for number, origin in enumerate(self._origins, 1):
             run = fingerprint(self, sampler, origin, identity)
             folder = Path(self.checkpoint_dir) / f"{type(self).__name__}-{run}"
             if folder.exists():
                 break
-        self._origins = (origin,)
+        if len(self._origins) > 1:
+            self._goes_on = number < len(self._origins)
+            self._origins = (origin,)
         return folder / f"{stage}.pt"
 
     def _resolve_pixel_range(self, samples):

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .. import optim
 from ..modules.batchnorm import synchronized, unite_buffers_
 from .batches import Batches
-from .callbacks import monitored
+from .callbacks import NoStage, monitored
 from .devices import (
     available_devices,  # noqa: F401, for those who ask the net
     fastest_convolutions,
@@ -31,7 +31,7 @@ from .devices import (
     tensor_float32,
     to_device,
 )
-from .divergence import calmer, check_finite
+from .divergence import calmer, check_outputs
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
@@ -347,8 +347,9 @@ class Net(NeuralNet):
         self.step_ = 0
         self.interrupted_ = False
         group.copy_first_([*self.module_.parameters(), *self.module_.buffers()])
-        self.resume()
-        stage = self.stage if self.stage and group.is_first else _NoStage()
+        if not self.resume():
+            self.save_checkpoint()  # what a break in the first epoch goes back to
+        stage = self.stage if self.stage and group.is_first else NoStage()
         stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
         with self._working(sampler, batches):
@@ -398,7 +399,7 @@ class Net(NeuralNet):
         """Raise if the last steps led to outputs that are not finite."""
         # not the weights: where images are smaller than a kernel, torch's gradients of
         # its outer taps are garbage in bfloat16, and no prediction depends on them
-        check_finite(self, self.evaluate(samples, samples.spread(_FEWEST_ROWS)))
+        check_outputs(self, self.evaluate(samples, samples.spread(_FEWEST_ROWS)))
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         super().on_epoch_begin(net, dataset_train, **kwargs)
@@ -565,13 +566,13 @@ class Net(NeuralNet):
             file.write(content.getbuffer())
 
     def resume(self):
-        """Continue from the checkpoint, if there is one."""
+        """Continue from the checkpoint; return whether there is one."""
         if self.checkpoint is None:
-            return
+            return False
         try:
             content = self.group_.shared(lambda: read_regular(self.checkpoint))
         except FileNotFoundError:
-            return
+            return False
         except ValueError as error:
             raise self._no_checkpoint(f"cannot be read: {error}") from error
         try:
@@ -601,6 +602,7 @@ class Net(NeuralNet):
                 "in the last digits from that of a single version.",
                 UserWarning,
             )
+        return True
 
     def _continue_from(self, state):
         step, total, history = (state[k] for k in ("step", "total_steps", "history"))
@@ -677,15 +679,6 @@ class Progress(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         self.tell(net.step_ / net.total_steps_)
-
-
-class _NoStage:
-    """Stands where nobody is to be told of the epochs."""
-
-    def begin(self, n_epochs):
-        pass
-
-    begin_epoch = end_epoch = end = lambda self: None
 
 
 class _NoCriterion:

@@ -426,6 +426,7 @@ def _are_same_frozen(given, fitted):
 _FITTED = {
     "_channels_last": _is_flag,
     "_distilled": _is_flag,
+    "_for_rest": lambda value: value is None or isinstance(value, dict),
     "_framed": _is_flag,
     "_fresh": _is_flag,
     "_held_seed": lambda value: value is None or _is_count(value),
@@ -466,7 +467,8 @@ _FITTED = {
 # of scikit-learn, and what only a fit in progress needs
 _NOT_KEPT = (
     *("_metadata_request", "_skl_callbacks"),
-    *("_before", "_built_with", "_changed", "_continued", "_earlier_epochs", "_task"),
+    *("_before", "_built_with", "_changed", "_continued", "_earlier_epochs"),
+    *("_goes_on", "_task"),
 )
 _PUBLIC_NAME = re.compile(r"[A-Za-z]\w*[A-Za-z0-9]_|[A-Za-z]_", re.ASCII)
 

@@ -13,6 +13,7 @@ from sklearn.utils import _safe_indexing, get_tags
 from torch import nn
 
 from .._core.callbacks import fitting
+from .._core.checks import check_finite
 from .._core.class_names import encode_named, sorted_classes, write_prompts
 from .._core.few_shot import (
     FewShotHead,
@@ -282,18 +283,14 @@ class CLIPClassifier(ClassificationRole, Learner):
                 self._look_at_probe(X, labeled, seed)
         if self._transduces:
             p = self._classify(Z)
-            self._check_finite(p[samples.good])
+            names = "logit_scale_", "alpha_", "beta_"
+            given = [f"{k}={vars(self)[k]:.3g}" for k in names if hasattr(self, k)]
+            check_finite(
+                p[samples.good],
+                f"The logits are too large for float32: lower {' or '.join(given)}.",
+            )
             self._finish(p, codes, labeled.withheld, y)
         return self
-
-    def _check_finite(self, p):
-        if np.isfinite(p).all():
-            return
-        names = "logit_scale_", "alpha_", "beta_"
-        given = [f"{k}={vars(self)[k]:.3g}" for k in names if hasattr(self, k)]
-        raise ValueError(
-            f"The logits are too large for float32: lower {' or '.join(given)}."
-        )
 
     def score(self, X, y, sample_weight=None):
         """Return the accuracy on the labeled rows.
@@ -534,12 +531,11 @@ class CLIPClassifier(ClassificationRole, Learner):
                 self.memory_lr,
                 self.batch_size,
             )
-            if not np.isfinite(keys).all():
-                raise ValueError(
-                    "The training of the memory diverged: lower "
-                    f"memory_lr={self.memory_lr}, alpha={self.alpha_} or "
-                    f"beta={self.beta_}."
-                )
+            check_finite(
+                keys,
+                f"The training of the memory diverged: lower memory_lr={self.memory_lr}"
+                f", alpha={self.alpha_} or beta={self.beta_}.",
+            )
         return FewShotHead(weight, None, keys, values, self.alpha_, self.beta_)
 
     def _build_views(self, samples):

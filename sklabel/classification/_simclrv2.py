@@ -291,7 +291,8 @@ class SimCLRv2Classifier(EncoderClassifier):
         fine_tuning = labeled.mixed(0)
         self._labeled_stage("fine-tune", teacher, fine_tuning, labeled)
         # a teacher that is half trained is better than an untrained student
-        self._distilled = self.distill_epochs > 0 and not self.interrupted_
+        learned = student is not None or not self.interrupted_
+        self._distilled = self.distill_epochs > 0 and learned
         if self._distilled:
             distilled = self._build_distilled(teacher, *statistics, student)
             self._distill(distilled, labeled, fresh=student is None)

@@ -21,8 +21,6 @@ from .._core.samples import evenly_spaced
 _BATCH_ROWS = 64
 _ROWS_TO_COMPARE = 1000
 _ROUNDING = 1e-5
-# the distance of a row that no step takes to another class
-_FARTHEST = float(np.finfo(np.float32).max)
 
 
 def deepfool(logits, x, n_classes=10, max_steps=50, overshoot=0.02, extra=1e-4):
@@ -174,10 +172,10 @@ class DFALSelector(ClassifierSelectionRole):
         Chosen rows, the smallest margin first, ties by lower row number.
     scores_ : ndarray of shape (n_rows,)
         Minus the margin, which is the Euclidean length of the step, for images with
-        pixels in [0, 1], for vectors as the classifier gets them; -3.4e38 for rows that
-        no step moves to another class, as where a probability is exactly 1; ``-inf``
-        for labeled rows, for rows that are not candidates and for files that cannot be
-        read.
+        pixels in [0, 1], for vectors as the classifier gets them. Rows that no step
+        moves to another class, as where a probability is exactly 1, count as twice as
+        far as the farthest other row; as 1 if there is none. ``-inf`` for labeled rows,
+        for rows that are not candidates and for files that cannot be read.
     adversaries_ : ndarray of shape (n_samples, ...)
         The chosen rows, moved to the other class; images are (C, H, W), with pixels in
         [0, 1] before the step, which may leave this range.
@@ -247,7 +245,7 @@ class DFALSelector(ClassifierSelectionRole):
             draw = np.random.default_rng(seed).choice
             rows = np.sort(draw(rows, n_candidates, replace=False))
         _, scores = pool.nothing()
-        scores[rows] = [-length for part in _blocks(rows) for length in look(part)[1]]
+        scores[rows] = -_bounded([d for part in _blocks(rows) for d in look(part)[1]])
         chosen = pool.highest(scores)
         moved = [look(part)[0] for part in _blocks(chosen)]
         self.adversaries_ = np.concatenate(moved)
@@ -289,9 +287,8 @@ class DFALSelector(ClassifierSelectionRole):
         return np.zeros(len(Z), dtype=bool), look
 
     def _moved(self, x, steps):
-        """Return rows behind the border, and how far they were from it."""
+        """Return rows behind the border, and how far they were; not finite: no step."""
         lengths = np.linalg.norm(steps.reshape(len(x), -1).astype(np.float64), axis=1)
-        lengths = np.where(np.isfinite(lengths), lengths, _FARTHEST)
         steps = np.where(np.isfinite(steps), steps, 0)
         return x + (1 + self.overshoot) * steps, lengths
 
@@ -310,6 +307,15 @@ def _decides_by_coef(classifier, X):
     own = np.asarray(classifier.predict(some))[:, None] == classifier.classes_
     behind = scores.max(axis=1) - (scores * own).sum(axis=1)
     return bool((behind <= _ROUNDING * np.abs(scores).max()).all())
+
+
+def _bounded(lengths):
+    """Return lengths; those that are not finite become twice the longest other one."""
+    lengths = np.array(lengths)
+    reached = np.isfinite(lengths)
+    longest = lengths[reached].max(initial=0)
+    lengths[~reached] = min(2 * longest, np.finfo(float).max) or 1.0
+    return lengths
 
 
 def _blocks(rows):

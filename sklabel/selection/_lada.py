@@ -357,8 +357,7 @@ class LADASelector(PredictedLossRole, Learner):
     def _train_nothing(self, samples):
         super()._train_nothing(samples)
         if not self.warm_start:
-            self._forget("pairs_", "mixing_", "layer_", "policy_curve_")
-            self._forget("_pair_names", "_mixed")
+            self._forget("pairs_", "mixing_", "layer_", "policy_curve_", "_pair_names")
 
     def _answered(self, samples, codes):
         """Return the pairs of the last fit that are now labeled, and their tau.
@@ -366,21 +365,21 @@ class LADASelector(PredictedLossRole, Learner):
         If it was broken off and none of its pairs is labeled, it goes on, with the
         pairs that it mixed.
         """
-        before = vars(self).pop("_mixed", None)
+        before, self._for_rest = self._for_rest, None
         nothing = np.empty((0, 2), np.int64), np.empty(0, np.float32), None
         if self._continued is None or not hasattr(self, "pairs_"):
             return nothing
         labeled = np.flatnonzero((codes >= 0) & ~samples.bad)
         rows = dict(zip(_names(samples, labeled), labeled.tolist(), strict=True))
         given = [(self._pair_names, self.mixing_, self.layer_)]
-        if len(self._origins) > 1 and before is not None:
-            given.append(before)
+        if self._goes_on and before:
+            given.append(tuple(before.values()))
         for names, mixing, layer in given:
             found = np.array([rows.get(name, -1) for name in names], np.int64)
             pairs = found.reshape(-1, 2)
             known = (pairs >= 0).all(1)
             if known.any():
-                self._mixed = names, mixing, layer
+                self._for_rest = {"names": names, "mixing": mixing, "layer": layer}
                 return pairs[known], mixing[known].astype(np.float32), layer
         return nothing
 

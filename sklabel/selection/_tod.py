@@ -256,21 +256,18 @@ class TODSelector(PredictedLossRole, Learner):
     weight_decay: NonNegative = 5e-4
     schedule: Schedule = "step"
 
-    _before = None  # predictions before a cycle that was broken off
-
     def _train(self, samples, codes, places, rows, random):
         fresh = self._continued is None
         module = self._build_module(*samples.statistics(), places)
         net = self._make_net(module, self._resolve_pixel_range(samples))
         before = net.evaluate(samples, rows).numpy()[:, places]
-        begun = self._origins
         mixed = Mixed(samples, codes, self.unlabeled_ratio, include_labeled=False)
         self._stage("fit", module, mixed)
-        if not self._goes_on(begun):
+        if not self._goes_on:
             self.n_cycles_ = 1 if fresh else self.n_cycles_ + 1
-        elif self._before is not None:  # of the cycle that was broken off
-            before = self._before
-        self._before = before if self.interrupted_ else None
+        elif self._for_rest:  # of the cycle that was broken off
+            before = self._for_rest["before"]
+        self._for_rest = {"before": before}
         now = self.net_.evaluate(samples, rows).numpy()
         found = temporal_discrepancy(now, before, self.measure, self.on, places)
         self.discrepancies_ = np.full(len(samples), np.nan)
@@ -280,14 +277,6 @@ class TODSelector(PredictedLossRole, Learner):
         if self.n_cycles_ == 1 and self.first_cycle == "random":
             return random.random_sample(len(rows))
         return found
-
-    def _goes_on(self, begun):
-        """Return whether the training went on with one that was broken off."""
-        return (
-            self.checkpoint_dir is not None
-            and len(begun) > 1
-            and self._origins == begun[:1]
-        )
 
     def _train_nothing(self, samples):
         super()._train_nothing(samples)

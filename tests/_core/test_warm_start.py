@@ -26,6 +26,7 @@ from sklabel.embedding import (
     SimCLRTransformer,
 )
 from sklabel.selection import TODSelector
+from tests._making import broken_off, fit_broken_off
 from tests.test_common import SHORTEST
 
 ESTIMATORS = {
@@ -264,3 +265,94 @@ def test_a_codebook_of_another_embedder_is_refused(kind, fitted, tmp_path):
     with pytest.raises(ValueError, match="warm_start=True .*embedder="):
         clf.set_params(embedder__n_components=5).fit(VECTORS, Y)
     quiet(clf.set_params(embedder__n_components=4), VECTORS, Y)
+
+
+def learned(estimator):
+    return {k: v.clone() for k, v in estimator.net_.module_.state_dict().items()}
+
+
+def check_same(found, expected, X):
+    """Check that two fitted estimators predict the same, and choose the same rows."""
+    np.testing.assert_array_equal(answer(found, X), answer(expected, X))
+    for name in ("scores_", "sample_indices_", "labels_", "transduction_"):
+        if hasattr(expected, name):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def start_of(estimator, X, y, monkeypatch):
+    """Fit an estimator; return the weights that it has gone on from."""
+    start, begun = Learner._start, []
+
+    def watched(self, shape):
+        module = start(self, shape)
+        if self is estimator:
+            begun.append(copy.deepcopy(module.state_dict()))
+        return module
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "_start", watched)
+        quiet(estimator, X, y)
+    return begun[0]
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["no checkpoint", "checkpoint"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_second_fit_broken_off_in_its_first_epoch(
+    name, error, kept, tmp_path, monkeypatch
+):
+    X, y = IMAGES if name == "IICSegmenter" else VECTORS, target(ESTIMATORS[name])
+    several = {"max_steps": None, "max_epochs": 2, "batch_size": 4, "warm_start": True}
+    first = quiet(make(name, lr=0.01, **several), X, y)
+    cut = copy.deepcopy(first).set_params(checkpoint_dir=tmp_path if kept else None)
+    before = learned(first)
+    whole = quiet(copy.deepcopy(first), X, y)
+    with broken_off(2, monkeypatch, error):
+        if error is RuntimeError:
+            with pytest.raises(RuntimeError, match="broken off"):
+                quiet(cut, X, y)
+        else:
+            assert quiet(cut, X, y).interrupted_
+    left = learned(cut)
+    if error is RuntimeError:  # as if it had not begun
+        check_same(cut, first, X)
+    else:  # as it was at that step, and no part is lost
+        assert before.keys() == left.keys()
+        assert np.isfinite(answer(cut, X)).all()
+    if error is RuntimeError or kept:  # the same call ends as if nothing was
+        check_same(quiet(cut, X, y), whole, X)
+    else:
+        begun = start_of(cut, X, y, monkeypatch)
+        assert all(torch.equal(begun[k], v) for k, v in left.items())
+    assert not cut.interrupted_
+
+
+def test_a_first_fit_broken_off_in_its_first_epoch(tmp_path, monkeypatch):
+    given = {"max_epochs": 2, "batch_size": 4, "warm_start": True, "random_state": 0}
+    whole = SimCLRTransformer(**given).fit(VECTORS)
+    cut = SimCLRTransformer(**given, checkpoint_dir=tmp_path)
+    fit_broken_off(cut, VECTORS, None, 2, monkeypatch)
+    check_same(cut.fit(VECTORS), whole, VECTORS)
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["no checkpoint", "checkpoint"])
+def test_a_fine_tuning_broken_off_keeps_the_earlier_student(
+    kept, tmp_path, monkeypatch
+):
+    first = quiet(make("SimCLRv2Classifier", lr=0.01, warm_start=True), VECTORS, Y)
+    cut = copy.deepcopy(first).set_params(max_steps=3)
+    whole = quiet(copy.deepcopy(cut), VECTORS, Y)
+    cut.set_params(checkpoint_dir=tmp_path if kept else None)
+    with broken_off(2, monkeypatch):
+        quiet(cut, VECTORS, Y)
+    assert cut.interrupted_
+    assert set(cut.net_.history[:, "stage"]) <= {"fine-tune"}
+    student = cut.predict_proba(VECTORS)
+    np.testing.assert_array_equal(student, first.predict_proba(VECTORS))
+    cut.save(tmp_path / "model")
+    np.testing.assert_array_equal(
+        sklabel.load(tmp_path / "model").predict_proba(VECTORS), student
+    )
+    quiet(cut, VECTORS, Y)
+    if kept:
+        check_same(cut, whole, VECTORS)

@@ -233,6 +233,36 @@ def test_some_candidates(digits):
     )
 
 
+class Sure(nn.Module):
+    """A network whose probabilities of rows above a limit are exactly 0 and 1."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x):
+        return torch.where(x[:, :1] > self.limit, 1e5, 1.0) * x
+
+
+@pytest.mark.parametrize("n_sure, limit", [(3, 1.0), (20, -9.0)])
+def test_rows_that_no_step_moves_come_last_with_finite_scores(n_sure, limit):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 4)).astype(np.float32)
+    X[:n_sure, 0] += 20
+    classifier = SupervisedClassifier(
+        backbone=Sure(limit), max_steps=1, batch_size=4, random_state=0
+    ).fit(X, np.arange(20) % 2)
+    p = classifier.predict_proba(X)
+    assert (p[:n_sure].max(1) == 1).all() and (p[:n_sure].min(1) == 0).all()
+    frozen = FrozenEstimator(classifier)
+    selector = DFALSelector(20, classifier=frozen).fit(X)
+    scores = selector.scores_
+    assert np.isfinite(scores).all() and np.isfinite(selector.adversaries_).all()
+    farthest = scores[n_sure:].min(initial=-0.5)
+    np.testing.assert_allclose(scores[:n_sure], 2 * farthest)
+    assert set(selector.sample_indices_[20 - n_sure :]) == set(range(n_sure))
+
+
 def test_a_classifier_without_a_slope(digits):
     X, y, _ = digits
     with pytest.raises(ValueError, match="RandomForestClassifier does not have"):

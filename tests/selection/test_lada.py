@@ -316,8 +316,11 @@ def test_checkpoints_go_on_after_the_policy(digits, tmp_path):
     np.testing.assert_array_equal(first.mixing_, second.mixing_)
 
 
+@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("at", [7, 13, 20])  # while it mixes, and in the policy
-def test_a_second_round_that_was_broken_off_goes_on(at, digits, tmp_path, monkeypatch):
+def test_a_second_round_that_was_broken_off_goes_on(
+    at, saved, digits, tmp_path, monkeypatch
+):
     X, y, target = digits
     given = {"warm_start": True, "batch_size": 10, "policy_batch_size": 20, **SHORT}
     selector = LADASelector(6, **given).fit(X, y)
@@ -325,6 +328,9 @@ def test_a_second_round_that_was_broken_off_goes_on(at, digits, tmp_path, monkey
     cut = pickle.loads(pickle.dumps(selector)).set_params(checkpoint_dir=tmp_path)
     whole = selector.fit(X, y)
     fit_broken_off(cut, X, y, at, monkeypatch)
+    if saved:
+        cut.save(tmp_path / "model")
+        cut = sklabel.load(tmp_path / "model").set_params(checkpoint_dir=tmp_path)
     assert cut.fit(X, y).interrupted_ is False
     np.testing.assert_allclose(cut.scores_, whole.scores_)
     np.testing.assert_array_equal(cut.sample_indices_, whole.sample_indices_)

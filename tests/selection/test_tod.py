@@ -496,8 +496,11 @@ def test_a_pipeline_may_end_in_it(digits):
     np.testing.assert_array_equal(rows, TODSelector(8, **SHORT).fit_select(scaled, y))
 
 
+@pytest.mark.parametrize("saved", [False, True])
 @pytest.mark.parametrize("n_cycles", [1, 2])
-def test_a_cycle_that_was_broken_off_goes_on(n_cycles, digits, tmp_path, monkeypatch):
+def test_a_cycle_that_was_broken_off_goes_on(
+    n_cycles, saved, digits, tmp_path, monkeypatch
+):
     X, y, target = digits
     given = {**SHORT, "max_steps": None, "max_epochs": 4, "warm_start": True}
     selector = TODSelector(6, **given)
@@ -508,6 +511,9 @@ def test_a_cycle_that_was_broken_off_goes_on(n_cycles, digits, tmp_path, monkeyp
     whole = selector.fit(X, y)
     at = 1 + whole.net_.history[0, "train_batch_count"]
     fit_broken_off(cut, X, y, at, monkeypatch)
+    if saved:
+        cut.save(tmp_path / "model")
+        cut = sklabel.load(tmp_path / "model").set_params(checkpoint_dir=tmp_path)
     assert cut.fit(X, y).interrupted_ is False
     assert cut.n_cycles_ == whole.n_cycles_ == n_cycles
     np.testing.assert_allclose(cut.scores_, whole.scores_, atol=1e-6)
