@@ -48,8 +48,9 @@ def run(args):
         with outputs.writing(args, csv=(Path(args.out), content)):
             pass
         labeled = Counter(str(e.label) for e in entries if e.label)
-        counts = words.counted(dict(sorted(labeled.items())))
-        outputs.show(f"{len(entries)} images in {args.out}: {counts}\n")
+        counts = words.counted(dict(sorted(labeled.items()))) or "no label"
+        n = len(entries)
+        outputs.show(f"{n} image{'s' * (n > 1)} in {args.out}: {counts}\n")
     else:
         outputs.show(tables.as_text(header, rows), as_it_is=True)
 
