@@ -49,11 +49,10 @@ class Encoder(nn.Module):
         self.sample_shape = tuple(sample_shape)
         self.register_buffer("mean", torch.zeros(()) if mean is None else mean)
         self.register_buffer("std", torch.ones(()) if std is None else std)
-        self.n_features_out = _n_features_out(self)
+        self.n_features_out = features_out(self, self.sample_shape)
 
     def forward(self, x):
-        h = self.body((x - self.mean) / self.std)
-        return h.mean((2, 3)) if h.ndim == 4 else h.flatten(1)  # (B, D)
+        return _flat(self.body((x - self.mean) / self.std))  # (B, D)
 
     def train(self, mode=True):
         """Switch to training or evaluation; frozen parts stay in evaluation."""
@@ -121,8 +120,13 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
         trained.pretrained = True
         _in_full_(trained)  # steps get lost in weights of 16 bits
         return keep_frozen_(trained)
+    if isinstance(spec, torch.jit.ScriptModule):
+        raise ValueError(
+            f"backbone={type(spec).__name__} is compiled by TorchScript, so it can be "
+            "neither frozen nor pickled: give the nn.Module that it was made from."
+        )
     if isinstance(spec, nn.Module):
-        body = keep_frozen_(copy.deepcopy(spec))
+        body = keep_frozen_(_with_widths(copy.deepcopy(spec), sample_shape))
     elif isinstance(spec, str):
         body = _named(spec, tuple(sample_shape))
     else:
@@ -140,9 +144,38 @@ def build_backbone(spec, sample_shape, mean=None, std=None, *, projected=True):
         reason = " ".join(str(error).split())
         raise ValueError(
             f"backbone={name} cannot turn samples of shape {tuple(sample_shape)} into "
-            f"vectors ({reason}). Resize the images to a size it accepts, or use "
-            'backbone="auto".'
+            f"vectors ({reason}). {_remedy(body, error)}"
         ) from error
+
+
+def _with_widths(net, sample_shape):
+    """Return a network whose lazy layers know their widths."""
+    values = (*net.parameters(), *net.buffers())
+    if any(nn.parameter.is_lazy(value) for value in values):
+        training = net.training
+        try:
+            with torch.no_grad():
+                net.eval()(torch.zeros(2, *sample_shape))
+        except Exception as error:  # networks of others fail in many ways
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"backbone={type(net).__name__} has lazy layers that cannot take "
+                f"samples of shape {tuple(sample_shape)} ({reason}). Call it once on "
+                "such samples to see why."
+            ) from error
+        net.train(training)
+    return net
+
+
+def _remedy(body, error):
+    """Return what to do about a network that has failed with an error."""
+    if isinstance(error, _WrongOutput):
+        return "Wrap it in an nn.Module that returns a tensor of shape (B, D)."
+    kinds = {p.dtype for p in body.parameters() if p.is_floating_point()}
+    other = sorted(map(str, kinds - {torch.float32}))
+    if other:
+        return f"Its weights are {' and '.join(other)}: give backbone.float()."
+    return 'Resize the images to a size it accepts, or use backbone="auto".'
 
 
 def _in_full_(module):
@@ -564,10 +597,35 @@ def _set_in_channels(net, n_channels):
                 return
 
 
+class _WrongOutput(TypeError):
+    """A network returns something else than vectors or maps."""
+
+
+def _flat(h):
+    """Return vectors (B, D) of the output of a network."""
+    if not isinstance(h, torch.Tensor) or h.ndim < 2:
+        found = f"a {type(h).__name__}"
+        if isinstance(h, torch.Tensor):
+            found = f"a tensor of shape {tuple(h.shape)}"
+        raise _WrongOutput(f"it returns {found}")
+    return h.mean((2, 3)) if h.ndim == 4 else h.flatten(1)
+
+
 @torch.no_grad()
-def _n_features_out(encoder):
+def features_out(encoder, sample_shape):
+    """Return how many features an encoder gives for samples of one shape.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        It is asked in evaluation mode, and returned to the mode that it was in.
+    sample_shape : tuple of int
+
+    Returns
+    -------
+    n_features : int
+    """
     training = encoder.training
-    x = torch.zeros(2, *encoder.sample_shape)
-    n_features = encoder.eval()(x).shape[1]
+    n_features = encoder.eval()(torch.zeros(2, *sample_shape)).shape[1]
     encoder.train(training)
     return n_features

@@ -197,3 +197,41 @@ def test_timm():
     pytest.importorskip("timm")
     encoder = build_backbone("timm/resnet10t", (1, 32, 32))
     assert encoder(torch.rand(2, 1, 32, 32)).shape == (2, encoder.n_features_out)
+
+
+class _Returning(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.layer, self.kind = nn.Linear(4, 3), kind
+
+    def forward(self, x):
+        h = self.layer(x)
+        return {"tuple": (h, h), "dict": {"h": h}, "number": h.mean()}[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict", "number"])
+def test_a_network_that_returns_no_vectors_is_told_what_to_return(kind):
+    with pytest.raises(ValueError, match=r"it returns a \w+.*tensor of shape \(B, D\)"):
+        build_backbone(_Returning(kind), (4,))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_named(kind):
+    with pytest.raises(ValueError, match=rf"weights are {kind}: give backbone.float"):
+        build_backbone(nn.Linear(4, 3).to(kind), (4,))
+
+
+def test_a_compiled_network_is_refused():
+    script = torch.jit.script(nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"the nn\.Module that it was made from"):
+        build_backbone(script, (4,))
+
+
+def test_lazy_layers_learn_their_width_in_the_fit():
+    x = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    lazy = nn.Sequential(nn.LazyLinear(7), nn.ReLU(), nn.LazyLinear(3))
+    embedder = SimCLRTransformer(backbone=lazy, max_epochs=1, random_state=0)
+    z = embedder.fit(x).transform(x)
+    assert z.shape == (20, 3)
+    assert nn.parameter.is_lazy(lazy[0].weight)
+    np.testing.assert_array_equal(embedder.fit(x).transform(x), z)

@@ -17,8 +17,8 @@ FLOORS = [
     "_core.launching _core.random_numbers",
     "_core.checks _core.devices _core.freezing _core.processes",
     "losses augment modules optim neighbors _core.columns _core.docstrings _core.files "
-    "_core.label_texts _core.layers _core.lettering _core.optional _core.plain "
-    "_core.samples _core.warn",
+    "_core.divergence _core.label_texts _core.layers _core.lettering _core.optional "
+    "_core.plain _core.samples _core.warn",
     "backbones text _core.calibration _core.callbacks _core.choice _core.decoding "
     "_core.few_shot _core.identity _core.kcenter _core.labels _core.persistence "
     "_core.propagation _core.samplers _core.weight_files",

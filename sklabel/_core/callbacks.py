@@ -2,6 +2,7 @@
 
 import functools
 from contextlib import ExitStack, contextmanager, nullcontext
+from numbers import Real
 
 from sklearn.base import _fit_context
 
@@ -142,3 +143,37 @@ class Stage:
     @alone()
     def end(self):
         self.task.call_on_fit_task_end(**self.known)
+
+
+class NoStage:
+    """Stands where nobody is to be told of the epochs."""
+
+    def begin(self, n_epochs):
+        pass
+
+    begin_epoch = end_epoch = end = lambda self: None
+
+
+@contextmanager
+def monitored(callbacks, epoch):
+    """Name the callback that fails because it monitors what an epoch does not hold.
+
+    Parameters
+    ----------
+    callbacks : iterable of callbacks of skorch
+        They are told of the end of the epoch in this block, and may add values to it.
+    epoch : dict
+        Its part of the history.
+    """
+    try:
+        yield
+    except Exception as error:
+        for callback in callbacks:
+            name = getattr(callback, "monitor", None)
+            if isinstance(name, str) and name not in epoch:
+                known = [key for key, value in epoch.items() if isinstance(value, Real)]
+                raise ValueError(
+                    f"{type(callback).__name__} monitors {name!r}, which is not in "
+                    f"net_.history: set its monitor to one of {known}."
+                ) from error
+        raise

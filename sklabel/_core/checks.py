@@ -4,6 +4,7 @@ import math
 from numbers import Integral, Real
 
 import numpy as np
+import torch
 
 
 def check_option(options, **given):
@@ -83,5 +84,7 @@ def check_finite(values, problem):
     problem : str
         What has made them so, and what to do.
     """
-    if not np.isfinite(np.asarray(values)).all():
+    is_tensor = isinstance(values, torch.Tensor)
+    finite = values.isfinite() if is_tensor else np.isfinite(np.asarray(values))
+    if not finite.all():
         raise ValueError(problem)

@@ -6,6 +6,7 @@ import torch
 from ..metrics import effective_rank, feature_std
 from ..modules import Snapshot
 from ..neighbors import kneighbors
+from .divergence import check_outputs
 from .samples import evenly_spaced
 from .warn import warn
 
@@ -21,6 +22,7 @@ def watch_features(net, samples, n_rows=256):
     with torch.inference_mode(), net.autocast():
         h = net.module_(x).float()
     net.module_.train()
+    check_outputs(net, h)
     return {
         "feature_std": float(feature_std(h)),
         "effective_rank": float(effective_rank(h)),

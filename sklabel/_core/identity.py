@@ -102,6 +102,8 @@ def _state(value, above=()):
         if value.dtype.hasobject:
             return ["array", value.shape, inner(value.ravel().tolist())]
         return ["array", value.dtype.str, value.shape, _data_of(value)]
+    if torch.nn.parameter.is_lazy(value):
+        return ["lazy", str(value.dtype)]
     if isinstance(value, torch.Tensor):
         array = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return ["tensor", str(value.dtype), tuple(value.shape), _data_of(array)]

@@ -333,8 +333,9 @@ class ImageFiles:
     def pages_text(self):
         """Return a line on images with several pages."""
         names = [self.name(row) for row in sorted(self.several)]
+        holds = "holds" if len(names) == 1 else "hold"
         return (
-            f"{len(names)} of {len(self)} image files hold several pages or frames; "
+            f"{len(names)} of {len(self)} image files {holds} several pages or frames; "
             f"only the first is read: {_listed(map(repr, names))}."
         )
 

@@ -103,6 +103,7 @@ def _refuse_one(X, fitted, name):
 def _refuse_shape(samples, fitted, name):
     """Raise an error for samples of another shape than the fitted one."""
     found = samples.sample_shape
+    channels = f"{fitted[0]} channel{'s' if fitted[0] > 1 else ''}"
     remedy = "resize the images to that size"
     if len(fitted) != 3:
         remedy = "fit it on such images, or give it vectors"
@@ -110,11 +111,11 @@ def _refuse_shape(samples, fitted, name):
         if getattr(samples.source, "is_encoded", False):
             remedy = (
                 "image files are read as RGB, so fit on files too, or give the pixels "
-                f"as an array of {fitted[0]} channel{'s' if fitted[0] > 1 else ''}, "
+                f"as an array of {channels}, "
                 'for example of pictures opened by Pillow, image.convert("L")'
             )
         else:
-            remedy = f"give images of {fitted[0]} channels, not of {found[0]}"
+            remedy = f"give images of {channels}, not of {found[0]}"
             if (found[0], fitted[0]) == (1, 3):
                 remedy += ", for example np.repeat(X[..., None], 3, axis=3)"
     raise ValueError(

@@ -436,8 +436,9 @@ def check_labels(y, *, n_samples=None, min_classes=2, classes=None):
     if len(found) < min_classes:
         raise ValueError(
             f"y has {len(found)} class ({', '.join(map(repr, found.tolist()))}) "
-            f"among its {len(values)} labeled rows, but at least {min_classes} classes "
-            "are needed. Label rows of another class too."
+            f"among its {len(values)} labeled row{'s' if len(values) > 1 else ''}, but "
+            f"at least {min_classes} classes are needed. Label rows of another class "
+            "too."
         )
     if min_classes > 0:
         _check_categories(y, found)

@@ -34,6 +34,8 @@ from .warn import warn
 _GENERATOR_LOCK = threading.RLock()
 # most of a training that goes into a warm-up which nobody has asked for
 _WARMUP_SHARE = 0.1
+# parameters that are rates, but not of a stage of their own
+_OTHER_RATES = ("final_lr", "backbone_lr")
 
 
 @contextmanager
@@ -613,6 +615,10 @@ class Learner(Training, NetEstimator, abstract=True):
             description=f"{type(self).__name__} {name}",
             **settings,
         )
+        if "lr" in settings:
+            given = self.get_params(deep=False).items()
+            names = [n for n, v in given if n.endswith("_lr") and v == settings["lr"]]
+            net.lr_name = next((n for n in names if n not in _OTHER_RATES), "lr")
         self.net_ = net
         self._fresh &= self.interrupted_
         if train and not self.interrupted_:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .. import optim
 from ..modules.batchnorm import synchronized, unite_buffers_
 from .batches import Batches
-from .checks import check_finite
+from .callbacks import NoStage, monitored
 from .devices import (
     available_devices,  # noqa: F401, for those who ask the net
     fastest_convolutions,
@@ -31,6 +31,7 @@ from .devices import (
     tensor_float32,
     to_device,
 )
+from .divergence import calmer, check_outputs
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
@@ -124,6 +125,7 @@ class Net(NeuralNet):
     """
 
     group_ = ALONE  # the processes that train it together
+    lr_name = "lr"  # the parameter of the estimator that lr comes from
 
     def __init__(
         self,
@@ -220,7 +222,7 @@ class Net(NeuralNet):
         given.pop("lr", None)
         device = torch.device(self.device).type
         if self.optimizer in _FUSED and device not in ("cpu", "mps"):
-            if "foreach" not in given:
+            if not {"foreach", "dampening"} & set(given):
                 defaults = {"fused": True, **defaults}
         settings = {"lr": self.lr, **defaults, **given}
         groups = optim.param_groups(
@@ -230,6 +232,8 @@ class Net(NeuralNet):
             alike=settings.get("variant") == "larc",  # as it is published
         )
         self.optimizer_ = optimizer(groups, **settings)
+        if "momentum" in settings and settings.get("fused"):
+            self.optimizer_.register_step_pre_hook(_begin_momentum)
         scaled = self.used_precision() == "float16"
         self.scaler_ = torch.amp.GradScaler(device, enabled=scaled)
         if not isinstance(self.optimizer_, torch.optim.Optimizer):
@@ -345,7 +349,7 @@ class Net(NeuralNet):
         group.copy_first_([*self.module_.parameters(), *self.module_.buffers()])
         if not self.resume():
             self.save_checkpoint()  # what a break in the first epoch goes back to
-        stage = self.stage if self.stage and group.is_first else _NoStage()
+        stage = self.stage if self.stage and group.is_first else NoStage()
         stage.begin(math.ceil((self.total_steps_ - self.step_) / len(batches)))
         data = {"dataset_train": sampler, "dataset_valid": None}  # as skorch names them
         with self._working(sampler, batches):
@@ -386,7 +390,8 @@ class Net(NeuralNet):
 
     def _end_epoch(self, stage, data):
         """Tell that an epoch has ended; return whether the training ends here."""
-        self.notify("on_epoch_end", **data)
+        with monitored(dict(self.callbacks_).values(), self.history[-1]):
+            self.notify("on_epoch_end", **data)
         self.save_checkpoint()
         return stage.end_epoch() or self.step_ >= self.total_steps_
 
@@ -394,12 +399,7 @@ class Net(NeuralNet):
         """Raise if the last steps led to outputs that are not finite."""
         # not the weights: where images are smaller than a kernel, torch's gradients of
         # its outer taps are garbage in bfloat16, and no prediction depends on them
-        outputs = self.evaluate(samples, samples.spread(_FEWEST_ROWS))
-        check_finite(
-            outputs,
-            f"The weights became NaN or infinite in step {self.step_}: lower "
-            f'lr={self.lr}, or use precision="float32".',
-        )
+        check_outputs(self, self.evaluate(samples, samples.spread(_FEWEST_ROWS)))
 
     def on_epoch_begin(self, net, dataset_train=None, **kwargs):
         super().on_epoch_begin(net, dataset_train, **kwargs)
@@ -516,8 +516,7 @@ class Net(NeuralNet):
         loss = self.history[-1, "train_loss"]
         if not np.isfinite(loss):
             raise ValueError(
-                f"The loss became {loss} in epoch {len(self.history)}: lower lr="
-                f'{self.lr}, or use precision="float32".'
+                f"The loss became {loss} in epoch {len(self.history)}: {calmer(self)}."
             )
         metrics = {}
         if hasattr(self.module_, "after_epoch"):
@@ -643,6 +642,18 @@ class Net(NeuralNet):
         self.module = self.module_
 
 
+def _begin_momentum(optimizer, args, kwargs):
+    """Give weights that have a gradient for the first time a momentum of zero.
+
+    torch's fused step takes all of a group with a momentum, or all without.
+    """
+    for group in optimizer.param_groups:
+        for weight in group["params"] if group["momentum"] else ():
+            state = optimizer.state[weight]
+            if weight.grad is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+
+
 @functools.cache
 def _versions():
     """Return the versions on which the bits of a training depend."""
@@ -668,15 +679,6 @@ class Progress(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         self.tell(net.step_ / net.total_steps_)
-
-
-class _NoStage:
-    """Stands where nobody is to be told of the epochs."""
-
-    def begin(self, n_epochs):
-        pass
-
-    begin_epoch = end_epoch = end = lambda self: None
 
 
 class _NoCriterion:

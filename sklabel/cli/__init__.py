@@ -48,7 +48,11 @@ def main(argv=None):
         SIGTERM; 1 after any other error. Each except 0 comes with one line on stderr.
     """
     args = None
-    with warnings.catch_warnings(), signals.stopping(is_process=argv is None):
+    with (
+        outputs.streams(),
+        warnings.catch_warnings(),
+        signals.stopping(is_process=argv is None),
+    ):
         warnings.simplefilter("ignore")
         # shown is what a user can act on, not what libraries tell programmers
         warnings.filterwarnings("default", category=UserWarning)

@@ -126,9 +126,7 @@ def run(args):
         if args.model is not None:
             models.save(classifier, args.model, args.command)
     labeled = Counter(str(entry.label) for entry in entries)
-    counts = ", ".join(
-        f"{words.one_line(c)} {labeled[str(c)]}" for c in classifier.classes_
-    )
+    counts = words.counted({str(c): labeled[str(c)] for c in classifier.classes_})
     kept = ""
     if args.model is not None:
         kept = f"Model: {args.model}, {models.size_on_disk(args.model)}.\n"

@@ -137,9 +137,7 @@ def _summary(session, answers):
     with suppress(ValueError, OSError):  # what is in the file cannot be read now
         session.refresh()
     found = Counter(session.labels.values())
-    counts = ", ".join(
-        f"{words.one_line(label)} {found[label]}" for label in session.classes
-    )
+    counts = words.counted({label: found[label] for label in session.classes})
     n_labels, n_open = len(session.labels), session.n_open()
     left = f"; without an answer: {n_open}" if n_open else ""
     told = f": {counts}" if counts else ""

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -258,6 +258,29 @@ def picture(image, command):
     return content.getvalue()
 
 
+@contextmanager
+def streams():
+    """Keep a process that began without standard streams from writing elsewhere.
+
+    A scheduler may close them, and ``pythonw`` has none. The next files that are opened
+    would get their numbers, and what is for stderr would go to stdout.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    with ExitStack() as stack:
+        if sys.stderr is None:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield
+
+
+def check_stdout(option):
+    """Raise an error if a result cannot be printed."""
+    if sys.stdout is None:
+        raise ValueError(f"standard output is closed: give {option}.")
+
+
 def show(text, as_it_is=False):
     """Print the output of a command completely, or raise an error.
 
@@ -267,6 +290,8 @@ def show(text, as_it_is=False):
     as_it_is : bool
         Whether it is for programs, in UTF-8, not for people.
     """
+    if sys.stdout is None:  # closed: nobody reads it
+        return
     if not as_it_is:
         text = words.shown(text)
     elif hasattr(sys.stdout, "reconfigure"):

@@ -1,8 +1,9 @@
 """sklabel predict: label other photographs with a model saved by fit."""
 
+from collections import Counter
 from pathlib import Path
 
-from . import embedders, inputs, lists, models, options, outputs, tables
+from . import embedders, inputs, lists, models, options, outputs, tables, words
 
 
 def add_parser(commands):
@@ -33,6 +34,8 @@ def run(args):
     files = inputs.list_images(args.folder, least=1, one=True)
     if args.out is not None:
         outputs.check_csv(Path(args.out), "--out", args)
+    else:
+        outputs.check_stdout("--out")
     models.prepare()
     classifier = models.load_classifier(args)
 
@@ -44,6 +47,10 @@ def run(args):
         content = tables.as_marked(args.command, header, rows)
         with outputs.writing(args, csv=(Path(args.out), content)):
             pass
+        labeled = Counter(str(e.label) for e in entries if e.label)
+        counts = words.counted(dict(sorted(labeled.items()))) or "no label"
+        n = len(entries)
+        outputs.show(f"{n} image{'s' * (n > 1)} in {args.out}: {counts}\n")
     else:
         outputs.show(tables.as_text(header, rows), as_it_is=True)
 

@@ -54,6 +54,19 @@ def one_line(text):
     return shown(" ".join(str(text).split()))
 
 
+def counted(counts):
+    """Return each name with its count: "cat 3, dog 5".
+
+    A name that would run into a count, as "class 1" or "3,5" would, has quotes.
+    """
+    return ", ".join(f"{_apart(one_line(name))} {n}" for name, n in counts.items())
+
+
+def _apart(name):
+    unclear = name[-1:].isdigit() or "," in name or "'" in name
+    return repr(name) if unclear else name
+
+
 def duration(seconds):
     """Return an expected time."""
     minutes = seconds / 60

@@ -19,6 +19,7 @@ from .._core.parameters import (
 from .._core.processes import gathered
 from .._core.roles.embedding import EmbeddingRole
 from ..augment import Contrastive, is_small
+from ..backbones import features_out
 from ..losses import sinkhorn, swapped_prediction, unit_rows
 from ..modules import ProjectionNet, Prototypes, mlp
 
@@ -220,6 +221,8 @@ class SwAVTransformer(EmbeddingRole, Learner):
             last_norm=None,
         )
         large, small = _views(self.sample_shape_)
+        if self.n_small_crops and self.small_augment == "auto" and small.size:
+            self._check_small_crops(backbone, small.size)
         return _SwAV(
             backbone,
             project,
@@ -239,3 +242,19 @@ class SwAVTransformer(EmbeddingRole, Learner):
             frozen_steps=self.frozen_steps,
             output=self.output,
         )
+
+    def _check_small_crops(self, backbone, size):
+        """Raise if the backbone gives no vectors of the same length for small crops."""
+        shape = (self.sample_shape_[0], *size)
+        try:
+            n_features = features_out(backbone, shape)
+            reason = f"it gives {n_features}"
+        except Exception as error:  # networks of others fail in many ways
+            n_features, reason = None, " ".join(str(error).split())
+        if n_features != backbone.n_features_out:
+            raise ValueError(
+                f"n_small_crops={self.n_small_crops} needs a backbone that gives "
+                f"{backbone.n_features_out} features also for crops of shape {shape} "
+                f"({reason}): use n_small_crops=0, or a backbone that averages its "
+                "maps."
+            )

@@ -29,6 +29,8 @@ near : list of ndarray of int
 _SIDE = 16  # of the thumbnails
 _N_NEIGHBORS = 10
 _BLOCK = 256  # images decoded at once
+_PIXELS = 2**18  # made gray at once
+_BT601 = np.array([0.299, 0.587, 0.114], np.float32)  # weights of the colors
 
 
 def find_duplicates(X, *, embedder=None, threshold=0.99, max_pixels=None):
@@ -115,10 +117,12 @@ def as_gray(image):
     """Return the luminance of an image as a picture of floats from 0 to 1."""
     image = np.asarray(image)
     scale = 255 if image.dtype == np.uint8 else 1
-    image = image.astype(np.float32) / scale
-    if image.ndim == 3:  # as ITU-R BT.601 weighs the colors
-        image = image[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
-    return Image.fromarray(image)
+    gray = np.empty(image.shape[:2], np.float32)
+    step = max(1, _PIXELS // max(1, image.shape[1]))
+    for start in range(0, len(image), step):  # a large image fills no memory
+        rows = image[start : start + step].astype(np.float32) / scale
+        gray[start : start + step] = rows if image.ndim == 2 else rows[..., :3] @ _BT601
+    return Image.fromarray(gray)
 
 
 def _near(Z, exact, threshold):

@@ -170,7 +170,7 @@ def iic_loss(p1, p2, marginal_weight=1.0):
         Probabilities of the clusters; rows i are two views of sample i. Leading axes
         are heads.
     marginal_weight : float, default=1.0
-        Weight of the entropy of the cluster shares, > 0; values above 1 favor equal
+        Weight of the entropy of the cluster shares, >= 0; values above 1 favor equal
         shares. Paper: lambda.
 
     Returns

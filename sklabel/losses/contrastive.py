@@ -269,7 +269,7 @@ def group_discrimination(z1, z2, n_groups, temperature=0.2, n_iterations=5):
     Returns
     -------
     loss : Tensor of shape ()
-        Mean over both directions; about ln K at the start.
+        Mean over both directions; ln K if all rows are equal.
 
     References
     ----------

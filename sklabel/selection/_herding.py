@@ -369,13 +369,14 @@ def label_radius(Z, rule="median"):
     Returns
     -------
     radius : float
-        1 if fewer than two rows differ.
+        1 if fewer than two rows differ, or by too little for a distance above 0.
     """
     Z = np.unique(Z, axis=0)
     if len(Z) < 2:
         return 1.0
     nearest = kneighbors(Z, 1, include_self=False, method="exact")[0]
-    return float(np.median(nearest) if rule == "median" else nearest.min())
+    # rows may differ by less than a distance in single precision can say
+    return float(np.median(nearest) if rule == "median" else nearest.min()) or 1.0
 
 
 def _margin(p):

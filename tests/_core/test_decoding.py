@@ -533,3 +533,11 @@ def test_the_guide_lists_the_formats_that_are_read(tmp_path):
     bunch = load_image_folder(tmp_path)
     assert {os.path.basename(path) for path in bunch.paths} == set(names)
     assert bunch.ignored == []
+
+
+def test_one_file_with_several_pages_is_counted_in_the_singular():
+    files = ImageFiles(["a.gif", "b.gif", "c.gif"], (8, 8))
+    files.several.add(1)
+    assert files.pages_text().startswith("1 of 3 image files holds several pages")
+    files.several.add(2)
+    assert files.pages_text().startswith("2 of 3 image files hold several pages")

@@ -202,7 +202,8 @@ def test_minus_one_as_text_is_refused(y):
         ([], ValueError, "no labeled row"),
         (torch.zeros(3, device="meta"), ValueError, "meta device.*no labels"),
         (list(torch.zeros(3, device="meta")), ValueError, "meta device.*no labels"),
-        ([4, -1, 4], ValueError, r"1 class \(4\) among its 2 labeled rows"),
+        ([4, -1, 4], ValueError, r"1 class \(4\) among its 2 labeled rows, but"),
+        ([4, -1, -1], ValueError, r"1 class \(4\) among its 1 labeled row, but"),
     ],
 )
 def test_what_is_refused(y, error, message):

@@ -26,7 +26,11 @@ from sklabel.classification import (
 )
 from sklabel.classification._fixmatch import _FixMatch
 from sklabel.clustering import DCECClusterer, SCANClusterer
-from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
+from sklabel.embedding import (
+    AutoencoderTransformer,
+    BYOLTransformer,
+    SimCLRTransformer,
+)
 from sklabel.embedding._autoencoder import _Autoencoder
 from sklabel.embedding._simclr import _SimCLR
 
@@ -471,3 +475,25 @@ def test_an_embedder_without_a_decoder_is_refused_before_it_learns():
         DCECClusterer(2, embedder=Unfit()).fit(X)
     with pytest.raises(ValueError, match="has no decoder"):
         CCLClassifier(embedder=Unfit()).fit(X, Y)
+
+
+@pytest.mark.parametrize("method", [SimCLRTransformer, BYOLTransformer])
+def test_features_that_become_infinite_name_the_learning_rate(method):
+    x = np.random.default_rng(0).integers(0, 255, (24, 12, 12, 3), np.uint8)
+    embedder = method(max_epochs=1, lr=1e9, random_state=0)
+    with pytest.raises(ValueError, match=r"lower lr=1000000000\.0"):
+        embedder.fit(x)
+
+
+def test_a_stage_that_diverges_names_its_own_learning_rate():
+    x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    clusterer = SCANClusterer(
+        2,
+        embedder=SimCLRTransformer(max_epochs=1),
+        max_epochs=1,
+        self_label_threshold=0,
+        self_label_lr=1e30,
+        random_state=0,
+    )
+    with pytest.raises(ValueError, match=r"lower self_label_lr=1e\+30\.$"):
+        clusterer.fit(x)

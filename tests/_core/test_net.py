@@ -202,6 +202,35 @@ def test_other_callbacks_of_skorch_work(tmp_path):
     assert list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "callback",
+    [
+        skorch.callbacks.EarlyStopping(),
+        skorch.callbacks.Checkpoint(fn_prefix="unwritten"),
+        skorch.callbacks.EarlyStopping(monitor="train_los"),
+        skorch.callbacks.LRScheduler("ReduceLROnPlateau", monitor="valid_loss"),
+    ],
+)
+def test_a_callback_that_monitors_an_unknown_value_is_told_what_there_is(callback):
+    settings = {"max_epochs": 2, "batch_size": 8}
+    embedder = SimCLRTransformer(**settings, net_params={"callbacks": [callback]})
+    message = f"{type(callback).__name__} monitors '\\w+', which .*'train_loss'"
+    with pytest.raises(ValueError, match=message):
+        embedder.fit(X)
+
+
+def test_a_callback_may_monitor_what_another_adds():
+    class Adds(skorch.callbacks.Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("valid_loss", 1.0)
+
+    callbacks = [Adds(), skorch.callbacks.EarlyStopping(patience=2)]
+    embedder = SimCLRTransformer(
+        max_epochs=9, batch_size=8, net_params={"callbacks": callbacks}
+    )
+    assert 1 < len(embedder.fit(X).net_.history) < 9
+
+
 def test_a_loss_that_is_no_number_names_the_remedy():
     with pytest.raises(ValueError, match=r"lr=1e\+30"):
         net(lr=1e30, optimizer="sgd", schedule="constant").partial_fit(

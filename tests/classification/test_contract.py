@@ -112,8 +112,12 @@ def test_wrong_labels_are_refused(cls, kind):
 
 @every_classifier
 def test_weights_below_zero_are_refused(cls):
-    with pytest.raises(ValueError, match="sample_weight must be finite and not neg"):
-        make(cls, SHORTEST).fit(X, labels(30), -np.ones(N))
+    weights = np.ones(N)
+    for weight in (-1.0, np.nan, np.inf):
+        weights[3] = weight
+        message = f"finite and not negative, but row 3 has {weight}. Give 0"
+        with pytest.raises(ValueError, match=message):
+            make(cls, SHORTEST).fit(X, labels(30), weights)
 
 
 # what predicts with an average of its weights, ramped or not

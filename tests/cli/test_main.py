@@ -59,7 +59,8 @@ def test_select_fit_predict(here, capsys):
 
     capsys.readouterr()
     assert main(["predict", "model", "photos", "--out", "new.csv", "--quiet"]) == 0
-    assert capsys.readouterr() == ("", "")
+    out, err = capsys.readouterr()
+    assert out.startswith("10 images in new.csv: ") and err == ""
     assert main(["predict", "model", "photos", "--quiet"]) == 0
     printed = capsys.readouterr().out
     predicted = read_csv("new.csv")
@@ -198,3 +199,26 @@ def test_names_are_printed_whatever_they_are(here, saved, monkeypatch, encoding)
         if argv[0] in ("fit", "evaluate") and not status:
             assert "zwei Zeilen" in said
             assert ("日本" if encoding == "utf-8" else "\\u65e5\\u672c") in said
+
+
+@pytest.mark.skipif(os.name != "posix", reason="starts a shell")
+def test_a_program_without_standard_streams(here):
+    """As a scheduler starts it."""
+    write_csv("l.csv", [(f"{i}.png", "a") for i in range(4)])
+    environment = {**os.environ, "PYTHONPATH": str(Path(sklabel.__file__).parents[1])}
+    program = f"{sys.executable} -m sklabel"
+
+    def run(command):
+        done = subprocess.run(
+            command, shell=True, env=environment, capture_output=True, check=False
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    export = f"{program} export l.csv photos --to csv --out"
+    assert run(f"{export} a.csv >&-") == (0, "", "")
+    assert run(f"{export} b.csv <&- >&- 2>&-") == (0, "", "")
+    assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes() != b""
+    # what is for stderr never goes to stdout
+    assert run(f"{program} export no.csv photos --to csv 2>&-") == (2, "", "")
+    said = "sklabel: standard output is closed: give --out.\n"
+    assert run(f"{program} predict model photos >&-") == (2, "", said)

@@ -1,5 +1,6 @@
 """What is not a folder of images or of a classifier is refused."""
 
+import csv
 import os
 
 import pytest
@@ -38,6 +39,17 @@ def test_one_image(here, saved, capsys):
     assert "cannot be read" in complaint(capsys, *argv, "note.txt", "--quiet")
     os.mkfifo("pipe.png")
     assert "pipe.png' is a pipe" in complaint(capsys, *argv, "pipe.png", "--quiet")
+
+
+def test_a_written_list_is_summed_up(here, saved, capsys):
+    write_images(here / "two", 2)
+    argv = ["predict", str(saved / "model"), "two", "--out", "new.csv", "--quiet"]
+    assert main(argv) == 0
+    labels = sorted(row["label"] for row in csv.DictReader(open("new.csv", newline="")))
+    counts = ", ".join(
+        f"{label} {labels.count(label)}" for label in dict.fromkeys(labels)
+    )
+    assert capsys.readouterr().out == f"2 images in new.csv: {counts}\n"
 
 
 def test_one_image_behind_a_published_encoder(here, capsys):

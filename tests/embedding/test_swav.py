@@ -175,3 +175,14 @@ def test_the_rate_ends_where_it_is_told():
         short(schedule="constant", final_lr=0.05).fit(X)
     with pytest.raises(ValueError, match="final_lr=1 is larger than lr=0.5"):
         short(lr=0.5, final_lr=1).fit(X)
+
+
+def test_small_crops_that_the_backbone_refuses_are_named():
+    x = np.random.default_rng(0).random((8, 12, 12)).astype(np.float32)
+    maps = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+    fixed = nn.Sequential(nn.Flatten(), nn.Linear(144, 4))
+    given = {"max_epochs": 1, "random_state": 0}
+    for backbone in (maps, fixed):
+        with pytest.raises(ValueError, match="n_small_crops=2 needs a backbone"):
+            SwAVTransformer(backbone=backbone, n_small_crops=2, **given).fit(x)
+        SwAVTransformer(backbone=backbone, **given).fit(x)

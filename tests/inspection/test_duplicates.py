@@ -1,5 +1,7 @@
 """Copies that were planted are found, of every form of X."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from sklabel.inspection import find_duplicates
+from sklabel.inspection._duplicates import as_gray
 
 RNG = np.random.default_rng(0)
 
@@ -92,3 +95,18 @@ def test_what_has_no_rows_is_refused(nothing):
 def test_wrong_thresholds_are_refused():
     with pytest.raises(ValueError, match="threshold=1.5"):
         find_duplicates(np.ones((5, 4)), threshold=1.5)
+
+
+def test_a_large_photograph_takes_no_floats_for_its_colors():
+    photograph = RNG.integers(0, 256, (1500, 2000, 3), dtype=np.uint8)
+    tracemalloc.start()
+    try:
+        gray = np.asarray(as_gray(photograph))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 3e6 + 16 * 2**18  # gray, twice; colors alone would take 36 MB
+    weights = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(gray, photograph @ weights / 255, atol=1e-6)
+    for odd in (photograph[:3, :1], photograph[:, :1, 0], np.ones((2, 0))):
+        assert as_gray(odd).size == odd.shape[1::-1]

@@ -265,6 +265,8 @@ def test_radius_of_labeled_rows():
     assert label_radius(Z, "least") == 1
     assert label_radius(Z, "median") == 2  # 3, 1, 1, 7
     assert label_radius(Z[:1]) == label_radius(Z[[0, 3]]) == label_radius(Z[:0]) == 1
+    tiny = (Z * 1e-30).astype(np.float32)
+    assert label_radius(tiny) == label_radius(tiny, "least") == 1
 
 
 def test_the_radius_narrows_with_labels(digits):

@@ -67,6 +67,8 @@ def partly_frozen():
 
 
 MORE = {
+    # of several heads, one is kept by losses that hardly differ after so few steps
+    "IICClusterer": {"n_sub_heads": 1},
     "IICSegmenter": {"max_steps": 2, "half_side": 1, "n_clusters": 2},
     "PretrainedTransformer": {
         "model": "squeezenet1_1",
@@ -87,6 +89,8 @@ PRECISIONS = {
 }
 # with images, and with settings that take another way
 VARIANTS = {
+    # some weights have their first gradient, and momentum, after others
+    "IICClusterer sgd": {"optimizer": "sgd", "n_sub_heads": 1},
     "FixMatchClassifier free": {"threshold": "free", "fairness_weight": 0.1},
     "FixMatchClassifier soft": {"threshold": "soft", "distribution_alignment": True},
     "FixMatchClassifier classes": {"class_thresholds": True, "threshold": 0.4},
@@ -137,7 +141,7 @@ def parameters(cls, device, **given):
     own = {name: value for name, value in own.items() if name in known}
     held = own.get("embedder")
     if held is not None and "device" in held.get_params():
-        own["embedder"] = clone(held).set_params(device=device)
+        own["embedder"] = clone(held).set_params(device=device, precision="float32")
     if "classifier" in known and known["classifier"] is None:
         own["classifier"] = classification.SupervisedClassifier(
             max_steps=2, device=device, random_state=0
@@ -375,10 +379,11 @@ def cases(thorough=False):
             if name in SHOWN_LARGER:
                 yield f"{name} 16", lambda c=cls, y=y: of_fit(c, LARGER, y, False)
     for name, given in VARIANTS.items():
-        cls = getattr(classification, name.split()[0], None)
-        cls = cls or getattr(selection, name.split()[0])
+        folders = (clustering, classification, selection)
+        folder = next(f for f in folders if name.split()[0] in f.__all__)
+        cls, y = getattr(folder, name.split()[0]), None if folder is clustering else Y
         own = {k: v() if callable(v) else v for k, v in given.items()}
-        yield name, lambda c=cls, g=own: of_fit(c, IMAGES, Y, False, **g)
+        yield name, lambda c=cls, y=y, g=own: of_fit(c, IMAGES, y, False, **g)
     for name, policy in POLICIES.items():
         yield f"policy {name}", lambda p=policy: of_policy(p)
     for name, search, args in of_searches():

@@ -488,8 +488,12 @@ def _check_sample_weight(sample_weight, labeled):
         raise ValueError(
             f"sample_weight.shape == {given.shape}, expected {labeled.shape}!"
         )
-    if not (np.isfinite(given) & (given >= 0))[labeled].all():
-        raise ValueError("sample_weight must be finite and not negative.")
+    wrong = np.flatnonzero(labeled & ~(np.isfinite(given) & (given >= 0)))
+    if len(wrong):
+        raise ValueError(
+            f"sample_weight must be finite and not negative, but row {wrong[0]} has "
+            f"{given[wrong[0]]}. Give 0 to a row that should not count."
+        )
     given = np.where(labeled, given, 0.0)
     if _are_equal(given[labeled]):
         return np.ones(len(labeled))
