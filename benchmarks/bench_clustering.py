@@ -11,6 +11,7 @@ continues.
 """
 
 import argparse
+import copy
 import functools
 from pathlib import Path
 
@@ -30,7 +31,11 @@ from _common import (
 )
 from sklearn.cluster import KMeans
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics import (
+    adjusted_rand_score,
+    confusion_matrix,
+    normalized_mutual_info_score,
+)
 from sklearn.preprocessing import normalize
 from skorch.callbacks import Callback
 from torch.nn.functional import cross_entropy
@@ -44,7 +49,8 @@ from sklabel.clustering import (
     TURTLEClusterer,
 )
 from sklabel.embedding import AutoencoderTransformer, SimCLRTransformer
-from sklabel.metrics import clustering_accuracy
+from sklabel.losses import iic_loss
+from sklabel.metrics import clustering_accuracy, hungarian_match
 from sklabel.optim import step_decay
 
 
@@ -182,6 +188,10 @@ def deepcluster_of_vectors(args, seed, data):
     return of_vectors(clusterer, data)
 
 
+# training images whose features are kept, to train heads alone
+_HEAD_ROWS = 20_000
+
+
 class Curve(Callback):
     """Writes down the accuracy on images after each epoch."""
 
@@ -197,13 +207,24 @@ class Curve(Callback):
 
 
 def iic(args, seed, data):
-    x, y, x_test, y_test = data
+    x, _, x_test, y_test = data
     curve = Curve(x_test, y_test) if args.curve else None
+    clusterer = fit_iic(args, seed, data, curve)
+    found = {**figures(y_test, clusterer.predict(x_test)), "score": clusterer.score(x)}
+    return {**found, "curve": curve.accuracies} if curve else found
+
+
+def fit_iic(args, seed, data, curve):
+    x, y = data[:2]
     upright = args.data in UPRIGHT
     strong = Contrastive(
-        flip=0, crop=(0.4, 1.0), rotate=25, jitter=0.4, jitter_probability=1.0
+        flip=0,
+        crop=(args.iic_crop, 1.0),
+        rotate=25,
+        jitter=0.4,
+        jitter_probability=1.0,
     )
-    clusterer = IICClusterer(
+    return IICClusterer(
         len(np.unique(y)),
         n_sub_heads=20,
         n_restarts=args.iic_restarts,
@@ -216,8 +237,6 @@ def iic(args, seed, data):
         net_params={"callbacks": [curve]} if curve else None,
         **shared(args, seed),
     ).fit(x)
-    found = {**figures(y_test, clusterer.predict(x_test)), "score": clusterer.score(x)}
-    return {**found, "curve": curve.accuracies} if curve else found
 
 
 def deepcluster(args, seed, data):
@@ -278,7 +297,7 @@ METHODS = {
     "SCAN": (scan, ("width", "embed_epochs", "epochs")),
     "DCEC": (dcec, ("code_epochs", "epochs")),
     "DeepCluster": (deepcluster, ("width", "epochs")),
-    "IIC": (iic, ("width", "iic_restarts", "iic_epochs", "iic_repeats")),
+    "IIC": (iic, ("width", "iic_restarts", "iic_epochs", "iic_repeats", "iic_crop")),
     "k-means on vectors": (kmeans_of_vectors, ()),
     "SCAN on vectors": (scan_of_vectors, ("epochs",)),
     "DeepCluster on vectors": (deepcluster_of_vectors, ("epochs",)),
@@ -316,6 +335,101 @@ def print_losses(data):
         print(f"{name}: {error - 10 * entropy:.2f} = {error:.2f} - 10 x {entropy:.2f}")
 
 
+def print_losses_of_iic(args, data):
+    """Print the losses that a head of IIC and a head of the labels come to.
+
+    Both are linear, on the encoder of a finished fit. They are trained on by the loss
+    of IIC: first alone, on 20,000 training images with four views each, then with the
+    encoder, for three epochs.
+    """
+    x, y, x_test, y_test = data
+    curve = Curve(x_test, y_test) if args.curve else None  # finds the same checkpoint
+    module = fit_iic(args, args.seeds[0], data, curve).net_.module_.eval()
+    pixels, test = as_tensor(x), as_tensor(x_test)
+    some = torch.arange(_HEAD_ROWS) * len(x) // _HEAD_ROWS  # the first are easier
+    labels = torch.from_numpy(y.astype(np.int64))[some]
+    torch.manual_seed(0)
+    plain, *views = (
+        outputs(module.backbone, pixels[some], view)
+        for view in [None, *[module.augment] * 4]
+    )
+
+    def train(head, loss, n_steps=3000):
+        adam = torch.optim.Adam(head.parameters(), lr=3e-3)
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, n_steps)
+        for step in range(n_steps):
+            rows, view = torch.randperm(len(plain))[:2000], views[step % len(views)]
+            adam.zero_grad()
+            loss(head, plain[rows], view[rows], labels[rows]).backward()
+            adam.step()
+            falling.step()
+        return head
+
+    def by_labels(head, z1, z2, y):
+        return cross_entropy(head(z1), y) + cross_entropy(head(z2), y)
+
+    def by_iic(head, z1, z2, y=None):
+        return iic_loss(head(z1).softmax(1), head(z2).softmax(1))
+
+    def train_all(head, n_epochs=3):
+        backbone = copy.deepcopy(module.backbone).train()
+        both = [*backbone.parameters(), *head.parameters()]
+        adam = torch.optim.Adam(both, lr=3e-4)
+        n_steps = n_epochs * len(pixels) // 500
+        falling = torch.optim.lr_scheduler.CosineAnnealingLR(adam, n_steps)
+        torch.manual_seed(1)
+        for _ in range(n_steps):
+            part = pixels[torch.randint(len(pixels), (500,))]
+            adam.zero_grad()
+            by_iic(head, backbone(part), backbone(module.augment(part))).backward()
+            adam.step()
+            falling.step()
+        return backbone.eval()
+
+    def show(name, head, backbone=module.backbone):
+        torch.manual_seed(2)
+        z1, z2 = (
+            outputs(backbone, pixels[some], view) for view in (None, module.augment)
+        )
+        with torch.no_grad():
+            loss = by_iic(head, z1, z2).item()
+            found = head(outputs(backbone, test)).argmax(1).numpy()
+        clusters, classes = hungarian_match(y_test, found)
+        named = np.full(clusters.max() + 1, -1)
+        named[clusters] = classes
+        counts = confusion_matrix(y_test, named[found])
+        wrong = counts - np.diag(np.diag(counts))
+        a, b = np.unravel_index(wrong.argmax(), wrong.shape)
+        accuracy = 1 - wrong.sum() / len(found)
+        print(
+            f"{name}: loss {loss:.4f}, accuracy {accuracy:.4f}, {wrong.sum()} errors, "
+            f"of which {wrong[a, b]} are {a} among {b}",
+            flush=True,
+        )
+
+    first = torch.nn.Linear(plain.shape[1], module.heads.n_classes)
+    first.load_state_dict(module.heads.linear.state_dict())
+    show("head of IIC", first)
+    train(first, by_iic)
+    show("trained on alone", first)
+    show("trained on with the encoder", first, train_all(first))
+    second = train(torch.nn.Linear(plain.shape[1], module.heads.n_classes), by_labels)
+    show("head of the labels", second)
+    train(second, by_iic)
+    show("trained on alone", second)
+    show("trained on with the encoder", second, train_all(second))
+
+
+def outputs(backbone, pixels, augment=None):
+    """Return the features of images or of views of them."""
+    with torch.inference_mode():
+        parts = [
+            backbone(part if augment is None else augment(part))
+            for part in pixels.split(500)
+        ]
+    return torch.cat(parts).float().clone()
+
+
 def compare_speed(args, data):
     """Time ours and ClustPy's in turn; a checkpoint would leave nothing to be done."""
     args = argparse.Namespace(**{**vars(args), "checkpoints": None})
@@ -342,16 +456,19 @@ def main():
     parser.add_argument("--iic-epochs", type=int, default=40)
     parser.add_argument("--iic-restarts", type=int, default=4, help="of the heads")
     parser.add_argument("--iic-repeats", type=int, default=1, help="views of each row")
+    parser.add_argument("--iic-crop", type=float, default=0.4, help="least area")
     parser.add_argument("--curve", action="store_true", help="of IIC")
     parser.add_argument("--turtle-steps", type=int, default=6000)
     parser.add_argument("--turtle-batch", type=int, default=10_000)
-    parser.add_argument("--losses", action="store_true", help="of TURTLE, print only")
+    parser.add_argument("--losses", action="store_true", help="of TURTLE or IIC, only")
     parser.add_argument("--rounds", type=int, help="only compare speed, so many times")
     args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
     if args.losses:
+        if args.method == ["IIC"]:
+            return print_losses_of_iic(args, data)
         return print_losses(data)
     if args.rounds:
         return compare_speed(args, data)

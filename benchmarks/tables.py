@@ -70,7 +70,7 @@ def clustering_of_vectors():
     return _clustering({name: f"{name}-mobilenet" for name in DATA})
 
 
-LENGTHS = "embed_epochs code_epochs epochs iic_epochs iic_repeats".split()
+LENGTHS = "embed_epochs code_epochs epochs iic_epochs iic_repeats iic_crop".split()
 
 
 def _by_length(rows):
