@@ -295,8 +295,11 @@ def start_of(estimator, X, y, monkeypatch):
     return begun[0]
 
 
-@pytest.mark.parametrize("kept", [False, True], ids=["no checkpoint", "checkpoint"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize(
+    "error, kept",
+    [(KeyboardInterrupt, False), (KeyboardInterrupt, True), (RuntimeError, True)],
+    ids=["Ctrl-C", "Ctrl-C, checkpoint", "error"],
+)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_second_fit_broken_off_in_its_first_epoch(
     name, error, kept, tmp_path, monkeypatch

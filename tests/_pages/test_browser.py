@@ -184,6 +184,21 @@ def test_hostile_names_of_files_and_classes_are_texts(page, start):
     assert all(name.startswith(here) for name in page.js(f"return {everything}"))
 
 
+def test_an_answer_that_found_no_program_is_not_said_to_be_saved(page, start):
+    url, session, _ = start(6)
+    page.open(url)
+    page.type("cat")
+    page.js(
+        "const ask = fetch; window.fetch = (path, given) => given.method "
+        "? Promise.reject(new TypeError()) : ask(path, given)"
+    )
+    page.send("1")
+    body = "return document.body.innerText"
+    page.until(lambda: "The program is not running" in page.js(body))
+    assert "What you did last may not be saved" in page.js(body)
+    assert session.labels == {0: "cat"}
+
+
 def test_two_tabs_overwrite_nothing(page, start):
     url, session, path = start(6)
     page.open(url)

@@ -26,7 +26,7 @@ export async function ask(path, body) {
       body: JSON.stringify(body),
     });
   } catch {
-    end("The program is not running", whenLost);
+    end("The program is not running", whatIsSaved(body !== undefined));
     throw new Refused(0, {error: "The program is not running."});
   }
   const found = await answer.json().catch(() => ({}));
@@ -34,12 +34,18 @@ export async function ask(path, body) {
   return found;
 }
 
-let whenLost = "All your answers are saved. To continue, run the same command again " +
-  "and open the address that it prints.";
+let whenLost = null;
 
 /** Say this where the program is not running any more. */
 export function tellWhenLost(text) {
   whenLost = text;
+}
+
+function whatIsSaved(isChange) {
+  const saved = isChange ? "What you did last may not be saved; everything before it is." :
+    "All your answers are saved.";
+  return whenLost || `${saved} To continue, run the same command again and open the ` +
+    "address that it prints.";
 }
 
 /** Ask whether a name that looks like a known one is meant; return a name or null. */
