@@ -296,11 +296,17 @@ def start_of(estimator, X, y, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error, kept",
-    [(KeyboardInterrupt, False), (KeyboardInterrupt, True), (RuntimeError, True)],
-    ids=["Ctrl-C", "Ctrl-C, checkpoint", "error"],
+    "name, error, kept",
+    [
+        *(
+            (name, KeyboardInterrupt, kept)
+            for name in ESTIMATORS
+            for kept in (False, True)
+        ),
+        # by the decorator of every fit
+        *((name, RuntimeError, True) for name in list(ESTIMATORS)[:3]),
+    ],
 )
-@pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_second_fit_broken_off_in_its_first_epoch(
     name, error, kept, tmp_path, monkeypatch
 ):
