@@ -200,9 +200,8 @@ class Curve(Callback):
 
     def on_epoch_end(self, net, **kwargs):
         module = net.module_.eval()
-        with torch.inference_mode():
-            p = torch.cat([module(part) for part in self.pixels.split(500)])
-        self.accuracies.append(clustering_accuracy(self.y, p.argmax(1).numpy()))
+        found = outputs(module, self.pixels).argmax(1).numpy()
+        self.accuracies.append(clustering_accuracy(self.y, found))
         module.train()
 
 
@@ -420,11 +419,11 @@ def print_losses_of_iic(args, data):
     show("trained on with the encoder", second, train_all(second))
 
 
-def outputs(backbone, pixels, augment=None):
-    """Return the features of images or of views of them."""
+def outputs(module, pixels, augment=None):
+    """Return what a module gives for images or for views of them."""
     with torch.inference_mode():
         parts = [
-            backbone(part if augment is None else augment(part))
+            module(part if augment is None else augment(part))
             for part in pixels.split(500)
         ]
     return torch.cat(parts).float().clone()

@@ -161,9 +161,9 @@ def monitored(callbacks, epoch):
     Parameters
     ----------
     callbacks : iterable of callbacks of skorch
-        They are told of the end of the epoch in this block, and may add values to it.
+        The block tells them that the epoch has ended. They may add values to it.
     epoch : dict
-        Its part of the history.
+        Values of the epoch in the history.
     """
     try:
         yield
