@@ -1,12 +1,14 @@
 """A real browser for the tests of pages, and what no page may show."""
 
 import shutil
-import time
 from contextlib import contextmanager
 
 import pytest
 
+from tests._waiting import until
+
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+exceptions = pytest.importorskip("selenium.common.exceptions")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -28,6 +30,13 @@ HOSTILE = [
     "#?&row=1.png",
 ]
 SCRIPT = "\"><script>document.title='hacked'</script>"
+# what a driver says of a document or an element that is being replaced
+REPLACED = (
+    exceptions.JavascriptException,
+    exceptions.NoSuchElementException,
+    exceptions.NoSuchFrameException,
+    exceptions.StaleElementReferenceException,
+)
 
 
 class Page:
@@ -37,12 +46,18 @@ class Page:
         self.driver = driver
         self.js = driver.execute_script
 
-    def until(self, what, seconds=20):
-        end = time.monotonic() + seconds
-        while not (found := what()):
-            assert time.monotonic() < end, self.js("return document.body.innerText")
-            time.sleep(0.01)
-        return found
+    def until(self, what):
+        """Wait until `what()` is true of the page, which may be replaced meanwhile."""
+        errors = []
+
+        def now():
+            try:
+                return what()
+            except REPLACED as error:
+                errors[:] = [error]
+
+        shown = "return document.body?.innerText ?? ''"
+        return until(now, lambda: [*errors, self.js(shown)])
 
     def text(self, name):
         return self.js(f"return document.getElementById('{name}')?.innerText ?? ''")
@@ -52,6 +67,18 @@ class Page:
         for key in keys:
             actions.send_keys(key)
         actions.perform()
+
+    def sizes(self, path):
+        """Return the bytes of each reply to a path."""
+        loaded = "performance.getEntriesByType('resource')"
+        return self.js(
+            f"return {loaded}.filter((e) => e.name.endsWith(arguments[0]))"
+            ".map((e) => e.decodedBodySize)",
+            path,
+        )
+
+    def n_elements(self):
+        return self.js("return document.querySelectorAll('*').length")
 
     def dialog(self):
         """Return the text of the dialog that is open, or ""."""

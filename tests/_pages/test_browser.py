@@ -295,7 +295,7 @@ def test_it_learns_while_a_person_labels(page, start):
     page.until(lambda: "first estimate" in page.text("insight"))
     for _ in range(9):
         page.label(color_of(page.row))
-    page.until(lambda: "% right" in page.text("insight"), 60)
+    page.until(lambda: "% right" in page.text("insight"))
     page.until(lambda: page.js("return document.querySelector('.proposed') !== null"))
     proposed = page.js("return document.querySelector('.proposed').dataset.label")
     row = page.row
@@ -305,7 +305,7 @@ def test_it_learns_while_a_person_labels(page, start):
     assert session.labels[row] == proposed
     while page.row is not None:
         page.label(color_of(page.row))
-    page.until(lambda: "more labels would bring" in page.text("done"), 60)
+    page.until(lambda: "more labels would bring" in page.text("done"))
     page.until(lambda: "Label 40 more" in page.text("done"))
     page.press(Keys.ENTER)
     assert page.text("count") == "18 of 58" and page.row >= 18
@@ -342,12 +342,10 @@ def test_five_thousand_images(page, start, tmp_path):
     page.open(url)
     assert page.text("count") == "0 of 5000"
     page.type("cat")
-    seconds = []
     for _ in range(15):
-        begin = time.monotonic()
         page.press("1")
-        seconds.append(time.monotonic() - begin)
-    assert sorted(seconds)[7] < 1  # with all that the driver itself takes
+    # an answer costs as much as with few images
+    assert max(page.sizes("/answer")) < 1000 and page.n_elements() < 500
     assert len(labels_in(path)) == 16 and page.text("count") == "16 of 5000"
 
 

@@ -1,7 +1,5 @@
 """What is learned while a person labels: an estimate, proposals, what to ask next."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +8,7 @@ from hypothesis import strategies as st
 from sklabel._pages.learning import Learner, expected_gain, learn
 from sklabel._pages.session import CANNOT_TELL, Session
 from tests._pages._making import COLORS, color_of, vectors
+from tests._waiting import until
 
 N_ROWS = 60
 sizes = st.integers(10, 400)
@@ -76,13 +75,6 @@ def test_near_rows_come_first():
     cosines = Z @ Z[3]
     assert near == [row for row in np.argsort(-cosines) if row != 3][:5]
     assert len(Learner(vectors(3)).near(0)) == 2
-
-
-def until(what):
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_it_learns_in_the_background_after_each_batch(monkeypatch):

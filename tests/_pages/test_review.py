@@ -15,6 +15,7 @@ from sklabel._pages.server import Guard
 from sklabel._pages.session import Answer, Insight, Stale
 from tests._pages._making import color_of, read, vectors, write_images
 from tests._pages._serving import open_review
+from tests._waiting import until
 
 N_ROWS = 12
 HEADER = ["path", "label", "confidence", "source", "predicted"]
@@ -226,13 +227,6 @@ def test_routes(review, tmp_path):
     assert post("/correct", version=2, rows=["x"], label="a").status_code == 422
     assert post("/correct", version=2, rows=3, label="a").status_code == 400
     assert post("/learn").json() == {} and learned == [1]
-
-
-def until(what):
-    end = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_it_learns_after_a_batch_of_corrections_and_not_before(tmp_path):

@@ -182,7 +182,7 @@ def test_predictions_are_made_anew_meanwhile(page, start):
     for row in reds[1:]:
         page.click(row, Keys.CONTROL)
     page.send(Keys.ENTER)
-    page.until(lambda: "% right" in page.text("insight"), 60)
+    page.until(lambda: "% right" in page.text("insight"))
     assert page.text("news").startswith(f"{len(review.news)} predictions changed")
     page.send("!")
     page.until(lambda: page.text("shown") == f"{len(review.news)} images")
@@ -247,7 +247,6 @@ def test_five_thousand_rows(page, start, tmp_path):
     assert len(page.rows) < 100
     loaded = "return [...document.querySelectorAll('.cell img')].filter((i) => i.src)"
     page.until(lambda: page.js(f"{loaded}.length > 12"))
-    begin = time.monotonic()
     page.send(Keys.END)
     page.until(lambda: page.at == 4999)
     page.until(lambda: "4999" in page.js(f"{loaded}.at(-1)?.src ?? ''"))
@@ -258,7 +257,9 @@ def test_five_thousand_rows(page, start, tmp_path):
         page.until(lambda n=n: page.text("count").startswith(f"{n} given"))
     page.send("+", "other", Keys.ENTER)
     page.until(lambda: page.text("count").startswith("6 given"))
-    assert time.monotonic() - begin < 10
+    # an answer costs as much as with few images
+    sizes = page.sizes("/confirm") + page.sizes("/correct")
+    assert len(sizes) == 6 and max(sizes) < 1000 and page.n_elements() < 1000
     page.js("document.getElementById('all').click()")
     page.send("1")
     page.until(lambda: page.text("count").startswith("5,000 given"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sklabel.cli import main
+from tests._waiting import until
 from tests.cli._running import SHORT, color_of, complaint, read_csv, write_csv
 from tests.cli.test_label import Person
 
@@ -26,14 +27,6 @@ def review(here, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
-
-
-def until(what):
-    end = time.monotonic() + 60
-    while not (found := what()):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    return found
 
 
 def by_row():
