@@ -479,7 +479,11 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(cls):
 
 
 @every_class
-def test_global_generators_input_and_parameters_are_left_alone(cls):
+def test_global_generators_input_and_parameters_are_left_alone(cls, monkeypatch):
+    def seed(*args):
+        raise AssertionError("a fit on the CPU has seeded the generators of a GPU")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seed)
     X, y = vectors(), labels(cls, 60)
     X_before, y_before = X.copy(), y.copy()
     estimator = make(cls)

@@ -40,9 +40,13 @@ _OTHER_RATES = ("final_lr", "backbone_lr")
 
 @contextmanager
 def seeded(seed, device):
-    """Seed torch, and give its generators back afterwards."""
+    """Seed torch's generators that the device uses; give them back afterwards."""
     with _GENERATOR_LOCK, _kept_generators(device):
-        torch.manual_seed(seed)
+        if resolve_device(device).type == "cpu":
+            # torch.manual_seed would seed those of all accelerators, too
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield
 
 
