@@ -62,7 +62,13 @@ class Page:
     def text(self, name):
         return self.js(f"return document.getElementById('{name}')?.innerText ?? ''")
 
+    def settle(self):
+        """Wait until the last answer is saved or asks back: no key is taken before."""
+        busy = "document.body.dataset.busy && !document.querySelector('dialog[open]')"
+        self.until(lambda: not self.js(f"return {busy}"))
+
     def send(self, *keys):
+        self.settle()
         actions = webdriver.ActionChains(self.driver)
         for key in keys:
             actions.send_keys(key)
@@ -113,6 +119,16 @@ def browser(profile):
         driver.quit()
 
 
+# replies that tell the state are under way until they are released, one by one
+HOLD_STATE = """
+const fetched = window.fetch;
+window.held = [];
+window.release = () => window.held.shift()?.();
+window.fetch = async (path, ...more) => {
+  const answer = await fetched(path, ...more);
+  if (path === "/state") await new Promise((done) => window.held.push(done));
+  return answer;
+};"""
 # what a screen reader could not name, what a finger could miss, what the eye could
 NAMELESS = """return [...document.querySelectorAll("button, input, img, dialog")]
     .filter((e) => !(e.getAttribute("aria-label") || e.getAttribute("aria-labelledby")

@@ -11,6 +11,7 @@ import pytest
 
 from sklabel._pages.learning import Learner
 from tests._pages._browsing import (
+    HOLD_STATE,
     HOSTILE,
     NAMELESS,
     NEEDS_BROWSER,
@@ -46,11 +47,13 @@ class LabelingPage(Page):
 
     def press(self, key):
         """Press a key, and wait until another image is there."""
+        self.settle()
         before = self.row
         self.send(key)
         self.until(lambda: self.row != before)
 
     def type(self, label):
+        self.settle()
         before = self.row
         field = self.driver.find_element(By.ID, "name-new")
         field.send_keys(label, Keys.ENTER)
@@ -378,6 +381,23 @@ def test_an_answer_that_overtakes_a_look_at_the_server_is_no_change_by_others(
         page.press("1")
         assert len(labels_in(path)) == n
     assert "another tab" not in page.text("notice")
+
+
+def test_an_answer_that_overtakes_the_state_is_not_taken_back(page, start):
+    url, session, path = start(12)
+    page.open(url)
+    page.type("red")
+    page.js(HOLD_STATE)
+    session.not_learned(RuntimeError("no memory"))  # something to look for
+    page.until(lambda: page.js("return held.length"))
+    page.press("1")
+    page.press("1")
+    page.js("release()")
+    assert page.row == 3 and page.text("count") == "3 of 12"
+    page.press("1")
+    assert len(labels_in(path)) == 4 and "another tab" not in page.text("notice")
+    # what the overtaken reply told is asked for again
+    page.until(lambda: page.js("release()") or "no memory" in page.text("insight"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

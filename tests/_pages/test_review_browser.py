@@ -19,6 +19,7 @@ from sklabel._pages.review import Issue
 from sklabel._pages.server import opened_in_browser
 from sklabel.inspection import label
 from tests._pages._browsing import (
+    HOLD_STATE,
     HOSTILE,
     NAMELESS,
     NEEDS_BROWSER,
@@ -64,6 +65,7 @@ class ReviewPage(Page):
         return self.js(f"return document.getElementById('cell-{row}').innerText")
 
     def click(self, row, key=None):
+        self.settle()
         cell = self.js(f"return document.getElementById('cell-{row}')")
         actions = webdriver.ActionChains(self.driver)
         if key:
@@ -74,10 +76,12 @@ class ReviewPage(Page):
         actions.perform()
 
     def hold_shift(self, *keys):
+        self.settle()
         actions = webdriver.ActionChains(self.driver).key_down(Keys.SHIFT)
         actions.send_keys(*keys).key_up(Keys.SHIFT).perform()
 
     def filter(self, text):
+        self.settle()
         self.js(
             "[...document.querySelectorAll('.filters button')]"
             ".find((b) => b.innerText.includes(arguments[0])).click()",
@@ -192,6 +196,23 @@ def test_predictions_are_made_anew_meanwhile(page, start):
     assert all(written[f"{row:05d}.png"]["label"] == "green" for row in review.news)
     assert len(given_in(path)) == 10
     learner.stop()
+
+
+def test_an_answer_that_overtakes_the_state_is_not_taken_back(page, start):
+    url, review, path = start(12)
+    page.open(url)
+    page.js(HOLD_STATE)
+    review.found([Issue(3, "blurred")])
+    page.until(lambda: page.js("return held.length"))
+    page.send("1")
+    page.until(lambda: page.text("count") == "1 given, 11 predicted")
+    page.js("release()")
+    assert page.text("count") == "1 given, 11 predicted"
+    page.send("1")
+    page.until(lambda: page.text("count") == "2 given, 10 predicted")
+    assert len(given_in(path)) == 2
+    # what the overtaken reply told is asked for again
+    page.until(lambda: page.js("release()") or "blurred" in page.cell(3))
 
 
 def test_what_to_look_at_is_marked(page, start):

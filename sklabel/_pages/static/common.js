@@ -6,6 +6,12 @@ export const KEYS = "123456789abcdefghijklmnopqrstuvwxyz";
 export const $ = (id) => document.getElementById(id);
 
 export let gone = false; // the program has ended
+export let busy = false; // while an answer is being saved
+
+export function setBusy(now) {
+  busy = now;
+  document.body.dataset.busy = now ? "yes" : "";
+}
 
 // -- the server
 
@@ -59,14 +65,14 @@ export async function whichName({label, known}) {
 }
 
 /** Look now and then for what others have changed or what has been learned, and show it. */
-export function lookForOthers(milliseconds, isBusy, known, reload, show) {
+export function lookForOthers(milliseconds, known, reload, show) {
   async function look() {
-    if (isBusy() || gone || document.hidden) return;
+    if (busy || gone || document.hidden) return;
     try {
       const before = known().version;
       const found = await ask("/pulse");
       // an answer of this page may have overtaken the reply
-      if (isBusy() || gone || known().version !== before) return;
+      if (busy || gone || known().version !== before) return;
       const isOther = found.version !== known().version;
       if (!isOther && found.turn === known().turn) return;
       await reload();

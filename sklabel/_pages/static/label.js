@@ -2,8 +2,8 @@
 // All texts of others (names of files and classes) go into textContent alone.
 
 import {
-  $, KEYS, ask, element, end, gone, hush, loadInTurn, lookForOthers, outlook, percent,
-  question, say, tellWhenLost, whichName,
+  $, KEYS, ask, busy, element, end, gone, hush, loadInTurn, lookForOthers, outlook,
+  percent, question, say, setBusy, tellWhenLost, whichName,
 } from "./common.js";
 
 const AHEAD = 4; // images that are loaded before they are shown
@@ -12,7 +12,6 @@ const MOST_ZOOM = 12;
 
 let state; // as the server has it; answers as a Map
 let row = null; // what is shown, or null at the end of the list
-let busy = false; // while an answer is being saved
 let deaf = 0; // until then no answer is taken: the person has not seen a change yet
 let trail = []; // rows shown before, for the way back
 let images = new Map(); // row: its image, loaded ahead
@@ -30,7 +29,9 @@ function take(found) {
 }
 
 async function reload() {
-  take(await ask("/state"));
+  const found = await ask("/state");
+  if (state && found.version < state.version) return; // an answer has overtaken it
+  take(found);
 }
 
 /** Show what somebody else has changed, and give the person the time to see it. */
@@ -43,14 +44,14 @@ async function showOthers(more = "") {
 /** Send a change; return the reply, or null where it was refused. */
 async function change(path, body = {}) {
   if (busy || gone) return null;
-  busy = true;
+  setBusy(true);
   try {
     return await ask(path, {version: state.version, ...body});
   } catch (error) {
     await refused(error, path, body);
     return null;
   } finally {
-    busy = false;
+    setBusy(false);
   }
 }
 
@@ -62,7 +63,7 @@ async function refused(error, path, body) {
   } else if (error.body?.known) {
     const isRename = path === "/rename";
     const name = await whichName(error.body);
-    busy = false;
+    setBusy(false);
     if (name === null) return;
     const again = isRename ? {...body, new: name} : {...body, label: name};
     await (isRename ? rename : answer)({...again, alike: true});
@@ -584,7 +585,7 @@ function watch() {
     swiped = event.pointerType === "touch" && !touches.size ? event : null;
   }, true);
   watchZoom();
-  lookForOthers(PULSE, () => busy, () => state, reload, async (isOther) => {
+  lookForOthers(PULSE, () => state, reload, async (isOther) => {
     if (isOther) await showOthers();
     else await show(row, false);
   });

@@ -2,8 +2,8 @@
 // All texts of others (names of files and classes) go into textContent alone.
 
 import {
-  $, KEYS, ask, element, end, gone, hush, loadInSight, lookForOthers, outlook, percent,
-  question, say, whichName,
+  $, KEYS, ask, busy, element, end, gone, hush, loadInSight, lookForOthers, outlook,
+  percent, question, say, setBusy, whichName,
 } from "./common.js";
 
 const PULSE = 2000; // milliseconds between looks for what others have changed
@@ -25,7 +25,6 @@ let anchor = 0; // place where a run began
 let selected = new Set(); // rows
 let chosen = false; // whether rows were selected one by one
 let show = {label: null, kind: null, sort: "least"};
-let busy = false; // while an answer is being saved
 
 // -- the server
 
@@ -33,6 +32,7 @@ const rowsOf = (found) => new Map(Object.entries(found).map(([r, v]) => [Number(
 
 async function reload() {
   const found = await ask("/state");
+  if (state && found.version < state.version) return; // an answer has overtaken it
   const issues = new Map();
   for (const [row, kind, detail] of found.issues) {
     if (!issues.has(row)) issues.set(row, []);
@@ -47,7 +47,7 @@ async function reload() {
 /** Send a change and take what the reply tells; return it, or null if it was refused. */
 async function change(path, body = {}) {
   if (busy || gone) return null;
-  busy = true;
+  setBusy(true);
   let reply;
   try {
     reply = await ask(path, {version: state.version, ...body});
@@ -55,7 +55,7 @@ async function change(path, body = {}) {
     await refused(error, path, body);
     return null;
   } finally {
-    busy = false;
+    setBusy(false);
   }
   for (const [key, found] of Object.entries(reply.changed)) {
     if (found === null) state.answers.delete(Number(key));
@@ -74,7 +74,7 @@ async function refused(error, path, body) {
     say("The labels have changed; the page now shows them. Please answer again.");
   } else if (error.body?.known) {
     const name = await whichName(error.body);
-    busy = false;
+    setBusy(false);
     if (name !== null) await correct({...body, label: name, alike: true});
   } else {
     say(error.message);
@@ -652,7 +652,7 @@ function watch() {
     });
   });
   new ResizeObserver(drawGrid).observe($("scroll"));
-  lookForOthers(PULSE, () => busy, () => state, reload, async (isOther) => {
+  lookForOthers(PULSE, () => state, reload, async (isOther) => {
     if (isOther) {
       arrange();
       say("The labels were changed in another tab or in the list; the page now shows them.");
