@@ -86,6 +86,16 @@ class Page:
     def n_elements(self):
         return self.js("return document.querySelectorAll('*').length")
 
+    def hold(self, path):
+        """Keep replies of a path under way until they are released, one by one."""
+        self.js(HOLD, path)
+
+    def until_held(self):
+        self.until(lambda: self.js("return nHeld()"))
+
+    def release(self):
+        self.js("release()")
+
     def dialog(self):
         """Return the text of the dialog that is open, or ""."""
         return self.js("return document.querySelector('dialog[open]')?.innerText ?? ''")
@@ -119,16 +129,15 @@ def browser(profile):
         driver.quit()
 
 
-# replies that tell the state are under way until they are released, one by one
-HOLD_STATE = """
-const fetched = window.fetch;
-window.held = [];
-window.release = () => window.held.shift()?.();
+HOLD = """
+const [held, fetched] = [[], window.fetch];
 window.fetch = async (path, ...more) => {
   const answer = await fetched(path, ...more);
-  if (path === "/state") await new Promise((done) => window.held.push(done));
+  if (path === arguments[0]) await new Promise((done) => held.push(done));
   return answer;
-};"""
+};
+window.nHeld = () => held.length;
+window.release = () => held.shift()?.();"""
 # what a screen reader could not name, what a finger could miss, what the eye could
 NAMELESS = """return [...document.querySelectorAll("button, input, img, dialog")]
     .filter((e) => !(e.getAttribute("aria-label") || e.getAttribute("aria-labelledby")

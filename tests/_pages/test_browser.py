@@ -11,7 +11,6 @@ import pytest
 
 from sklabel._pages.learning import Learner
 from tests._pages._browsing import (
-    HOLD_STATE,
     HOSTILE,
     NAMELESS,
     NEEDS_BROWSER,
@@ -358,25 +357,11 @@ def test_an_answer_that_overtakes_a_look_at_the_server_is_no_change_by_others(
     url, session, path = start(12)
     page.open(url)
     page.type("red")
-    page.js(
-        """
-        const fetched = window.fetch;
-        window.looks = 0;
-        window.fetch = async (path, ...more) => {
-            const answer = await fetched(path, ...more);
-            if (String(path).endsWith("/pulse")) {
-                window.looks += 1;  // the reply is under way
-                await new Promise((done) => setTimeout(done, 300));
-                window.looks += 1;
-            }
-            return answer;
-        };
-        document.dispatchEvent(new Event("visibilitychange"));  // look now
-        """
-    )
-    page.until(lambda: page.js("return window.looks") == 1)
+    page.hold("/pulse")
+    page.js("document.dispatchEvent(new Event('visibilitychange'))")  # look now
+    page.until_held()
     page.press("1")
-    page.until(lambda: page.js("return window.looks") >= 2)
+    page.release()
     for n in range(3, 8):
         page.press("1")
         assert len(labels_in(path)) == n
@@ -387,17 +372,17 @@ def test_an_answer_that_overtakes_the_state_is_not_taken_back(page, start):
     url, session, path = start(12)
     page.open(url)
     page.type("red")
-    page.js(HOLD_STATE)
+    page.hold("/state")
     session.not_learned(RuntimeError("no memory"))  # something to look for
-    page.until(lambda: page.js("return held.length"))
+    page.until_held()
     page.press("1")
     page.press("1")
-    page.js("release()")
+    page.release()
     assert page.row == 3 and page.text("count") == "3 of 12"
     page.press("1")
     assert len(labels_in(path)) == 4 and "another tab" not in page.text("notice")
     # what the overtaken reply told is asked for again
-    page.until(lambda: page.js("release()") or "no memory" in page.text("insight"))
+    page.until(lambda: page.release() or "no memory" in page.text("insight"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -19,7 +19,6 @@ from sklabel._pages.review import Issue
 from sklabel._pages.server import opened_in_browser
 from sklabel.inspection import label
 from tests._pages._browsing import (
-    HOLD_STATE,
     HOSTILE,
     NAMELESS,
     NEEDS_BROWSER,
@@ -201,18 +200,18 @@ def test_predictions_are_made_anew_meanwhile(page, start):
 def test_an_answer_that_overtakes_the_state_is_not_taken_back(page, start):
     url, review, path = start(12)
     page.open(url)
-    page.js(HOLD_STATE)
+    page.hold("/state")
     review.found([Issue(3, "blurred")])
-    page.until(lambda: page.js("return held.length"))
+    page.until_held()
     page.send("1")
     page.until(lambda: page.text("count") == "1 given, 11 predicted")
-    page.js("release()")
+    page.release()
     assert page.text("count") == "1 given, 11 predicted"
     page.send("1")
     page.until(lambda: page.text("count") == "2 given, 10 predicted")
     assert len(given_in(path)) == 2
     # what the overtaken reply told is asked for again
-    page.until(lambda: page.js("release()") or "blurred" in page.cell(3))
+    page.until(lambda: page.release() or "blurred" in page.cell(3))
 
 
 def test_what_to_look_at_is_marked(page, start):
