@@ -102,9 +102,10 @@ def run(args):
     if missing and not args.skip_missing:
         (path, place), n = missing[0], len({place for _, place in missing}) - 1
         more = f" and {n} more" if n else ""
+        question = finder.names.did_you_mean(plain(place), path)
         raise ValueError(
             f"{path} names {place!r}{more}, but no such image is in {args.folder}. "
-            "--skip-missing leaves out such images."
+            f"{question} --skip-missing leaves out such images."
         )
     entries, conflicts = _entries(found, args.conflict)
     if conflicts and args.conflict == "refuse":
@@ -182,7 +183,7 @@ def _read(path, args):
     # NUL: of UTF-16
     start = content.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
     if not start:
-        raise ValueError(f"{path} is empty.")
+        raise ValueError(f"{path} is empty: export it again.")
     if start in (b"{", b"["):
         return _of_json(path, content, args)
     wanted = [args.path_column or "path", args.label_column or "label"]
