@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._core.files import read_regular
 from .._core.label_texts import is_blank, is_unclear
+from .._core.wording import n_of
 from . import fit, inputs, lists, options, outputs, tables
 from .formats import Found, coco, fiftyone, folders, label_studio, number, parquet
 from .formats.places import Finder, plain
@@ -110,7 +111,11 @@ def run(args):
     entries, conflicts = _entries(found, args.conflict)
     if conflicts and args.conflict == "refuse":
         (name, labels), n = conflicts[0], len(conflicts) - 1
-        more = f", and {n} more images have several" if n else ""
+        more = (
+            f", and {n_of(n, 'more image')} {'has' if n == 1 else 'have'} several"
+            if n
+            else ""
+        )
         raise ValueError(
             f"{name!r} has several labels: {', '.join(map(repr, labels))}{more}. "
             "Choose with --conflict majority, latest or skip."
@@ -138,14 +143,18 @@ def _folder_of(entries, files):
 def _tell(entries, conflicts, missing, named, out, args):
     sources = Counter(entry.source for entry in entries)
     classes = {str(entry.label) for entry in entries if entry.label}
-    told = [f"{sources['given']} labels given", f"{sources['predicted']} predicted"]
-    told.append(f"{sources['']} images without a label")
-    told.append(f"{len(classes)} classes")
+    told = [
+        f"{n_of(sources['given'], 'label')} given",
+        f"{sources['predicted']} predicted",
+    ]
+    told.append(f"{n_of(sources[''], 'image')} without a label")
+    told.append(n_of(len(classes), "class"))
     if conflicts:
-        told.append(f"{len(conflicts)} images had several labels")
+        told.append(f"{n_of(len(conflicts), 'image')} had several labels")
     n_missing = len({place for _, place in missing})
     if n_missing:
-        told.append(f"{n_missing} images are not in {args.folder}")
+        verb = "is" if n_missing == 1 else "are"
+        told.append(f"{n_of(n_missing, 'image')} {verb} not in {args.folder}")
     folder = args.folder or _folder_of(entries, args.files) or "FOLDER"
     to = outputs.free_csv(fit.OUT, "fit", taken=[out])
     changed = {} if str(to) == fit.OUT else {"out": str(to)}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from .._core.files import expanded
 from .._core.label_texts import text_label
+from .._core.wording import n_of
 from . import options, tables
 
 HEADER = ["path", "label", "confidence", "source", "predicted"]
@@ -36,8 +37,10 @@ class Labels(NamedTuple):
     def counts(self):
         """Return these numbers in words."""
         corrected = f" ({self.corrected} of them corrected)" if self.corrected else ""
-        left = f", {self.predicted} predictions not used" if self.predicted else ""
-        return f"{len(self.given)} labels given{corrected}{left}"
+        left = (
+            f", {n_of(self.predicted, 'prediction')} not used" if self.predicted else ""
+        )
+        return f"{n_of(len(self.given), 'label')} given{corrected}{left}"
 
 
 class Entry(NamedTuple):

@@ -82,8 +82,8 @@ class _SwAV(ProjectionNet):
             shapes = " and ".join(dict.fromkeys(str(tuple(c.shape)) for c in crops))
             raise ValueError(
                 f"small_augment returns crops of shape {shapes}, for which the "
-                f"backbone gives no vectors of length {h.shape[1]} as for the large crops "
-                f"({reason}): return crops of one size that it accepts, or use a "
+                f"backbone gives no vectors of length {h.shape[1]} as for large "
+                f"crops ({reason}): return crops of one size that it accepts, or use a "
                 "backbone that averages its maps."
             )
         return small
