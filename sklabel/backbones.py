@@ -52,7 +52,9 @@ class Encoder(nn.Module):
         self.n_features_out = features_out(self, self.sample_shape)
 
     def forward(self, x):
-        return _flat(self.body((x - self.mean) / self.std))  # (B, D)
+        h = _flat(self.body((x - self.mean) / self.std))  # (B, D)
+        # of a network's own making: torch does little with it on a CPU
+        return h.float() if h.dtype == torch.float16 and h.is_cpu else h
 
     def train(self, mode=True):
         """Switch to training or evaluation; frozen parts stay in evaluation."""

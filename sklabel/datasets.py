@@ -19,7 +19,9 @@ from ._core.decoding import decode, is_heif
 from ._core.docstrings import join_sections, split_sections
 from ._core.files import (
     RAW_ENDINGS,
+    check_folder,
     expanded,
+    explained,
     image_format,
     open_image,
     read_head,
@@ -144,6 +146,8 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
         If there is no such folder.
     NotADirectoryError
         If ``folder`` is a file.
+    PermissionError
+        If ``folder`` must not be read.
     TypeError
         If ``folder`` is not a path.
     ValueError
@@ -152,18 +156,15 @@ def load_image_folder(folder, *, recursive=True, extensions=None, labels="folder
     Warns
     -----
     UserWarning
-        If images are ignored, or the class folders are parts of a data set, such as
-        train and test.
+        If images are ignored, a subfolder cannot be read, or the class folders are
+        parts of a data set, such as train and test.
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise TypeError(f"folder={folder!r} must be a str or a pathlib.Path.")
     folder = expanded(folder)
     if labels not in ("folder", None):
         raise ValueError(f"labels must be 'folder' or None, got {labels!r}.")
-    if not folder.exists():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{str(folder)!r} is a file, not a folder.")
+    check_folder(folder)
     if isinstance(extensions, str):
         extensions = (extensions,)
     endings = extensions and tuple(
@@ -279,7 +280,9 @@ def _list_files(folder, recursive):
     They are texts: to make a `Path` takes longer than to find a file.
     """
     found, visited = [], set()
-    for place, subfolders, files in os.walk(folder, followlinks=True):
+    for place, subfolders, files in os.walk(
+        folder, onerror=_warn_of_unread, followlinks=True
+    ):
         real = os.path.realpath(place)
         if real in visited:
             subfolders.clear()
@@ -290,6 +293,11 @@ def _list_files(folder, recursive):
         above = os.path.join("" if inside == Path() else inside, "")
         found += [above + f for f in files if f[0] != "."]
     return found
+
+
+def _warn_of_unread(error):
+    """Warn of a subfolder that cannot be listed."""
+    warn(f"Left out with its images: {explained(error)}", UserWarning)
 
 
 def _natural_text(text):

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # `_core`, in its `roles` and in `_pages` every file is one. A file imports from lower
 # floors only, or from its own room.
 FLOORS = [
-    "_core.launching _core.random_numbers",
+    "_core.launching _core.random_numbers _core.wording",
     "_core.checks _core.devices _core.freezing _core.processes",
     "losses augment modules optim neighbors _core.columns _core.docstrings _core.files "
     "_core.divergence _core.label_texts _core.layers _core.lettering _core.optional "

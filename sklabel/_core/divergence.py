@@ -1,5 +1,7 @@
 """Trainings whose weights became too large: the error and its remedy."""
 
+import math
+
 from .checks import check_finite
 
 
@@ -9,6 +11,24 @@ def check_outputs(net, outputs):
         outputs,
         "The weights became NaN or infinite (or too large to compute with) in step "
         f"{net.step_}: {calmer(net)}.",
+    )
+
+
+def check_loss(net, loss):
+    """Raise an error if the mean loss of an epoch is not finite."""
+    if math.isfinite(loss):
+        return
+    first = getattr(net, "first_loss_", None)  # None: it continues
+    if first is not None and not math.isfinite(float(first)):
+        precise = net.used_precision() == "float32"
+        wider = "" if precise else ', or use precision="float32"'
+        raise ValueError(
+            f"The loss is {loss} from the first step on, before a weight has changed: "
+            "the backbone's own output is not finite, or that of augment. Let them "
+            f"return finite numbers{wider}."
+        )
+    raise ValueError(
+        f"The loss became {loss} in epoch {len(net.history)}: {calmer(net)}."
     )
 
 

@@ -1,5 +1,6 @@
 """Files: written whole or not at all, read only where they are plain files."""
 
+import errno
 import functools
 import os
 import re
@@ -37,6 +38,18 @@ _KINDS = {
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }
+_REMEDIES = {
+    errno.ENOENT: "correct the path",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "give a folder",
+    errno.EACCES: "change its permissions (chmod), or give another path",
+    errno.EPERM: "change its permissions (chmod), or give another path",
+    errno.EROFS: "give a place on another disk",
+    errno.ENOSPC: "free some space, or give another place",
+    errno.EDQUOT: "free some space, or give another place",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "remove the link that leads to itself",
+}
 _PARTIAL = ".partial"  # end of the name of a file that is being written
 _PATIENCE = 10  # seconds to wait for a lock
 _ABANDONED = 3600  # seconds after which nobody still writes to it, where no lock tells
@@ -45,6 +58,59 @@ _ABANDONED = 3600  # seconds after which nobody still writes to it, where no loc
 def expanded(path):
     """Return a `Path` with the home folder for ``~``; ``~name`` of nobody stays."""
     return Path(os.path.expanduser(path))
+
+
+def explained(error):
+    """Return a sentence on an OSError: the path, what is wrong, and what to do."""
+    if not error.strerror:
+        return str(error)
+    if error.filename is None:
+        return error.strerror
+    places = [str(p) for p in (error.filename, error.filename2) if p is not None]
+    return f"{trouble(error, ', '.join(places))}: {remedy(error)}."
+
+
+def trouble(error, subject=None):
+    """Return what is wrong with the path of an OSError, in words about a subject."""
+    path, it = error.filename, subject or "it"
+    if not isinstance(path, (str, os.PathLike)):
+        pass
+    elif error.errno == errno.ENOENT and os.path.islink(path):
+        return f"{it} is a link to {os.readlink(path)}, which does not exist"
+    elif error.errno == errno.ENOENT:
+        return f"{it} does not exist"
+    elif error.errno == errno.EISDIR:
+        return f"{it} is a folder, not a file"
+    elif error.errno == errno.ENOTDIR:
+        above = next((p for p in Path(path).parents if p.is_file()), None)
+        if above is not None:
+            return f"{it} cannot exist, because {above} is a file, not a folder"
+        return f"{it} is a file, not a folder"
+    return f"{subject}: {error.strerror}" if subject else error.strerror
+
+
+def remedy(error):
+    """Return what to do after an OSError of a path."""
+    path = error.filename or ""
+    if error.errno == errno.ENOENT and os.path.islink(path):
+        return "remove the link, or restore that file"
+    if error.errno == errno.ENOTDIR and not os.path.lexists(path):
+        return _REMEDIES[errno.ENOENT]
+    return _REMEDIES.get(error.errno, "give another path")
+
+
+def check_folder(path):
+    """Raise an error that names the remedy if a folder cannot be listed."""
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.islink(path):
+            raise FileNotFoundError(
+                f"There is no folder {str(path)!r}: {remedy(error)}."
+            ) from None
+        raise type(error)(
+            f"{trouble(error, repr(str(path)))}: {remedy(error)}."
+        ) from None
 
 
 def check_regular(path, mode=None):

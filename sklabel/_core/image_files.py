@@ -19,7 +19,7 @@ from .decoding import (
     opened,
     shared_range,
 )
-from .files import check_regular
+from .files import check_regular, trouble
 
 _CACHE_BYTES = 2**30  # decoded images are kept up to this size
 _BLOCK = 256  # images that are decoded before Ctrl-C is noticed
@@ -301,7 +301,10 @@ class ImageFiles:
                 self.value_range = self.near if holds else found
 
     def _note(self, row, error):
-        self.bad[row], self.errors[int(row)] = True, str(error) or repr(error)
+        told = str(error) or repr(error)
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            told = trouble(error)
+        self.bad[row], self.errors[int(row)] = True, told
 
     def _raise(self):
         """Raise an error that names the images that cannot be read, if it must."""

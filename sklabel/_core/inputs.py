@@ -15,6 +15,7 @@ from .decoding import GRAY, UNREADABLE, Pictures
 from .image_files import _CACHE_BYTES, ImageFiles, unreadable
 from .samples import PIXEL_RANGES, Samples, _blocks, to_unit
 from .warn import warn, warn_once
+from .wording import n_of
 
 _CHANNELS = (1, 3, 4)
 
@@ -103,7 +104,7 @@ def _refuse_one(X, fitted, name):
 def _refuse_shape(samples, fitted, name):
     """Raise an error for samples of another shape than the fitted one."""
     found = samples.sample_shape
-    channels = f"{fitted[0]} channel{'s' if fitted[0] > 1 else ''}"
+    channels = n_of(fitted[0], "channel")
     remedy = "resize the images to that size"
     if len(fitted) != 3:
         remedy = "fit it on such images, or give it vectors"

@@ -9,6 +9,7 @@ from sklearn.exceptions import DataConversionWarning
 from .columns import is_missing
 from .label_texts import ClassName, is_blank, is_unclear, look_alikes
 from .warn import warn
+from .wording import n_of
 
 _MOST_NAMED = 3  # pairs of labels in one warning
 
@@ -232,7 +233,7 @@ def _check_texts(column, labeled, unlabeled, classes, what, rows):
         if not isinstance(value, ClassName) and value in unclear
     )
     more = len(unclear) - 1
-    others = f" and {more} other such text{'s' if more > 1 else ''}" if more else ""
+    others = f" and {n_of(more, 'other such text')}" if more else ""
     raise ValueError(
         f"{what} holds the text {text!r} (first in row {row}){others}, which may stand "
         "for a missing label or name a class. Mark unlabeled rows by -1, None or "
@@ -436,7 +437,7 @@ def check_labels(y, *, n_samples=None, min_classes=2, classes=None):
     if len(found) < min_classes:
         raise ValueError(
             f"y has {len(found)} class ({', '.join(map(repr, found.tolist()))}) "
-            f"among its {len(values)} labeled row{'s' if len(values) > 1 else ''}, but "
+            f"among its {n_of(len(values), 'labeled row')}, but "
             f"at least {min_classes} classes are needed. Label rows of another class "
             "too."
         )

@@ -31,7 +31,7 @@ from .devices import (
     tensor_float32,
     to_device,
 )
-from .divergence import calmer, check_outputs
+from .divergence import check_loss, check_outputs
 from .files import read_regular, replacing
 from .identity import digest
 from .plain import float32_by_default
@@ -418,6 +418,8 @@ class Net(NeuralNet):
                 self.notify("on_batch_begin", batch=batch, training=True)
             self._set_lr()
             metrics = step_fn(batch)
+            if self.step_ == 0:
+                self.first_loss_ = metrics["loss"]  # of weights that none has changed
             if after_step is not None:
                 after_step()
             for name, value in metrics.items():
@@ -514,10 +516,7 @@ class Net(NeuralNet):
     def _after_epoch(self, sampler):
         unite_buffers_(self.module_, self.group_)
         loss = self.history[-1, "train_loss"]
-        if not np.isfinite(loss):
-            raise ValueError(
-                f"The loss became {loss} in epoch {len(self.history)}: {calmer(self)}."
-            )
+        check_loss(self, loss)
         metrics = {}
         if hasattr(self.module_, "after_epoch"):
             metrics.update(self.module_.after_epoch(self, sampler) or {})

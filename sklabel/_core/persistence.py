@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .. import augment
 from .files import (
+    explained,
     read_regular,
     remove_abandoned,
     remove_partial,
@@ -153,6 +154,8 @@ def load(folder, *, allow_external=False):
         ) from None
     except _Refused as error:
         raise ValueError(f"{str(folder)!r} is refused: {error}") from None
+    except PermissionError as error:
+        raise ValueError(explained(error)) from error
     except (OSError, ValueError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{str(folder)!r} is damaged: {reason}") from error

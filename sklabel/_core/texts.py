@@ -7,6 +7,7 @@ import numpy as np
 
 from .labels import _is_marker, _is_missing, as_entries
 from .warn import warn
+from .wording import n_of
 
 
 def check_captions(y, samples):
@@ -37,8 +38,8 @@ def check_captions(y, samples):
     different = {text for own in read for text in own}
     if len(different) < 2 or sum(map(bool, read)) < 2:
         raise ValueError(
-            f"y has {len(different)} different text(s) for the images, but at least "
-            "two images with different texts are needed: add texts."
+            f"y has {n_of(len(different), 'different text')} for the images, but at "
+            "least two images with different texts are needed: add texts."
         )
     return texts
 

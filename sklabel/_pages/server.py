@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from .._core.files import explained
 from .photographs import SIDES, Unreadable
 from .session import LooksAlike, Stale
 
@@ -306,7 +307,7 @@ def _checked(function, needed, allowed):
 
 def _said(error):
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the list'}: {error.strerror}."
+        return explained(error)
     return str(error)
 
 

@@ -12,6 +12,7 @@ import warnings
 
 import sklabel
 
+from .._core.files import explained
 from . import (
     caches,
     cluster,
@@ -151,8 +152,7 @@ def _check_places(args):
 def _explain(error, args):
     """Return the line and the exit status for an error."""
     if isinstance(error, OSError) and error.strerror:
-        places = [str(p) for p in (error.filename, error.filename2) if p is not None]
-        return ": ".join([*places, error.strerror]), 2
+        return explained(error), 2
     if isinstance(error, (ValueError, TypeError, OSError, ImportError)):
         return str(error), 2
     if isinstance(error, MemoryError):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .._core.wording import n_of
 from . import embedders, fit, inputs, models, options, outputs, tables
 
 _N_COMPONENTS = 64
@@ -90,7 +91,7 @@ def run(args):
             with outputs.new_tree(Path(args.sheets)) as folder:
                 _write_sheets(folder, paths, names, members, args)
     then = fit.command_for([out], args, option)
-    n_groups = f"{len(members)} group{'s' * (len(members) > 1)}"
+    n_groups = n_of(len(members), "group")
     if len(members) < (args.n_clusters or 1):
         how = (
             f" (--n-clusters {args.n_clusters} is more than the number of different "

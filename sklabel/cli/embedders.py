@@ -79,7 +79,7 @@ def embed(files, args):
         embedder, why = _published(files, args)
         if embedder is not None:
             option = dict(zip(("embedder", "weights"), _AUTO[:2], strict=True))
-            return _of_paths(files, args, embedder, option)
+            return _of_paths(files, args, embedder, option, told=True)
     elif kind != "simclr":
         option = {"embedder": kind, "weights": args.weights}
         is_folder = Path(kind).is_dir()
@@ -87,7 +87,7 @@ def embed(files, args):
             _saved(args) if is_folder else _named(kind, args.weights, files, args)
         )
         if takes_paths(embedder):
-            return _of_paths(files, args, embedder, option)
+            return _of_paths(files, args, embedder, option, told=not is_folder)
         size = models.trained_size(embedder, kind)
         _check_size(size, args)
         names, images = inputs.read_images(files, size, args, embedder)
@@ -117,9 +117,9 @@ def takes_paths(estimator):
     return isinstance(estimator, sklabel.embedding.PretrainedTransformer)
 
 
-def _of_paths(files, args, embedder, option):
+def _of_paths(files, args, embedder, option, told):
     keep(embedder, args)
-    names, paths = inputs.readable(embedder, files, args)
+    names, paths = inputs.readable(embedder, files, args, told=told)
     return Embedded(names, paths, embedder, option)
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from .._core.wording import n_of
 from . import inputs, lists, models, options, outputs, predict, tables, words
 
 _SHOWN = 10  # confusions
@@ -81,7 +82,7 @@ def run(args):
         content = tables.as_marked(args.command, *_rows(known, truth, said))
         with outputs.writing(args, csv=(Path(args.out), content)):
             pass
-    text = f"{len(known)} images with a label and a prediction{note}.\n\n"
+    text = f"{n_of(len(known), 'image')} with a label and a prediction{note}.\n\n"
     text += _accuracy(truth, predicted) + "\n"
     text += _classes(truth, predicted) + _confusions(truth, predicted)
     text += _calibration(truth, predicted, confidence)

@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from .._core.wording import n_of
 from . import (
     classifiers,
     embedders,
@@ -132,7 +133,7 @@ def run(args):
         kept = f"Model: {args.model}, {models.size_on_disk(args.model)}.\n"
     looked = "" if args.issues is None else issues.summary(found, args.issues)
     outputs.show(
-        f"{len(entries)} images in {out}, {labels.counts()}: {counts}\n"
+        f"{n_of(len(entries), 'image')} in {out}, {labels.counts()}: {counts}\n"
         f"{models.outlook(classifier, entries)}\n{kept}{looked}"
     )
 

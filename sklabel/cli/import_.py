@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .._core.files import read_regular
 from .._core.label_texts import is_blank, is_unclear
+from .._core.wording import n_of
 from . import fit, inputs, lists, options, outputs, tables
 from .formats import Found, coco, fiftyone, folders, label_studio, number, parquet
 from .formats.places import Finder, plain
@@ -102,14 +103,19 @@ def run(args):
     if missing and not args.skip_missing:
         (path, place), n = missing[0], len({place for _, place in missing}) - 1
         more = f" and {n} more" if n else ""
+        question = finder.names.did_you_mean(plain(place), path)
         raise ValueError(
             f"{path} names {place!r}{more}, but no such image is in {args.folder}. "
-            "--skip-missing leaves out such images."
+            f"{question} --skip-missing leaves out such images."
         )
     entries, conflicts = _entries(found, args.conflict)
     if conflicts and args.conflict == "refuse":
         (name, labels), n = conflicts[0], len(conflicts) - 1
-        more = f", and {n} more images have several" if n else ""
+        more = (
+            f", and {n_of(n, 'more image')} {'has' if n == 1 else 'have'} several"
+            if n
+            else ""
+        )
         raise ValueError(
             f"{name!r} has several labels: {', '.join(map(repr, labels))}{more}. "
             "Choose with --conflict majority, latest or skip."
@@ -137,14 +143,18 @@ def _folder_of(entries, files):
 def _tell(entries, conflicts, missing, named, out, args):
     sources = Counter(entry.source for entry in entries)
     classes = {str(entry.label) for entry in entries if entry.label}
-    told = [f"{sources['given']} labels given", f"{sources['predicted']} predicted"]
-    told.append(f"{sources['']} images without a label")
-    told.append(f"{len(classes)} classes")
+    told = [
+        f"{n_of(sources['given'], 'label')} given",
+        f"{sources['predicted']} predicted",
+    ]
+    told.append(f"{n_of(sources[''], 'image')} without a label")
+    told.append(n_of(len(classes), "class"))
     if conflicts:
-        told.append(f"{len(conflicts)} images had several labels")
+        told.append(f"{n_of(len(conflicts), 'image')} had several labels")
     n_missing = len({place for _, place in missing})
     if n_missing:
-        told.append(f"{n_missing} images are not in {args.folder}")
+        verb = "is" if n_missing == 1 else "are"
+        told.append(f"{n_of(n_missing, 'image')} {verb} not in {args.folder}")
     folder = args.folder or _folder_of(entries, args.files) or "FOLDER"
     to = outputs.free_csv(fit.OUT, "fit", taken=[out])
     changed = {} if str(to) == fit.OUT else {"out": str(to)}
@@ -182,7 +192,7 @@ def _read(path, args):
     # NUL: of UTF-16
     start = content.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n\0")[:1]
     if not start:
-        raise ValueError(f"{path} is empty.")
+        raise ValueError(f"{path} is empty: export it again.")
     if start in (b"{", b"["):
         return _of_json(path, content, args)
     wanted = [args.path_column or "path", args.label_column or "label"]

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import sklabel
@@ -87,16 +88,16 @@ def read_images(files, size, args, model=None, least=2):
     ) as bar:
         images.read_into(pixels, bar.update)
     args.value_range = images.value_range
-    if images.several:
-        say(images.pages_text())
+    _tell_pages(images, looked=images.learn)
     names = _names_of_readable(files, images, args, least)
     return names, np.delete(pixels, list(images.errors), axis=0)
 
 
-def readable(embedder, files, args, least=2):
+def readable(embedder, files, args, least=2, told=False):
     """Embed files of any size, and return those that can be read.
 
     Vectors are kept in the ``cache_dir`` of the embedder: the next call finds them.
+    Files with several pages are named, unless the embedder has ``told`` them in fit.
 
     Returns
     -------
@@ -119,8 +120,22 @@ def readable(embedder, files, args, least=2):
     images = ImageFiles(paths, (8, 8), skip=True, max_pixels=args.max_pixels)
     if len(bad):
         images[bad]  # says what is wrong with each
+    if not told:
+        _tell_pages(images)
     names = _names_of_readable(files, images, args, least)
     return names, np.array([files[name] for name in names], dtype=object)
+
+
+def _tell_pages(images, looked=False):
+    """Name the files with several pages, of which the first is read.
+
+    ``looked``: whether the heads of all files have been read.
+    """
+    if not looked:
+        with suppress(ValueError):  # none can be read, which is told elsewhere
+            images.sizes()
+    if images.several:
+        say(f"warning: {images.pages_text()}")
 
 
 def _announce(embedder, paths):

@@ -4,6 +4,7 @@ from collections import Counter
 
 import sklabel
 
+from .._core.wording import n_of
 from . import inputs, lists
 
 # the most urgent first
@@ -117,4 +118,4 @@ def summary(found, path):
     if not n:
         return f"No image to check: {path} is empty.\n"
     told = ", ".join(f"{kind} {counts[kind]}" for kind in kinds)
-    return f"{n} image{'s' * (n > 1)} to check in {path}: {told}.\n"
+    return f"{n_of(n, 'image')} to check in {path}: {told}.\n"

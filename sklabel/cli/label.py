@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .._core.optional import import_optional
+from .._core.wording import n_of
 from . import (
     embedders,
     fit,
@@ -141,7 +142,7 @@ def _summary(session, answers):
     n_labels, n_open = len(session.labels), session.n_open()
     left = f"; without an answer: {n_open}" if n_open else ""
     told = f": {counts}" if counts else ""
-    labels = "1 label" if n_labels == 1 else f"{n_labels} labels"
+    labels = n_of(n_labels, "label")
     return f"{labels} in {answers.told}{told}{left}."
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from .._core.files import expanded
 from .._core.label_texts import text_label
+from .._core.wording import n_of
 from . import options, tables
 
 HEADER = ["path", "label", "confidence", "source", "predicted"]
@@ -36,8 +37,10 @@ class Labels(NamedTuple):
     def counts(self):
         """Return these numbers in words."""
         corrected = f" ({self.corrected} of them corrected)" if self.corrected else ""
-        left = f", {self.predicted} predictions not used" if self.predicted else ""
-        return f"{len(self.given)} labels given{corrected}{left}"
+        left = (
+            f", {n_of(self.predicted, 'prediction')} not used" if self.predicted else ""
+        )
+        return f"{n_of(len(self.given), 'label')} given{corrected}{left}"
 
 
 class Entry(NamedTuple):
@@ -180,7 +183,7 @@ def entries(paths, files, folder, args):
                 found[name] = entry._replace(name=name, label=label)
                 origin[name] = where
         if strangers:
-            raise _unknown(strangers, path, folder)
+            raise _unknown(strangers, path, folder, names)
     if unclear:
         raise _unclear(unclear)
     return list(found.values())
@@ -253,9 +256,15 @@ def _unclear(texts):
     )
 
 
-def _unknown(cells, path, folder):
+def _unknown(cells, path, folder, names):
     """Return an error for cells, each with its line, that name no image."""
     (line, name), more = cells[0], f" and {len(cells) - 1} more" if cells[1:] else ""
+    question = names.did_you_mean(name, path)
+    if question:
+        return ValueError(
+            f"{path}, line {line}, names {name!r}{more}, but no such image is in "
+            f"{folder}. {question}"
+        )
     if os.path.exists(expanded(folder) / name):
         return ValueError(
             f"{path}, line {line}, names {name!r}{more}, which is in {folder} but is "
@@ -317,6 +326,36 @@ class Names:
                 if found:
                     return found[0]
         return None
+
+    def did_you_mean(self, cell, path):
+        """Return a question for the image that a cell without one may mean, or "".
+
+        Its path differs in upper and lower case, or in the ending.
+        """
+        if "\0" in cell:
+            return ""
+        places = [
+            self.root,
+            *self.root.parents,
+            Path.cwd(),
+            Path(path).absolute().parent,
+        ]
+        meant = {
+            os.path.normpath(os.path.join(place, _slashes(text)))
+            for text in self._without_prefix([tables.unescape(cell).strip()])
+            for place in places
+        }
+        for part in (str, lambda full: os.path.splitext(full)[0]):
+            wanted = {_composed(part(full)).casefold() for full in meant}
+            found = [
+                repr(name)
+                for name in self.files
+                if _composed(part(os.path.normpath(self.root / name))).casefold()
+                in wanted
+            ]
+            if found:
+                return f"Did you mean {' or '.join(found[:3])}?"
+        return ""
 
     def _readings(self, cell, path):
         """Yield names that a cell may mean, the most likely first."""

@@ -140,7 +140,10 @@ def load(folder, device):
     from .._core.net import resolve_device
 
     if not Path(folder).is_dir():
-        raise ValueError(f"there is no model folder {folder}.")
+        raise ValueError(
+            f"there is no model folder {folder}: give a folder that --model or "
+            "--save-embedder has written."
+        )
     estimator = sklabel.load(folder)
     part = estimator
     while device != "auto" and part is not None:

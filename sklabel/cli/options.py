@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 
+from .._core.wording import n_of
 from . import signals
 
 # of select that fit has, too, in the command that select prints
@@ -328,5 +329,5 @@ def check_device(name):
 
 def check_n_samples(n_samples, n_images, kind=""):
     if n_samples > n_images:
-        images = " ".join(filter(None, [f"{n_images} images", kind]))
+        images = " ".join(filter(None, [n_of(n_images, "image"), kind]))
         raise ValueError(f"--n-samples {n_samples} is more than the {images}.")

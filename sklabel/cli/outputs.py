@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from itertools import chain, count
 from pathlib import Path
 
-from .._core.files import expanded, open_image, read_regular, replacing
+from .._core.files import expanded, open_image, read_regular, remedy, replacing
 from . import inputs, signals, tables, words
 
 _KEY = "sklabel"  # of the text in a picture
@@ -140,23 +140,30 @@ def _names_in(folder):
 
 def _check_writable(path):
     if path.exists() and not path.is_file():
-        raise ValueError(f"cannot write {path}: it is not a file.")
+        raise ValueError(f"cannot write {path}: it is not a file: give a file.")
     if path.exists() and not os.access(path, os.W_OK):
-        raise ValueError(f"cannot write {path}: it is write-protected.")
+        raise ValueError(
+            f"cannot write {path}: it is write-protected. Allow it (chmod u+w), or "
+            "give another file."
+        )
     _check_place(path, path.parent)
 
 
 def _check_place(path, folder):
     if not folder.is_dir():
-        missing = "is not a folder" if os.path.lexists(folder) else "does not exist"
-        raise ValueError(f"cannot write {path}: {folder} {missing}.")
+        wrong = "is not a folder: give another path"
+        if not os.path.lexists(folder):
+            wrong = "does not exist: create this folder, or give another path"
+        raise ValueError(f"cannot write {path}: {folder} {wrong}.")
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
         with suppress(FileNotFoundError):  # a longer name, while it is written
             os.lstat(Path(folder, f".{path.name}.{'0' * 16}.partial"))
     except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}.") from None
+        raise ValueError(
+            f"cannot write {path}: {error.strerror}: {remedy(error)}."
+        ) from None
 
 
 def _check_own(path, option, args, is_own):

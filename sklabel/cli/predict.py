@@ -3,6 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
+from .._core.wording import n_of
 from . import embedders, inputs, lists, models, options, outputs, tables, words
 
 
@@ -49,8 +50,7 @@ def run(args):
             pass
         labeled = Counter(str(e.label) for e in entries if e.label)
         counts = words.counted(dict(sorted(labeled.items()))) or "no label"
-        n = len(entries)
-        outputs.show(f"{n} image{'s' * (n > 1)} in {args.out}: {counts}\n")
+        outputs.show(f"{n_of(len(entries), 'image')} in {args.out}: {counts}\n")
     else:
         outputs.show(tables.as_text(header, rows), as_it_is=True)
 

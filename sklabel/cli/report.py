@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sklabel
 
+from .._core.wording import n_of
 from . import embedders, inputs, lists, models, options, outputs
 
 _BYTES = 4_000_000  # of all pictures, as text in the file
@@ -113,7 +114,9 @@ def run(args):
     with outputs.writing(args, file=(out, outputs.as_page(text, args.command))):
         pass
     size = out.stat().st_size / 1e6
-    outputs.show(f"{out}: {len(labeled)} labeled images, {size:.1f} MB. {told}\n")
+    outputs.show(
+        f"{out}: {n_of(len(labeled), 'labeled image')}, {size:.1f} MB. {told}\n"
+    )
 
 
 def _estimate(Z, found, labeled, args):

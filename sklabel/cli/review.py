@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from .._core.optional import import_optional
+from .._core.wording import n_of
 from . import embedders, inputs, issues, lists, models, options, outputs, pages
 from .answer_list import AnswerList
 
@@ -141,5 +142,5 @@ def _summary(review, before, path):
     told = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
     kinds = Counter(answer.mark for answer in review.answers.values() if answer.mark)
     marks = "".join(f"; {mark}: {n}" for mark, n in sorted(kinds.items()))
-    labels = "1 label" if len(now) == 1 else f"{len(now)} labels"
+    labels = n_of(len(now), "label")
     return f"{labels} given in {path}{f' ({told})' if told else ''}{marks}.\n"

@@ -198,7 +198,10 @@ def read(path, wanted):
     rows = _rows(path, text, line, separator, spaced)
     form = Form(encoding, start, separator, "\r\n" if "\r\n" in text else "\n")
     if not rows:
-        return Table(path, [], [], form)
+        raise ValueError(
+            f"{path} is empty: its first line must name the columns, such as "
+            f"{','.join(wanted[:2])}."
+        )
     header = [name.strip() for name in rows[0].cells]
     if re.fullmatch(_MARK, header[-1]):
         header.pop()

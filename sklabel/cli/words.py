@@ -2,6 +2,8 @@
 
 import re
 
+from .._core.wording import n_of
+
 _IN_COMMANDS = [
     (
         r"Use\s+EmbeddingClassifier, train_backbone=False, or a smaller lr",
@@ -73,5 +75,5 @@ def duration(seconds):
     if minutes < 1:
         return "less than a minute"
     if minutes < 90:
-        return f"about {minutes:.0f} minute{'s' * (round(minutes) > 1)}"
+        return f"about {n_of(round(minutes), 'minute')}"
     return f"about {minutes / 60:.0f} hours"

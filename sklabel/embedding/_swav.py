@@ -64,10 +64,29 @@ class _SwAV(ProjectionNet):
         # crops of one size in one forward, then all of them through the head
         h = self.backbone(torch.cat([self.augment(x), self.augment(x)]))
         if self.n_small_crops:
-            small = [self.small_augment(x) for _ in range(self.n_small_crops)]
-            h = torch.cat([h, self.backbone(torch.cat(small))])
+            h = torch.cat([h, self.embed_small(x, h)])
         z = unit_rows(self.project(h)).unflatten(0, (-1, len(x)))
         return self.swap(gathered(z, 1))
+
+    def embed_small(self, x, h):
+        """Return the features of small crops of x; h are those of the large ones."""
+        crops = [self.small_augment(x) for _ in range(self.n_small_crops)]
+        try:
+            small = self.backbone(torch.cat(crops))
+            reason = f"it gives shape {tuple(small.shape)}"
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # networks of others fail in many ways
+            small, reason = None, " ".join(str(error).split())[:300]
+        if small is None or small.shape[1:] != h.shape[1:]:
+            shapes = " and ".join(dict.fromkeys(str(tuple(c.shape)) for c in crops))
+            raise ValueError(
+                f"small_augment returns crops of shape {shapes}, for which the "
+                f"backbone gives no vectors of length {h.shape[1]} as for large "
+                f"crops ({reason}): return crops of one size that it accepts, or use a "
+                "backbone that averages its maps."
+            )
+        return small
 
     def swap(self, z):
         """Return the loss of embedded crops z of shape (V, B, D)."""

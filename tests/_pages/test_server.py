@@ -298,7 +298,9 @@ def test_a_store_that_fails_is_told(client, session):
     body = dict(version=0, row=2, label="cat")
     found = client.post("/answer", json=body, headers=POST)
     assert found.status_code == 422
-    assert found.json()["error"] == "list.csv: No space left on device."
+    assert found.json()["error"] == (
+        "list.csv: No space left on device: free some space, or give another place."
+    )
 
 
 def test_a_server_of_its_own(paths, session):

@@ -94,15 +94,15 @@ def test_the_colors_are_learned(here, more):
 @pytest.mark.parametrize(
     "argv, said",
     [
-        ("fit missing.csv photos", "missing.csv: No such file"),
-        ("fit photos photos", "photos: Is a directory"),
+        ("fit missing.csv photos", "missing.csv does not exist: correct the path"),
+        ("fit photos photos", "photos is a folder, not a file: give a file"),
         ("fit filled.csv nowhere", "There is no folder 'nowhere'"),
         (
             "fit filled.csv photos --label-column kind",
             "no column 'kind'; found: 'path', 'label'.*--label-column",
         ),
         ("fit nopath.csv photos", "no column 'path'; found: 'file', 'label'"),
-        ("fit nothing.csv photos", "no column 'path'; found: none"),
+        ("fit nothing.csv photos", "nothing.csv is empty: .* path,label"),
         ("fit stranger.csv photos", "'99.png' and 1 more.*no such image is in photos"),
         ("fit unfilled.csv photos", "column 'label' of unfilled.csv has no label"),
         ("fit oneclass.csv photos", "one class only, 'red'"),

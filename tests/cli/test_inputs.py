@@ -2,14 +2,16 @@
 
 import os
 import unicodedata
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import sklabel
-from sklabel.cli import main
+from sklabel.cli import inputs, main
 from tests.cli._running import (
     SHORT,
     break_file,
@@ -175,3 +177,19 @@ def test_values_without_a_range_have_that_of_fit(tmp_path, monkeypatch, capsys):
         assert main(["predict", "model", folder, "--quiet"]) == 0
         results.append(capsys.readouterr().out.splitlines()[1:3])
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("known", ["fit", "predict"])
+def test_files_with_several_pages_are_named_also_by_a_trained_model(
+    here, capsys, known
+):
+    pages = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    pages[0].save("photos/two.tif", save_all=True, append_images=pages[1:])
+    args = Namespace(skip_broken=False, quiet=True, max_pixels=None)
+    model = SimpleNamespace(classes_=[0, 1]) if known == "predict" else None
+    inputs.read_images(inputs.list_images("photos"), (16, 16), args, model)
+    said = capsys.readouterr().err
+    assert said == (
+        "sklabel: warning: 1 of 11 image files holds several pages or frames; only the "
+        "first is read: 'photos/two.tif'.\n"
+    )

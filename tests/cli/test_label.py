@@ -121,7 +121,7 @@ def test_names_of_classes_that_look_like_a_missing_one(label):
         ("label filled.csv", "FOLDER is missing"),
         ("label photos filled.csv", "the CSV comes first.*sklabel label filled.csv"),
         ("label a.csv b.csv photos", "one CSV and one folder"),
-        ("label nothing.csv photos", "no column 'path'"),
+        ("label nothing.csv photos", "nothing.csv is empty: "),
         ("label stranger.csv photos", "99.png.*no such image"),
         ("label photos --out twice.csv", "two labels for 0.png"),
         ("label filled.csv photos --out new.csv", "leave one of them out"),

@@ -145,7 +145,7 @@ def test_as_a_program(here):
     assert all(name in done.stdout for name in ("demo", "select", "fit", "predict"))
     done = subprocess.run([*program, "fit", "x.csv", "nowhere"], **run, check=False)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == "sklabel: There is no folder 'nowhere'.\n"
+    assert done.stderr == "sklabel: There is no folder 'nowhere': correct the path.\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no such signal")

@@ -236,13 +236,16 @@ def test_a_write_protected_place(here, capsys, monkeypatch):
 
     monkeypatch.setattr(outputs.tempfile, "TemporaryFile", refuse)
     said = complaint(capsys, "select", "photos", "--n-samples", "2")
-    assert said == "cannot write to_label.csv: Permission denied."
+    assert said == (
+        "cannot write to_label.csv: Permission denied: change its permissions (chmod), "
+        "or give another path."
+    )
     write_csv("l.csv", [("0.png", "red"), ("1.png", "blue")])
     for more in (["--model", "m"], ["--checkpoint", "c"]):
         with monkeypatch.context() as patch:
             patch.setattr(outputs, "_check_writable", lambda path: None)
             said = complaint(capsys, "fit", "l.csv", "photos", *more)
-        assert said == f"cannot write {more[1]}: Permission denied."
+        assert said.startswith(f"cannot write {more[1]}: Permission denied: change its")
 
 
 @pytest.mark.parametrize("at", range(4))
@@ -260,7 +263,7 @@ def test_all_outputs_or_none(here, argv, capsys, monkeypatch, at):
 
     monkeypatch.setattr(files, "_new_partial", full)
     said = complaint(capsys, *argv["select"], "--save-embedder", "e")
-    assert said == f"{opened[at]}: No space left on device"
+    assert said.startswith(f"{opened[at]}: No space left on device: free some space")
     assert contents(here) == before and not Path("e").exists()
 
 
@@ -301,7 +304,10 @@ def test_printing_to_a_full_disk(here, argv, capsys, monkeypatch):
         monkeypatch.undo()
     assert status == 2
     said = capsys.readouterr().err
-    assert said == "sklabel: standard output: No space left on device\n"
+    assert said == (
+        "sklabel: standard output: No space left on device: free some space, or give "
+        "another place.\n"
+    )
 
 
 def test_what_a_killed_run_left_goes_with_the_next(here, argv):

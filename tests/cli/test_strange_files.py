@@ -227,7 +227,9 @@ def test_a_name_that_is_too_long_is_told_before_the_work(here, capsys, monkeypat
         ["fit", "filled.csv", "photos", "--out", f"{name}.csv"],
         ["report", "filled.csv", "photos", "--out", f"{name}.html"],
     ):
-        assert complaint(capsys, *argv).endswith(f"{argv[-1]}: File name too long.")
+        assert complaint(capsys, *argv).endswith(
+            f"{argv[-1]}: File name too long: give a shorter name."
+        )
 
 
 def test_a_file_in_the_place_of_the_folder(here, capsys):
@@ -324,4 +326,4 @@ def test_a_full_disk_names_the_folder(here, capsys, monkeypatch):
 
     monkeypatch.setattr("shutil.copyfile", full)
     said = complaint(capsys, "export", "filled.csv", "photos", "--to", "folders")
-    assert said == "labeled: No space left on device"
+    assert said.startswith("labeled: No space left on device: free some space")

@@ -157,7 +157,8 @@ def test_other_columns_and_blank_rows_do_not_matter(tmp_path):
         (b"PAR1\x15", "Parquet"),
         (b"path,label\n0.png,gr\xfcn\n", "not UTF-8"),
         (b'path,label\n0.png,"red\n', r"not a CSV: .*line 2"),
-        (b"", "no column 'path'; found: none"),
+        (b"", "a.csv is empty: its first line must name the columns"),
+        (b"\xef\xbb\xbf \n\n", "a.csv is empty: its first line must name the columns"),
         (b"0.png,red\n", "no column 'path'; found: '0.png', 'red'"),
     ],
 )

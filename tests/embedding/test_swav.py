@@ -1,12 +1,14 @@
 """SwAV: the order of a step, queue, frozen prototypes, small crops."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from skorch.callbacks import Callback
 from torch import nn
 
-from sklabel.embedding import SwAVTransformer
+from sklabel.embedding import SimCLRTransformer, SwAVTransformer
 from sklabel.embedding._swav import _SwAV, _views
 from sklabel.modules import Prototypes
 from tests._golden import cases
@@ -186,3 +188,57 @@ def test_small_crops_that_the_backbone_refuses_are_named():
         with pytest.raises(ValueError, match="n_small_crops=2 needs a backbone"):
             SwAVTransformer(backbone=backbone, n_small_crops=2, **given).fit(x)
         SwAVTransformer(backbone=backbone, **given).fit(x)
+
+
+def test_small_crops_of_ones_own_that_the_backbone_refuses_are_named():
+    x = np.random.default_rng(0).random((8, 12, 12)).astype(np.float32)
+    fixed = nn.Sequential(nn.Flatten(), nn.Linear(144, 4))
+    given = {"max_epochs": 1, "random_state": 0, "n_small_crops": 2}
+    sizes = itertools.cycle([6, 7])
+    for backbone, crop, shapes in (
+        (fixed, lambda x: x[..., :6, :6], r"\(8, 1, 6, 6\)"),
+        (nn.Flatten(), lambda x: x[..., :6, :6], r"\(8, 1, 6, 6\)"),
+        ("auto", lambda x: x[..., : next(sizes)], r"\(8, 1, 12, 6\) and \(8, 1, 12, 7"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"small_augment returns crops of shape {shapes}"
+        ):
+            SwAVTransformer(backbone=backbone, small_augment=crop, **given).fit(x)
+
+
+class Pooled(nn.Module):
+    """A backbone whose output is of a type of its own, or not finite."""
+
+    def __init__(self, dtype=torch.float32, factor=1.0):
+        super().__init__()
+        self.maps = nn.Conv2d(1, 4, 3)
+        self.dtype, self.factor = dtype, factor
+
+    def forward(self, x):
+        return self.maps(x).mean((2, 3)).to(self.dtype) * self.factor
+
+
+def test_a_backbone_that_returns_float16():
+    x = np.random.default_rng(0).random((8, 12, 12)).astype(np.float32)
+    for precision in ("auto", "float32", "bfloat16"):
+        embedder = SwAVTransformer(
+            backbone=Pooled(torch.float16),
+            n_small_crops=2,
+            max_epochs=1,
+            precision=precision,
+            random_state=0,
+        )
+        assert np.isfinite(embedder.fit_transform(x)).all()
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+@pytest.mark.parametrize("estimator", [SwAVTransformer, SimCLRTransformer])
+def test_a_backbone_that_gives_nan_by_itself_is_not_told_to_learn_more_slowly(
+    estimator, factor
+):
+    x = np.random.default_rng(0).random((8, 12, 12)).astype(np.float32)
+    given = {"max_epochs": 2, "batch_size": 4, "random_state": 0}
+    backbone = Pooled(factor=factor)
+    with pytest.raises(ValueError, match="the backbone's own output is not fin") as e:
+        estimator(backbone=backbone, **given).fit(x)
+    assert "lower lr" not in str(e.value)

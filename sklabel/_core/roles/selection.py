@@ -29,6 +29,7 @@ from ..parameters import (
     ProbabilisticClassifier,
     RandomState,
 )
+from ..wording import n_of
 
 
 @dataclass
@@ -404,9 +405,9 @@ class NetworkSelectionRole(SelectionRole, abstract=True):
         n_read = len(np.unique(codes[(codes >= 0) & ~samples.bad]))
         if n_read < 2:
             raise ValueError(
-                f"The labeled image files that can be read are of {n_read} class(es), "
-                "but at least 2 are needed: label other rows, or replace unreadable "
-                "files."
+                "The labeled image files that can be read are of "
+                f"{n_of(n_read, 'class')}, but at least 2 are needed: label other "
+                "rows, or replace unreadable files."
             )
         self.classes_ = classes
         return codes, np.searchsorted(classes, labels[-1])
