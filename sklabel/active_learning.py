@@ -264,7 +264,7 @@ class ActiveLearningClassifier(
             rows = self.query()
             if len(rows) == 0:
                 break
-            answers = hidden[rows] if self.oracle is None else once(self.oracle)(rows)
+            answers = hidden[rows] if self.oracle is None else once(self.oracle)(rows.copy())
             try:
                 self.teach(rows, answers)
             finally:  # answers are not lost, whatever fails after them
@@ -389,7 +389,7 @@ class ActiveLearningClassifier(
         """
         self._check_attached()
         if len(self.pending_):
-            return self.pending_
+            return self.pending_.copy()
         start = time.perf_counter()
         first = not hasattr(self, "classifier_")
         selector = self.initial_selector if first else self.selector
@@ -406,7 +406,7 @@ class ActiveLearningClassifier(
         new = rows[~np.isin(rows, self.sample_indices_)]
         self.sample_indices_ = np.append(self.sample_indices_, new)
         self._seconds = time.perf_counter() - start
-        return rows
+        return rows.copy()  # what a caller does with them does not change the loop
 
     def _default_selector(self):
         if has_features(self.classifier_, self._X):
