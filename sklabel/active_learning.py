@@ -283,8 +283,8 @@ class ActiveLearningClassifier(
             if n_answers == 0:
                 raise ValueError(
                     f"None of the {len(self.sample_indices_)} queried rows got a "
-                    f"label, so nothing can be trained: let oracle={self.oracle!r} return a "
-                    "label for some rows."
+                    f"label, so nothing can be trained: let "
+                    f"oracle={self.oracle!r} return a label for some rows."
                 )
             raise ValueError(
                 f"All {n_answers} answers are of "
