@@ -5,7 +5,13 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    clone,
+    is_classifier,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.metaestimators import available_if
@@ -264,15 +270,24 @@ class ActiveLearningClassifier(
             rows = self.query()
             if len(rows) == 0:
                 break
-            answers = hidden[rows] if self.oracle is None else once(self.oracle)(rows)
+            answers = (
+                hidden[rows] if self.oracle is None else once(self.oracle)(rows.copy())
+            )
             try:
                 self.teach(rows, answers)
             finally:  # answers are not lost, whatever fails after them
                 answered = is_labeled(self.labels_).sum() > n_given
                 self._kept = self.oracle is not None and answered
         if not hasattr(self, "classifier_"):
+            n_answers = int(is_labeled(self.labels_).sum())
+            if n_answers == 0:
+                raise ValueError(
+                    f"None of the {len(self.sample_indices_)} queried rows got a "
+                    f"label, so nothing can be trained: let "
+                    f"oracle={self.oracle!r} return a label for some rows."
+                )
             raise ValueError(
-                f"All {len(np.flatnonzero(is_labeled(self.labels_)))} answers are of "
+                f"All {n_answers} answers are of "
                 f"one class, so nothing can be trained: raise n_rounds={self.n_rounds} "
                 f"or n_samples={self.n_samples}."
             )
@@ -296,7 +311,35 @@ class ActiveLearningClassifier(
         with sharing():
             return self._start(self._check_X(X, reset=True), y)
 
+    def _check_parts(self):
+        """Raise an error, before a label is requested, for parts of the wrong kind."""
+        classifier = self.classifier
+        if not (classifier is None or is_classifier(classifier)):
+            raise ValueError(
+                f"classifier={classifier!r} is no classifier: give an estimator that "
+                "predicts classes."
+            )
+        for name in ("selector", "initial_selector"):
+            selector = getattr(self, name)
+            if selector is not None and (
+                isinstance(selector, FrozenEstimator)
+                or "n_samples" not in last_step(selector).get_params(deep=False)
+            ):
+                raise ValueError(
+                    f"{name}={selector!r} is no selector: give one of "
+                    "sklabel.selection, not frozen, or a pipeline that ends with one."
+                )
+        selector = BADGESelector() if self.selector is None else self.selector
+        asks = "classifier" in selector.get_params(deep=False)
+        if asks and not (classifier is None or hasattr(classifier, "predict_proba")):
+            raise ValueError(
+                f"{type(selector).__name__}, the selector, needs probabilities, but "
+                f"classifier={classifier!r} has no predict_proba: wrap it in "
+                "sklearn.calibration.CalibratedClassifierCV, or use another selector."
+            )
+
     def _start(self, X, y):
+        self._check_parts()
         n_rows = _num_samples(X)
         if y is not None:  # an error before anything is changed
             known, labeled, _ = read_labels(y)
@@ -389,7 +432,7 @@ class ActiveLearningClassifier(
         """
         self._check_attached()
         if len(self.pending_):
-            return self.pending_
+            return self.pending_.copy()
         start = time.perf_counter()
         first = not hasattr(self, "classifier_")
         selector = self.initial_selector if first else self.selector
@@ -406,7 +449,7 @@ class ActiveLearningClassifier(
         new = rows[~np.isin(rows, self.sample_indices_)]
         self.sample_indices_ = np.append(self.sample_indices_, new)
         self._seconds = time.perf_counter() - start
-        return rows
+        return rows.copy()  # what a caller does with them does not change the loop
 
     def _default_selector(self):
         if has_features(self.classifier_, self._X):

@@ -8,14 +8,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
+from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
 import sklabel
@@ -740,3 +743,52 @@ def test_the_default_selector_is_better_than_entropy():
             curves.append(loop.history_[-1]["accuracy"])
         reached[selector is None] = np.mean(curves)
     assert reached[True] > reached[False] + 0.03
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"classifier": LinearRegression()}, r"LinearRegression\(\) is no classifier"),
+        ({"classifier": KMeans(3)}, "is no classifier"),
+        ({"selector": StandardScaler()}, r"selector=StandardScaler\(\) is no selector"),
+        ({"initial_selector": LogisticRegression()}, "initial_selector=.* no selector"),
+        ({"selector": FrozenEstimator(RandomSelector())}, "not frozen"),
+        ({"classifier": LinearSVC()}, "BADGESelector.*CalibratedClassifierCV"),
+        (
+            {"classifier": LinearSVC(), "selector": UncertaintySelector()},
+            r"UncertaintySelector.*LinearSVC\(\) has no predict_proba",
+        ),
+    ],
+)
+def test_parts_of_the_wrong_kind_are_told_before_a_label_is_requested(parts, message):
+    def oracle(rows):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=message):
+        short(**{"oracle": oracle, **parts}).fit(X)
+
+
+def test_a_classifier_without_probabilities_and_a_selector_that_needs_none():
+    loop = short(LinearSVC(), selector=RandomSelector()).fit(X, TRUTH)
+    assert loop.history_[-1]["n_labeled"] == 18
+
+
+def test_an_oracle_that_changes_its_rows_does_not_change_the_loop():
+    def oracle(rows):
+        answers = TRUTH[rows]
+        rows[:] = 0
+        return answers
+
+    loop = short(oracle=oracle).fit(X)
+    same = short(oracle=lambda rows: TRUTH[rows]).fit(X)
+    np.testing.assert_array_equal(loop.sample_indices_, same.sample_indices_)
+    person = short().begin(X)
+    person.query()[:] = 0
+    assert len(set(person.query())) == 6
+    person.query()[:] = 0
+    assert len(set(person.pending_)) == 6
+
+
+def test_an_oracle_that_never_answers_is_told():
+    with pytest.raises(ValueError, match="None of the 18 queried rows got a label"):
+        short(oracle=lambda rows: [None] * len(rows)).fit(X)

@@ -34,7 +34,7 @@ def check_loss(net, loss):
 
 def calmer(net):
     """Return what to change after a training that diverged."""
-    remedy = f"lower {net.lr_name}={net.lr}"
+    remedy = f"lower {net.rate or f'lr={net.lr}'}"
     if net.used_precision() == "float32":
         return remedy
     return f'{remedy}, or use precision="float32"'

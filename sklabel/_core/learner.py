@@ -34,8 +34,6 @@ from .warn import warn
 _GENERATOR_LOCK = threading.RLock()
 # most of a training that goes into a warm-up which nobody has asked for
 _WARMUP_SHARE = 0.1
-# parameters that are rates, but not of a stage of their own
-_OTHER_RATES = ("final_lr", "backbone_lr")
 
 
 @contextmanager
@@ -573,6 +571,7 @@ class Learner(Training, NetEstimator, abstract=True):
         predicts=True,
         watch=None,
         train=True,
+        lr_name="lr",
         **settings,
     ):
         """Train a module: one stage of a method. Its epochs are added to the history.
@@ -595,6 +594,9 @@ class Learner(Training, NetEstimator, abstract=True):
             See `Net`.
         train : bool
             False creates the net of a skipped stage.
+        lr_name : str
+            The parameter that holds the learning rate of this stage; if it is None,
+            ``lr`` does. It is named if the stage diverges.
         **settings
             Win over the estimator's own parameters.
 
@@ -603,6 +605,8 @@ class Learner(Training, NetEstimator, abstract=True):
         module : Method
         """
         self._continued = None  # the module holds what it takes over
+        lr_name = "lr" if getattr(self, lr_name) is None else lr_name
+        settings.setdefault("lr", getattr(self, lr_name))
         usual = type(self).warmup_epochs
         if usual and usual == self.warmup_epochs and "warmup_epochs" not in settings:
             n_batches = sampler.n_batches(settings.get("batch_size", self.batch_size))
@@ -619,10 +623,7 @@ class Learner(Training, NetEstimator, abstract=True):
             description=f"{type(self).__name__} {name}",
             **settings,
         )
-        if "lr" in settings:
-            given = self.get_params(deep=False).items()
-            names = [n for n, v in given if n.endswith("_lr") and v == settings["lr"]]
-            net.lr_name = next((n for n in names if n not in _OTHER_RATES), "lr")
+        net.rate = f"{lr_name}={getattr(self, lr_name)}"
         self.net_ = net
         self._fresh &= self.interrupted_
         if train and not self.interrupted_:

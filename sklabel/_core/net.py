@@ -125,7 +125,7 @@ class Net(NeuralNet):
     """
 
     group_ = ALONE  # the processes that train it together
-    lr_name = "lr"  # the parameter of the estimator that lr comes from
+    rate = None  # the parameter of the estimator that lr comes from, with its value
 
     def __init__(
         self,

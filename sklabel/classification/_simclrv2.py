@@ -315,7 +315,7 @@ class SimCLRv2Classifier(EncoderClassifier):
             max_epochs=self.distill_epochs,
             max_steps=None,
             batch_size=batch_size,
-            lr=self.distill_lr or self.lr,
+            lr_name="distill_lr",
             weight_decay=self.distill_weight_decay,
         )
 

@@ -361,7 +361,7 @@ class SCANClusterer(NeighborhoodMixin, ProbabilisticClusteringRole, Learner):
             max_epochs=max(1, self.self_label_epochs),
             max_steps=None,
             batch_size=self.self_label_batch_size,
-            lr=self.self_label_lr or self.lr,
+            lr_name="self_label_lr",
             train=self.self_label_epochs > 0,
         )
         if self.keep_clusters:

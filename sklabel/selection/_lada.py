@@ -420,7 +420,7 @@ class LADASelector(PredictedLossRole, Learner):
             max_steps=None,
             batch_size=self.policy_batch_size,
             optimizer="adam",
-            lr=self.policy_lr,
+            lr_name="policy_lr",
             weight_decay=0.0,
             schedule="constant",
             warmup_epochs=0,

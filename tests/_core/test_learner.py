@@ -497,3 +497,24 @@ def test_a_stage_that_diverges_names_its_own_learning_rate():
     )
     with pytest.raises(ValueError, match=r"lower self_label_lr=1e\+30\.$"):
         clusterer.fit(x)
+
+
+def test_a_stage_that_diverges_names_its_own_rate_among_equal_ones():
+    x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    clusterer = SCANClusterer(
+        2,
+        embedder=SimCLRTransformer(max_epochs=1),
+        max_epochs=1,
+        lr=1e30,
+        self_label_lr=1e30,
+        random_state=0,
+    )
+    with pytest.raises(ValueError, match=r"lower lr=1e\+30"):
+        clusterer.fit(x)  # in its first stage, which self_label_lr is not for
+
+
+def test_a_rate_that_is_scaled_is_named_as_it_was_given():
+    x = np.random.default_rng(0).integers(0, 255, (24, 12, 12, 3), np.uint8)
+    given = {"lr": 1e9, "lr_scaling": "linear", "batch_size": 8, "random_state": 0}
+    with pytest.raises(ValueError, match=r"lower lr=1000000000\.0"):
+        SimCLRTransformer(max_epochs=1, **given).fit(x)
