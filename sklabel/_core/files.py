@@ -47,6 +47,7 @@ _REMEDIES = {
     errno.EROFS: "give a place on another disk",
     errno.ENOSPC: "free some space, or give another place",
     errno.EDQUOT: "free some space, or give another place",
+    errno.EFBIG: "give a place that takes larger files (see ulimit -f)",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ELOOP: "remove the link that leads to itself",
 }

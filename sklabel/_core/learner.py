@@ -624,6 +624,8 @@ class Learner(Training, NetEstimator, abstract=True):
             **settings,
         )
         net.rate = f"{lr_name}={getattr(self, lr_name)}"
+        if "lr" in (self.net_params or {}):
+            net.rate = f"net_params={self.net_params!r}"
         self.net_ = net
         self._fresh &= self.interrupted_
         if train and not self.interrupted_:

@@ -518,3 +518,6 @@ def test_a_rate_that_is_scaled_is_named_as_it_was_given():
     given = {"lr": 1e9, "lr_scaling": "linear", "batch_size": 8, "random_state": 0}
     with pytest.raises(ValueError, match=r"lower lr=1000000000\.0"):
         SimCLRTransformer(max_epochs=1, **given).fit(x)
+    own = {"lr": 1e9}
+    with pytest.raises(ValueError, match=r"lower net_params={'lr': 1000000000\.0}"):
+        SimCLRTransformer(max_epochs=1, batch_size=8, net_params=own).fit(x)

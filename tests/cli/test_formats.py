@@ -214,7 +214,7 @@ def test_label_studio(uploaded, capsys):
         "7.png": ("", "", "", "", "", ""),
     }
     said = capsys.readouterr().out
-    assert "4 labels given, 2 predicted, 1 images without a label, 2 classes" in said
+    assert "4 labels given, 2 predicted, 1 image without a label, 2 classes" in said
     assert "Then: sklabel fit in.csv photos" in said
     # and without the folder
     found = take("label-studio.json")
@@ -245,7 +245,10 @@ def test_label_studio_min_and_csv(uploaded):
 def test_annotators_disagree(here, capsys):
     path = DATA / "label-studio-conflict.json"
     said = complaint(capsys, "import", path, "--out", "in.csv")
-    assert "'0.png' has several labels: 'red', 'blue', and 1 more images" in said
+    assert (
+        "'0.png' has several labels: 'red', 'blue', and 1 more image has several."
+        in said
+    )
     for conflict, label in (("majority", "red"), ("latest", "blue"), ("skip", "")):
         found = take(path.name, "--conflict", conflict)
         assert [found[f"{i}.png"][0] for i in range(3)] == [label, "red", ""]

@@ -292,7 +292,9 @@ def test_a_quota_is_told_with_the_path(here, argv, capsys, more, limit, named):
         resource.setrlimit(resource.RLIMIT_FSIZE, kept)
     last = capsys.readouterr().err.splitlines()[-1]
     assert status == 2 and last.startswith(f"sklabel: {named}")
-    assert last.endswith(": File too large")
+    assert last.endswith(
+        "File too large: give a place that takes larger files (see ulimit -f)."
+    )
     assert contents(here) == before and not Path("m").exists()
 
 
