@@ -35,6 +35,7 @@ from sklearn.metrics import (
     adjusted_rand_score,
     confusion_matrix,
     normalized_mutual_info_score,
+    pairwise_distances_argmin,
 )
 from sklearn.preprocessing import normalize
 from skorch.callbacks import Callback
@@ -393,18 +394,7 @@ def print_losses_of_iic(args, data):
         with torch.no_grad():
             loss = by_iic(head, z1, z2).item()
             found = head(outputs(backbone, test)).argmax(1).numpy()
-        clusters, classes = hungarian_match(y_test, found)
-        named = np.full(clusters.max() + 1, -1)
-        named[clusters] = classes
-        counts = confusion_matrix(y_test, named[found])
-        wrong = counts - np.diag(np.diag(counts))
-        a, b = np.unravel_index(wrong.argmax(), wrong.shape)
-        accuracy = 1 - wrong.sum() / len(found)
-        print(
-            f"{name}: loss {loss:.4f}, accuracy {accuracy:.4f}, {wrong.sum()} errors, "
-            f"of which {wrong[a, b]} are {a} among {b}",
-            flush=True,
-        )
+        print(f"{name}: loss {loss:.4f}, {errors(y_test, found)}", flush=True)
 
     first = torch.nn.Linear(plain.shape[1], module.heads.n_classes)
     first.load_state_dict(module.heads.linear.state_dict())
@@ -417,6 +407,56 @@ def print_losses_of_iic(args, data):
     train(second, by_iic)
     show("trained on alone", second)
     show("trained on with the encoder", second, train_all(second))
+
+
+def print_losses_of_dcec(args, data):
+    """Print what DCEC comes to from the centers of k-means and of the true classes.
+
+    Both begin with the same codes. The loss is that of the training images.
+    """
+    x, y, x_test, y_test = data
+    seed, n_clusters = args.seeds[0], len(np.unique(y))
+    embedder = FrozenEstimator(autoencoder(args, seed, x).fit(x))
+    codes = embedder.transform(x)
+    kmeans = KMeans(n_clusters, n_init=20, random_state=seed).fit(codes)
+    means = np.stack([codes[y == label].mean(axis=0) for label in np.unique(y)])
+    nearest = {
+        "k-means": kmeans.cluster_centers_.astype(np.float32),
+        "classes": means.astype(np.float32),
+    }
+
+    class Begun(DCECClusterer):
+        """DCEC from given centers."""
+
+        def _initial_centers(self, Z, X, seed):
+            return torch.from_numpy(centers)
+
+    Z_test = embedder.transform(x_test)
+    for name, centers in nearest.items():
+        found = pairwise_distances_argmin(Z_test, centers)
+        print(f"centers of {name}: {errors(y_test, found)}", flush=True)
+        clusterer = Begun(
+            n_clusters,
+            embedder=embedder,
+            max_epochs=args.epochs,
+            **{**shared(args, seed), "checkpoint_dir": None},
+        ).fit(x)
+        loss, found = -clusterer.score(x), clusterer.predict(x_test)
+        print(f"DCEC from them: loss {loss:.4f}, {errors(y_test, found)}", flush=True)
+
+
+def errors(y, found):
+    """Say how many rows are in clusters of other classes, and which most of all."""
+    clusters, classes = hungarian_match(y, found)
+    named = np.full(clusters.max() + 1, -1)
+    named[clusters] = classes
+    counts = confusion_matrix(y, named[found])
+    wrong = counts - np.diag(np.diag(counts))
+    a, b = np.unravel_index(wrong.argmax(), wrong.shape)
+    return (
+        f"accuracy {1 - wrong.sum() / len(found):.4f}, {wrong.sum()} errors, of which "
+        f"{wrong[a, b]} are {a} among {b}"
+    )
 
 
 def outputs(module, pixels, augment=None):
@@ -459,15 +499,18 @@ def main():
     parser.add_argument("--curve", action="store_true", help="of IIC")
     parser.add_argument("--turtle-steps", type=int, default=6000)
     parser.add_argument("--turtle-batch", type=int, default=10_000)
-    parser.add_argument("--losses", action="store_true", help="of TURTLE or IIC, only")
+    parser.add_argument(
+        "--losses", action="store_true", help="of TURTLE, IIC or DCEC, only"
+    )
     parser.add_argument("--rounds", type=int, help="only compare speed, so many times")
     args = parse(parser)
 
     x, y, x_test, y_test = load(args.data)
     data = x[: args.n_train], y[: args.n_train], x_test, y_test
     if args.losses:
-        if args.method == ["IIC"]:
-            return print_losses_of_iic(args, data)
+        own = {"IIC": print_losses_of_iic, "DCEC": print_losses_of_dcec}
+        if args.method and args.method[0] in own:
+            return own[args.method[0]](args, data)
         return print_losses(data)
     if args.rounds:
         return compare_speed(args, data)
