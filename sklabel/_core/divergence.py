@@ -20,11 +20,16 @@ def check_loss(net, loss):
         return
     first = getattr(net, "first_loss_", None)  # None: it continues
     if first is not None and not math.isfinite(float(first)):
+        large = ""
+        if net.pixel_range is None:  # vectors
+            large = (
+                "values of X are too large (scale them, as StandardScaler does), or "
+            )
         precise = net.used_precision() == "float32"
         wider = "" if precise else ', or use precision="float32"'
         raise ValueError(
             f"The loss is {loss} from the first step on, before a weight has changed: "
-            "the backbone's own output is not finite, or that of augment. Let them "
+            f"{large}the output of the backbone or of augment is not finite. Let it "
             f"return finite numbers{wider}."
         )
     raise ValueError(

@@ -239,6 +239,8 @@ def test_a_backbone_that_gives_nan_by_itself_is_not_told_to_learn_more_slowly(
     x = np.random.default_rng(0).random((8, 12, 12)).astype(np.float32)
     given = {"max_epochs": 2, "batch_size": 4, "random_state": 0}
     backbone = Pooled(factor=factor)
-    with pytest.raises(ValueError, match="the backbone's own output is not fin") as e:
+    with pytest.raises(
+        ValueError, match="the output of the backbone or of augment is not fin"
+    ) as e:
         estimator(backbone=backbone, **given).fit(x)
     assert "lower lr" not in str(e.value)
