@@ -420,7 +420,7 @@ def print_losses_of_dcec(args, data):
     codes = embedder.transform(x)
     kmeans = KMeans(n_clusters, n_init=20, random_state=seed).fit(codes)
     means = np.stack([codes[y == label].mean(axis=0) for label in np.unique(y)])
-    nearest = {
+    starts = {
         "k-means": kmeans.cluster_centers_.astype(np.float32),
         "classes": means.astype(np.float32),
     }
@@ -432,7 +432,7 @@ def print_losses_of_dcec(args, data):
             return torch.from_numpy(centers)
 
     Z_test = embedder.transform(x_test)
-    for name, centers in nearest.items():
+    for name, centers in starts.items():
         found = pairwise_distances_argmin(Z_test, centers)
         print(f"centers of {name}: {errors(y_test, found)}", flush=True)
         clusterer = Begun(

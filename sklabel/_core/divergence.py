@@ -25,12 +25,10 @@ def check_loss(net, loss):
             large = (
                 "values of X are too large (scale them, as StandardScaler does), or "
             )
-        precise = net.used_precision() == "float32"
-        wider = "" if precise else ', or use precision="float32"'
         raise ValueError(
             f"The loss is {loss} from the first step on, before a weight has changed: "
             f"{large}the output of the backbone or of augment is not finite. Let it "
-            f"return finite numbers{wider}."
+            f"return finite numbers{_or_float32(net)}."
         )
     raise ValueError(
         f"The loss became {loss} in epoch {len(net.history)}: {calmer(net)}."
@@ -39,7 +37,10 @@ def check_loss(net, loss):
 
 def calmer(net):
     """Return what to change after a training that diverged."""
-    remedy = f"lower {net.rate or f'lr={net.lr}'}"
-    if net.used_precision() == "float32":
-        return remedy
-    return f'{remedy}, or use precision="float32"'
+    return f"lower {net.rate or f'lr={net.lr}'}{_or_float32(net)}"
+
+
+def _or_float32(net):
+    """Return the other remedy of a net that computes with less precision, or ""."""
+    is_precise = net.used_precision() == "float32"
+    return "" if is_precise else ', or use precision="float32"'

@@ -74,15 +74,14 @@ def explained(error):
 def trouble(error, subject=None):
     """Return what is wrong with the path of an OSError, in words about a subject."""
     path, it = error.filename, subject or "it"
-    if not isinstance(path, (str, os.PathLike)):
-        pass
-    elif error.errno == errno.ENOENT and os.path.islink(path):
+    number = error.errno if isinstance(path, (str, os.PathLike)) else None
+    if number == errno.ENOENT and os.path.islink(path):
         return f"{it} is a link to {os.readlink(path)}, which does not exist"
-    elif error.errno == errno.ENOENT:
+    if number == errno.ENOENT:
         return f"{it} does not exist"
-    elif error.errno == errno.EISDIR:
+    if number == errno.EISDIR:
         return f"{it} is a folder, not a file"
-    elif error.errno == errno.ENOTDIR:
+    if number == errno.ENOTDIR:
         above = next((p for p in Path(path).parents if p.is_file()), None)
         if above is not None:
             return f"{it} cannot exist, because {above} is a file, not a folder"

@@ -127,12 +127,12 @@ def readable(embedder, files, args, least=2, told=False):
 
 
 def _tell_pages(images, looked=False):
-    """Name the files with several pages, of which the first is read.
+    """Name the files with several pages; only their first page is read.
 
     ``looked``: whether the heads of all files have been read.
     """
     if not looked:
-        with suppress(ValueError):  # none can be read, which is told elsewhere
+        with suppress(ValueError):  # no file can be read: the caller reports that
             images.sizes()
     if images.several:
         say(f"warning: {images.pages_text()}")

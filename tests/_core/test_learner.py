@@ -485,32 +485,23 @@ def test_features_that_become_infinite_name_the_learning_rate(method):
         embedder.fit(x)
 
 
-def test_a_stage_that_diverges_names_its_own_learning_rate():
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (
+            {"self_label_threshold": 0, "self_label_lr": 1e30},
+            r"lower self_label_lr=1e\+30\.$",
+        ),
+        # in its first stage, which self_label_lr is not for
+        ({"lr": 1e30, "self_label_lr": 1e30}, r"lower lr=1e\+30"),
+    ],
+)
+def test_a_stage_that_diverges_names_its_own_learning_rate(given, named):
     x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
-    clusterer = SCANClusterer(
-        2,
-        embedder=SimCLRTransformer(max_epochs=1),
-        max_epochs=1,
-        self_label_threshold=0,
-        self_label_lr=1e30,
-        random_state=0,
-    )
-    with pytest.raises(ValueError, match=r"lower self_label_lr=1e\+30\.$"):
-        clusterer.fit(x)
-
-
-def test_a_stage_that_diverges_names_its_own_rate_among_equal_ones():
-    x = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
-    clusterer = SCANClusterer(
-        2,
-        embedder=SimCLRTransformer(max_epochs=1),
-        max_epochs=1,
-        lr=1e30,
-        self_label_lr=1e30,
-        random_state=0,
-    )
-    with pytest.raises(ValueError, match=r"lower lr=1e\+30"):
-        clusterer.fit(x)  # in its first stage, which self_label_lr is not for
+    embedder = SimCLRTransformer(max_epochs=1)
+    clusterer = SCANClusterer(2, embedder=embedder, max_epochs=1, random_state=0)
+    with pytest.raises(ValueError, match=named):
+        clusterer.set_params(**given).fit(x)
 
 
 def test_a_rate_that_is_scaled_is_named_as_it_was_given():
